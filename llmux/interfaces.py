@@ -1,0 +1,393 @@
+"""
+The seams that others implement, and the values that cross them.
+
+Nothing here does I/O, reads a clock or logs.  Times are seconds on the clock
+of the switcher (an L{IReactorTime}); only differences between them mean
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.plugin import IPlugin
+from zope.interface import Attribute, Interface
+
+__all__ = [
+    "Arrived",
+    "Completed",
+    "Estimate",
+    "Failed",
+    "Forwarded",
+    "HookKind",
+    "HookResult",
+    "IHookRunner",
+    "IRunningHook",
+    "IScheduleContext",
+    "ISwitchPolicy",
+    "ISwitchPolicyFactory",
+    "Left",
+    "LeftReason",
+    "PolicyContext",
+    "PolicyDecision",
+    "PolicyEvent",
+    "Slept",
+    "SlotPhase",
+    "WaitingRequest",
+    "Woke",
+]
+
+
+# --------------------------------------------------------------------- hooks
+
+
+class HookKind(Enum):
+    """Which of a model's three scripts."""
+
+    WAKE = "wake"
+    SLEEP = "sleep"
+    ALIVE = "alive"
+
+
+@dataclass(frozen=True, slots=True)
+class HookResult:
+    """
+    How a hook ended.
+
+    @ivar exit_code: the shell's exit status; None when it did not exit by
+        itself (a signal, a time limit, or it could not be started).
+    @ivar timed_out: it ran past its time limit and was killed for it.
+    @ivar duration: seconds from its start to its exit.
+    @ivar reason: the outcome in a few words fit for a client: "exit status 3",
+        "time limit of 5 s", "killed by signal 9", "could not be started".
+        Never any of the hook's own output.
+    @ivar stderr: the last 4 KiB of what it wrote to stderr, for the log.
+    """
+
+    exit_code: int | None
+    timed_out: bool
+    duration: float
+    reason: str
+    stderr: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """It exited with status 0."""
+        return self.exit_code == 0
+
+    @property
+    def says_no(self) -> bool:
+        """
+        For C{alive}: it ran to its end and said no.  An alive hook that is
+        neither L{ok} nor this is I{unknown}, which never counts as asleep.
+        """
+        return self.exit_code is not None and self.exit_code != 0
+
+
+class IRunningHook(Interface):
+    """One run of a hook."""
+
+    exited: Deferred[HookResult] = Attribute(
+        """Fires once, with a L{HookResult}, when the shell has exited; never fails."""
+    )
+
+    def kill() -> None:
+        """
+        End it: TERM to its process group, and KILL if it is still there a
+        little later.  L{exited} still fires, when it has exited.  Harmless on
+        a hook that has exited.
+        """
+
+
+class IHookRunner(Interface):
+    """Runs the scripts of models."""
+
+    def start(model: str, hook: HookKind) -> IRunningHook:
+        """
+        Start a hook under its time limit.
+
+        Never raises and never blocks: a hook that cannot be started is one
+        whose C{exited} fires with C{exit_code} None.
+        """
+
+
+# -------------------------------------------------------------------- events
+
+
+class LeftReason(Enum):
+    """Why a waiter left without a guard."""
+
+    DISCONNECTED = "disconnected"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request wants C{model}.  C{request} is its number, never used again."""
+
+    now: float
+    model: str
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """The request has been given a guard: it goes to its backend now."""
+
+    now: float
+    model: str
+    request: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """
+    The request's exchange with its backend is over.
+
+    @ivar service: seconds since it was forwarded.
+    @ivar answered: the whole reply arrived; False if it was cut short.
+    """
+
+    now: float
+    model: str
+    request: int
+    service: float
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A waiter left without a guard, C{age} seconds after it arrived."""
+
+    now: float
+    model: str
+    request: int
+    reason: LeftReason
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """
+    C{model} is awake.
+
+    @ivar previous: the model that was put to sleep for it, or None.
+    @ivar cost: seconds of sleep hook + wake hook + alive; no cooldown, no
+        drain.  None when it was adopted at start, which cost nothing.
+    """
+
+    now: float
+    model: str
+    previous: str | None
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """C{model} is asleep."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """
+    C{model} failed: its wake or sleep hook did, or its backend (C{hook} None).
+    The model is in back-off until C{retry_at}.
+    """
+
+    now: float
+    model: str
+    hook: HookKind | None
+    retry_at: float
+
+
+PolicyEvent = Arrived | Forwarded | Completed | Left | Woke | Slept | Failed
+
+
+# -------------------------------------------------------------------- policy
+
+
+class SlotPhase(Enum):
+    """What the GPU is doing when a policy is asked."""
+
+    IDLE = "idle"
+    """Nothing is awake.  C{switch} or stay."""
+    AWAKE = "awake"
+    """C{context.awake} serves.  C{switch} or stay."""
+    DRAINING = "draining"
+    """
+    C{context.awake} closes towards C{context.target}.  Stay goes on draining,
+    C{reopen} calls the switch off, C{switch} rebinds the target.
+    """
+    DRAINED = "drained"
+    """The last question before the sleep hook: C{switch}, or C{reopen}; stay keeps the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDecision:
+    """
+    What to do now.  Made by L{stay}, L{switch} and L{reopen}.
+
+    @ivar target: switch to this model (or rebind a drain to it).
+    @ivar ask_again_at: the latest time at which to ask again even if nothing
+        happens.
+    """
+
+    target: str | None = None
+    reopens: bool = False
+    ask_again_at: float | None = None
+
+    @classmethod
+    def stay(cls, ask_again_at: float | None = None) -> PolicyDecision:
+        return _STAY if ask_again_at is None else cls(ask_again_at=ask_again_at)
+
+    @classmethod
+    def switch(cls, target: str) -> PolicyDecision:
+        return cls(target=target)
+
+    @classmethod
+    def reopen(cls) -> PolicyDecision:
+        return _REOPEN
+
+
+_STAY = PolicyDecision()
+_REOPEN = PolicyDecision(reopens=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """
+    What does not change while a policy lives, given to it at birth.
+
+    @ivar weights: every configured model and its weight.
+    """
+
+    weights: Mapping[str, float]
+    request_timeout: float | None = None
+    min_active: float = 0.0
+    drain_before_switch: bool = True
+
+
+@dataclass(slots=True)
+class WaitingRequest:
+    """
+    One request that waits, or asks to be admitted.
+
+    @ivar arrived: when it first arrived; a retry keeps it.
+    """
+
+    model: str
+    request: int
+    arrived: float
+
+
+class IScheduleContext(Interface):
+    """
+    A live read-only view of the switcher, valid during the call that it is
+    given to.  Each question is O(1) or O(models).
+    """
+
+    now: float = Attribute("The time of this question.")
+    phase: SlotPhase = Attribute("What the GPU is doing.")
+    awake: str | None = Attribute("The awake (or draining) model.")
+    woke_at: float = Attribute("Since when it is awake.")
+    in_flight: int = Attribute("Its requests in flight.")
+    target: str | None = Attribute("Where a drain leads.")
+
+    def wanted() -> Sequence[str]:
+        """
+        The models with waiters that may be woken now: those in back-off are
+        left out, and so is the awake one.  In a fixed order.
+        """
+
+    def waiting(model: str) -> int:
+        """How many wait for it (those of a draining model included)."""
+
+    def oldest(model: str) -> float:
+        """When the first of its waiters arrived; infinity without waiters."""
+
+    def sum_of_arrivals(model: str) -> float:
+        """The sum of its waiters' arrival times."""
+
+    def sum_of_squared_arrivals(model: str) -> float:
+        """The sum of the squares of its waiters' arrival times."""
+
+    def switch_cost(source: str | None, target: str) -> float | None:
+        """The learnt cost (EMA), None if this pair was never observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """
+    Something that a policy has learnt, for C{/metrics}: a gauge called
+    C{llmux_policy_NAME}, with these labels.
+    """
+
+    name: str
+    documentation: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class ISwitchPolicy(Interface):
+    """
+    Decides which model is awake.  Deterministic in what it is shown: it reads
+    no clock, does not log, does no I/O.
+    """
+
+    observed: frozenset[type[Any]] = Attribute(
+        "The event types that L{observe} wants to be told of; the others cost nothing."
+    )
+
+    def observe(event: PolicyEvent) -> None:
+        """Something happened.  Told before the next question."""
+
+    def decide(context: IScheduleContext) -> PolicyDecision:
+        """
+        What now?  Asked after every event while somebody waits.  The switcher
+        ignores a target that nobody waits for, and holds the answer back
+        while the awake model is younger than C{min_active}.
+        """
+
+    def admit(context: IScheduleContext, request: WaitingRequest) -> bool:
+        """
+        A request arrives for the awake model while it drains: does it still
+        go in?  It is not among the waiters yet.  (To call the whole switch
+        off is L{decide}'s business: it is asked next, with the request
+        counted among the waiters if it was not let in.)
+        """
+
+    def estimates() -> Iterable[Estimate]:
+        """What it has learnt, asked at each scrape of C{/metrics}."""
+
+
+class ISwitchPolicyFactory(IPlugin):
+    """
+    Makes policies of one name.  A distribution offers one by putting an
+    instance of it in a module under C{twisted/plugins}.
+    """
+
+    name: str = Attribute("What C{policy.name} says to choose it.")
+    settings: type[Any] | None = Attribute(
+        "A frozen msgspec.Struct with a default for every field: the further keys that "
+        "C{policy:} may then have.  None if it takes none."
+    )
+
+    def build(context: PolicyContext, settings: Any) -> ISwitchPolicy:
+        """
+        Make one.
+
+        @param settings: an instance of L{settings}, or None.
+        @raise ValueError: a value is out of range; the message names the key.
+        """
+
+
+Observer = Callable[[PolicyEvent], None]

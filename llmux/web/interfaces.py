@@ -1,0 +1,85 @@
+"""
+The seams inside the data plane: between the channel that reads requests, the
+resource that switches models, and the resource that proxies.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from zope.interface import Attribute, Interface
+
+from llmux.switcher import InFlightGuard
+
+__all__ = ["IGuardedResource", "IReplyChannel", "ITurn"]
+
+
+class ITurn(Interface):
+    """
+    One request's turn at its backend: it has a guard and has not been
+    answered.
+    """
+
+    request: IRequest = Attribute("Who asks.")
+    model: str = Attribute("The model that it names.")
+    guard: InFlightGuard = Attribute(
+        "Held for it.  Whoever renders the turn releases it when the exchange is over."
+    )
+    started: float = Attribute("When the request was complete, on the reactor's clock.")
+
+    def unanswered(reason: str) -> None:
+        """
+        The backend refused the connection, or closed it before the first
+        byte of a reply: not one byte has gone to the client.  Takes the guard
+        back and has the switcher decide: the request waits for another turn
+        (once) or is answered 502.
+
+        @param reason: a few words fit for the client.
+        """
+
+
+class IGuardedResource(IResource):
+    """
+    A resource that minds the guard itself, because it knows better than the
+    request's end when its backend has finished.
+    """
+
+    def render_guarded(turn: ITurn) -> None:
+        """
+        Answer the request, or call C{turn.unanswered}; in every case release
+        C{turn.guard} when the exchange is over.
+        """
+
+
+class IReplyChannel(Interface):
+    """
+    What our own channel offers beyond twisted.web's: a reply written as the
+    very bytes that go out.  One reply at a time, between C{begin_reply} and
+    C{end_reply} or C{abort_reply}.
+    """
+
+    client_is_http_1_0: bool = Attribute("No chunked encoding for this request.")
+    keeps_alive: bool = Attribute(
+        "The connection will carry another request: no C{Connection: close} is due."
+    )
+
+    def begin_reply(request: IRequest, producer: IPushProducer) -> None:
+        """
+        This request is answered by C{write_reply} from here on.
+
+        @param producer: paused while more than 64 KiB wait for the client;
+            resumed when they have gone; stopped when the client leaves.
+        """
+
+    def write_reply(data: bytes) -> None:
+        """Send, at once if nothing is queued (no trip through the reactor's writers)."""
+
+    def unsent() -> int:
+        """How many bytes the client has yet to take, as far as can be seen from here."""
+
+    def end_reply(request: IRequest) -> None:
+        """The reply is whole: go on with the next request, or close."""
+
+    def abort_reply(request: IRequest) -> None:
+        """Close the connection uncleanly, so that no reply looks complete that is not."""
