@@ -16,8 +16,6 @@ from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["FakeHook", "FakeHookRunner", "Outcome"]
 
-_GRACE = 5.0
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,7 +24,7 @@ class Outcome:
 
     @ivar delay: seconds until it exits, None for never.
     @ivar exit_code: its status; None if signal 9 ends it.
-    @ivar ignores_term: a kill ends it only when the grace of 5 s is over.
+    @ivar ignores_term: a kill ends it only when the runner's grace is over.
     """
 
     delay: float | None = 0.0
@@ -68,7 +66,7 @@ class FakeHook:
         if not self.killed and self in self._runner.running:
             self.killed = True
             self._cancel()
-            grace = _GRACE if self.outcome.ignores_term else 0.0
+            grace = self._runner.grace if self.outcome.ignores_term else 0.0
             self._calls.append(self._clock.callLater(grace, self._finish, None, "stopped"))
 
     def _cancel(self) -> None:
@@ -115,13 +113,18 @@ class FakeHookRunner:
     """
 
     def __init__(
-        self, clock: IReactorTime, limits: Mapping[HookKind, float] | None = None
+        self,
+        clock: IReactorTime,
+        limits: Mapping[HookKind, float] | None = None,
+        grace: float = 5.0,
     ) -> None:
         """
+        @param grace: seconds from TERM to KILL.
         @param limits: the time limit in seconds for each kind of hook; none
             for those left out.
         """
         self.clock = clock
+        self.grace = grace
         self.limits: Mapping[HookKind, float] = limits or {}
         self.started: list[tuple[str, HookKind]] = []
         self.running: list[FakeHook] = []

@@ -1,0 +1,57 @@
+"""What hooks have had written to the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+__all__ = ["HookLog"]
+
+
+@implementer(ILogObserver)
+class HookLog:
+    """
+    The log of hooks while it is the context of a C{with}.
+
+    @ivar events: everything logged by llmux.hooks.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+        self._wanted: list[tuple[str, Deferred[None]]] = []
+
+    def __enter__(self) -> HookLog:
+        globalLogPublisher.addObserver(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        globalLogPublisher.removeObserver(self)
+
+    def __call__(self, event: LogEvent) -> None:
+        if event.get("log_namespace") != "llmux.hooks":
+            return
+        self.events.append(event)
+        ready = [d for line, d in self._wanted if line == event.get("line")]
+        self._wanted = [(line, d) for line, d in self._wanted if line != event.get("line")]
+        for deferred in ready:
+            deferred.callback(None)
+
+    def lines(self, stream: str = "stdout") -> list[str]:
+        """What hooks wrote to a stream of theirs."""
+        return [event["line"] for event in self.events if event.get("stream") == stream]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The structured events."""
+        return [event for event in self.events if "event" in event]
+
+    def line(self, line: str) -> Deferred[None]:
+        """Fires when a hook has written this line."""
+        deferred: Deferred[None] = Deferred()
+        if any(event.get("line") == line for event in self.events):
+            deferred.callback(None)
+        else:
+            self._wanted.append((line, deferred))
+        return deferred

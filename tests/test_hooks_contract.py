@@ -1,0 +1,250 @@
+"""
+What every hook runner does, be its hooks processes or numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from llmux._shell import Watch, watch_by_pidfd, watch_by_signal
+from llmux.config import ModelConfig
+from llmux.hooks import HookRunner
+from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
+
+from .fakes import FakeHook, FakeHookRunner
+from .hook_log import HookLog
+
+LIMIT = 0.3
+GRACE = 0.2
+
+
+class World(ABC):
+    """A runner with two models, and the means to say what their hooks do."""
+
+    @abstractmethod
+    def start(
+        self,
+        delay: float | None = 0.0,
+        exit_code: int | None = 0,
+        *,
+        ignores_term: bool = False,
+        hook: HookKind = HookKind.SLEEP,
+    ) -> IRunningHook:
+        """Start a hook that does so; the sleep hook's time limit is a minute."""
+
+    @abstractmethod
+    async def begun(self, run: IRunningHook) -> None:
+        """It has come so far that it ignores TERM, if it does."""
+
+    @abstractmethod
+    async def result(self, run: IRunningHook) -> HookResult:
+        """Wait for its end."""
+
+
+class Numbers(World):
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.runner = FakeHookRunner(self.clock, {HookKind.WAKE: LIMIT}, grace=GRACE)
+
+    def start(
+        self,
+        delay: float | None = 0.0,
+        exit_code: int | None = 0,
+        *,
+        ignores_term: bool = False,
+        hook: HookKind = HookKind.SLEEP,
+    ) -> FakeHook:
+        self.runner.once("a", hook, delay, exit_code, ignores_term=ignores_term)
+        return self.runner.start("a", hook)
+
+    async def begun(self, run: IRunningHook) -> None:
+        self.clock.advance(0)
+
+    async def result(self, run: IRunningHook) -> HookResult:
+        for _ in range(100):
+            if run.exited.called:
+                break
+            self.clock.advance(0.05)
+        return await run.exited
+
+
+class Processes(World):
+    def __init__(self, reactor: Any, directory: Path, watch: Watch) -> None:
+        self.log = HookLog()
+        self._make: Callable[[str], HookRunner] = lambda script: HookRunner(
+            reactor,
+            {"a": model(script)},
+            str(directory),
+            grace=GRACE,
+            watch=watch,
+        )
+        self.runner = self._make("true")
+
+    def start(
+        self,
+        delay: float | None = 0.0,
+        exit_code: int | None = 0,
+        *,
+        ignores_term: bool = False,
+        hook: HookKind = HookKind.SLEEP,
+    ) -> IRunningHook:
+        script = [
+            "trap '' TERM" if ignores_term else ":",
+            "echo begun",
+            "while sleep 0.05; do :; done" if delay is None else f"sleep {delay}",
+            "kill -9 $$" if exit_code is None else f"exit {exit_code}",
+        ]
+        return self._make("\n".join(script)).start("a", hook)
+
+    async def begun(self, run: IRunningHook) -> None:
+        await self.log.line("begun")
+
+    async def result(self, run: IRunningHook) -> HookResult:
+        return await run.exited
+
+
+def model(script: str) -> ModelConfig:
+    return ModelConfig(
+        port=1,
+        wake=script,
+        sleep=script,
+        alive=script,
+        wake_timeout_secs=LIMIT,
+        sleep_timeout_secs=60,
+        alive_timeout_secs=60,
+    )
+
+
+@pytest.fixture(params=["numbers", "pidfd", "signal"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "numbers":
+        yield Numbers()
+        return
+    from twisted.internet import reactor
+
+    watch = {"pidfd": watch_by_pidfd, "signal": watch_by_signal}[request.param]
+    processes = Processes(reactor, tmp_path, watch)
+    with processes.log:
+        yield processes
+
+
+@pytest.fixture
+def runner(world: World) -> IHookRunner:
+    assert isinstance(world, Numbers | Processes)
+    return world.runner
+
+
+def test_interfaces(world: World, runner: IHookRunner) -> None:
+    assert verifyObject(IHookRunner, runner)
+
+
+@pytest_twisted.ensureDeferred
+async def test_running_hook_interface(world: World) -> None:
+    run = world.start()
+    assert verifyObject(IRunningHook, run)
+    await world.result(run)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+async def test_exit_status(world: World, code: int) -> None:
+    """The verdict is the exit status, and the reason names it."""
+    result = await world.result(world.start(exit_code=code))
+    assert (result.exit_code, result.timed_out) == (code, False)
+    assert result.reason == f"exit status {code}"
+    assert result.ok == (code == 0)
+    assert result.says_no == (code != 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_signal(world: World) -> None:
+    """A hook that a signal ends has no exit status: its answer is unknown."""
+    result = await world.result(world.start(exit_code=None))
+    assert (result.exit_code, result.timed_out) == (None, False)
+    assert result.reason == "killed by signal 9"
+    assert not result.ok and not result.says_no
+
+
+@pytest_twisted.ensureDeferred
+async def test_duration(world: World) -> None:
+    result = await world.result(world.start(delay=0.1))
+    assert 0.1 <= result.duration < 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_never_over_before_it_is_started(world: World) -> None:
+    run = world.start()
+    assert not run.exited.called
+    assert (await world.result(run)).ok
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_limit(world: World) -> None:
+    """A hook that runs past its limit is ended by TERM."""
+    result = await world.result(world.start(delay=None, hook=HookKind.WAKE))
+    assert (result.exit_code, result.timed_out) == (None, True)
+    assert result.reason == "time limit of 0.3 s"
+    assert LIMIT <= result.duration < LIMIT + GRACE
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_limit_of_a_stubborn_hook(world: World) -> None:
+    """KILL ends one that ignores TERM, when the grace is over."""
+    run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
+    result = await world.result(run)
+    assert (result.exit_code, result.timed_out) == (None, True)
+    assert result.reason == "time limit of 0.3 s"
+    assert LIMIT + GRACE <= result.duration < 5
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("ignores_term", [False, True])
+async def test_kill(world: World, ignores_term: bool) -> None:
+    """A killed hook has no exit status, and did not time out."""
+    run = world.start(delay=None, ignores_term=ignores_term)
+    await world.begun(run)
+    run.kill()
+    run.kill()
+    result = await world.result(run)
+    assert (result.exit_code, result.timed_out) == (None, False)
+    assert result.reason == "stopped"
+
+
+@pytest_twisted.ensureDeferred
+async def test_kill_during_the_grace(world: World) -> None:
+    """A kill adds nothing to a time limit that is being enforced."""
+    run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
+    await world.begun(run)
+    if isinstance(world, Numbers):
+        world.clock.advance(LIMIT)
+    else:
+        from twisted.internet import reactor, task
+
+        await task.deferLater(reactor, LIMIT)
+    run.kill()
+    result = await world.result(run)
+    assert result.timed_out
+    assert result.reason == "time limit of 0.3 s"
+
+
+@pytest_twisted.ensureDeferred
+async def test_kill_after_the_exit(world: World) -> None:
+    run = world.start()
+    result = await world.result(run)
+    run.kill()
+    assert result.ok
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_at_once(world: World) -> None:
+    """Each has its own verdict."""
+    runs = [world.start(delay=0.05, exit_code=code) for code in range(5)]
+    assert [(await world.result(run)).exit_code for run in runs] == [0, 1, 2, 3, 4]
