@@ -228,7 +228,7 @@ class SlotPhase(Enum):
     C{reopen} calls the switch off, C{switch} rebinds the target.
     """
     DRAINED = "drained"
-    """The last question before the sleep hook: C{switch}, or C{reopen}; stay keeps the target."""
+    """The last question before the sleep hook: stay keeps the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,22 +239,34 @@ class PolicyDecision:
     @ivar target: switch to this model (or rebind a drain to it).
     @ivar ask_again_at: the latest time at which to ask again even if nothing
         happens.
+    @ivar holds_while_busy: until C{ask_again_at} the answer will be the same
+        as long as the awake model has requests in flight and nobody joins or
+        leaves another model's queue: the switcher need not ask at each of
+        the awake model's arrivals and completions.
     """
 
     target: str | None = None
     reopens: bool = False
     ask_again_at: float | None = None
+    holds_while_busy: bool = False
 
     @classmethod
-    def stay(cls, ask_again_at: float | None = None) -> PolicyDecision:
-        return _STAY if ask_again_at is None else cls(ask_again_at=ask_again_at)
+    def stay(
+        cls, ask_again_at: float | None = None, *, holds_while_busy: bool = False
+    ) -> PolicyDecision:
+        """Change nothing."""
+        if ask_again_at is None:
+            return _STAY
+        return cls(ask_again_at=ask_again_at, holds_while_busy=holds_while_busy)
 
     @classmethod
     def switch(cls, target: str) -> PolicyDecision:
+        """Wake C{target}."""
         return cls(target=target)
 
     @classmethod
     def reopen(cls) -> PolicyDecision:
+        """The awake model, which drains, is to serve on."""
         return _REOPEN
 
 
@@ -314,11 +326,11 @@ class IScheduleContext(Interface):
     def oldest(model: str) -> float:
         """When the first of its waiters arrived; infinity without waiters."""
 
-    def sum_of_arrivals(model: str) -> float:
-        """The sum of its waiters' arrival times."""
+    def sum_of_ages(model: str) -> float:
+        """The sum over its waiters of (now - arrival), in seconds; O(1)."""
 
-    def sum_of_squared_arrivals(model: str) -> float:
-        """The sum of the squares of its waiters' arrival times."""
+    def sum_of_squared_ages(model: str) -> float:
+        """The sum over its waiters of (now - arrival)^2, in square seconds; O(1)."""
 
     def switch_cost(source: str | None, target: str) -> float | None:
         """The learnt cost (EMA), None if this pair was never observed."""

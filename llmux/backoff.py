@@ -1,0 +1,31 @@
+"""How long to leave something alone that has failed."""
+
+from __future__ import annotations
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """
+    A pause after each failure in a row: C{first} seconds, doubling up to
+    C{longest}.
+
+    @ivar until: when the pause ends, on the caller's clock; 0 without one.
+    """
+
+    __slots__ = ("_first", "_longest", "_next", "until")
+
+    def __init__(self, first: float = 2.0, longest: float = 60.0) -> None:
+        self._first = self._next = first
+        self._longest = longest
+        self.until = 0.0
+
+    def failed(self, now: float, at_least: float = 0.0) -> None:
+        """One more failure: pause until at least C{at_least} seconds from now."""
+        self.until = now + max(self._next, at_least)
+        self._next = min(self._next * 2, self._longest)
+
+    def reset(self) -> None:
+        """It works again."""
+        self._next = self._first
+        self.until = 0.0

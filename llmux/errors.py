@@ -1,0 +1,54 @@
+"""Why a request got no guard."""
+
+from __future__ import annotations
+
+__all__ = [
+    "HookFailed",
+    "Internal",
+    "ModelNotFound",
+    "NotReady",
+    "SwitchError",
+    "SwitchTimeout",
+]
+
+
+class SwitchError(Exception):
+    """
+    The switcher cannot give a guard.  The message is fit for a client.
+
+    @ivar model: the model that was asked for.
+    @ivar retry_after: seconds after which a new try makes sense, if known.
+    """
+
+    def __init__(self, model: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.model = model
+        self.retry_after = retry_after
+
+
+class ModelNotFound(SwitchError):
+    """No such model is configured."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model, f"Model not found: {model}")
+
+
+class NotReady(SwitchError):
+    """The model cannot be had now: llmux is stopping."""
+
+
+class SwitchTimeout(SwitchError):
+    """The request has waited longer than C{request_timeout_secs}."""
+
+    def __init__(self, model: str, timeout: float) -> None:
+        super().__init__(
+            model, f"Timed out after {timeout:g} s waiting for model {model} to be ready"
+        )
+
+
+class HookFailed(SwitchError):
+    """A hook failed on the way to the model."""
+
+
+class Internal(SwitchError):
+    """A fault of llmux itself."""

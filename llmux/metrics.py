@@ -1,0 +1,283 @@
+"""
+What can be counted, and its Prometheus exposition.
+
+Recording is a few operations on plain integers, because a request pays for it
+each time; prometheus_client comes in only when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from llmux.interfaces import Estimate
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["CONTENT_TYPE", "Histogram", "Metrics", "SwitcherView"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LONG_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+
+IDLE = "idle"
+"""The C{from} label when nothing was awake."""
+
+
+class Histogram:
+    """Observations counted into buckets; C{bounds} are their inclusive upper ends."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(upper bound, observations up to it), the last one "+Inf", as the format wants."""
+        buckets = []
+        seen = 0
+        for bound, count in zip((*self.bounds, None), self.counts, strict=True):
+            seen += count
+            buckets.append(("+Inf" if bound is None else f"{float(bound)}", float(seen)))
+        return buckets
+
+
+class SwitcherView(Protocol):
+    """What is read from the switcher at each scrape."""
+
+    def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
+        """(model, waiters, requests in flight, awake)."""
+
+    def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
+        """(from, to, seconds)."""
+
+    def estimates(self) -> Iterable[Estimate]:
+        """What the policy has learnt."""
+
+
+class _Family:
+    """One histogram per combination of label values."""
+
+    __slots__ = ("bounds", "by_labels", "documentation", "labels", "name")
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        bounds: Sequence[float] = _SECONDS,
+    ) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.labels = labels
+        self.bounds = bounds
+        self.by_labels: dict[tuple[str, ...], Histogram] = {}
+
+    def of(self, *labels: str) -> Histogram:
+        """The histogram with these label values."""
+        found = self.by_labels.get(labels)
+        if found is None:
+            found = self.by_labels[labels] = Histogram(self.bounds)
+        return found
+
+
+class Metrics:
+    """
+    Everything that llmux counts.  Callers pass only names of configured
+    models, so a client cannot make series.
+    """
+
+    def __init__(self) -> None:
+        self._view: SwitcherView | None = None
+        self._switches: dict[tuple[str, ...], int] = {}
+        self._hook_failures: dict[tuple[str, ...], int] = {}
+        self._aborted: dict[tuple[str, ...], int] = {}
+        self._requests: dict[tuple[str, int], Histogram] = {}
+        self._switch_seconds = _Family(
+            "llmux_switch_duration_seconds",
+            "Seconds from the start of a drain to the target's being awake.",
+            ("from", "to"),
+        )
+        self._drain_seconds = _Family(
+            "llmux_switch_drain_duration_seconds", "Seconds spent draining.", ("from", "to")
+        )
+        self._active_seconds = _Family(
+            "llmux_model_active_duration_seconds",
+            "Seconds that a model was awake, each time.",
+            ("model",),
+            _LONG_SECONDS,
+        )
+        self._queue_seconds = _Family(
+            "llmux_request_queue_wait_seconds",
+            "Seconds that a request waited for its model.",
+            ("model",),
+        )
+        self._hook_seconds = _Family(
+            "llmux_hook_duration_seconds", "Seconds that a hook ran.", ("model", "hook")
+        )
+
+    def watch(self, view: SwitcherView) -> None:
+        """Read gauges from this switcher from now on."""
+        self._view = view
+
+    # -- recording
+
+    def request_answered(self, model: str, status: int, seconds: float) -> None:
+        """A reply began, C{seconds} after its request was complete."""
+        histogram = self._requests.get((model, status))
+        if histogram is None:
+            histogram = self._requests[model, status] = Histogram()
+        histogram.counts[bisect_left(_SECONDS, seconds)] += 1
+        histogram.total += seconds
+
+    def queue_wait(self, model: str) -> Histogram:
+        """Where to record how long requests of C{model} waited."""
+        return self._queue_seconds.of(model)
+
+    def switch_ended(
+        self, source: str | None, target: str, seconds: float, *, succeeded: bool
+    ) -> None:
+        """A switch came to its end, one way or the other."""
+        origin = source or IDLE
+        key = origin, target, "success" if succeeded else "failure"
+        self._switches[key] = self._switches.get(key, 0) + 1
+        if succeeded:
+            self._switch_seconds.of(origin, target).observe(seconds)
+
+    def drained(self, source: str, target: str, seconds: float) -> None:
+        """The drain of C{source} took this long."""
+        self._drain_seconds.of(source, target).observe(seconds)
+
+    def went_to_sleep(self, model: str, seconds: float) -> None:
+        """C{model} is asleep after having been awake for this long."""
+        self._active_seconds.of(model).observe(seconds)
+
+    def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
+        """A hook ended."""
+        self._hook_seconds.of(model, hook).observe(seconds)
+        if not ok:
+            key = model, hook
+            self._hook_failures[key] = self._hook_failures.get(key, 0) + 1
+
+    def exchange_aborted(self, model: str, reason: str) -> None:
+        """llmux itself cut an exchange short."""
+        key = model, reason
+        self._aborted[key] = self._aborted.get(key, 0) + 1
+
+    # -- exposition
+
+    def expose(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        from prometheus_client import CollectorRegistry, ProcessCollector
+        from prometheus_client.exposition import generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        return generate_latest(registry)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing up front: for prometheus_client, which would else scrape to find out."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, as prometheus_client's collectors give them."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        counters: list[tuple[str, str, tuple[str, ...], dict[tuple[str, ...], int]]] = [
+            ("llmux_switch", "Switches.", ("from", "to", "result"), dict(self._switches)),
+            (
+                "llmux_hook_failures",
+                "Hooks that failed.",
+                ("model", "hook"),
+                dict(self._hook_failures),
+            ),
+            (
+                "llmux_exchanges_aborted",
+                "Exchanges that llmux itself cut short.",
+                ("model", "reason"),
+                dict(self._aborted),
+            ),
+            (
+                "llmux_requests",
+                "Requests answered.",
+                ("model", "status"),
+                {(m, str(s)): sum(h.counts) for (m, s), h in self._requests.items()},
+            ),
+        ]
+        for name, documentation, labels, values in counters:
+            counter = CounterMetricFamily(name, documentation, labels=labels)
+            for key, value in values.items():
+                counter.add_metric(key, value)
+            yield counter
+
+        request_seconds = _Family(
+            "llmux_request_duration_seconds",
+            "Seconds from a complete request to the first byte of its reply.",
+            ("model", "status"),
+        )
+        request_seconds.by_labels = {(m, str(s)): h for (m, s), h in self._requests.items()}
+        for family in (
+            self._switch_seconds,
+            self._drain_seconds,
+            self._active_seconds,
+            self._queue_seconds,
+            self._hook_seconds,
+            request_seconds,
+        ):
+            metric = HistogramMetricFamily(
+                family.name, family.documentation, labels=family.labels
+            )
+            for key, histogram in family.by_labels.items():
+                metric.add_metric(key, histogram.cumulative(), histogram.total)
+            yield metric
+        if self._view is not None:
+            yield from _gauges(self._view)
+
+
+def _gauges(view: SwitcherView) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    depth = GaugeMetricFamily(
+        "llmux_request_queue_depth", "Requests that wait for their model.", labels=("model",)
+    )
+    in_flight = GaugeMetricFamily(
+        "llmux_model_in_flight", "Requests in flight to the backend.", labels=("model",)
+    )
+    awake = GaugeMetricFamily(
+        "llmux_model_awake", "1 for the model that is awake.", labels=("model",)
+    )
+    for model, waiters, flying, is_awake in view.per_model():
+        depth.add_metric((model,), waiters)
+        in_flight.add_metric((model,), flying)
+        awake.add_metric((model,), is_awake)
+    cost = GaugeMetricFamily(
+        "llmux_switch_cost_ema_seconds",
+        "Moving average of sleep + wake.",
+        labels=("from", "to"),
+    )
+    for source, target, seconds in view.switch_costs():
+        cost.add_metric((source or IDLE, target), seconds)
+    yield from (depth, in_flight, awake, cost)
+
+    estimates: dict[str, GaugeMetricFamily] = {}
+    for estimate in view.estimates():
+        gauge = estimates.get(estimate.name)
+        if gauge is None:
+            gauge = estimates[estimate.name] = GaugeMetricFamily(
+                f"llmux_policy_{estimate.name}",
+                estimate.documentation,
+                labels=tuple(estimate.labels),
+            )
+        gauge.add_metric(tuple(estimate.labels.values()), estimate.value)
+    yield from estimates.values()
