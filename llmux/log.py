@@ -1,0 +1,239 @@
+"""
+What goes to the log: lines for people, or a JSON object a line.
+
+Structured events are those logged with an C{event} field:
+C{log.info("{model} is awake", event="model_activated", model=...)}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import Enum
+from string import Formatter
+from typing import Any, Protocol
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from zope.interface import implementer
+
+__all__ = ["LOG_FORMATS", "LogObserver", "format_json", "format_text", "log_observer"]
+
+_OURS = "llmux"
+_PRINTED = frozenset({"stdout", "stderr"})
+_LEVELS = (
+    (LogLevel.debug, "debug"),
+    (LogLevel.info, "info"),
+    (LogLevel.warn, "warn"),
+    (LogLevel.error, "error"),
+    (LogLevel.critical, "error"),
+)
+# What twisted.python.log leaves in its events.
+_LEGACY = frozenset(
+    {"eventSource", "failure", "format", "isError", "logLevel", "message", "printed"}
+    | {"protocol", "system", "time", "why"}
+)
+_RESERVED = frozenset({"event", "level", "message", "namespace", "time", "traceback"})
+
+
+def is_wanted(event: LogEvent, verbose: bool) -> bool:
+    """
+    Does it belong in the log?  Without C{verbose}: what llmux says at info
+    and above, and what anybody else says at warn and above.
+    """
+    if verbose:
+        return True
+    level = event.get("log_level")
+    if level is LogLevel.debug:
+        return False
+    if (level is None or level is LogLevel.info) and not event.get("isError"):
+        namespace = str(event.get("log_namespace", ""))
+        return namespace.partition(".")[0] == _OURS or namespace in _PRINTED
+    return True
+
+
+def format_json(event: LogEvent) -> str:
+    """
+    One JSON object, without the line's end: time (ISO 8601, UTC), level,
+    namespace, message, C{event} and its fields where there are any, and
+    C{traceback} for a failure.  Never raises.
+    """
+    line: dict[str, object] = {
+        "time": _moment(event).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": _level(event),
+        "namespace": _string(event.get("log_namespace", "")),
+        "message": _message(event),
+    }
+    if event.get("event") is not None:
+        line["event"] = _string(event["event"])
+    for key, value in _fields(event):
+        line[f"{key}_" if key in _RESERVED else key] = _plain(value)
+    traceback = _traceback(event)
+    if traceback:
+        line["traceback"] = traceback
+    return json.dumps(line)
+
+
+def format_text(event: LogEvent) -> str:
+    """
+    C{2026-11-22 12:00:01 info  model_activated: b is awake (from=a)}, without
+    the line's end.  What the message does not say of the fields follows in
+    brackets; what has several lines follows indented.  Never raises.
+    """
+    when = _moment(event).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    start = f"{when} {_level(event):<5} "
+    name = event.get("event")
+    text = _message(event)
+    if name is not None:
+        text = f"{_string(name)}: {text}" if text else _string(name)
+    said = _names_in(event.get("log_format"))
+    brief = []
+    blocks = []
+    for key, value in _fields(event):
+        if key in said or value is None or value == "":
+            continue
+        shown = _string(round(value, 3) if isinstance(value, float) else _plain(value))
+        if "\n" in shown:
+            blocks.append(f"{key}: {shown}")
+        elif name is not None:
+            brief.append(f"{key}={shown}")
+    if brief:
+        text += f" ({', '.join(brief)})"
+    traceback = _traceback(event)
+    if traceback:
+        blocks.append(traceback)
+    lines = [start + _one_line(line) for line in text.split("\n")]
+    lines += [
+        "    " + _one_line(line) for block in blocks for line in block.rstrip().split("\n")
+    ]
+    return "\n".join(lines)
+
+
+LOG_FORMATS: dict[str, Callable[[LogEvent], str]] = {"text": format_text, "json": format_json}
+
+
+class TextStream(Protocol):
+    """What a line is written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+@implementer(ILogObserver)
+class LogObserver:
+    """
+    Writes a line for each event that is wanted.  A stream that can no longer
+    be written to (its terminal is gone, its disk is full) costs the lines and
+    nothing else.
+    """
+
+    def __init__(
+        self, stream: TextStream, format_event: Callable[[LogEvent], str], verbose: bool
+    ) -> None:
+        self.stream = stream
+        self._format = format_event
+        self._verbose = verbose
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write it."""
+        if not is_wanted(event, self._verbose):
+            return
+        line = self._format(event) + "\n"
+        try:
+            try:
+                self.stream.write(line)
+            except UnicodeEncodeError:
+                self.stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+
+def log_observer(stream: TextStream, log_format: str, verbose: bool) -> LogObserver:
+    """
+    An observer that writes to C{stream}.
+
+    @param log_format: one of L{LOG_FORMATS}.
+    """
+    return LogObserver(stream, LOG_FORMATS[log_format], verbose)
+
+
+def _moment(event: LogEvent) -> datetime:
+    try:
+        return datetime.fromtimestamp(event["log_time"], UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    for known, name in _LEVELS:
+        if level is known:
+            return name
+    return "error" if event.get("isError") else "info"
+
+
+def _message(event: LogEvent) -> str:
+    try:
+        return formatEvent(event)
+    except Exception:
+        return "(an event that cannot be formatted)"
+
+
+def _fields(event: LogEvent) -> Iterator[tuple[str, object]]:
+    if not str(event.get("log_namespace", "")).startswith(_OURS):
+        return
+    for key, value in event.items():
+        if not key.startswith("log_") and key not in _LEGACY and key != "event":
+            yield key, value
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return _string(value)
+
+
+def _string(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _traceback(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    if failure is None:
+        return ""
+    try:
+        return str(failure.getTraceback()).rstrip("\n")
+    except Exception:
+        return _string(failure)
+
+
+def _names_in(log_format: object) -> set[str]:
+    if not isinstance(log_format, str):
+        return set()
+    try:
+        return {
+            field.partition(".")[0].partition("[")[0].removesuffix("()")
+            for _, field, _, _ in Formatter().parse(log_format)
+            if field
+        }
+    except ValueError:
+        return set()
+
+
+def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
