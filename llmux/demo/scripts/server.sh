@@ -1,0 +1,1 @@
+../../../examples/llama-cpp/server.sh
