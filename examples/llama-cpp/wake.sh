@@ -8,6 +8,10 @@ mkdir -p run log
 log=log/$LLMUX_PORT.log
 
 if ! running; then
+    if healthy; then
+        echo "something else answers on port $LLMUX_PORT already" >&2
+        exit 1
+    fi
     [ ! -f "$log" ] || mv "$log" "$log.1"
     # Into a file, so that the server does not depend on who started it.
     "$@" >"$log" 2>&1 </dev/null &
@@ -15,7 +19,7 @@ if ! running; then
     since=$(started "$pid") && echo "$pid $since" >"$pidfile"
 fi
 
-until ./alive.sh; do
+until running && healthy; do
     if ! running; then
         echo "the server ended before it was ready; the end of $log:" >&2
         tail -n 20 "$log" >&2

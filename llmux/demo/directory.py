@@ -50,9 +50,7 @@ class DemoDirectory:
         try:
             self.models.mkdir(parents=True, exist_ok=True)
             if self.config.exists() and not self.config.read_text().startswith(_MARK):
-                raise DemoError(
-                    f"{self.config} is not the demo's; choose another --directory"
-                )
+                raise DemoError(f"{self.config} is not the demo's; choose another --directory")
             # Never closed: the lock goes when the process does, however it ends.
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +131,9 @@ def _configuration(python: str, port: int, backend_ports: Mapping[str, int]) -> 
             '      ./wake.sh "$LLMUX_PYTHON" -m llmux.demo.backend'
             f' --model {name} --port "$LLMUX_PORT"',
             "    sleep: ./sleep.sh",
-            f"    alive: LLMUX_PYTHON={shlex.quote(python)} ./alive.sh",
+            "    alive: |",
+            f"      export LLMUX_PYTHON={shlex.quote(python)}",
+            "      ./alive.sh",
         ]
     return "\n".join(lines) + "\n"
 
@@ -154,16 +154,16 @@ def check_port_free(port: int) -> None:
         raise DemoError(f"port {port} {why}; choose another with -p PORT") from None
 
 
-def free_ports(count: int, first: int = 8101) -> list[int]:
+def free_ports(count: int, first: int = 8101, last: int = 9100) -> list[int]:
     """
-    Ports on which nothing listens, counting up from C{first}.  Not from the
+    Ports on which nothing listens, C{first} to C{last}.  Not from the
     range that outgoing connections take theirs from: a server here is started
     long after its port was chosen.
 
     @raise DemoError: there are not so many.
     """
     found: list[int] = []
-    for port in range(first, first + 1000):
+    for port in range(first, last + 1):
         try:
             _bind(port)
         except OSError:
@@ -171,7 +171,7 @@ def free_ports(count: int, first: int = 8101) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    raise DemoError(f"no {count} free ports from {first} to {first + 999}")
+    raise DemoError(f"no {count} free ports from {first} to {last}")
 
 
 def _bind(port: int) -> None:
