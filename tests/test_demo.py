@@ -223,6 +223,15 @@ class TestDirectory:
         with pytest.raises(DemoError, match="another demo runs in"):
             second.claim()
 
+    def test_half_a_file(self, tmp_path: Path) -> None:
+        """What a demo that was killed has left unfinished goes away, no more."""
+        models = tmp_path / "models"
+        models.mkdir()
+        (models / "a.gguf").touch()
+        (models / "a.gguf.123").touch()
+        DemoDirectory(tmp_path).claim()
+        assert [file.name for file in models.iterdir()] == ["a.gguf"]
+
     def test_not_ours(self, tmp_path: Path) -> None:
         """Somebody's own configuration is not overwritten."""
         config = tmp_path / "config.yaml"

@@ -54,6 +54,9 @@ class DemoDirectory:
             # Never closed: the lock goes when the process does, however it ends.
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A demo that was killed may have left one half put together.
+            for partial in self.models.glob("*.gguf.*"):
+                partial.unlink()
         except BlockingIOError:
             raise DemoError(
                 f"another demo runs in {self.path}; stop it, or choose another --directory"

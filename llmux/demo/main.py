@@ -5,11 +5,13 @@ C{llmux demo}: two real models behind one port.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, free_ports
 from llmux.demo.models import MODELS, gguf_of, install_commands
@@ -49,7 +51,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="DIR",
         help="write here and nowhere else (default: ./llmux-demo)",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log debug messages")
     options = parser.parse_args(argv)
     if not 1 <= options.port <= 65535:
         parser.error(f"argument -p/--port: {options.port} is not a port; give 1 to 65535")
@@ -63,10 +65,14 @@ def _demo(options: argparse.Namespace) -> int:
     check_port_free(options.port)
     directory = DemoDirectory(options.directory)
     directory.claim()
-    print(f"llmux demo: everything is in {directory.path}")
+    print(f"llmux demo: everything is in {directory.path}", flush=True)
     _prepare(directory, options.port)
     try:
-        return _run(directory, options, lambda: _introduce(options.port))
+        return _run(
+            directory,
+            ["-v"] if options.verbose else [],
+            lambda: print(_introduction(options.port), flush=True),
+        )
     finally:
         # Nothing is left to stop when llmux has ended as it should.
         directory.stop_servers()
@@ -76,51 +82,55 @@ def _prepare(directory: DemoDirectory, port: int) -> None:
     """Stop what an earlier demo has left, and write all that llmux needs."""
     directory.write_scripts()
     for stale in directory.stop_servers():
-        print(f"stopped the server on port {stale}, which an earlier demo had left")
+        print(f"stopped the server on port {stale}, which an earlier demo had left", flush=True)
     for model in MODELS.values():
         try:
             gguf = gguf_of(model, directory.models)
         except OSError as error:
             raise DemoError(f"{model.name}'s file: {error}") from error
-        print(f"  {model.name:<8} {model.title:<34} {gguf.stat().st_size / 1e6:.0f} MB")
+        print(
+            f"  {model.name:<8} {model.title:<34} {gguf.stat().st_size / 1e6:.0f} MB",
+            flush=True,
+        )
     ports = dict(zip(MODELS, free_ports(len(MODELS)), strict=True))
     directory.write_config(sys.executable, port, ports)
 
 
-def _run(directory: DemoDirectory, options: argparse.Namespace, up: Callable[[], None]) -> int:
+def _run(directory: DemoDirectory, more: Sequence[str], up: Callable[[], None]) -> int:
     """
     Run llmux until it is told to stop.
 
+    @param more: its further arguments.
     @param up: called when it listens.
     @return: its exit status.
     """
+    from twisted.internet import reactor as installed
+
     from llmux.cli import main as llmux
 
-    from twisted.internet import reactor
-
+    reactor: Any = installed
     reactor.callWhenRunning(up)
-    return llmux(["-c", str(directory.config)])
+    return llmux(["-c", str(directory.config), *more])
 
 
 _INTRODUCTION = """
-Listening on http://127.0.0.1:{port}.  One model is awake at a time.  From another terminal, try
+Listening on http://127.0.0.1:{port}.  From another terminal, try
 
-  curl {url} -d '{{"model": "smollm2", "messages": [{{"role": "user", "content": "{prompt}"}}]}}'
+  curl {url} -d '{plain}'
 
-and then, as it is written, by the other one (the switch shows here):
+and then, as it is written, by the other model (the switch shows here):
 
-  curl -N {url} -d '{{"model": "gemma3", "stream": true, "messages": [{{"role": "user", "content": "{prompt}"}}]}}'
+  curl -N {url} -d '{streaming}'
 
 They are very small: do not believe what they say.  Ctrl-C stops everything.
 """
 
 
-def _introduce(port: int) -> None:
-    print(
-        _INTRODUCTION.format(
-            port=port,
-            url=f"http://127.0.0.1:{port}/v1/chat/completions",
-            prompt="Write one sentence about the sea.",
-        ),
-        flush=True,
+def _introduction(port: int) -> str:
+    messages = [{"role": "user", "content": "Write one sentence about the sea."}]
+    return _INTRODUCTION.format(
+        port=port,
+        url=f"http://127.0.0.1:{port}/v1/chat/completions",
+        plain=json.dumps({"model": "smollm2", "messages": messages}),
+        streaming=json.dumps({"model": "gemma3", "stream": True, "messages": messages}),
     )
