@@ -111,6 +111,7 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar max_body_mb: larger request bodies are refused (MiB).
     @ivar request_log: a file that gets a line for each request, or None.
     @ivar directory: hooks run here, and relative paths start here; absolute.
+    @ivar file: what it was read from, as messages name it.
     """
 
     models: Mapping[str, ModelConfig]
@@ -129,6 +130,7 @@ class Config(Struct, frozen=True, kw_only=True):
         Name | None, Meta(title="a file name", description="give a string, or leave it out")
     ] = None
     directory: str = msgspec.field(default_factory=os.getcwd)
+    file: str = "configuration"
 
 
 def load_config(file: str, *, port: int | None = None) -> Config:

@@ -31,7 +31,7 @@ _EITHER_PLACE = (
     "shutdown_timeout_secs",
     "sleep_on_exit",
 )
-_NOT_KEYS = {"settings", "directory"}
+_NOT_KEYS = {"settings", "directory", "file"}
 
 
 class Conversion:
@@ -73,7 +73,9 @@ class Conversion:
         if port is not None:
             fields["port"] = port
         policy = self.policy(raw_policy, either, paths)
-        config = Config(**fields, models=models, policy=policy, directory=directory)
+        config = Config(
+            **fields, models=models, policy=policy, directory=directory, file=self.file
+        )
         self.check_policy(config)
         return config
 

@@ -1,0 +1,7 @@
+"""C{python -m llmux}."""
+
+import sys
+
+from llmux.cli import main
+
+sys.exit(main())

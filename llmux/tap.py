@@ -1,0 +1,131 @@
+"""
+C{twistd llmux}: its options, and the service that they ask for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from llmux._version import __version__
+from llmux.log import LOG_FORMATS, LogObserver, log_observer
+
+__all__ = ["Options", "makeService", "make_log_observer"]
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise usage.UsageError(f"-p takes a port from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+class Options(usage.Options):
+    """What stands after C{twistd [its own options] llmux}."""
+
+    synopsis = "[options]"
+    optParameters = [
+        ["config", "c", "config.yaml", "The configuration, YAML or JSON by its extension."],
+        ["port", "p", None, "Listen on this port and not on the configuration's.", _port],
+        ["log-format", None, "text", "text, or json: one object a line."],
+    ]
+    optFlags = [["verbose", "v", "Log debug messages, Twisted's included."]]
+    compData = usage.Completions(
+        optActions={
+            "config": usage.CompleteFiles("*.(yaml|yml|json)"),
+            "log-format": usage.CompleteList(sorted(LOG_FORMATS)),
+        }
+    )
+    parent: Any = None
+    reopen: list[Callable[[], object]]
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        print(f"llmux {__version__}")
+        sys.exit(0)
+
+    opt_V = opt_version
+
+    def postOptions(self) -> None:
+        """Log in our format, unless twistd was told another way to log."""
+        self.reopen = []
+        if self["log-format"] not in LOG_FORMATS:
+            raise usage.UsageError(f"--log-format is text or json, not {self['log-format']!r}")
+        if self.parent is None:
+            return
+        if self.parent.get("logger") or self.parent.get("syslog"):
+            if self["log-format"] != "text":
+                raise usage.UsageError("--log-format goes with neither --syslog nor --logger")
+            return
+        # twistd looks it up by name and calls it without arguments.
+        global _chosen
+        _chosen = self
+        self.parent["logger"] = "llmux.tap.make_log_observer"
+
+
+_chosen: Options | None = None
+
+
+def make_log_observer() -> LogObserver:
+    """The log where twistd would have it, in our format."""
+    options = _chosen
+    assert options is not None
+    logfile = options.parent.get("logfile")
+    nodaemon = options.parent.get("nodaemon")
+    stream: Any = sys.stdout
+    if logfile == "-" and not nodaemon:
+        raise SystemExit("--logfile -: a daemon has no standard output; name a file")
+    if not nodaemon or logfile not in (None, "", "-"):
+        stream = _log_file(logfile or "twistd.log", options)
+    return log_observer(stream, options["log-format"], bool(options["verbose"]))
+
+
+def _log_file(path: str, options: Options) -> Any:
+    import signal
+
+    from twisted.python.logfile import LogFile
+
+    try:
+        log_file: Any = LogFile.fromFullPath(path)
+    except OSError as e:
+        raise SystemExit(
+            f"--logfile {path}: it cannot be written: {(e.strerror or str(e)).lower()}; "
+            "name a file in a directory that exists and may be written"
+        ) from None
+
+    def rotate(number: int, frame: object) -> None:
+        from twisted.internet import reactor
+
+        reactor.callFromThread(log_file.rotate)  # type: ignore[attr-defined]  # a module, to mypy
+
+    # As twistd does with its own log.
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)
+    options.reopen.append(log_file.reopen)
+    return log_file
+
+
+def makeService(options: Options) -> IService:
+    """
+    The service, its sockets bound.
+
+    @raise SystemExit: with one line that says what is wrong and what to do.
+    """
+    from twisted.internet import reactor
+
+    from llmux.config import ConfigError, load_config
+    from llmux.process import ProcessOwner
+    from llmux.service import LlmuxService
+
+    try:
+        config = load_config(options["config"], port=options["port"])
+        service = LlmuxService(config, reactor)
+    except ConfigError as e:
+        raise SystemExit(str(e)) from None
+    in_terminal = bool(options.parent and options.parent.get("nodaemon")) and sys.stdin.isatty()
+    owner = ProcessOwner(reactor, service, hangup_stops=in_terminal, reopen=options.reopen)
+    IService(owner).setServiceParent(service)
+    return service
