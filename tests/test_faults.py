@@ -1,0 +1,691 @@
+"""
+What can go wrong, row by row of the design's table, and what must happen then.
+Each row holds under every policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmux.errors import HookFailed, NotReady, SwitchTimeout
+from llmux.interfaces import Failed, HookKind, ISwitchPolicy, Left, LeftReason, PolicyContext
+from llmux.policy.cost_aware import CostAwarePolicyFactory
+from llmux.policy.fifo import FifoPolicy
+from llmux.switcher import Active, Idle, Switching
+from tests.conftest import LoggedFailures
+from tests.world import ALIVE, SLEEP, WAKE, World
+
+
+def eager_cost_aware() -> ISwitchPolicy:
+    """Cost-aware, but leaving as soon as somebody waits elsewhere, as these rows expect."""
+    factory = CostAwarePolicyFactory()
+    assert factory.settings is not None
+    return factory.build(
+        PolicyContext(weights=dict.fromkeys("abc", 1.0)),
+        factory.settings(quantum=0.0, floor=0.0, linger=0.0),
+    )
+
+
+@pytest.fixture(params=[FifoPolicy, eager_cost_aware], ids=["fifo", "cost_aware"])
+def make(request: pytest.FixtureRequest) -> Callable[..., World]:
+    def make_world(**settings: Any) -> World:
+        return World(request.param, **settings)
+
+    return make_world
+
+
+# ------------------------------------------------------- the sleep hook fails
+
+
+def test_sleep_fails_but_alive_says_no(make: Callable[..., World]) -> None:
+    world = make()
+    world.wake("a").finish()
+    world.hooks.once("a", SLEEP, 1.0, 1)
+    world.hooks.once("a", ALIVE, 0.0, 1)
+    client = world.ask("b")
+    world.advance(2)
+    assert client.served
+    assert world.ran()[-4:] == ["a sleep", "a alive", "b wake", "b alive"]
+
+
+@pytest.mark.parametrize("alive", [0, None], ids=["alive says yes", "alive does not say"])
+def test_sleep_fails_and_nobody_is_sure(make: Callable[..., World], alive: int | None) -> None:
+    world = make()
+    world.wake("a").finish()
+    world.hooks.once("a", SLEEP, 20.0, 1)
+    world.hooks.once("a", ALIVE, 0.0, alive)
+    busy = world.ask("a")
+    client = world.ask("b")
+    busy.finish()
+    world.advance(20)
+    assert isinstance(client.error, HookFailed)
+    assert "exit status 1" in str(client.error)
+    assert client.error.retry_after == pytest.approx(20, abs=0.1)
+    assert "b wake" not in world.ran(), "never two awake at once"
+    assert world.state() == Active("a")
+    assert world.ask("a").served, "the old model serves on"
+
+
+def test_the_back_off_of_a_failed_sleep(make: Callable[..., World]) -> None:
+    """It holds for all targets, as long as the failed try took, and arrivals wait it out."""
+    world = make()
+    world.wake("a").finish()
+    world.hooks.once("a", SLEEP, 20.0, 1)
+    world.ask("b")
+    world.advance(21)
+    sleeps = world.ran(SLEEP)
+    late = world.ask("c")
+    world.advance(18)
+    assert late.waits and world.ran(SLEEP) == sleeps
+    world.advance(4)
+    assert late.served
+
+
+# -------------------------------------------------------- the wake hook fails
+
+
+@pytest.mark.parametrize(
+    ("hook", "delay", "code", "words"),
+    [
+        (WAKE, 1.0, 3, "exit status 3"),
+        (WAKE, 1.0, None, "killed by signal 9"),
+        (ALIVE, 0.0, 1, "time limit of 100 s"),
+        (ALIVE, None, 0, "time limit of 100 s"),
+    ],
+    ids=["exit status", "signal", "alive stays no", "alive hangs"],
+)
+def test_wake_fails(
+    make: Callable[..., World],
+    hook: HookKind,
+    delay: float | None,
+    code: int | None,
+    words: str,
+) -> None:
+    world = make()
+    world.hooks.limits = {ALIVE: 10.0}
+    world.hooks.script("a", hook, delay, code, stderr="the secret of the hook")
+    clients = [world.ask("a") for _ in range(3)]
+    for _ in range(120):
+        world.advance(1)
+        if not clients[0].waits:
+            break
+    for client in clients:
+        assert isinstance(client.error, HookFailed)
+        assert words in str(client.error)
+        assert "secret" not in str(client.error)
+        assert client.error.retry_after == pytest.approx(2.0)
+    assert world.ran()[-1] == "a sleep", "it is cleaned up"
+    world.advance(1)
+    assert world.state() == Idle()
+
+
+def test_others_are_not_held_back_by_a_failed_wake(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.script("a", WAKE, 1.0, 1)
+    world.ask("a")
+    world.advance(1)
+    world.ask("a")
+    other = world.ask("b")
+    world.advance(2)
+    assert other.served, "as soon as the clean-up is done"
+
+
+def test_the_back_off_of_a_wake_doubles(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.script("a", WAKE, 0.0, 1)
+    world.hooks.script("a", SLEEP, 0.0)
+    tries: list[float] = []
+    client = world.ask("a")
+    while len(tries) < 8:
+        if ("a", WAKE) in world.hooks.started:
+            tries.append(world.clock.seconds())
+            world.hooks.started.clear()
+        if not client.waits:
+            client = world.ask("a")
+        world.clock.advance(0.01)
+    gaps = [b - a for a, b in itertools.pairwise(tries)]
+    assert gaps == pytest.approx([2, 4, 8, 16, 32, 60, 60], abs=0.2)
+
+
+def test_clean_up_fails_after_a_failed_wake(make: Callable[..., World]) -> None:
+    """Nothing is woken until it succeeds; it is tried with back-off."""
+    world = make()
+    world.hooks.once("a", WAKE, 1.0, 1)
+    for _ in range(3):
+        world.hooks.once("a", SLEEP, 0.0, 1)
+        world.hooks.once("a", ALIVE, 0.0, 0)
+    client = world.ask("a")
+    world.advance(1)
+    assert isinstance(client.error, HookFailed)
+    other = world.ask("b")
+    times = []
+    for _ in range(400):
+        if ("a", SLEEP) in world.hooks.started:
+            times.append(world.clock.seconds())
+            world.hooks.started.clear()
+        if other.served:
+            break
+        assert len(times) == 4 or "b wake" not in world.ran()
+        world.advance(0.1)
+    assert [b - a for a, b in itertools.pairwise(times)] == pytest.approx([2, 4, 8], abs=0.2)
+    assert other.served
+
+
+def test_clean_up_fails_but_alive_says_no(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.once("a", WAKE, 1.0, 1)
+    world.hooks.once("a", SLEEP, 0.0, 1)
+    world.hooks.once("a", ALIVE, 0.0, 1)
+    world.ask("a")
+    world.advance(1)
+    assert world.state() == Idle()
+
+
+# ---------------------------------------------------------- back-offs reset
+
+
+def test_a_back_off_is_reset_by_a_completed_request_not_by_waking(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+
+    def fail_once() -> float:
+        world.hooks.once("a", WAKE, 0.0, 1)
+        client = world.ask("a")
+        world.advance(100)
+        assert isinstance(client.error, HookFailed)
+        assert client.error.retry_after is not None
+        return round(client.error.retry_after)
+
+    def sleep() -> None:
+        world.ask("b")
+        world.advance(100)
+        for event in list(world.clients_in_flight()):
+            event.release()
+        world.advance(100)
+
+    assert fail_once() == 2
+    client = world.wake("a")
+    client.leave()
+    sleep()
+    assert fail_once() == 4, "it had woken, but completed nothing"
+    world.wake("a").finish()
+    sleep()
+    assert fail_once() == 2
+
+
+def test_a_prompt_that_kills_its_backend_makes_no_loop(make: Callable[..., World]) -> None:
+    world = make()
+    client = world.ask("a")
+    wakes = []
+    for _ in range(5):
+        while not client.served:
+            world.advance(0.1)
+        wakes.append(world.clock.seconds())
+        world.hooks.awake.discard("a")
+        verdict = client.report_dead()
+        world.settle()
+        assert verdict == [True]
+        client = client.retry(world.clock.seconds())
+    gaps = [b - a for a, b in itertools.pairwise(wakes)]
+    assert all(later > earlier for earlier, later in itertools.pairwise(gaps))
+    assert gaps[-1] > 16
+
+
+# -------------------------------------------------------------- clients leave
+
+
+def test_every_waiter_of_the_target_leaves_during_the_drain(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    first = world.wake("a")
+    other = world.ask("b")
+    other.leave()
+    assert world.state() == Active("a"), "the switch is called off"
+    assert world.ask("a").served
+    first.finish()
+    world.advance(10)
+    assert world.ran(SLEEP) == []
+    assert [e.reason for e in world.events if isinstance(e, Left)] == [LeftReason.DISCONNECTED]
+
+
+def test_own_waiters_get_their_guards_when_a_switch_is_called_off() -> None:
+    world = World()
+    world.wake("a")
+    other = world.ask("b")
+    own = world.ask("a")
+    assert own.waits
+    other.leave()
+    assert own.served
+
+
+def test_another_model_is_wanted_when_the_target_is_not(make: Callable[..., World]) -> None:
+    world = make()
+    first = world.wake("a")
+    target = world.ask("b")
+    third = world.ask("c")
+    assert world.state() == Switching("a", "b")
+    target.leave()
+    assert world.state() == Switching("a", "c")
+    first.finish()
+    world.advance(2)
+    assert third.served
+    assert "b wake" not in world.ran()
+
+
+def test_waiters_that_leave_later_do_not_stop_the_switch(make: Callable[..., World]) -> None:
+    world = make()
+    world.wake("a").finish()
+    client = world.ask("b")
+    world.advance(0.5)
+    assert world.ran()[-1] == "a sleep"
+    client.leave()
+    world.advance(2)
+    assert world.state() == Active("b")
+    world.nothing_left()
+
+
+# ---------------------------------------------------------- waiting too long
+
+
+def test_a_request_waits_too_long(make: Callable[..., World]) -> None:
+    world = make(request_timeout=5.0)
+    first = world.wake("a")
+    slow = world.ask("b")
+    world.advance(4)
+    later = world.ask("b")
+    assert slow.waits
+    world.advance(1)
+    assert isinstance(slow.error, SwitchTimeout)
+    assert later.waits, "the switch goes on"
+    first.finish()
+    world.advance(2)
+    assert later.served
+
+
+def test_a_drain_that_outlasts_its_target_is_not_called_off_for_ever(
+    make: Callable[..., World],
+) -> None:
+    world = make(request_timeout=5.0)
+    world.hooks.script("b", WAKE, 6.0)
+    world.wake("a").finish()
+    client = world.ask("b")
+    world.advance(5)
+    assert isinstance(client.error, SwitchTimeout)
+    world.advance(3)
+    assert world.state() == Active("b")
+
+
+def test_one_deadline_for_a_request_and_its_retry(make: Callable[..., World]) -> None:
+    world = make(request_timeout=10.0)
+    arrived = world.clock.seconds()
+    client = world.ask("a")
+    world.advance(6)
+    world.hooks.awake.discard("a")
+    world.hooks.script("a", WAKE, 50.0)
+    client.report_dead()
+    world.settle()
+    retry = client.retry(arrived)
+    world.advance(3.9)
+    assert retry.waits
+    world.advance(0.2)
+    assert isinstance(retry.error, SwitchTimeout)
+
+
+# ------------------------------------------------------ a drain is held up
+
+
+def test_a_long_generation_holds_a_drain_for_ever_by_default(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    first = world.wake("a")
+    other = world.ask("b")
+    world.advance(100_000)
+    assert other.waits and first.aborted == []
+
+
+def test_a_drain_has_a_time_limit_if_one_is_set(make: Callable[..., World]) -> None:
+    world = make(drain_timeout=30.0)
+    first = world.wake("a")
+    other = world.ask("b")
+    world.advance(29)
+    assert first.aborted == []
+    world.advance(3.5)
+    assert len(first.aborted) == 1 and "30 s" in first.aborted[0]
+    assert other.served
+    text = world.switcher.metrics.expose().decode()
+    assert 'llmux_exchanges_aborted_total{model="a",reason="drain_timeout"} 1.0' in text
+
+
+def test_a_drain_that_is_called_off_stops_its_clock(make: Callable[..., World]) -> None:
+    world = make(drain_timeout=30.0)
+    first = world.wake("a")
+    world.ask("b").leave()
+    world.advance(100)
+    assert first.aborted == []
+
+
+# ------------------------------------------------------ the backend is dead
+
+
+def test_a_backend_refuses_but_is_alive(make: Callable[..., World]) -> None:
+    world = make()
+    client, bystander = world.wake("a"), world.ask("a")
+    world.hooks.once("a", ALIVE, 0.5, 0)
+    verdict = client.report_dead()
+    late = world.ask("a")
+    assert late.waits, "arrivals wait for the verdict"
+    world.advance(0.5)
+    assert verdict == [False]
+    assert late.served and bystander.aborted == []
+    assert world.state() == Active("a")
+
+
+@pytest.mark.parametrize("code", [1, None], ids=["no", "unknown"])
+def test_a_backend_refuses_and_is_dead(make: Callable[..., World], code: int | None) -> None:
+    world = make()
+    client, bystander = world.wake("a"), world.ask("a")
+    world.hooks.once("a", ALIVE, 0.5, code)
+    world.hooks.awake.discard("a")
+    before = len(world.hooks.started)
+    verdict = client.report_dead()
+    world.advance(0.5)
+    assert verdict == [True]
+    assert len(bystander.aborted) == 1
+    again = client.retry(world.clock.seconds())
+    world.advance(10)
+    assert again.served
+    assert world.ran()[before:] == ["a alive", "a sleep", "a wake", "a alive"]
+
+
+def test_one_alive_check_for_all(make: Callable[..., World]) -> None:
+    world = make()
+    clients = [world.wake("a"), *(world.ask("a") for _ in range(9))]
+    asked = len(world.ran(ALIVE))
+    verdicts = [client.report_dead() for client in clients]
+    world.settle()
+    assert verdicts == [[False]] * 10
+    assert len(world.ran(ALIVE)) == asked + 1
+
+
+def test_a_backend_that_dies_after_good_service_is_woken_without_delay(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    world.wake("a").finish()
+    client = world.ask("a")
+    world.hooks.awake.discard("a")
+    client.report_dead()
+    world.settle()
+    again = client.retry(world.clock.seconds())
+    world.advance(2)
+    assert again.served
+    assert any(isinstance(e, Failed) and e.hook is None for e in world.events)
+
+
+def test_bystanders_of_a_dead_backend_may_wait_again(make: Callable[..., World]) -> None:
+    world = make()
+    client, bystander = world.wake("a"), world.ask("a")
+    guard = bystander.guard
+    assert guard is not None
+    may: list[bool] = []
+    guard.on_abort = lambda _: may.append(guard.may_wait_again)
+    world.hooks.awake.discard("a")
+    client.report_dead()
+    world.settle()
+    assert may == [True]
+
+
+def test_a_policy_chooses_after_a_backend_has_died(make: Callable[..., World]) -> None:
+    world = make(min_active=1000.0)
+    client = world.wake("a")
+    other = world.ask("b")
+    world.hooks.awake.discard("a")
+    client.report_dead()
+    world.advance(3)
+    assert other.served, "a dead model has no right to its minimum"
+
+
+# ------------------------------------------------------------- llmux starts
+
+
+def test_start_adopts_what_is_awake(make: Callable[..., World]) -> None:
+    world = make(awake="b")
+    assert world.state() == Active("b")
+    assert world.ask("b").served
+    assert world.ran() == ["a alive", "b alive", "c alive"]
+
+
+def test_start_finds_several(make: Callable[..., World]) -> None:
+    world = make(awake="ac")
+    assert world.state() == Switching("a", None)
+    client = world.ask("c")
+    assert client.waits
+    world.advance(4)
+    assert client.served
+    assert world.ran(SLEEP, WAKE) == ["a sleep", "c sleep", "c wake"]
+
+
+def test_start_counts_unknown_as_awake(make: Callable[..., World]) -> None:
+    """One that does not say is put to sleep; one that says yes is kept."""
+    world = make(awake="b", start=False)
+    world.hooks.limits = {ALIVE: 5.0}
+    world.hooks.once("a", ALIVE, None)
+    client = world.ask("b")
+    world.advance(5.5)
+    assert client.waits
+    world.advance(1)
+    assert client.served
+    assert world.ran(SLEEP, WAKE) == ["a sleep"]
+
+
+# ------------------------------------------------------- llmux is told to stop
+
+
+def test_stop_refuses_those_who_wait_and_lets_those_in_flight_finish(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    flying = world.wake("a")
+    waiting = world.ask("b")
+    done = world.stop()
+    assert isinstance(waiting.error, NotReady)
+    assert isinstance(world.ask("a").error, NotReady)
+    assert done == [] and flying.aborted == []
+    world.advance(29)
+    flying.finish()
+    assert done == [None]
+    assert world.ran(SLEEP) == [], "the awake model is left awake"
+    world.nothing_left()
+
+
+def test_stop_aborts_what_does_not_finish(make: Callable[..., World]) -> None:
+    world = make(shutdown_timeout=7.0)
+    flying = world.wake("a")
+    done = world.stop()
+    world.advance(6.9)
+    assert flying.aborted == []
+    world.advance(0.2)
+    assert len(flying.aborted) == 1
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_lets_a_sleep_hook_finish(make: Callable[..., World]) -> None:
+    world = make()
+    world.wake("a").finish()
+    world.ask("b")
+    world.advance(0.5)
+    done = world.stop()
+    assert done == []
+    world.advance(0.5)
+    assert done == [None]
+    assert world.ran()[-1] == "a sleep"
+    world.nothing_left()
+
+
+def test_stop_kills_a_wake_hook_and_cleans_up(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.script("a", WAKE, 50.0)
+    client = world.ask("a")
+    world.advance(5)
+    done = world.stop()
+    assert isinstance(client.error, NotReady)
+    (running,) = world.hooks.running
+    assert running.killed
+    world.advance(0.1)
+    assert world.ran()[-1] == "a sleep"
+    world.advance(1)
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_while_alive_is_polled(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.script("a", ALIVE, 0.0, 1)
+    world.ask("a")
+    world.advance(3.3)
+    done = world.stop()
+    world.advance(2)
+    assert done == [None]
+    assert world.ran()[-1] == "a sleep"
+    world.nothing_left()
+
+
+def test_stop_calls_off_a_drain(make: Callable[..., World]) -> None:
+    world = make(drain_timeout=10.0)
+    flying = world.wake("a")
+    world.ask("b")
+    done = world.stop()
+    world.advance(20)
+    assert flying.aborted == []
+    flying.finish()
+    assert done == [None]
+    assert world.ran(SLEEP) == []
+    world.nothing_left()
+
+
+def test_stop_while_what_is_awake_is_not_known(make: Callable[..., World]) -> None:
+    world = make(start=False)
+    world.hooks.script("a", ALIVE, 5.0)
+    client = world.ask("b")
+    done = world.stop()
+    world.settle()
+    assert isinstance(client.error, NotReady)
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_while_a_backend_is_in_doubt(make: Callable[..., World]) -> None:
+    world = make()
+    client = world.wake("a")
+    world.hooks.script("a", ALIVE, 3.0, 1)
+    verdict = client.report_dead()
+    done = world.stop()
+    world.advance(3)
+    assert world.ran()[-1] == "a sleep", "it is dead: clean up"
+    world.advance(1)
+    assert verdict in ([False], [True])
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_while_nothing_may_be_woken(make: Callable[..., World]) -> None:
+    world = make()
+    world.hooks.once("a", WAKE, 1.0, 1)
+    world.hooks.script("a", SLEEP, 0.0, 1)
+    world.hooks.script("a", ALIVE, 0.0, 0)
+    world.ask("a")
+    world.advance(2)
+    done = world.stop()
+    world.advance(1)
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_puts_the_model_to_sleep_if_asked_to(make: Callable[..., World]) -> None:
+    world = make(sleep_on_exit=True)
+    flying = world.wake("a")
+    done = world.stop()
+    world.advance(5)
+    flying.finish()
+    assert done == []
+    world.advance(1)
+    assert done == [None]
+    assert world.ran()[-1] == "a sleep"
+    world.nothing_left()
+
+
+def test_stop_puts_the_model_to_sleep_even_if_exchanges_had_to_be_aborted(
+    make: Callable[..., World],
+) -> None:
+    world = make(sleep_on_exit=True, shutdown_timeout=5.0)
+    flying = world.wake("a")
+    done = world.stop()
+    world.advance(5.5)
+    assert len(flying.aborted) == 1
+    world.advance(1)
+    assert done == [None]
+    assert world.ran()[-1] == "a sleep"
+
+
+@pytest.mark.parametrize("moment", [0.2, 1.5, 2.5])
+def test_a_second_signal_aborts_now(make: Callable[..., World], moment: float) -> None:
+    """Whatever runs at that moment: a drain, the sleep hook, the wake hook."""
+    world = make()
+    flying = world.wake("a")
+    world.hooks.script("a", SLEEP, 1.0)
+    world.hooks.script("b", WAKE, 100.0)
+    world.ask("b")
+    if moment > 1:
+        flying.finish()
+    world.advance(moment - 0.5 if moment > 1 else moment)
+    done = world.stop()
+    world.switcher.abort()
+    world.settle()
+    assert done == [None]
+    world.nothing_left()
+
+
+def test_stop_twice_and_in_every_moment(make: Callable[..., World]) -> None:
+    for tenths in range(60):
+        world = make(awake="ab")
+        clients = [world.ask(model) for model in "abc"]
+        for _ in range(tenths):
+            world.advance(0.1)
+            for client in clients:
+                if client.served:
+                    client.finish()
+        done, again = world.stop(), world.stop()
+        for client in clients:
+            if client.served:
+                client.finish()
+        world.advance(40)
+        assert done == again == [None], tenths
+        assert not any(client.waits for client in clients)
+        world.nothing_left()
+
+
+def test_a_hook_runner_that_raises_is_a_failed_hook(
+    make: Callable[..., World], logged_failures: LoggedFailures
+) -> None:
+    """It must not, but a defect there must not leave requests waiting for ever."""
+    world = make()
+    start = world.hooks.start
+
+    def broken(model: str, hook: HookKind) -> Any:
+        if hook is WAKE:
+            raise RuntimeError("broken runner")
+        return start(model, hook)
+
+    world.hooks.start = broken  # type: ignore[method-assign]  # that is the point
+    client = world.ask("a")
+    world.advance(2)
+    assert isinstance(client.error, HookFailed)
+    assert len(logged_failures.flush(RuntimeError)) == 1

@@ -1,0 +1,348 @@
+"""The switcher when all goes well: who is served when, and in what order hooks run."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmux.errors import ModelNotFound, NotReady
+from llmux.interfaces import HookKind, IScheduleContext, ISwitchPolicy, PolicyDecision
+from llmux.policy.fifo import FifoPolicy
+from llmux.switcher import Active, Idle, Switching
+from tests.world import ALIVE, SLEEP, WAKE, World
+
+
+def test_the_first_request_wakes_its_model() -> None:
+    world = World()
+    assert world.state() == Idle()
+    client = world.ask("a")
+    assert client.waits
+    assert world.state() == Switching(None, "a")
+    world.advance(1)
+    assert client.served
+    assert world.state() == Active("a")
+    assert world.ran()[-2:] == ["a wake", "a alive"]
+
+
+def test_an_awake_model_serves_at_once() -> None:
+    world = World()
+    world.wake("a")
+    guard = world.switcher.acquire_now("a")
+    assert guard is not None and guard.model == "a"
+    assert world.ask("a").served
+    assert world.switcher.acquire_now("b") is None
+
+
+def test_an_unknown_model() -> None:
+    world = World()
+    with pytest.raises(ModelNotFound, match="Model not found: x"):
+        world.switcher.acquire_now("x")
+    assert isinstance(world.ask("x").error, ModelNotFound)
+
+
+def test_a_switch_in_order() -> None:
+    world = World()
+    first = world.wake("a")
+    before = len(world.hooks.started)
+    second = world.ask("b")
+    assert world.state() == Switching("a", "b")
+    world.advance(100)
+    assert len(world.hooks.started) == before, "it drains for as long as that takes"
+    first.finish()
+    world.advance(1)
+    assert second.waits
+    world.advance(1)
+    assert second.served
+    assert world.ran()[before:] == ["a sleep", "b wake", "b alive"]
+
+
+def test_alive_is_asked_until_it_says_yes() -> None:
+    world = World()
+    for _ in range(5):
+        world.hooks.once("a", ALIVE, exit_code=1)
+    client = world.ask("a")
+    asked = []
+    while client.waits:
+        if world.hooks.started[-1] == ("a", ALIVE):
+            asked.append(world.clock.seconds())
+        world.hooks.started.append(("", WAKE))
+        world.clock.advance(0.001)
+    gaps = [b - a for a, b in itertools.pairwise(asked)]
+    assert gaps == pytest.approx([0.1, 0.15, 0.225, 0.3375], abs=0.01)
+
+
+def test_a_drain_is_hard_under_fifo() -> None:
+    world = World()
+    first = world.wake("a")
+    other = world.ask("b")
+    late = world.ask("a")
+    assert late.waits
+    first.finish()
+    world.advance(2)
+    assert other.served and late.waits
+    other.finish()
+    world.advance(2)
+    assert late.served
+    assert world.switches() == ["+a", "-a", "+b", "-b", "+a"]
+
+
+def test_without_draining_the_sleep_hook_runs_at_once() -> None:
+    world = World(drain_before_switch=False)
+    first = world.wake("a")
+    second = world.ask("b")
+    world.advance(2)
+    assert second.served
+    assert first.guard is not None and not first.guard.released
+    # Its backend is gone from under it: it may wait again.
+    assert first.report_dead() == [True]
+
+
+def test_fifo_means_the_oldest_waiter_next() -> None:
+    world = World()
+    world.wake("a").finish()
+    held = world.ask("a")
+    clients = [world.ask(model) for model in ("c", "b", "c", "b")]
+    world.advance(1)
+    held.finish()
+    world.advance(2)
+    assert [client.served for client in clients] == [True, False, True, False]
+    for client in clients[::2]:
+        client.finish()
+    world.advance(2)
+    assert all(client.served for client in clients)
+
+
+def test_all_waiters_are_served_in_the_turn_in_which_the_model_woke() -> None:
+    world = World()
+    clients = [world.ask("a") for _ in range(50)]
+    rival = world.ask("b")
+    world.advance(1)
+    assert all(client.served for client in clients)
+    assert rival.waits
+    for client in clients:
+        client.finish()
+    world.advance(2)
+    assert rival.served
+
+
+def test_an_old_model_serves_on_while_it_cools_down() -> None:
+    world = World(min_active=60)
+    world.wake("a").finish()
+    other = world.ask("b")
+    world.advance(10)
+    client = world.ask("a")
+    assert client.served and other.waits
+    client.finish()
+    world.advance(43)
+    assert world.state() == Active("a")
+    world.advance(20)
+    assert other.served
+
+
+def test_requests_wait_until_it_is_known_what_is_awake() -> None:
+    world = World(awake=["b"], start=False)
+    for model in "abc":
+        world.hooks.once(model, ALIVE, 0.5, 0 if model == "b" else 1)
+    client = world.ask("b")
+    assert client.waits
+    world.advance(0.5)
+    assert client.served
+    assert world.ran() == ["a alive", "b alive", "c alive"]
+
+
+def test_costs_are_learnt_from_sleep_and_wake_alone() -> None:
+    world = World()
+    world.hooks.script("b", WAKE, 7.0)
+    first = world.wake("a")
+    world.ask("b")
+    world.advance(30)
+    first.finish()
+    world.advance(10)
+    assert world.switcher.costs.estimate(None, "a") == pytest.approx(1.0)
+    assert world.switcher.costs.estimate("a", "b") == pytest.approx(8.0)
+    assert world.switcher.costs.estimate("b", "a") is None
+
+
+def test_releasing_twice_is_harmless() -> None:
+    world = World()
+    client = world.wake("a")
+    client.finish()
+    client.finish()
+    assert next((m, f) for m, _, f, _ in world.switcher.per_model()) == ("a", 0)
+
+
+def test_leaving_in_another_waiters_callback() -> None:
+    """A waiter that is cancelled while its guard is on its way gives the guard back."""
+    world = World()
+    first, second = world.ask("a"), world.ask("a")
+    first._deferred.addCallback(lambda _: second.leave())
+    world.advance(1)
+    assert first.served and not second.served
+    first.finish()
+    world.ask("b")
+    world.advance(2)
+    assert world.switches()[-1] == "+b"
+
+
+def test_metrics_count_what_happened() -> None:
+    world = World()
+    world.wake("a").finish()
+    world.wake("b")
+    text = world.switcher.metrics.expose().decode()
+    for line in (
+        'llmux_switch_total{from="idle",result="success",to="a"} 1.0',
+        'llmux_switch_total{from="a",result="success",to="b"} 1.0',
+        'llmux_switch_cost_ema_seconds{from="a",to="b"} 2.0',
+        'llmux_model_in_flight{model="b"} 1.0',
+        'llmux_request_queue_depth{model="b"} 0.0',
+        'llmux_request_queue_wait_seconds_count{model="b"} 1.0',
+        'llmux_model_active_duration_seconds_count{model="a"} 1.0',
+        'llmux_switch_drain_duration_seconds_count{from="a",to="b"} 1.0',
+        'llmux_model_awake{model="b"} 1.0',
+    ):
+        assert line in text, line
+
+
+@implementer(ISwitchPolicy)
+class Scripted(FifoPolicy):
+    """FIFO, until it is told what to say."""
+
+    def __init__(self) -> None:
+        self.says: PolicyDecision | None = None
+        self.admits = False
+        self.asked: list[str] = []
+
+    def decide(self, context: IScheduleContext) -> PolicyDecision:
+        self.asked.append(context.phase.value)
+        return super().decide(context) if self.says is None else self.says
+
+    def admit(self, context: IScheduleContext, request: object) -> bool:
+        assert context.awake is not None
+        return self.admits
+
+
+def scripted(**settings: object) -> tuple[World, Scripted]:
+    policy = Scripted()
+    verifyObject(ISwitchPolicy, policy)
+    return World(lambda: policy, **settings), policy  # type: ignore[arg-type]  # as World takes them
+
+
+def test_a_policy_may_admit_to_a_model_that_drains() -> None:
+    world, policy = scripted()
+    first = world.wake("a")
+    world.ask("b")
+    policy.admits = True
+    late = world.ask("a")
+    assert late.served
+    first.finish()
+    world.advance(3)
+    assert world.state() == Switching("a", "b")
+    late.finish()
+    world.advance(3)
+    assert world.state() == Active("b")
+
+
+def test_a_policy_may_reopen_a_drain() -> None:
+    world, policy = scripted()
+    first = world.wake("a")
+    other = world.ask("b")
+    late = world.ask("a")
+    policy.says = PolicyDecision.reopen()
+    world.ask("c")
+    assert late.served
+    assert world.state() == Active("a")
+    policy.says = None
+    first.finish()
+    late.finish()
+    world.advance(3)
+    assert other.served
+
+
+def test_a_policy_may_rebind_a_drain() -> None:
+    world, policy = scripted()
+    first = world.wake("a")
+    for model in "bc":
+        world.ask(model)
+    policy.says = PolicyDecision.switch("c")
+    first.finish()
+    world.advance(2)
+    assert world.state() == Active("c")
+    assert "drained" in policy.asked
+
+
+def test_a_policy_is_asked_again_when_it_wants_to_be() -> None:
+    world, policy = scripted()
+    world.wake("a").finish()
+    policy.says = PolicyDecision.stay(world.clock.seconds() + 7)
+    other = world.ask("b")
+    policy.says = None
+    world.advance(6)
+    assert other.waits and world.state() == Active("a")
+    world.advance(3.1)
+    assert other.served
+
+
+def test_a_policy_whose_answer_holds_is_not_asked_at_each_request() -> None:
+    world, policy = scripted()
+    held = world.wake("a")
+    until = world.clock.seconds() + 50
+    policy.says = PolicyDecision.stay(until, holds_while_busy=True)
+    world.ask("b")
+    policy.asked.clear()
+    for _ in range(10):
+        world.ask("a").finish()
+    assert policy.asked == []
+    world.ask("b")
+    assert len(policy.asked) == 1, "another model's queue has changed"
+    held.finish()
+    assert len(policy.asked) == 2, "the awake model has emptied"
+    policy.says = None
+    world.advance(60)
+    assert world.state() == Active("b")
+
+
+def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
+    world, policy = scripted()
+    world.wake("a").finish()
+    policy.says = PolicyDecision.switch("nobody")
+    world.ask("b")
+    policy.says = PolicyDecision.switch("c")
+    world.ask("b")
+    world.advance(5)
+    assert world.state() == Active("a")
+
+
+def test_nobody_is_asked_when_nobody_waits() -> None:
+    world, policy = scripted()
+    client = world.wake("a")
+    policy.asked.clear()
+    client.finish()
+    world.wake("a").finish()
+    assert policy.asked == []
+
+
+def test_stopping_at_rest() -> None:
+    world = World()
+    world.wake("a").finish()
+    done = world.stop()
+    assert done == [None]
+    assert world.ran(SLEEP) == []
+    assert isinstance(world.ask("a").error, NotReady)
+    world.nothing_left()
+
+
+@pytest.mark.parametrize("kind", [HookKind.WAKE, HookKind.SLEEP])
+def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
+    world = World()
+    script = world.hooks
+    script.once("b", kind, 1.0, 1)
+    for model in "abcabc":
+        client = world.ask(model)
+        for _ in range(7):
+            if client.served:
+                client.finish()
+            world.advance(0.3)
+            assert len(world.hooks.running) <= 1

@@ -1,0 +1,171 @@
+"""A switcher under a clock, with hooks made of numbers and clients made of Deferreds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from llmux.interfaces import HookKind, ISwitchPolicy, PolicyEvent, Slept, Woke
+from llmux.policy.fifo import FifoPolicy
+from llmux.settings import SwitchSettings
+from llmux.switcher import InFlightGuard, ModelSwitcher, SwitcherState
+from tests.fakes import FakeHookRunner
+
+WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
+
+
+class Client:
+    """One request: what it got, and what may be done with it."""
+
+    def __init__(self, world: World, model: str, deferred: Deferred[InFlightGuard]) -> None:
+        self.world = world
+        self.model = model
+        self.guard: InFlightGuard | None = None
+        self.error: BaseException | None = None
+        self.aborted: list[str] = []
+        self._deferred = deferred
+        deferred.addCallbacks(self._got, self._failed)
+
+    def _got(self, guard: InFlightGuard) -> None:
+        assert self.world.switches()[-1] == f"+{self.model}", f"{self.model} is not awake"
+        assert guard.model == self.model
+        self.guard = guard
+        guard.on_abort = self.aborted.append
+
+    def _failed(self, failure: Failure) -> None:
+        self.error = failure.value
+
+    @property
+    def waits(self) -> bool:
+        return self.guard is None and self.error is None
+
+    @property
+    def served(self) -> bool:
+        return self.guard is not None
+
+    def finish(self) -> None:
+        """Its reply has arrived whole."""
+        assert self.guard is not None
+        self.guard.release()
+
+    def leave(self) -> None:
+        """Its client goes away."""
+        if self.guard is not None:
+            self.guard.release(answered=False)
+        else:
+            self._deferred.cancel()
+            assert isinstance(self.error, CancelledError)
+
+    def report_dead(self) -> list[bool]:
+        """Its backend refused; the list gets the verdict."""
+        assert self.guard is not None
+        verdict: list[bool] = []
+        self.world.switcher.backend_failed(self.guard).addCallback(verdict.append)
+        return verdict
+
+    def retry(self, arrived: float) -> Client:
+        return Client(
+            self.world,
+            self.model,
+            self.world.switcher.acquire(self.model, arrived=arrived, retry=True),
+        )
+
+
+class World:
+    """
+    Three models a, b and c, all asleep; hooks take a second each unless
+    scripted otherwise.
+    """
+
+    def __init__(
+        self,
+        policy: Callable[[], ISwitchPolicy] = FifoPolicy,
+        models: Sequence[str] = "abc",
+        awake: Iterable[str] = (),
+        start: bool = True,
+        wake_limit: float = 100.0,
+        **settings: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.hooks = FakeHookRunner(self.clock)
+        self.hooks.awake.update(awake)
+        for model in models:
+            self.hooks.script(model, WAKE, 1.0)
+            self.hooks.script(model, SLEEP, 1.0)
+        self.events: list[PolicyEvent] = []
+        self.switcher = ModelSwitcher(
+            self.clock,
+            self.hooks,
+            policy(),
+            dict.fromkeys(models, wake_limit),
+            SwitchSettings(**settings),
+            observers=[self.events.append],
+        )
+        if start:
+            self.switcher.start()
+            self.settle()
+
+    def ask(self, model: str) -> Client:
+        return Client(self, model, self.switcher.acquire(model))
+
+    def settle(self) -> None:
+        """Let what takes no time happen."""
+        for _ in range(20):
+            self.clock.advance(0)
+
+    def advance(self, seconds: float) -> None:
+        """In steps, so that what is due in between happens at its time."""
+        end = self.clock.seconds() + seconds
+        while True:
+            self.settle()
+            due = min((c.getTime() for c in self.clock.getDelayedCalls()), default=end)
+            if due >= end:
+                break
+            self.clock.advance(max(0.0, due - self.clock.seconds()))
+        self.clock.advance(max(0.0, end - self.clock.seconds()))
+        self.settle()
+
+    def wake(self, model: str) -> Client:
+        """Have this model awake, with one request in flight."""
+        client = self.ask(model)
+        self.advance(5)
+        assert client.served
+        return client
+
+    def ran(self, *kinds: HookKind) -> list[str]:
+        """The hooks that were started, as "a wake"; only those of these kinds."""
+        return [f"{m} {k.value}" for m, k in self.hooks.started if k in (kinds or HookKind)]
+
+    def switches(self) -> list[str]:
+        """Who woke and slept, as "+a" and "-a"."""
+        return [
+            ("+" if isinstance(event, Woke) else "-") + event.model
+            for event in self.events
+            if isinstance(event, Woke | Slept)
+        ]
+
+    def stop(self) -> list[None]:
+        """Told to stop; the list gets an item when that is done."""
+        done: list[None] = []
+        self.switcher.stop().addCallback(done.append)
+        return done
+
+    def state(self) -> SwitcherState:
+        """What the switcher says of itself."""
+        return self.switcher.state
+
+    def clients_in_flight(self) -> list[InFlightGuard]:
+        """Every guard that is out."""
+        return [guard for queue in self.switcher._queues.values() for guard in queue.guards]
+
+    def nothing_left(self) -> None:
+        """No hook, no timer, no guard, no waiter."""
+        assert self.hooks.running == []
+        assert self.clock.getDelayedCalls() == []
+        for model, waiting, in_flight, _ in self.switcher.per_model():
+            assert (waiting, in_flight) == (0, 0), model
