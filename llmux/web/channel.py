@@ -1,0 +1,473 @@
+"""
+The server's side of a client's connection: requests in by llhttp, replies out
+either through twisted.web's Request or as the very bytes that go out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet._producer_helpers import _PullToPush
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IProducer,
+    IProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IRequest
+from zope.interface import implementer
+
+from llmux.web.body import RequestBody
+from llmux.web.errors import ApiError, raw_reply
+from llmux.web.head import RequestHead
+from llmux.web.interfaces import IReplyChannel
+from llmux.web.reader import Refusal, RequestReader
+from llmux.web.request import LlmuxRequest
+
+if TYPE_CHECKING:
+    from llmux.web.site import LlmuxSite
+
+__all__ = ["LlhttpChannel"]
+
+_READ_AHEAD = 64 * 1024
+"""Bytes taken from a client that sends requests before it has its replies."""
+
+_MOST_QUEUED = 16
+"""Requests likewise."""
+
+_LINGER = 30.0
+"""
+Seconds for which a client that has been refused may go on sending: closed at
+once, its own bytes on the way would make its kernel drop our reply unread.
+"""
+
+_LINGER_QUIET = 5.0
+"""Seconds of silence from it that end this."""
+
+
+def unsent(transport: Any) -> int:
+    """How many bytes written to this transport are still in this process."""
+    count = 0
+    # TLS keeps what it has not encrypted apart from what it has.
+    while transport is not None and not isinstance(transport, Connection):
+        count += sum(map(len, getattr(transport, "_appSendBuffer", ())))
+        transport = getattr(transport, "transport", None)
+    if transport is not None:
+        count += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return count
+
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@implementer(IProtocol, IReplyChannel, IPushProducer)
+class LlhttpChannel:
+    """
+    One client's connection.  To the requests it makes it is what
+    L{twisted.web.http.HTTPChannel} is.
+
+    @ivar keeps_alive: the connection will outlive the present reply.  Whoever
+        writes the reply may set it to False.
+    @ivar client_is_http_1_0: of the present request.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_closing",
+        "_current",
+        "_full",
+        "_heads",
+        "_lingers_until",
+        "_paused",
+        "_producer",
+        "_pumping",
+        "_queue",
+        "_reader",
+        "_ready",
+        "_send",
+        "_since",
+        "_touched",
+        "_unsent_before",
+        "client_is_http_1_0",
+        "keeps_alive",
+        "site",
+        "transport",
+    )
+
+    def __init__(self, site: LlmuxSite) -> None:
+        self.site = site
+        self.transport: Any = None
+        self.keeps_alive = True
+        self.client_is_http_1_0 = False
+        self._heads = site.heads
+        self._reader = RequestReader(self, site.limits, site.heads)
+        # The request being answered, and those read after it.
+        self._current: LlmuxRequest | None = None
+        self._queue: deque[tuple[RequestHead, RequestBody] | Refusal] = deque()
+        # Nothing is being read, answered or queued: the next byte begins a request.
+        self._ready = True
+        self._closing = False
+        self._lingers_until: float | None = None
+        # Bytes read while they could not be answered; whether that has stopped the reading.
+        self._ahead = 0
+        self._paused = False
+        self._pumping = False
+        # Whose writes fill the transport; whether they have.
+        self._producer: Any = None
+        self._full = False
+        self._send: Callable[[bytes], int] | None = None
+        # For the sweep: something has happened; when that was noticed.
+        self._touched = True
+        self._since = 0.0
+        self._unsent_before = 0
+
+    # ------------------------------------------------------------- protocol
+
+    @property
+    def factory(self) -> LlmuxSite:
+        """What Requests ask for, to log."""
+        return self.site
+
+    def logPrefix(self) -> str:
+        """See L{ILoggingContext.logPrefix}."""
+        return "LlhttpChannel"
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """See L{IProtocol.makeConnection}."""
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """See L{IProtocol.connectionMade}."""
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        if isinstance(transport, Connection) and not transport.TLS:
+            self._send = transport.socket.send
+        transport.registerProducer(self, True)
+        self.site.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See L{IProtocol.dataReceived}."""
+        self._touched = True
+        if self._ready:
+            found = self._heads.whole_request(data)
+            if found is not None and len(found[1]) <= self.site.limits.body:
+                self._start(found[0], RequestBody(found[1]))
+                return
+        if self._closing:
+            return
+        if self._current is not None or self._full:
+            self._ahead += len(data)
+        self._ready = False
+        self._reader.feed(data)
+        self._pump()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See L{IProtocol.connectionLost}."""
+        self._send = None
+        self._ready = False
+        self._closing = True
+        self.site.lost(self)
+        self._reader.close()
+        self._drop_queue()
+        self.stopProducing()
+        request, self._current = self._current, None
+        if request is not None:
+            request.connectionLost(reason)
+
+    def _drop_queue(self) -> None:
+        for item in self._queue:
+            if not isinstance(item, Refusal):
+                item[1].close()
+        self._queue.clear()
+
+    # -------------------------------------------------- requests, in order
+
+    def request_read(self, head: RequestHead, body: RequestBody) -> None:
+        """See L{llmux.web.reader.RequestSink}."""
+        self._queue.append((head, body))
+
+    def refused(self, refusal: Refusal) -> None:
+        """See L{llmux.web.reader.RequestSink}."""
+        self._queue.append(refusal)
+
+    def _start(self, head: RequestHead, body: RequestBody) -> None:
+        self._ready = False
+        self.keeps_alive = head.keep_alive and not self.site.stopping
+        self.client_is_http_1_0 = head.is_http_1_0
+        request = self._current = self.site.request_factory(self, head, body)
+        request.process()
+
+    def _pump(self) -> None:
+        """Go on with what has been read, and with reading, as far as may be."""
+        if self._pumping:
+            return
+        self._pumping = True
+        queue = self._queue
+        while queue and self._current is None and not (self._full or self._closing):
+            item = queue.popleft()
+            if isinstance(item, Refusal):
+                self._refuse(
+                    ApiError(item.status, item.message, item.code), with_body=not item.is_head
+                )
+            else:
+                self._start(*item)
+        self._pumping = False
+        if self._closing:
+            return
+        busy = self._current is not None or self._full
+        if not queue:
+            if not busy:
+                self._ahead = 0
+                self._ready = not self._reader.in_message
+            if self._reader.expecting and self._current is None:
+                self._reader.expecting = False
+                self.write_reply(_CONTINUE)
+        too_much = busy and (self._ahead > _READ_AHEAD or len(queue) > _MOST_QUEUED)
+        if too_much != self._paused:
+            self._paused = too_much
+            if too_much:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def _reply_over(self) -> None:
+        """The present request has been answered."""
+        self._current = None
+        self._producer = None
+        self._touched = True
+        if not self.keeps_alive:
+            self._close()
+        elif self._queue or self._ahead or self._full or self._reader.in_message:
+            self._pump()
+        else:
+            self._ready = True
+
+    def _refuse(self, error: ApiError, *, with_body: bool = True) -> None:
+        """Answer what is no request, and close once the client can have read it."""
+        self.write_reply(raw_reply(error, with_body=with_body))
+        self._reader.close()
+        self._drop_queue()
+        self._closing = True
+        self._ready = False
+        self._touched = True
+        self._lingers_until = self.site.clock.seconds() + _LINGER
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        if self._send is not None:
+            # Our side ends, so that the client sees the end of the reply.
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._ready = False
+        self._reader.close()
+        self._drop_queue()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    # -------------------------------------------------- as time goes by
+
+    def look(self, now: float) -> None:
+        """Close the connection if nothing has happened on it for too long."""
+        if self._touched:
+            self._touched = False
+            self._since = now
+        quiet = now - self._since
+        site = self.site
+        if self._lingers_until is not None:
+            if quiet >= _LINGER_QUIET or now >= self._lingers_until:
+                self.abortConnection()
+        elif self._current is not None:
+            return
+        elif self._reader.in_message and not self._paused:
+            if quiet >= site.read_timeout:
+                self._refuse(
+                    ApiError(
+                        408, f"The request did not arrive: {site.read_timeout:g} s passed."
+                    )
+                )
+        elif quiet >= site.idle_timeout:
+            unsent = self.unsent()
+            if not unsent:
+                self._close()
+            elif unsent == self._unsent_before:
+                self.abortConnection()
+            self._unsent_before = unsent
+            self._since = now
+
+    def stop(self) -> None:
+        """Take no further request: close now if idle, else with the present reply."""
+        self.keeps_alive = False
+        if self._current is None and not self._reader.in_message and not self._closing:
+            self._close()
+
+    # -------------------------------------------------- IReplyChannel
+
+    def begin_reply(self, request: IRequest, producer: IPushProducer) -> None:
+        """See L{IReplyChannel.begin_reply}."""
+        self._producer = producer
+        cast(LlmuxRequest, request).startedWriting = 1
+        if self._full:
+            producer.pauseProducing()
+
+    def write_reply(self, data: bytes) -> None:
+        """See L{IReplyChannel.write_reply}."""
+        transport = self.transport
+        if self._send is None or transport.dataBuffer or transport._tempDataBuffer:
+            transport.write(data)
+            return
+        try:
+            sent = self._send(data)
+        except OSError:
+            # Either it would block, or the reactor will find out why not.
+            sent = 0
+        if sent != len(data):
+            transport.write(data[sent:])
+
+    def unsent(self) -> int:
+        """See L{IReplyChannel.unsent}."""
+        transport = self.transport
+        count = 0
+        # TLS keeps what it has not encrypted apart from what it has.
+        while transport is not None:
+            count += sum(map(len, getattr(transport, "_appSendBuffer", ())))
+            if isinstance(transport, Connection):
+                return (
+                    count
+                    + len(transport.dataBuffer)
+                    - transport.offset
+                    + transport._tempDataLen
+                )
+            transport = getattr(transport, "transport", None)
+        return count
+
+    def end_reply(self, request: IRequest) -> None:
+        """See L{IReplyChannel.end_reply}."""
+        cast(LlmuxRequest, request).reply_ended()
+        self._reply_over()
+
+    def abort_reply(self, request: IRequest) -> None:
+        """See L{IReplyChannel.abort_reply}."""
+        self._producer = None
+        self.abortConnection()
+
+    # ------------------------------- what twisted.web's Requests ask for
+
+    def requestDone(self, request: LlmuxRequest) -> None:
+        """The Request has been finished."""
+        self._reply_over()
+
+    def writeHeaders(
+        self,
+        version: bytes,
+        code: bytes,
+        reason: bytes,
+        headers: Headers | Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        """Write the head of a reply."""
+        if not isinstance(headers, Headers):
+            given, headers = headers, Headers()
+            for name, value in given:
+                headers.addRawHeader(name, value)
+        connection = headers.getRawHeaders(b"Connection", [])
+        if any(b"close" in value.lower() for value in connection):
+            self.keeps_alive = False
+        lines = [b"%b %b %b" % (version, code, reason)]
+        if self.client_is_http_1_0 and self.keeps_alive:
+            if headers.hasHeader(b"Content-Length") or int(code) in NO_BODY_CODES:
+                lines.append(b"Connection: keep-alive")
+            else:
+                self.keeps_alive = False
+        for name, values in headers.getAllRawHeaders():
+            lines += [b"%b: %b" % (name, value) for value in values]
+        lines += (b"", b"")
+        self.transport.write(b"\r\n".join(lines))
+
+    def write(self, data: bytes) -> None:
+        """Write some of the body of a reply."""
+        self.transport.write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Likewise."""
+        self.transport.writeSequence(iovec)
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """See L{IConsumer.registerProducer}."""
+        if self._producer is not None:
+            raise RuntimeError(
+                f"cannot register {producer}: {self._producer} was never unregistered"
+            )
+        if streaming:
+            self._producer = producer
+            if self._full:
+                cast(IPushProducer, producer).pauseProducing()
+        else:
+            puller = self._producer = _PullToPush(producer, cast(IConsumer, self))
+            puller.startStreaming()
+            if self._full:
+                puller.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """See L{IConsumer.unregisterProducer}."""
+        producer, self._producer = self._producer, None
+        if isinstance(producer, _PullToPush):
+            producer.stopStreaming()
+
+    def getPeer(self) -> IAddress:
+        """See L{ITransport.getPeer}."""
+        return cast(IAddress, self.transport.getPeer())
+
+    def getHost(self) -> IAddress:
+        """See L{ITransport.getHost}."""
+        return cast(IAddress, self.transport.getHost())
+
+    def isSecure(self) -> bool:
+        """The client speaks TLS to us."""
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def loseConnection(self) -> None:
+        """Close once what has been written is out."""
+        if not self._closing:
+            self._close()
+
+    def abortConnection(self) -> None:
+        """Close at once, uncleanly."""
+        self._closing = True
+        self._ready = False
+        self.transport.abortConnection()
+
+    # -------------------------------------------------- IPushProducer
+
+    def pauseProducing(self) -> None:
+        """The transport has enough for now."""
+        self._full = True
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The transport takes more."""
+        self._full = False
+        if self._producer is not None:
+            self._producer.resumeProducing()
+        elif self._current is None:
+            self._pump()
+
+    def stopProducing(self) -> None:
+        """The transport takes no more, ever."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()

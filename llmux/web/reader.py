@@ -1,0 +1,386 @@
+"""
+From a client's bytes to requests: llhttp, the limits, and what llhttp is too
+lenient about.  No transport and no clock here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, StorageFull
+from llmux.web.head import HeadMemo, RequestHead
+
+__all__ = ["Limits", "Refusal", "RequestReader", "RequestSink"]
+
+_END = b"\r\n\r\n"
+_VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
+_BLANKS = (b" ", b"\t")
+_TELLING = frozenset(
+    (b"content-length", b"content-type", b"expect", b"host", b"transfer-encoding")
+)
+_AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    How large a request may be, in bytes.
+
+    @ivar body: the body, once its chunked encoding is undone.
+    @ivar head: the request line, the headers and the empty line after them.
+    @ivar uri: the target in the request line.
+    @ivar headers: how many of them.
+    """
+
+    body: int = 512 * 1024 * 1024
+    head: int = 64 * 1024
+    uri: int = 16 * 1024
+    headers: int = 200
+
+
+class Refusal(Exception):
+    """
+    A request that is not taken.  Nothing after it on its connection is read.
+
+    @ivar status: the HTTP status of the answer.
+    @ivar message: for the client: what is wrong, and what to do.
+    @ivar code: a word for programs.
+    @ivar is_head: the answer must have no body.
+    """
+
+    def __init__(self, status: int, message: str, code: str = "invalid_request") -> None:
+        super().__init__(status, message, code)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.is_head = False
+
+
+class RequestSink(Protocol):
+    """Where a reader puts what it has read, in order."""
+
+    def request_read(self, head: RequestHead, body: RequestBody) -> None:
+        """A request is complete."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """This request is to be refused; the reader is closed."""
+
+
+class RequestReader:
+    """
+    Reads the requests of one connection.  However the same bytes are cut into
+    pieces, the same requests and the same refusal come out.
+
+    @ivar in_message: a request has begun and is not complete.
+    @ivar expecting: the client waits for C{100 Continue}: the head has said
+        so, and nothing of the body has come.  Set it to False when told.
+    @ivar closed: no more is read: after a refusal, after a request that is
+        the last of its connection, and after L{close}.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunk_overhead",
+        "_complete",
+        "_head",
+        "_headers",
+        "_keep_alive",
+        "_limits",
+        "_memo",
+        "_parser",
+        "_raw",
+        "_refusal",
+        "_remaining",
+        "_sink",
+        "_tail",
+        "_url",
+        "closed",
+        "expecting",
+        "in_message",
+    )
+
+    def __init__(self, sink: RequestSink, limits: Limits, memo: HeadMemo) -> None:
+        self._sink = sink
+        self._limits = limits
+        self._memo = memo
+        self._parser: HttpRequestParser | None = None
+        self._raw = b""
+        self.closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.in_message = False
+        self.expecting = False
+        self._raw = b""
+        self._url: bytes = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._keep_alive = True
+        self._head: RequestHead | None = None
+        self._body: IncomingBody | None = None
+        self._remaining = -1
+        self._tail = b""
+        self._chunk_overhead = 0
+        self._complete = False
+        self._refusal: Refusal | None = None
+
+    def close(self) -> None:
+        """Read nothing more, and forget a request that is not complete."""
+        self.closed = True
+        self.in_message = False
+        self.expecting = False
+        self._parser = None
+        if self._body is not None:
+            self._body.discard()
+            self._body = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes from the client, of any length."""
+        at, size = 0, len(data)
+        try:
+            while at < size and not self.closed:
+                if self._head is None:
+                    at = self._feed_head(data, at)
+                elif self._remaining >= 0:
+                    at = self._feed_sized(data, at)
+                else:
+                    at = self._feed_chunked(data, at)
+                if self._complete:
+                    self._finish()
+        except Refusal as refusal:
+            refusal.is_head = self._head is not None and self._head.method == b"HEAD"
+            self.close()
+            self._sink.refused(refusal)
+
+    # ------------------------------------------------------------------ head
+
+    def _feed_head(self, data: bytes, at: int) -> int:
+        """
+        Feed the parser a head, or as much of it as there is and the limit
+        allows; never a byte of what follows, so that its size is exact.
+        """
+        before = self._raw
+        if not before:
+            # Empty lines before a request are allowed, and cost nothing.
+            while at < len(data) and data[at] in b"\r\n":
+                at += 1
+            if at == len(data):
+                return at
+            self.in_message = True
+            end = data.find(_END, at)
+        else:
+            overlap = before[-3:]
+            end = (overlap + data[at : at + 3]).find(_END)
+            if end >= 0:
+                end += at - len(overlap)
+            else:
+                end = data.find(_END, at)
+        limit = at + self._limits.head - len(before)
+        stop = len(data) if end < 0 else end + 4
+        piece = data[at : min(stop, limit)]
+        raw = self._raw = before + piece
+        self._execute(piece)
+        if self._refusal is not None:
+            raise self._refusal
+        if stop > limit:
+            raise self._oversized(raw)
+        if end < 0:
+            self._look_at_request_line(raw)
+        else:
+            self._head_read(raw)
+        return stop
+
+    def _execute(self, piece: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(piece)
+        except HttpParserUpgrade:
+            self._refusal = Refusal(
+                501,
+                "WebSocket and other upgrades, and CONNECT, are not supported here; "
+                "send a plain HTTP/1.1 request.",
+                "not_supported",
+            )
+        except HttpParserError as error:
+            reason = str(error).replace("`", "")
+            self._refusal = Refusal(400, f"This is not a valid HTTP/1.1 request: {reason}.")
+
+    def _oversized(self, raw: bytes) -> Refusal:
+        line = raw.find(b"\r\n")
+        if (len(raw) if line < 0 else line) > self._limits.uri:
+            return self._uri_too_long()
+        return Refusal(431, f"The request's headers are larger than {self._limits.head} bytes.")
+
+    def _uri_too_long(self) -> Refusal:
+        return Refusal(414, f"The request's target is longer than {self._limits.uri} bytes.")
+
+    def _look_at_request_line(self, raw: bytes) -> None:
+        """
+        Refuse what llhttp lets pass in the request line as soon as it is
+        there: HTTP/0.9 would wait for an end of headers that never comes.
+        """
+        line, found, _ = raw.partition(b"\r\n")
+        if not found:
+            return
+        words = line.split(b" ")
+        if len(words) != 3:
+            raise Refusal(400, "The request line is not METHOD, target and HTTP version.")
+        if words[2] not in _VERSIONS:
+            raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported here.")
+
+    def _head_read(self, raw: bytes) -> None:
+        """The parser has read a head: hold it against what llhttp does not mind."""
+        self._look_at_request_line(raw)
+        method, target, version = raw[: raw.find(b"\r\n")].split(b" ")
+        limits = self._limits
+        if len(target) > limits.uri:
+            raise self._uri_too_long()
+        if len(self._headers) > limits.headers:
+            raise Refusal(431, f"The request has more than {limits.headers} headers.")
+        hosts = 0
+        length_at = -1
+        content_type = expect = coding = None
+        headers = []
+        for name, value in self._headers:
+            if value[-1:] in _BLANKS:
+                value = value.rstrip(b" \t")
+            headers.append((name, value))
+            name = name.lower()
+            if name not in _TELLING:
+                continue
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                length_at = len(headers) - 1
+            elif name == b"content-type":
+                content_type = value if content_type is None else content_type
+            elif name == b"transfer-encoding":
+                coding = value
+            else:
+                expect = value
+        is_1_1 = version == b"HTTP/1.1"
+        if hosts > 1 or (hosts == 0 and is_1_1):
+            raise Refusal(400, "An HTTP/1.1 request must have exactly one Host header.")
+        if coding is not None:
+            if not is_1_1:
+                raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")
+            if coding.lower() != b"chunked":
+                raise Refusal(501, "The only Transfer-Encoding supported here is chunked.")
+        uri = target
+        if not target.startswith(b"/") and target != b"*":
+            authority = _AUTHORITY.match(target)
+            if authority is None:
+                raise Refusal(400, "The request's target is neither a path nor an http URL.")
+            uri = target[authority.end() :]
+            if not uri.startswith(b"/"):
+                uri = b"/" + uri
+        head = RequestHead(
+            method,
+            uri,
+            version,
+            tuple(headers),
+            self._keep_alive,
+            length_at=length_at,
+            content_type=content_type,
+            expects_continue=expect is not None and is_1_1,
+        )
+        self._head = head
+        if expect is not None and is_1_1 and expect.lower() != b"100-continue":
+            raise Refusal(417, "The only expectation supported here is 100-continue.")
+        if coding is None:
+            self._memo.remember(raw[:-4], head)
+            self._remaining = int(headers[length_at][1]) if length_at >= 0 else 0
+            if self._remaining > limits.body:
+                raise self._body_too_large()
+        if not self._complete:
+            self._body = IncomingBody(limits.body)
+            self.expecting = head.expects_continue
+
+    def _body_too_large(self) -> Refusal:
+        return Refusal(
+            413,
+            f"The request's body is larger than {self._limits.body} bytes, which is the most "
+            "that this server takes (max_body_mb in its configuration).",
+            "body_too_large",
+        )
+
+    # ------------------------------------------------------------------ body
+
+    def _feed_sized(self, data: bytes, at: int) -> int:
+        stop = min(len(data), at + self._remaining)
+        self.expecting = False
+        self._feed_body(data if at == 0 and stop == len(data) else data[at:stop])
+        self._remaining -= stop - at
+        return stop
+
+    def _feed_chunked(self, data: bytes, at: int) -> int:
+        """
+        Feed up to the next empty line: a chunked message always ends with
+        one, and the head of the next request must not be fed with it.
+        """
+        self.expecting = False
+        tail = self._tail
+        end = (tail + data[at : at + 3]).find(_END) if tail else -1
+        if end >= 0:
+            stop = at + end + 4 - len(tail)
+        else:
+            end = data.find(_END, at)
+            stop = len(data) if end < 0 else end + 4
+        self._chunk_overhead += stop - at
+        self._feed_body(data[at:stop])
+        if self._chunk_overhead > self._limits.head and not self._complete:
+            raise Refusal(400, "The chunked body has too long a trailer or chunk extension.")
+        self._tail = b"" if end >= 0 else (tail + data[max(at, stop - 3) : stop])[-3:]
+        return stop
+
+    def _feed_body(self, piece: bytes) -> None:
+        self._execute(piece)
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _finish(self) -> None:
+        """A request is complete."""
+        head, incoming = self._head, self._body
+        assert head is not None
+        try:
+            body = RequestBody() if incoming is None else incoming.finish()
+        except StorageFull as error:
+            raise Refusal(507, str(error), "insufficient_storage") from error
+        self._body = None
+        self._begin()
+        if not head.keep_alive:
+            self.close()
+        self._sink.request_read(head, body)
+
+    # ----------------------------------------------------- called by llhttp
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head is None:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        self._keep_alive = parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self._chunk_overhead = 0
+        if self._body is None or self._refusal is not None:
+            return
+        try:
+            self._body.write(data)
+        except BodyTooLarge:
+            self._refusal = self._body_too_large()
+        except StorageFull as error:
+            self._refusal = Refusal(507, str(error), "insufficient_storage")
+
+    def on_message_complete(self) -> None:
+        self._complete = True

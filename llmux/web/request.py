@@ -1,0 +1,261 @@
+"""
+A Request that costs nothing but what is asked of it: to any Resource it is
+twisted.web's own, complete; what nobody touches is never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast, overload
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.http import (
+    _getMultiPartArgs,
+    _MultiPartParseException,
+    datetimeToString,
+    parse_qs,
+)
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource, _IEncodingResource
+from twisted.web.server import Request
+
+from llmux._version import __version__
+from llmux.web.body import RequestBody
+from llmux.web.errors import ApiError, answer
+from llmux.web.head import RequestHead
+
+if TYPE_CHECKING:
+    from llmux.web.channel import LlhttpChannel
+
+__all__ = ["SERVER", "LlmuxRequest"]
+
+SERVER = b"llmux/" + __version__.encode("ascii")
+
+_T = TypeVar("_T")
+
+
+class _Lazy(Generic[_T]):
+    """
+    An attribute that is made when it is first asked for, and from then on an
+    ordinary one.  (C{functools.cached_property} takes a lock before 3.12.)
+    """
+
+    def __init__(self, make: Callable[[Any], _T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> _Lazy[_T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> _T: ...
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._make(instance)
+        return value
+
+
+class LlmuxRequest(Request):
+    """
+    A request that is complete: its head and its body have been read.
+
+    @ivar head: what stood before the body.
+    @ivar body: closed when the request is over.
+    @ivar departed: called when the client leaves before its reply is
+        complete; C{notifyFinish} for those who ask often.
+    """
+
+    departed: Callable[[], None] | None = None
+
+    if TYPE_CHECKING:
+        # twisted.web gives these no types.
+        def render(self, resrc: IResource) -> None: ...
+        def parseCookies(self) -> None: ...
+        def unregisterProducer(self) -> None: ...
+        def _handleStar(self) -> None: ...
+
+    # What the base's __init__ sets, as its own argument says.
+    queued = False
+    _parsePOSTFormSubmission = False
+
+    def __init__(self, channel: LlhttpChannel, head: RequestHead, body: RequestBody) -> None:
+        # Not the base's: it makes what is made below when asked for.
+        self.channel: Any = channel
+        self.head = head
+        self.body = body
+
+    # ------------------------------------------------ made when asked for
+
+    method = _Lazy[bytes](lambda self: self.head.method)
+    uri = _Lazy[bytes](lambda self: self.head.uri)
+    path = _Lazy[bytes](lambda self: self.head.path)
+    clientproto = _Lazy[bytes](lambda self: self.head.version)
+    raw_headers = _Lazy[list[tuple[bytes, bytes]]](
+        lambda self: self.head.headers_for(self.body.length)
+    )
+
+    site = _Lazy[Any](lambda self: self.channel.site)
+    transport = _Lazy[Any](lambda self: self.channel.transport)
+    client = _Lazy[Any](lambda self: self.channel.getPeer())
+    host = _Lazy[Any](lambda self: self.channel.getHost())
+    notifications = _Lazy[list["Deferred[None]"]](lambda self: [])
+    cookies = _Lazy[list[bytes]](lambda self: [])
+    sitepath = _Lazy[list[bytes]](lambda self: [])
+    # Componentized's.
+    _adapterCache = _Lazy[dict[Any, Any]](lambda self: {})
+
+    @_Lazy
+    def requestHeaders(self) -> Headers:
+        headers = Headers()
+        for name, value in self.raw_headers:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @_Lazy
+    def responseHeaders(self) -> Headers:
+        headers = Headers()
+        if not self.channel.keeps_alive and not self.head.is_http_1_0:
+            headers.setRawHeaders(b"Connection", [b"close"])
+        headers.setRawHeaders(b"Server", [SERVER])
+        headers.setRawHeaders(b"Date", [datetimeToString()])
+        return headers
+
+    @_Lazy
+    def received_cookies(self) -> dict[bytes, bytes]:
+        # parseCookies fills it, and asks for it.
+        self.__dict__["received_cookies"] = cookies = dict[bytes, bytes]()
+        self.parseCookies()
+        return cookies
+
+    @_Lazy
+    def args(self) -> dict[bytes, list[bytes]]:
+        _, found, query = self.head.uri.partition(b"?")
+        return parse_qs(query, 1) if found else {}
+
+    @_Lazy
+    def content(self) -> BinaryIO:
+        return self.body.open()
+
+    @_Lazy
+    def prepath(self) -> list[bytes]:
+        return self._segments()[: self._depth]
+
+    @_Lazy
+    def postpath(self) -> list[bytes]:
+        return self._segments()[self._depth :]
+
+    _depth = 0
+
+    def _segments(self) -> list[bytes]:
+        return list(map(unquote_to_bytes, self.head.path[1:].split(b"/")))
+
+    # ------------------------------------------------------------- routing
+
+    def process(self) -> None:
+        """Find the resource and have it answer."""
+        try:
+            route = self.channel.site.routes.get(self.head.path)
+            if route is None:
+                self._find_and_render()
+            else:
+                leaf, self._depth = route
+                self.render(leaf)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def _find_and_render(self) -> None:
+        site = self.site
+        if site.parse_forms and not self._parse_form():
+            return
+        self.prepath = []
+        self.postpath = self._segments()
+        if self.head.path == b"*":
+            self._handleStar()
+            return
+        leaf = site.getResourceFor(self)
+        if _IEncodingResource.providedBy(leaf):
+            encoder = leaf.getEncoder(self)
+            if encoder is not None:
+                self._encoder = encoder
+        self.render(leaf)
+
+    def _parse_form(self) -> bool:
+        """
+        Add a form in the body to C{args}, as twisted.web does by default.
+        False: it is not one, and the request has been refused.
+        """
+        content_type = self.head.content_type
+        if self.method != b"POST" or content_type is None or not self.body.length:
+            return True
+        match content_type.partition(b";")[0].strip().lower():
+            case b"application/x-www-form-urlencoded":
+                self.args.update(parse_qs(self.content.read(), 1))
+            case b"multipart/form-data":
+                try:
+                    self.args.update(_getMultiPartArgs(self.content.read(), content_type))
+                except _MultiPartParseException:
+                    answer(self, ApiError(400, "The body is not the form that it says it is."))
+                    return False
+            case _:
+                return True
+        self.content.seek(0)
+        return True
+
+    # ----------------------------------------------------------- the end
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """
+        Rendering raised.  A reply that has begun is cut off, so that it does
+        not look complete.
+        """
+        if self.finished or self._disconnected or self.startedWriting:
+            self._log.failure("while answering {request}", reason, request=self)
+            if self.startedWriting and not self.finished and not self._disconnected:
+                self.channel.abortConnection()
+            return reason
+        cast(Any, super()).processingFailed(reason)
+        return reason
+
+    def reply_ended(self) -> None:
+        """The reply is out, by way of L{llmux.web.interfaces.IReplyChannel}."""
+        self.finished = 1
+        self._let_go(None)
+
+    def _let_go(self, reason: Failure | None) -> None:
+        """Close what has been opened, and tell those who asked to be told."""
+        attributes = self.__dict__
+        self.body.close()
+        if "content" in attributes:
+            self.content.close()
+        for waiting in attributes.pop("notifications", ()):
+            if reason is None:
+                waiting.callback(None)
+            else:
+                waiting.errback(reason)
+
+    def _remember_channel(self) -> None:
+        """Make now what cannot be made without the channel."""
+        _ = self.client, self.host, self.site, self.transport
+
+    def _cleanup(self) -> None:
+        if self.producer:
+            self._log.error("Producer was not unregistered for {uri}", uri=self.uri)
+            self.unregisterProducer()
+        self._remember_channel()
+        self.channel.requestDone(self)
+        del self.channel
+        self._let_go(None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has gone."""
+        self._disconnected = True
+        if self.departed is not None:
+            self.departed()
+        self._remember_channel()
+        self.channel = None
+        self._let_go(reason)

@@ -1,0 +1,165 @@
+"""
+The factory of client connections, which knows them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.web.http import Request
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from llmux.web.channel import LlhttpChannel
+from llmux.web.head import HeadMemo
+from llmux.web.reader import Limits
+from llmux.web.request import LlmuxRequest
+
+__all__ = ["LlmuxSite"]
+
+_SWEEP = 1.0
+_MOST_ROUTES = 256
+
+
+class LlmuxSite(Site):
+    """
+    A L{Site} whose connections are L{LlhttpChannel}s.
+
+    A resource that sets C{route_is_stable = True} promises that the child it
+    gives for a path, and what it is for that path, depend on nothing but the
+    path, for good.  Where all resources from the root to the leaf promise
+    this, the tree is walked once for the path.
+
+    @ivar request_factory: called with a channel, a head and a body.
+    @ivar limits: how large requests may be.
+    @ivar heads: heads of requests that need not be parsed again.
+    @ivar routes: for a path, its leaf and how many segments lead there.
+    @ivar stopping: no further requests are taken on a connection.
+    @ivar idle_timeout: seconds without a request after which a connection is
+        closed.
+    @ivar read_timeout: seconds without a byte after which a request that is
+        not complete is refused.
+    @ivar parse_forms: put forms from bodies into C{args}, as twisted.web does
+        by default; they are read into memory.
+    """
+
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        *,
+        limits: Limits | None = None,
+        idle_timeout: float = 75.0,
+        read_timeout: float = 60.0,
+        parse_forms: bool = False,
+        request_factory: Callable[..., LlmuxRequest] = LlmuxRequest,
+    ) -> None:
+        cast(Any, super()).__init__(
+            resource, parsePOSTFormSubmission=parse_forms, reactor=reactor
+        )
+        self.request_factory = request_factory
+        self.clock = reactor
+        self.limits = Limits() if limits is None else limits
+        self.heads = HeadMemo()
+        self.routes: dict[bytes, tuple[IResource, int]] = {}
+        self.stopping = False
+        self.idle_timeout = idle_timeout
+        self.read_timeout = read_timeout
+        self.parse_forms = parse_forms
+        self._connections: set[LlhttpChannel] = set()
+        self._sweep: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    # --------------------------------------------------------- the factory
+
+    def startFactory(self) -> None:
+        """Nothing: no access log, no clock for one."""
+
+    def stopFactory(self) -> None:
+        """Nothing."""
+
+    def log(self, request: Request) -> None:
+        """Nothing."""
+
+    def buildProtocol(self, addr: IAddress | None) -> LlhttpChannel:  # type: ignore[override] # a Site has no other use for its protocol
+        """See L{IProtocolFactory.buildProtocol}."""
+        return LlhttpChannel(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """See L{IProtocolNegotiationFactory.acceptableProtocols}."""
+        return [b"http/1.1"]
+
+    # --------------------------------------------------------- the tree
+
+    def getResourceFor(self, request: LlmuxRequest) -> IResource:
+        """Walk the tree; remember the way if it is the same for good."""
+        resource: Any = self.resource
+        stable = getattr(resource, "route_is_stable", False)
+        while request.postpath and not resource.isLeaf:
+            segment = request.postpath.pop(0)
+            request.prepath.append(segment)
+            resource = resource.getChildWithDefault(segment, request)
+            stable = stable and getattr(resource, "route_is_stable", False)
+        if stable:
+            if len(self.routes) >= _MOST_ROUTES:
+                self.routes.clear()
+            self.routes[request.path] = (resource, len(request.prepath))
+        return cast(IResource, resource)
+
+    # --------------------------------------------------------- connections
+
+    def opened(self, channel: LlhttpChannel) -> None:
+        """Called by each connection when it is made."""
+        self._connections.add(channel)
+        if self._sweep is None:
+            self._sweep = self.clock.callLater(_SWEEP, self._look)
+
+    def lost(self, channel: LlhttpChannel) -> None:
+        """Called by each connection when it is lost."""
+        self._connections.discard(channel)
+        if not self._connections:
+            if self._sweep is not None:
+                self._sweep.cancel()
+                self._sweep = None
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                one.callback(None)
+
+    def _look(self) -> None:
+        self._sweep = self.clock.callLater(_SWEEP, self._look)
+        now = self.clock.seconds()
+        for channel in list(self._connections):
+            channel.look(now)
+
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    def stop_accepting_requests(self) -> None:
+        """
+        Close the idle connections now, and each of the others when the
+        request on it has been answered.
+        """
+        self.stopping = True
+        for channel in list(self._connections):
+            channel.stop()
+
+    def all_closed(self) -> Deferred[None]:
+        """Fires when there is no connection (at once, if there is none)."""
+        waiting: Deferred[None] = Deferred(self._waiting_no_more)
+        if self._connections:
+            self._waiting.append(waiting)
+        else:
+            waiting.callback(None)
+        return waiting
+
+    def _waiting_no_more(self, waiting: Deferred[None]) -> None:
+        self._waiting.remove(waiting)
+
+    def abort_all(self) -> None:
+        """Close every connection at once, uncleanly."""
+        for channel in list(self._connections):
+            channel.abortConnection()
