@@ -1,0 +1,211 @@
+"""
+The heads of messages as bytes: which of their lines go on to the other side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+
+__all__ = [
+    "HOP_BY_HOP",
+    "BadReply",
+    "Framing",
+    "ReplyHead",
+    "RequestTemplate",
+    "fields_of",
+    "reason_of",
+]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers that concern one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), in lower case."""
+
+_REWRITTEN = frozenset({b"content-length", b"expect", b"host"})
+_EXPECT_A_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
+_IDEMPOTENT = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
+
+_NEVER_NAMED = frozenset({b"content-length", b"host"})
+"""What a Connection header cannot take away: llmux writes them itself."""
+
+_HOP_LINE = re.compile(
+    rb"\r\n(connection|keep-alive|proxy-(?:authenticate|authorization|connection)"
+    rb"|te|trailer|transfer-encoding|upgrade):([^\r]*)"
+)
+_LENGTH = re.compile(rb"\r\ncontent-length:")
+_BODILESS = frozenset({204, 304})
+
+
+class BadReply(Exception):
+    """What came from the backend is no reply to the request."""
+
+
+class Framing(Enum):
+    """How a reply's body ends."""
+
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until close"
+    NONE = "none"
+    """There is no body, whatever the headers say of one: HEAD, 204, 304."""
+
+
+class ReplyHead:
+    """
+    The head of a final reply.
+
+    @ivar status: from 200 to 999.
+    @ivar framing: how the body ends.
+    @ivar block: the status line as of HTTP/1.1 and the end-to-end headers as
+        they came; C{CR LF} between lines, none after the last.
+    @ivar unchanged: C{block} is what came, but for C{Transfer-Encoding:
+        chunked} when that is how the body ends.
+    """
+
+    __slots__ = ("block", "came", "framing", "status", "unchanged")
+
+    def __init__(self, came: bytes, status: int, head_request: bool, keeps_alive: bool) -> None:
+        """
+        @param came: a head that llhttp has accepted, without the empty line.
+        @param head_request: it answers a HEAD request.
+        @param keeps_alive: llhttp's judgement, which is False for a body that
+            ends with the connection.
+        @raise BadReply: it cannot be relayed.
+        """
+        self.status = status
+        self.came = came
+        self.unchanged = True
+        lowered = came.lower()
+        chunked = False
+        if _HOP_LINE.search(lowered) is None:
+            self.block = came
+        else:
+            chunked = self._filter(came, lowered)
+        if head_request or status in _BODILESS:
+            self.framing = Framing.NONE
+        elif chunked:
+            self.framing = Framing.CHUNKED
+        elif keeps_alive or _LENGTH.search(lowered) is not None:
+            self.framing = Framing.LENGTH
+        else:
+            self.framing = Framing.UNTIL_CLOSE
+        if not came.startswith(b"HTTP/1.1 "):
+            if not came.startswith(b"HTTP/1."):
+                raise BadReply("the backend does not speak HTTP/1.1 or HTTP/1.0")
+            self.block = b"HTTP/1.1 " + self.block[9:]
+            self.unchanged = False
+
+    def _filter(self, came: bytes, lowered: bytes) -> bool:
+        """Leave out what does not pass; True if the body comes in chunks."""
+        codings: list[bytes] = []
+        named: set[bytes] = set()
+        kept: list[bytes] = []
+        start = 0
+        for match in _HOP_LINE.finditer(lowered):
+            name = match[1]
+            if name == b"transfer-encoding":
+                codings.append(match[2].strip())
+            else:
+                self.unchanged = False
+            if name == b"connection":
+                named.update(token.strip() for token in match[2].split(b","))
+            kept.append(came[start : match.start()])
+            start = match.end()
+        kept.append(came[start:])
+        block = b"".join(kept)
+        named -= HOP_BY_HOP
+        named -= _NEVER_NAMED
+        named -= {b"close", b""}
+        if named:
+            first, *lines = block.split(b"\r\n")
+            block = b"\r\n".join(
+                [first, *(x for x in lines if x.partition(b":")[0].lower() not in named)]
+            )
+        self.block = block
+        if not codings:
+            return False
+        if codings != [b"chunked"]:
+            raise BadReply("the backend used a transfer coding that was not asked for")
+        return True
+
+
+def reason_of(block: bytes) -> bytes:
+    """The reason phrase of a L{ReplyHead.block}."""
+    return block.partition(b"\r\n")[0][13:]
+
+
+def fields_of(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of a L{ReplyHead.block}, names as they came."""
+    pairs = []
+    for line in block.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        pairs.append((name, value.strip(b" \t")))
+    return pairs
+
+
+class RequestTemplate:
+    """
+    What requests with the same head have in common on their way to a
+    backend.
+
+    Hop-by-hop headers stay behind, and those that Connection names, and
+    C{Expect}, which has been dealt with; Host becomes the backend's, and
+    Content-Length that of the body, which is complete.  Nothing is invented:
+    C{X-Forwarded-For} and its like pass as they came.
+
+    @ivar is_head: the method is HEAD.
+    @ivar may_repeat: the method is idempotent (RFC 9110 9.2.2).
+    """
+
+    __slots__ = ("_fields", "_first", "_has_length", "is_head", "may_repeat")
+
+    def __init__(
+        self, method: bytes, uri: bytes, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        self.is_head = method == b"HEAD"
+        self.may_repeat = method in _IDEMPOTENT
+        self._has_length = method in _EXPECT_A_BODY
+        self._first = b"%b %b HTTP/1.1\r\nHost: " % (method, uri)
+        kept: list[tuple[bytes, bytes, bytes]] = []
+        named: set[bytes] = set()
+        for name, value in headers:
+            lowered = name.lower()
+            if lowered in _REWRITTEN:
+                self._has_length = self._has_length or lowered == b"content-length"
+            elif lowered not in HOP_BY_HOP:
+                kept.append((lowered, name, value))
+            elif lowered == b"connection":
+                named.update(token.strip().lower() for token in value.split(b","))
+        self._fields = b"".join(
+            b"\r\n%b: %b" % (name, value)
+            for lowered, name, value in kept
+            if lowered not in named
+        )
+
+    def render(self, host: bytes, length: int) -> bytes:
+        """
+        The head, empty line included.
+
+        @param host: what Host says.
+        @param length: of the body.
+        """
+        if length or self._has_length:
+            return b"%b%b%b\r\nContent-Length: %d\r\n\r\n" % (
+                self._first,
+                host,
+                self._fields,
+                length,
+            )
+        return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
