@@ -449,6 +449,8 @@ class ModelSwitcher:
 
     def _expired(self, waiter: Waiter, limit: float) -> None:
         waiter.timer = None
+        if waiter.queue is self._transitions.target:
+            self._transitions.outwaited = True
         self._remove(waiter, LeftReason.TIMEOUT)
         waiter.deferred.errback(self._timed_out(waiter, limit))
         self.consider()
@@ -575,7 +577,12 @@ class ModelSwitcher:
         context = self._look(now, SlotPhase.DRAINED if drained else SlotPhase.DRAINING)
         wanted = context.wanted()
         if not wanted:
-            transitions.call_off()
+            # Those who lost patience would never be served if their loss of
+            # it called off each drain that is longer than that.
+            if not transitions.outwaited:
+                transitions.call_off()
+            elif drained:
+                transitions.slot.drained()
             return
         decision = self._policy.decide(context)
         if decision.reopens:

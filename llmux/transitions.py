@@ -78,6 +78,8 @@ class Transitions:
     @ivar awake: the model that is awake (draining and going to sleep
         included), or None.
     @ivar target: the model that a switch leads to, or None.
+    @ivar outwaited: a request for the target has waited too long during this
+        switch, which therefore goes on even if nobody waits any more.
     @ivar sleep_backoff: until when the awake model is not put to sleep,
         because its sleep hook has failed.
     """
@@ -98,6 +100,7 @@ class Transitions:
         self.slot: Slot = make_slot(self)
         self.awake: ModelQueue | None = None
         self.target: ModelQueue | None = None
+        self.outwaited = False
         self.sleep_backoff = Backoff()
         self.started: list[Deferred[None]] = []
         self.stopped: list[Deferred[None]] = []
@@ -134,6 +137,7 @@ class Transitions:
     def begin_switch(self, target: ModelQueue) -> None:
         """The policy has decided."""
         self.target = target
+        self.outwaited = False
         self._source = self.awake
         self._began = self._hooks_began = self._clock.seconds()
         self._log.info(
@@ -147,6 +151,7 @@ class Transitions:
     def rebind(self, target: ModelQueue) -> None:
         """The drain leads to another model."""
         self.target = target
+        self.outwaited = False
         self._log.info(
             "the switch from {from} leads to {to} now",
             event="switch_rebound",

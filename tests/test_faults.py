@@ -308,7 +308,22 @@ def test_a_request_waits_too_long(make: Callable[..., World]) -> None:
     assert later.served
 
 
-def test_a_drain_that_outlasts_its_target_is_not_called_off_for_ever(
+def test_a_drain_that_outlasts_those_who_wait_for_it_goes_on(
+    make: Callable[..., World],
+) -> None:
+    world = make(request_timeout=5.0)
+    flying = world.wake("a")
+    client = world.ask("b")
+    world.advance(5)
+    assert isinstance(client.error, SwitchTimeout)
+    assert world.state() == Switching("a", "b")
+    flying.finish()
+    world.advance(2)
+    assert world.state() == Active("b")
+    assert world.ask("b").served
+
+
+def test_a_switch_that_outlasts_those_who_wait_for_it_goes_on(
     make: Callable[..., World],
 ) -> None:
     world = make(request_timeout=5.0)
