@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 import msgspec
@@ -23,6 +23,18 @@ __all__ = ["Conversion"]
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
 """Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
+
+LIKE = 0.6
+"""How alike a suggestion is to what it is suggested for, as difflib counts."""
+
+_KINDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a mapping",
+    "str": "a string",
+}
 
 # Kept in PolicyConfig or Config, and taken from either place in the file.
 _EITHER_PLACE = (
@@ -214,13 +226,16 @@ class Conversion:
         for place, there, remedy in places:
             if place != level and key in there:
                 self.fail(path, "not known here", remedy)
-        close = get_close_matches(key.lower().replace("-", "_"), sorted(known), n=1)
-        if close:
-            self.fail(path, "unknown key", f"did you mean {close[0]}?")
-        for place, there, remedy in places:
-            close = get_close_matches(key.lower().replace("-", "_"), there, n=1, cutoff=0.8)
-            if place != level and close:
-                self.fail(path, "unknown key", f"did you mean {close[0]}? {remedy}")
+        suggestions = [("", known), *((f" {r}", there) for p, there, r in places if p != level)]
+        _, meant, remedy = max(
+            (_likeness(key, word), word, remedy)
+            for remedy, words in suggestions
+            for word in words
+        )
+        if _likeness(key, meant) >= LIKE:
+            self.fail(
+                path, "unknown key", f"did you mean {meant}?{remedy * (meant not in known)}"
+            )
         self.fail(path, "unknown key", f"known here: {', '.join(sorted(known))}")
 
     def fields(
@@ -258,16 +273,14 @@ class Conversion:
             noun, remedy = _meta(type_)
             if noun and not inner:
                 self.fail(path, f"{_called(raw)} is not {noun}", _quotes(raw, type_) or remedy)
-            inner = inner.rstrip("`")
-            where = f" (at {inner})" if inner else ""
-            self.fail(
-                path,
-                f"{message[:1].lower()}{message[1:]}{where}".replace("`", ""),
-                "change it, or leave it out for the default",
-            )
+            what = f"what is at {inner.rstrip('`')}" if inner else _called(raw)
+            expected = _expected(message)
+            problem = f"{what} is not {expected}" if expected else f"{what}: {message}"
+            default = "change it, or leave it out for the default"
+            self.fail(path, problem, _quotes(raw, type_) or default)
         if isinstance(value, str):
             if not value.strip() and type_ is not Script:
-                self.fail(path, "empty", _meta(type_)[1] or "give it, or leave it out")
+                self.fail(path, "empty", f"give {_meta(type_)[0] or 'it'}")
             try:
                 value.encode()
             except UnicodeEncodeError:
@@ -293,6 +306,19 @@ def _called(raw: object) -> str:
     if isinstance(raw, str):
         return "the empty string" if not raw else f"the string {shown(raw)}"
     return shown(raw)
+
+
+def _expected(message: str) -> str:
+    """What msgspec expected, in the words of the file; empty if it does not say."""
+    found = re.match(r"Expected `([^`]*)`(?:, got .*)?(.*)", message)
+    if found is None:
+        return ""
+    kinds = [_KINDS.get(kind, kind) for kind in found[1].split(" | ")]
+    return " or ".join(kinds) + found[2]
+
+
+def _likeness(key: str, word: str) -> float:
+    return SequenceMatcher(None, key.lower().replace("-", "_"), word).ratio()
 
 
 def _quotes(raw: object, type_: Any) -> str:

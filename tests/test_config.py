@@ -1,0 +1,547 @@
+"""What a configuration may be, and what is said of one that may not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llmux.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    PolicyConfig,
+    config_from_mapping,
+    load_config,
+    parse_config,
+)
+
+MODEL = "port: 8001, wake: up, sleep: down, alive: ask"
+GOOD = f"models: {{a: {{{MODEL}}}}}\n"
+GOOD_JSON = '{"models": {"a": {"port": 8001, "wake": "up", "sleep": "down", "alive": "ask"}}'
+TOP_KEYS = (
+    "client_stall_timeout_secs, drain_timeout_secs, host, listen, max_body_mb, models, "
+    "policy, port, request_log, shutdown_timeout_secs, sleep_on_exit"
+)
+TIME_LIMIT = "is not a time limit in seconds; give a number above 0"
+NO_LIMIT = ", or leave it out for no limit"
+
+
+def complaint(text: str | bytes, name: str = "c.yaml", port: int | None = None) -> str:
+    """What is said of a file that is not sound: one line."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, name, port=port)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: ")
+    assert message.isprintable()
+    return message.removeprefix(f"{name}: ")
+
+
+def model(**changes: str) -> str:
+    """A file whose one model has these keys too, or has them changed."""
+    keys = {"port": "8001", "wake": "up", "sleep": "down", "alive": "ask"} | changes
+    return f"models: {{a: {{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}}}\n"
+
+
+class TestSound:
+    def test_defaults(self) -> None:
+        config = parse_config(GOOD.encode(), "dir/c.yaml")
+        assert config == Config(
+            models={"a": ModelConfig(port=8001, wake="up", sleep="down", alive="ask")},
+            policy=PolicyConfig(),
+            directory=os.path.abspath("dir"),
+            file="dir/c.yaml",
+        )
+        a = config.models["a"]
+        assert (a.host, a.weight) == ("127.0.0.1", 1.0)
+        assert (a.wake_timeout_secs, a.sleep_timeout_secs) == (900.0, 300.0)
+        assert a.alive_timeout_secs == 10.0
+        assert (config.host, config.port, config.listen) == ("127.0.0.1", 3000, None)
+        assert config.client_stall_timeout_secs == 60.0
+        assert config.shutdown_timeout_secs == 30.0
+        assert (config.sleep_on_exit, config.max_body_mb) == (False, 512)
+        assert config.request_log is None
+        policy = config.policy
+        assert (policy.name, policy.drain_before_switch) == ("fifo", True)
+        assert (policy.request_timeout_secs, policy.drain_timeout_secs) == (None, None)
+        assert (policy.min_active_secs, policy.settings) == (0.0, None)
+
+    def test_every_key(self) -> None:
+        config = parse_config(
+            b"""
+models:
+  "qwen2.5:7b":
+    port: 8002
+    host: 10.0.0.2
+    wake: |
+      one
+      two
+    sleep: ./down
+    alive: "true"
+    wake_timeout_secs: 1
+    sleep_timeout_secs: 2.5
+    alive_timeout_secs: 3
+    weight: 4
+policy:
+  name: fifo
+  request_timeout_secs: 300
+  drain_before_switch: false
+  min_active_secs: 5
+  drain_timeout_secs: 6
+port: 3001
+host: "::"
+client_stall_timeout_secs: 7
+shutdown_timeout_secs: 0
+sleep_on_exit: true
+max_body_mb: 2048
+request_log: requests.jsonl
+""",
+            "c.yml",
+        )
+        assert config.models["qwen2.5:7b"] == ModelConfig(
+            port=8002,
+            host="10.0.0.2",
+            wake="one\ntwo\n",
+            sleep="./down",
+            alive="true",
+            wake_timeout_secs=1.0,
+            sleep_timeout_secs=2.5,
+            alive_timeout_secs=3.0,
+            weight=4.0,
+        )
+        assert config.policy == PolicyConfig(
+            request_timeout_secs=300.0,
+            drain_before_switch=False,
+            min_active_secs=5.0,
+            drain_timeout_secs=6.0,
+        )
+        assert (config.port, config.host, config.request_log) == (3001, "::", "requests.jsonl")
+        assert (config.client_stall_timeout_secs, config.shutdown_timeout_secs) == (7.0, 0.0)
+        assert (config.sleep_on_exit, config.max_body_mb) == (True, 2048)
+        # Whole numbers where others are wanted become others.
+        assert isinstance(config.policy.min_active_secs, float)
+
+    def test_json(self) -> None:
+        text = GOOD_JSON + ', "policy": {"request_timeout_secs": null}, "port": 3001}'
+        config = parse_config(text.encode(), "C.JSON")
+        assert (config.port, list(config.models)) == (3001, ["a"])
+
+    @pytest.mark.parametrize("where", ["top", "policy"])
+    def test_keys_of_either_place(self, where: str) -> None:
+        keys = {
+            "client_stall_timeout_secs": 1,
+            "drain_timeout_secs": 2,
+            "shutdown_timeout_secs": 3,
+            "sleep_on_exit": True,
+        }
+        a = {"port": 1, "wake": "w", "sleep": "s", "alive": "l"}
+        document = {"models": {"a": a}, **(keys if where == "top" else {"policy": keys})}
+        config = config_from_mapping(document)
+        assert config.client_stall_timeout_secs == 1
+        assert config.policy.drain_timeout_secs == 2
+        assert config.shutdown_timeout_secs == 3
+        assert config.sleep_on_exit is True
+
+    def test_a_shared_backend(self) -> None:
+        config = parse_config(f"models: {{a: {{{MODEL}}}, b: {{{MODEL}}}}}".encode(), "c.yaml")
+        assert config.models["a"] == config.models["b"]
+
+    def test_anchors_and_merges(self) -> None:
+        config = parse_config(
+            f"models: {{a: &a {{{MODEL}}}, b: {{port: 2, <<: *a}}, c: {{<<: [*a]}}}}".encode(),
+            "c.yaml",
+        )
+        assert config.models["b"].port == 2
+        assert config.models["b"].wake == config.models["c"].wake == "up"
+
+    @pytest.mark.parametrize("policy", ["", "policy:\n", "policy: {}\n", "policy: ~\n"])
+    def test_policy_left_empty(self, policy: str) -> None:
+        assert parse_config((GOOD + policy).encode(), "c.yaml").policy == PolicyConfig()
+
+    def test_byte_order_mark(self) -> None:
+        for name, text in ("c.yaml", GOOD), ("c.json", GOOD_JSON + "}"):
+            assert parse_config(b"\xef\xbb\xbf" + text.encode(), name).models
+
+    def test_port_of_the_command_line(self) -> None:
+        assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=5).port == 5
+        assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=0).port == 0
+
+    def test_mapping(self, tmp_path: Path) -> None:
+        document = {"models": {"a": {"port": 1, "wake": "w", "sleep": "s", "alive": "l"}}}
+        config = config_from_mapping(document, directory=str(tmp_path))
+        assert (config.directory, config.file) == (str(tmp_path), "configuration")
+        assert config_from_mapping(document).directory == os.getcwd()
+        assert document == {
+            "models": {"a": {"port": 1, "wake": "w", "sleep": "s", "alive": "l"}}
+        }
+
+
+LIST_OF_MODELS = (
+    'models: a list is not a mapping of names to models; write "NAME:" and, '
+    "indented under it, port, wake, sleep and alive"
+)
+NO_MODELS = "models: there are none; give at least one, with port, wake, sleep and alive"
+MALFORMED = "correct it there (a colon, a bracket, a quote or the indentation)"
+IN_QUOTES = 'put text that holds ": " in quotes, or begin a block with "|"'
+TOO_DEEP = (
+    "values lie more than 32 levels deep; a configuration needs three; "
+    "look for brackets or indentation gone wrong"
+)
+KEYLESS = "a key is text; put it in quotes if it begins with a bracket or brace"
+BOMB = "a: &b [1, 1]\n" + "".join(f"a{i}: &b [*b, *b, *b, *b]\n" for i in range(3)).replace(
+    "&b", "&c"
+)
+
+BAD_YAML = [
+    # The whole file.
+    ("", 'the file is empty; it needs at least "models:"'),
+    ("  \n", 'the file is empty; it needs at least "models:"'),
+    ("# nothing\n", 'it holds no configuration; it needs at least "models:"'),
+    ("- a", 'it holds a list; begin with a mapping: "models:"'),
+    ("a", 'it holds "a"; begin with a mapping: "models:"'),
+    (b"a: \xff", "line 1 is not UTF-8; save the file in the UTF-8 encoding"),
+    (b"a: 1\nb: \xff", "line 2 is not UTF-8; save the file in the UTF-8 encoding"),
+    ("a: 1".encode("utf-16"), "line 1 is not UTF-8; save the file in the UTF-8 encoding"),
+    ("a: \x07", "line 1 holds the control character U+0007; remove it"),
+    # Not YAML.
+    (
+        "a: b: c",
+        f"line 1, column 5 is not YAML: mapping values are not allowed in this context; "
+        f"{IN_QUOTES}",
+    ),
+    (
+        "a:\n\tb: 1",
+        "line 2, column 1 is not YAML: found character that cannot start any token; indent "
+        "with spaces, not tabs; put text that begins with @, ` or % in quotes",
+    ),
+    ('a: "\\q"', f"line 1, column 5 is not YAML: found unknown escape character; {MALFORMED}"),
+    ("a: [", f"line 2, column 1 is not YAML: did not find expected node content; {MALFORMED}"),
+    ("a: 1\n---\nb: 1", 'a second document begins with "---"; keep one only'),
+    ("a: !foo 1", "a: the tag !foo means nothing here; remove it"),
+    ("a: !!set {}", "a: the tag !!set means nothing here; remove it"),
+    (
+        "a: *x",
+        "a: *x refers to nothing; put text that begins with * in quotes, or define the "
+        "anchor before it",
+    ),
+    ("a: &x [*x]", "a[0]: *x refers to itself; write the value out"),
+    ("a: &x {b: *x}", "a.b: *x refers to itself; write the value out"),
+    ("<<: 5", '"<<": 5 cannot be merged; merge a mapping'),
+    ("[" * 300_000, TOO_DEEP),
+    ("a: " + "{a: " * 40, TOO_DEEP),
+    (BOMB, f"a: unknown key; known here: {TOP_KEYS}"),
+    # Keys.
+    ("{[a]: 1}", f"line 1 has a list for a key; {KEYLESS}"),
+    ("{{a: 1}: 1}", f"line 1 has a mapping for a key; {KEYLESS}"),
+    ("on: 1", 'the key on in line 1 is a boolean in YAML; write it in quotes: "on"'),
+    (
+        "models: {1.5: {}}",
+        'models: the key 1.5 in line 1 is a number in YAML; write it in quotes: "1.5"',
+    ),
+    (
+        "models:\n  ~: {}",
+        'models: the key ~ in line 2 is null in YAML; write it in quotes: "~"',
+    ),
+    (
+        "models: {2020-01-01: {}}",
+        "models: the key 2020-01-01 in line 1 is a date in YAML; "
+        'write it in quotes: "2020-01-01"',
+    ),
+    ("? \n: 1", "the key in line 1 is empty; give it a name"),
+    (GOOD + GOOD, "models: given twice (lines 1 and 2); remove one of the two"),
+    (
+        model(wake="up, wake: other"),
+        "models.a.wake: given twice (lines 1 and 1); remove one of the two",
+    ),
+    (GOOD + "prt: 1", "prt: unknown key; did you mean port?"),
+    (GOOD + "xyzzy: 1", f"xyzzy: unknown key; known here: {TOP_KEYS}"),
+    (
+        GOOD + "request_timeout_secs: 1",
+        'request_timeout_secs: not known here; it belongs under "policy:"',
+    ),
+    (
+        GOOD + "wake_timeout_secs: 1",
+        'wake_timeout_secs: not known here; it belongs under a model\'s name in "models:"',
+    ),
+    (
+        GOOD + "policy: {port: 1}",
+        "policy.port: not known here; it belongs at the top level",
+    ),
+    (
+        model(min_active_secs="1"),
+        'models.a.min_active_secs: not known here; it belongs under "policy:"',
+    ),
+    (model(wkae="1"), "models.a.wkae: unknown key; did you mean wake?"),
+    (model(Wake="1"), "models.a.Wake: unknown key; did you mean wake?"),
+    (
+        model(**{"wake-timeout": "1"}),
+        "models.a.wake-timeout: unknown key; did you mean wake_timeout_secs?",
+    ),
+    (
+        GOOD + "policy: {request_timeout: 5}",
+        "policy.request_timeout: unknown key; did you mean request_timeout_secs?",
+    ),
+    (
+        GOOD + "request_timeout_sec: 5",
+        "request_timeout_sec: unknown key; did you mean request_timeout_secs? "
+        'it belongs under "policy:"',
+    ),
+    # Models.
+    ("models:", NO_MODELS),
+    ("models: {}", NO_MODELS),
+    ("port: 3000", NO_MODELS),
+    ("models: []", LIST_OF_MODELS),
+    ("models: {a: }", "models.a.port: missing; give a port"),
+    ("models: {a: {port: 1}}", "models.a.wake: missing; give a shell script"),
+    (
+        'models: {"q2.5": {port: 1, wake: w, sleep: s}}',
+        'models."q2.5".alive: missing; give a shell script',
+    ),
+    (
+        "models: {a: 5}",
+        "models.a: 5 is not a model; give it port, wake, sleep and alive, "
+        "indented under its name",
+    ),
+    (
+        'models: {"": {}}',
+        'models."": a model\'s name is empty; give it the name that requests use',
+    ),
+    (
+        'models: {" ": {}}',
+        'models." ": a model\'s name is empty; give it the name that requests use',
+    ),
+    (
+        'models: {"a\\nb": {}}',
+        'models."a\\nb": the name holds a control character; remove it',
+    ),
+    (model(port="0"), "models.a.port: 0 is not a port; give 1 to 65535"),
+    (model(port="65536"), "models.a.port: 65536 is not a port; give 1 to 65535"),
+    (model(port="-1"), "models.a.port: -1 is not a port; give 1 to 65535"),
+    (model(port="1.5"), "models.a.port: 1.5 is not a port; give 1 to 65535"),
+    (model(port="true"), "models.a.port: true is not a port; give 1 to 65535"),
+    (model(port="~"), "models.a.port: null is not a port; give 1 to 65535"),
+    (model(port="http"), 'models.a.port: the string "http" is not a port; give 1 to 65535'),
+    (
+        model(port='"8001"'),
+        'models.a.port: the string "8001" is not a port; write it without quotes: 8001',
+    ),
+    (
+        model(port="9" * 400),
+        "models.a.port: a number of more than 60 digits is not a port; give 1 to 65535",
+    ),
+    (
+        model(port="9" * 5000),
+        f'models.a.port: "{"9" * 57}..." cannot be read as a number; correct it',
+    ),
+    (
+        model(wake="true"),
+        'models.a.wake: true is not a shell script; write it in quotes: "true"',
+    ),
+    (model(wake="5"), 'models.a.wake: 5 is not a shell script; write it in quotes: "5"'),
+    (model(wake=""), "models.a.wake: null is not a shell script; give one, in quotes"),
+    (model(wake="[a]"), "models.a.wake: a list is not a shell script; give one, in quotes"),
+    (model(wake="{}"), "models.a.wake: a mapping is not a shell script; give one, in quotes"),
+    (
+        model(sleep='""'),
+        "models.a.sleep: the empty string is not a shell script; give one, in quotes",
+    ),
+    (
+        model(alive='" "'),
+        'models.a.alive: the script is empty; give a command; "true" does nothing',
+    ),
+    (
+        model(wake="2020-01-01"),
+        "models.a.wake: 2020-01-01 is a date in YAML; write it in quotes",
+    ),
+    (
+        model(wake='"a\\0b"'),
+        "models.a.wake: the script holds a NUL character; remove it",
+    ),
+    (
+        model(wake="x" * 131072),
+        "models.a.wake: the script is longer than 128 KiB; put it in a file and call that",
+    ),
+    (model(host='""'), "models.a.host: the empty string is not a name; give one, in quotes"),
+    (model(host='" "'), "models.a.host: empty; give a name"),
+    (model(wake_timeout_secs="0"), f"models.a.wake_timeout_secs: 0 {TIME_LIMIT}"),
+    (model(sleep_timeout_secs="-1"), f"models.a.sleep_timeout_secs: -1 {TIME_LIMIT}"),
+    (
+        model(alive_timeout_secs="ten"),
+        f'models.a.alive_timeout_secs: the string "ten" {TIME_LIMIT}',
+    ),
+    (model(weight="0"), "models.a.weight: 0 is not a weight; give a number above 0"),
+    (
+        model(weight=".nan"),
+        "models.a.weight: not a finite number; give a number, or leave the key out",
+    ),
+    (
+        model(weight=".inf"),
+        "models.a.weight: not a finite number; give a number, or leave the key out",
+    ),
+    # The rest.
+    (GOOD + "port: 70000", "port: 70000 is not a port; give 1 to 65535"),
+    (GOOD + "host: ~", "host: null is not a name; give one, in quotes"),
+    (GOOD + "listen: 5", 'listen: 5 is not an endpoint; give a string, as in "tcp:3000"'),
+    (
+        GOOD + "listen: tcp:1\nport: 3000",
+        "listen: given together with port; leave out one of the two",
+    ),
+    (
+        GOOD + "listen: tcp:1\nhost: localhost",
+        "listen: given together with host; leave out one of the two",
+    ),
+    (
+        GOOD + "max_body_mb: 0",
+        "max_body_mb: 0 is not a whole number of megabytes; give a whole number, 1 or more",
+    ),
+    (
+        GOOD + "sleep_on_exit: 'yes'",
+        'sleep_on_exit: the string "yes" is not true or false; give one of them, '
+        "without quotes",
+    ),
+    (GOOD + "client_stall_timeout_secs: 0", f"client_stall_timeout_secs: 0 {TIME_LIMIT}"),
+    (
+        GOOD + "shutdown_timeout_secs: -1",
+        "shutdown_timeout_secs: -1 is not a number of seconds; give a number, 0 or more",
+    ),
+    (GOOD + "drain_timeout_secs: 0", f"drain_timeout_secs: 0 {TIME_LIMIT}{NO_LIMIT}"),
+    (
+        GOOD + "request_log: ''",
+        "request_log: the empty string is not a file name; give a string, or leave it out",
+    ),
+    # The policy.
+    (GOOD + "policy: fifo", 'policy: "fifo" is not a mapping; write {name: fifo}'),
+    (GOOD + "policy: [1]", "policy: a list is not a mapping; indent its keys under it"),
+    (GOOD + "policy: {name: 5}", 'policy.name: 5 is not a name; write it in quotes: "5"'),
+    (
+        GOOD + "policy: {drain_before_switch: 1}",
+        "policy.drain_before_switch: 1 is not true or false; give one of them, without quotes",
+    ),
+    (
+        GOOD + "policy: {request_timeout_secs: 0}",
+        f"policy.request_timeout_secs: 0 {TIME_LIMIT}{NO_LIMIT}",
+    ),
+    (
+        GOOD + "policy: {request_timeout_secs: '5'}",
+        'policy.request_timeout_secs: the string "5" is not a time limit in seconds; '
+        "write it without quotes: 5.0",
+    ),
+    (
+        GOOD + "policy: {min_active_secs: -0.5}",
+        "policy.min_active_secs: -0.5 is not a number of seconds; give a number, 0 or more",
+    ),
+    (
+        GOOD + "policy: {client_stall_timeout_secs: 0}",
+        f"policy.client_stall_timeout_secs: 0 {TIME_LIMIT}",
+    ),
+    (
+        GOOD + "sleep_on_exit: true\npolicy: {sleep_on_exit: true}",
+        "policy.sleep_on_exit: given here and at the top level; remove one of the two",
+    ),
+    (GOOD + "policy: {settings: {}}", "policy.settings: unknown key; known here: "),
+    (GOOD + "directory: /", f"directory: unknown key; known here: {TOP_KEYS}"),
+]
+
+BAD_JSON = [
+    ("", 'the file is empty; it needs at least "models:"'),
+    ("[]", 'it holds a list; begin with a mapping: "models:"'),
+    (
+        GOOD,
+        "line 1, column 1 is not JSON: Expecting value; correct it there, "
+        "or name the file .yaml if it is YAML",
+    ),
+    (GOOD_JSON + ', "models": {}}', "models: given twice; remove one of the two"),
+    (
+        '{"models": {"a": {"port": 1, "port": 1}}}',
+        "models.a.port: given twice; remove one of the two",
+    ),
+    (
+        GOOD_JSON + ', "port": NaN}',
+        "port: not a finite number; give a number, or leave the key out",
+    ),
+    (
+        GOOD_JSON + ', "policy": {"min_active_secs": 1e999}}',
+        "policy.min_active_secs: not a finite number; give a number, or leave the key out",
+    ),
+    (
+        GOOD_JSON + f', "port": {"9" * 5000}}}',
+        "it holds a number of thousands of digits; give a shorter one",
+    ),
+    ("[" * 100_000, TOO_DEEP),
+    ("[" * 40 + "]" * 40, TOO_DEEP),
+    (
+        GOOD_JSON.replace('"up"', '"\\ud800"') + "}",
+        "models.a.wake: it holds half of a surrogate pair; write the character whole",
+    ),
+]
+
+
+def _short(value: object) -> str:
+    return repr(value)[:40]
+
+
+class TestUnsound:
+    @pytest.mark.parametrize(("text", "expected"), BAD_YAML, ids=_short)
+    def test_yaml(self, text: str | bytes, expected: str) -> None:
+        found = complaint(text)
+        if expected.endswith(": "):
+            found = found[: len(expected)]
+        assert found == expected
+
+    @pytest.mark.parametrize(("text", "expected"), BAD_JSON, ids=_short)
+    def test_json(self, text: str, expected: str) -> None:
+        assert complaint(text, "c.json") == expected
+
+    def test_port_of_the_command_line_beside_listen(self) -> None:
+        assert complaint(GOOD + "listen: tcp:1", port=5) == (
+            "listen: the port given by -p cannot override it; leave out one of the two"
+        )
+
+    def test_keys_that_a_mapping_has_and_a_file_cannot(self) -> None:
+        for document, expected in [
+            ({1: 2}, "configuration: the key 1 is not a string; put it in quotes"),
+            (
+                {"models": {1: {}}},
+                "configuration: models: the name 1 is not a string; put it in quotes",
+            ),
+        ]:
+            with pytest.raises(ConfigError) as caught:
+                config_from_mapping(document)
+            assert str(caught.value) == expected
+
+    def test_error_keeps_its_parts(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_config(model(port="0").encode(), "c.yaml")
+        error = caught.value
+        assert (error.file, error.path) == ("c.yaml", "models.a.port")
+        assert (error.problem, error.remedy) == ("0 is not a port", "give 1 to 65535")
+
+
+class TestFiles:
+    def test_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_text(GOOD)
+        config = load_config(str(path), port=7)
+        assert (config.port, config.directory, config.file) == (7, str(tmp_path), str(path))
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("nothing.yaml", "it cannot be read: no such file or directory"),
+            (".", "it cannot be read: is a directory"),
+            ("a\0b", "it cannot be read: embedded null byte"),
+        ],
+    )
+    def test_unreadable(self, tmp_path: Path, name: str, why: str) -> None:
+        path = str(tmp_path / name)
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        shown = path.replace("\0", "\\x00")
+        assert str(caught.value) == f"{shown}: {why}; name the configuration with -c FILE"
+
+    def test_endless(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load_config("/dev/zero")
+        assert str(caught.value) == "/dev/zero: it is larger than 16 MiB; is it the right file?"
