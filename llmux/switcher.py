@@ -405,7 +405,9 @@ class ModelSwitcher:
             emptied = not queue.guards and not self._held_back
             if emptied or self._quiet_until <= self._clock.seconds():
                 self.consider()
-        elif self._transitions.stopping:
+        elif self._transitions.state is not SlotState.AWAKE:
+            # A drain that nobody waits for any more, or the end.
+            self.consider()
             self._transitions.maybe_closed()
 
     def serve(self, queue: ModelQueue) -> None:
