@@ -1,0 +1,218 @@
+"""The log, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import Enum
+from io import StringIO, TextIOWrapper
+from typing import Any
+
+import pytest
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
+from twisted.python import log as legacy
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from llmux.log import format_json, format_text, log_observer
+
+MOMENT = 1795306401.25
+"""2026-11-22 00:13:21.250 UTC"""
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Unspeakable:
+    """What cannot be made a string of."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+def event(
+    text: str = "", level: Any = LogLevel.info, namespace: str = "llmux.switcher", **more: Any
+) -> LogEvent:
+    """An event as Logger makes it."""
+    base = {"log_format": text, "log_level": level, "log_namespace": namespace}
+    return {**base, "log_time": MOMENT, **more}
+
+
+def as_json(e: LogEvent) -> dict[str, Any]:
+    line = format_json(e)
+    assert "\n" not in line
+    parsed: dict[str, Any] = json.loads(line)
+    return parsed
+
+
+class TestJSON:
+    def test_structured(self) -> None:
+        e = event("{model} is awake", event="model_activated", model="b", duration_secs=1.5)
+        e["from"] = "a"
+        assert as_json(e) == {
+            "time": "2026-11-22T00:13:21.250Z",
+            "level": "info",
+            "namespace": "llmux.switcher",
+            "message": "b is awake",
+            "event": "model_activated",
+            "model": "b",
+            "duration_secs": 1.5,
+            "from": "a",
+        }
+
+    def test_plain(self) -> None:
+        assert as_json(event("two\nlines", LogLevel.warn, "twisted.web", log_source=3)) == {
+            "time": "2026-11-22T00:13:21.250Z",
+            "level": "warn",
+            "namespace": "twisted.web",
+            "message": "two\nlines",
+        }
+
+    def test_odd_values(self) -> None:
+        line = as_json(
+            event(
+                event="odd",
+                nan=float("nan"),
+                colour=Colour.RED,
+                nothing=None,
+                flag=True,
+                bytes_=b"\xff",
+                unspeakable=Unspeakable(),
+                half="\ud800",
+                message_="mine",
+                traceback="also mine",
+            )
+        )
+        assert line["nan"] == "nan"
+        assert (line["colour"], line["nothing"], line["flag"]) == ("red", None, True)
+        assert line["bytes_"] == "b'\\xff'"
+        assert line["unspeakable"] == "<Unspeakable that cannot be shown>"
+        assert line["half"] == "\ud800"
+        assert (line["message_"], line["traceback_"]) == ("mine", "also mine")
+
+    def test_failure(self) -> None:
+        failure = Failure(ZeroDivisionError("by nought"))
+        line = as_json(event("oops", LogLevel.critical, log_failure=failure))
+        assert (line["level"], line["message"]) == ("error", "oops")
+        assert "ZeroDivisionError: by nought" in line["traceback"]
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {},
+            {"log_format": 5},
+            {"log_format": "{missing}"},
+            {"log_format": "{"},
+            {"log_time": "now", "log_level": [], "log_namespace": None, "isError": 1},
+            {"log_time": 1e30, "log_namespace": "llmux", "log_failure": "none"},
+        ],
+    )
+    def test_broken_events(self, broken: LogEvent) -> None:
+        assert as_json(broken)["level"] in ("info", "error")
+        assert format_text(broken)
+
+
+class TestText:
+    def test_structured(self) -> None:
+        e = event("{model} is awake", event="model_activated", model="b", duration_secs=1.23456)
+        e["from"] = "a"
+        assert format_text(e) == (
+            "2026-11-22 00:13:21 info  model_activated: b is awake "
+            "(duration_secs=1.235, from=a)"
+        )
+
+    def test_without_a_message(self) -> None:
+        e = event(event="switch_started", to="b", hint=None, note="")
+        assert format_text(e) == "2026-11-22 00:13:21 info  switch_started (to=b)"
+
+    def test_fields_that_the_message_says_already(self) -> None:
+        e = event("{a} {b.real} {c[0]} {d()}", event="x", a=1, b=2, c=[3], d=lambda: 4, e=5)
+        assert format_text(e) == "2026-11-22 00:13:21 info  x: 1 2 3 4 (e=5)"
+
+    def test_fields_without_an_event(self) -> None:
+        assert format_text(event("it is {x}", x=1, y=2)).endswith(" info  it is 1")
+
+    def test_several_lines(self) -> None:
+        e = event("the hook failed", LogLevel.error, event="hook_failed", stderr="one\ntwo\n")
+        assert format_text(e) == (
+            "2026-11-22 00:13:21 error hook_failed: the hook failed\n    stderr: one\n    two"
+        )
+        assert format_text(event("one\ntwo")) == (
+            "2026-11-22 00:13:21 info  one\n2026-11-22 00:13:21 info  two"
+        )
+
+    def test_control_characters(self) -> None:
+        line = format_text(event("{line}", line="\x1b[31mréd\x00\r\ttab \u202e"))
+        assert line.endswith(" info  \\x1b[31mréd\\x00\\r\ttab \\u202e")
+
+    def test_failure(self) -> None:
+        lines = format_text(event("oops", log_failure=Failure(KeyError("k")))).split("\n")
+        assert lines[0] == "2026-11-22 00:13:21 info  oops"
+        assert lines[-1] == "    Failure: builtins.KeyError: 'k'"
+
+
+class TestObserver:
+    def written(self, events: list[LogEvent], verbose: bool = False) -> list[str]:
+        stream = StringIO()
+        observer = log_observer(stream, "json", verbose)
+        for e in events:
+            observer(e)
+        return [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+
+    def test_interface(self) -> None:
+        verifyObject(ILogObserver, log_observer(StringIO(), "text", False))
+
+    def test_what_is_wanted(self) -> None:
+        events = [
+            event("ours"),
+            event("our debug", LogLevel.debug),
+            event("their debug", LogLevel.debug, "twisted.web"),
+            event("their noise", namespace="twisted.web.server.Site"),
+            event("llmuxer is somebody else", namespace="llmuxer"),
+            event("their warning", LogLevel.warn, "twisted.web"),
+            event("printed", namespace="stdout"),
+            {"log_format": "legacy noise", "log_namespace": "log_legacy"},
+            {"log_format": "legacy error", "isError": 1},
+        ]
+        assert self.written(events) == ["ours", "their warning", "printed", "legacy error"]
+        assert len(self.written(events, verbose=True)) == len(events)
+
+    def test_loggers(self) -> None:
+        stream = StringIO()
+        observer = log_observer(stream, "text", False)
+        Logger("llmux.x", observer=observer).info("{a}", a=1)
+        publisher = legacy.LogPublisher(observer)
+        publisher.msg("Starting factory")
+        publisher.msg(isError=1, failure=Failure(ValueError("legacy")), why="why")
+        lines = stream.getvalue().splitlines()
+        assert lines[0].endswith(" info  1")
+        assert any("ValueError: legacy" in line for line in lines)
+        assert "Starting" not in stream.getvalue()
+
+    @pytest.mark.parametrize("error", [OSError(5, "EIO"), ValueError("closed")])
+    def test_stream_that_fails(self, error: Exception) -> None:
+        class Gone:
+            def write(self, text: str) -> None:
+                raise error
+
+            def flush(self) -> None:
+                raise error
+
+        log_observer(Gone(), "text", False)(event("x"))
+
+    def test_stream_of_another_encoding(self) -> None:
+        from io import BytesIO
+
+        buffer = BytesIO()
+        stream = TextIOWrapper(buffer, encoding="ascii", write_through=True)
+        log_observer(stream, "text", False)(event("é\ud800"))
+        assert buffer.getvalue().endswith(b"\\xe9\\ud800\n")
