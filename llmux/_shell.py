@@ -74,7 +74,7 @@ class Shell:
         self,
         script: str,
         directory: str,
-        environment: Mapping[str, str],
+        environment: Mapping[bytes, bytes],
         reactor: IReactorFDSet,
     ) -> None:
         """
@@ -196,6 +196,7 @@ class OutputPipe:
         at its next line.
         """
         try:
+            os.set_blocking(self._file.fileno(), True)
             subprocess.Popen(
                 ["/bin/cat"],
                 stdin=self._file,

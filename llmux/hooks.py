@@ -29,6 +29,9 @@ __all__ = ["HookMetrics", "HookRunner", "IHookReactor", "Lines"]
 GRACE = 5.0
 """Seconds from TERM to KILL, and from there until a hook is given up."""
 
+_LOOK = 0.05
+"""Seconds between two looks at a process group that was sent TERM."""
+
 _LINE = 8 * 1024
 _TAIL = 4 * 1024
 
@@ -58,7 +61,7 @@ class HookRunner:
     A hook has ended when its shell has exited.  What it has left running in
     the background lives on, and its output goes on to the log; but a hook
     that is killed, or runs past its time limit, takes its whole process group
-    with it.
+    with it, and has ended when they are all gone, or have been sent KILL.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class HookRunner:
         self._metrics = metrics
         self._grace = grace
         self._watch = watch
+        self._environment = dict(os.environb)
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         """
@@ -96,13 +100,13 @@ class HookRunner:
             HookKind.ALIVE: (config.alive, config.alive_timeout_secs),
         }[hook]
         run = _Run(self._reactor, model, hook, limit, self._grace, self._metrics)
-        environment = {
-            **os.environ,
-            "LLMUX_MODEL": model,
-            "LLMUX_HOOK": hook.value,
-            "LLMUX_PORT": str(config.port),
-        }
         try:
+            environment = {
+                **self._environment,
+                b"LLMUX_MODEL": model.encode(),
+                b"LLMUX_HOOK": hook.value.encode(),
+                b"LLMUX_PORT": b"%d" % config.port,
+            }
             shell = Shell(script, self._directory, environment, self._reactor)
         except (OSError, ValueError) as error:
             run.not_started(error)
@@ -137,7 +141,9 @@ class _Run:
         self._timed_out = False
         self._done = False
         self._killed_for: str | None = None
+        self._shell_is_gone = False
         self._deadline: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
         self._at_shutdown: object | None = None
         self._tail = b""
 
@@ -148,7 +154,7 @@ class _Run:
         self._shell = shell
         self._log_lines(shell.stdout, "stdout", lambda data: None)
         self._log_lines(shell.stderr, "stderr", self._keep)
-        self._deadline = self._reactor.callLater(self._limit, self._time_out)
+        self._set_deadline(self._limit, self._time_out)
         shell.start(self._exited, watch)
 
     def not_started(self, error: Exception) -> None:
@@ -163,13 +169,9 @@ class _Run:
 
     def _exited(self, status: int | None) -> None:
         self._shell.stderr.drain()
-        kill_is_due = self._at_shutdown is not None and self._signal(0)
-        if not kill_is_due:
-            self._forget_kill()
-        if self._done:
-            return
+        self._shell_is_gone = True
         if self._killed_for is not None:
-            self._finish(None, self._killed_for)
+            self._await_group()
         elif status is None:
             self._finish(None, "exit status unknown")
         elif status < 0:
@@ -185,32 +187,45 @@ class _Run:
         if self._killed_for is None:
             self._killed_for = reason
             self._signal(signal.SIGTERM)
-            self._set_deadline(self._kill_group)
+            self._set_deadline(self._grace, self._kill_group)
             self._at_shutdown = self._reactor.addSystemEventTrigger(
                 "after", "shutdown", self._signal, signal.SIGKILL
             )
 
+    def _await_group(self) -> None:
+        """
+        The shell is gone; the rest of its group may still be tidying up, or be
+        zombies that nobody reaps, as in a container without an init.  Once KILL
+        was sent there is nothing to wait for.
+        """
+        if self._done or self._killed_for is None:
+            return
+        if self._at_shutdown is None or not self._signal(0):
+            self._finish(None, self._killed_for)
+        else:
+            self._look = self._reactor.callLater(_LOOK, self._await_group)
+
     def _kill_group(self) -> None:
-        self._forget_kill()
+        self._forget_shutdown()
         self._signal(signal.SIGKILL)
-        if not self._done:
-            self._set_deadline(self._give_up)
+        if self._shell_is_gone:
+            self._await_group()
+        else:
+            self._set_deadline(self._grace, self._give_up)
 
     def _give_up(self) -> None:
         _log.error("{run} cannot be killed and is left to itself", run=self)
         assert self._killed_for is not None
         self._finish(None, self._killed_for)
 
-    def _forget_kill(self) -> None:
-        self._set_deadline(None)
+    def _forget_shutdown(self) -> None:
         if self._at_shutdown is not None:
             self._reactor.removeSystemEventTrigger(self._at_shutdown)
             self._at_shutdown = None
 
-    def _set_deadline(self, then: Callable[[], None] | None) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None if then is None else self._reactor.callLater(self._grace, then)
+    def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
+        _cancel(self._deadline)
+        self._deadline = self._reactor.callLater(seconds, then)
 
     def _signal(self, number: int) -> bool:
         """Signal the group; true if it is, or may be, still there."""
@@ -222,6 +237,9 @@ class _Run:
 
     def _finish(self, exit_code: int | None, reason: str) -> None:
         self._done = True
+        _cancel(self._deadline)
+        _cancel(self._look)
+        self._forget_shutdown()
         duration = self._reactor.seconds() - self._began
         stderr = self._tail.decode("utf-8", "replace")
         result = HookResult(exit_code, self._timed_out, duration, reason, stderr)
@@ -279,6 +297,11 @@ class _Run:
         lines = Lines()
         pipe.received = received
         pipe.closed = lambda: log(lines.end())
+
+
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
 
 
 class Lines:

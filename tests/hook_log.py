@@ -17,10 +17,14 @@ class HookLog:
     The log of hooks while it is the context of a C{with}.
 
     @ivar events: everything logged by llmux.hooks.
+    @ivar keep_lines: false to only count the output.
+    @ivar characters: how many hooks have written, ends of lines left out.
     """
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
+        self.keep_lines = True
+        self.characters = 0
         self._wanted: list[tuple[str, Deferred[None]]] = []
 
     def __enter__(self) -> HookLog:
@@ -33,7 +37,9 @@ class HookLog:
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_namespace") != "llmux.hooks":
             return
-        self.events.append(event)
+        self.characters += len(event.get("line", ""))
+        if self.keep_lines or "line" not in event:
+            self.events.append(event)
         ready = [d for line, d in self._wanted if line == event.get("line")]
         self._wanted = [(line, d) for line, d in self._wanted if line != event.get("line")]
         for deferred in ready:

@@ -1,0 +1,625 @@
+"""
+Hooks as processes: C{/bin/sh}, pipes and process groups.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import LogLevel
+
+from llmux._shell import Watch, watch_by_pidfd, watch_by_signal, watch_exit
+from llmux.config import ModelConfig
+from llmux.hooks import HookRunner, Lines
+from llmux.interfaces import HookKind, HookResult, IRunningHook
+
+from .hook_log import HookLog
+
+GRACE = 0.2
+
+
+class Hooks:
+    """Starts scripts as the hooks of a model called C{a}."""
+
+    def __init__(self, reactor: Any, directory: Path, log: HookLog, watch: Watch) -> None:
+        self.reactor = reactor
+        self.directory = directory
+        self.log = log
+        self.finished: list[tuple[str, str, bool]] = []
+        self._watch = watch
+
+    def start(
+        self, script: str, hook: HookKind = HookKind.WAKE, *, limit: float = 60, name: str = "a"
+    ) -> IRunningHook:
+        config = ModelConfig(
+            port=8001,
+            wake=script,
+            sleep=script,
+            alive=script,
+            wake_timeout_secs=limit,
+            sleep_timeout_secs=limit,
+            alive_timeout_secs=limit,
+        )
+        runner = HookRunner(
+            self.reactor,
+            {name: config},
+            str(self.directory),
+            metrics=self,
+            grace=GRACE,
+            watch=self._watch,
+        )
+        return runner.start(name, hook)
+
+    async def run(
+        self, script: str, hook: HookKind = HookKind.WAKE, *, limit: float = 60
+    ) -> HookResult:
+        return await self.start(script, hook, limit=limit).exited
+
+    def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
+        self.finished.append((model, hook, ok))
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Look again and again until it is so; 30 s at most."""
+
+        def look() -> None:
+            if true():
+                call.stop()
+            elif self.reactor.seconds() > deadline:
+                raise AssertionError("it never came to be")
+
+        deadline = self.reactor.seconds() + 30
+        call = LoopingCall(look)
+        call.clock = self.reactor
+        await call.start(0.01)
+
+
+@pytest.fixture
+def hooks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hooks]:
+    from twisted.internet import reactor
+
+    with HookLog() as log:
+        yield Hooks(reactor, tmp_path, log, getattr(request, "param", watch_exit))
+
+
+both_watches = pytest.mark.parametrize(
+    "hooks", [watch_by_pidfd, watch_by_signal], indirect=True
+)
+
+
+def alive(pid: int) -> bool:
+    """There is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children() -> set[int]:
+    """Our own, zombies too."""
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+
+
+def descriptors() -> dict[str, str]:
+    """What we have open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
+# What a script finds.
+
+
+@pytest_twisted.ensureDeferred
+async def test_directory(hooks: Hooks) -> None:
+    await hooks.run('pwd -P; echo "$PWD"')
+    assert hooks.log.lines() == [str(hooks.directory.resolve())] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_odd_directory(hooks: Hooks) -> None:
+    """Nothing in its name is an option, or is expanded."""
+    hooks.directory = hooks.directory / "-x $(false) 'é\n"
+    hooks.directory.mkdir()
+    (hooks.directory / "wake.sh").write_text("echo found\n")
+    assert (await hooks.run("sh ./wake.sh")).ok
+    assert hooks.log.lines() == ["found"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, and who it is for."""
+    monkeypatch.setenv("OF_OURS", "ours")
+    await hooks.start(
+        'echo "$LLMUX_MODEL $LLMUX_HOOK $LLMUX_PORT $OF_OURS"',
+        HookKind.SLEEP,
+        name='org/é "model" $(date)',
+    ).exited
+    assert hooks.log.lines() == ['org/é "model" $(date) sleep 8001 ours']
+
+
+@pytest_twisted.ensureDeferred
+async def test_input_is_empty(hooks: Hooks) -> None:
+    assert (await hooks.run("! read line")).ok
+
+
+@pytest_twisted.ensureDeferred
+async def test_session_of_its_own(hooks: Hooks) -> None:
+    """Ctrl-C in our terminal is not for hooks, and they have no terminal to stop at."""
+    await hooks.run("echo $$; ps -o pgid= -o sid= -o tty= -p $$")
+    pid, columns = hooks.log.lines()
+    assert columns.split() == [pid, pid, "?"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_descriptor_of_ours(hooks: Hooks) -> None:
+    """Not even one that may be inherited: a server would keep our port for hours."""
+    ours = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(ours, True)
+    try:
+        await hooks.run("ls /proc/$$/fd | tr '\\n' ' '")
+    finally:
+        os.close(ours)
+    (line,) = hooks.log.lines()
+    assert line.split() == ["0", "1", "2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_signal_ignored_or_blocked(hooks: Hooks) -> None:
+    """Whatever we were started with, a hook's C{kill -INT} works."""
+    was = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        await hooks.run("grep -E '^Sig(Blk|Ign)' /proc/self/status")
+        still = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, was)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    assert [line.split()[1] for line in hooks.log.lines()] == ["0" * 16] * 2
+    assert still is signal.SIG_IGN
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("script", "code", "lines"),
+    [
+        ("echo one\necho two", 0, ["one", "two"]),
+        ("-no-such-program", 127, []),
+        ('echo "$# $*"', 0, ["0 "]),
+        ("set -e\nfalse\necho never", 1, []),
+        ("set -eu; echo a; exit 4; echo b", 4, ["a"]),
+        ("trap 'echo bye' EXIT; exit 2", 2, ["bye"]),
+        ("cat <<END\na $LLMUX_MODEL\n  'b'\nEND\n", 0, ["a a", "  'b'"]),
+        ("cat <<'END'\n$LLMUX_MODEL\nEND", 0, ["$LLMUX_MODEL"]),
+        ("f() { return 6; }\nf", 6, []),
+        ("# only a comment", 0, []),
+        ("exec sh -c 'exit 9'", 9, []),
+        ("if true; then", 2, []),
+        ("exit 1; 'unbalanced", 2, []),
+    ],
+)
+async def test_scripts(hooks: Hooks, script: str, code: int, lines: list[str]) -> None:
+    """A script means what it means to C{sh -c}."""
+    assert (await hooks.run(script)).exit_code == code
+    await hooks.run("echo end")  # the pipe of the first is read to its end by now
+    assert hooks.log.lines() == [*lines, "end"]
+
+
+# What cannot be started.
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("script", ["echo \0", "#" + "x" * 200_000])
+async def test_script_that_no_shell_takes(hooks: Hooks, script: str) -> None:
+    before = descriptors()
+    result = await hooks.run(script)
+    assert (result.exit_code, result.timed_out) == (None, False)
+    assert result.reason == "could not be started"
+    assert result.stderr
+    assert descriptors() == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_vanished_directory(hooks: Hooks) -> None:
+    """Its alive hook must not seem to say no."""
+    hooks.directory = hooks.directory / "gone"
+    result = await hooks.run("exit 1", HookKind.ALIVE)
+    assert result.reason == "could not be started"
+    assert not result.says_no
+    assert "No such file" in result.stderr and "gone" in result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_directory_is_a_file(hooks: Hooks) -> None:
+    hooks.directory = hooks.directory / "file"
+    hooks.directory.write_text("")
+    assert (await hooks.run("true")).reason == "could not be started"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_descriptor_left(hooks: Hooks) -> None:
+    """Out of descriptors, a hook fails like any other, and none is lost."""
+    before = descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(8):
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + spare, limits[1]))
+        try:
+            run = hooks.start("true")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (await run.exited).reason in ("could not be started", "exit status 0")
+    await hooks.until(lambda: descriptors() == before)
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+async def test_exit_status_taken_by_others(hooks: Hooks) -> None:
+    """Who waits for all children takes ours too: then nothing is known of it."""
+    run = hooks.start("echo $$; until [ -e go ]; do sleep 0.01; done; exit 0")
+    await hooks.until(lambda: hooks.log.lines() != [])
+    (hooks.directory / "go").touch()
+    steal(int(hooks.log.lines()[0]))
+    assert (await run.exited).reason == "exit status unknown"
+
+
+def steal(pid: int) -> None:
+    """Wait for a child without a turn of the reactor."""
+    os.waitpid(pid, 0)
+
+
+# Output.
+
+
+@pytest_twisted.ensureDeferred
+async def test_output_is_logged(hooks: Hooks) -> None:
+    """Line by line, with where it comes from in fields of their own."""
+    await hooks.run("echo one; echo 'two {not a format}' >&2; printf three")
+    await hooks.until(lambda: len(hooks.log.lines()) == 2)
+    assert hooks.log.lines() == ["one", "three"]
+    assert hooks.log.lines("stderr") == ["two {not a format}"]
+    for event in hooks.log.events:
+        if "line" in event:
+            assert (event["model"], event["hook"]) == ("a", "wake")
+            assert event["log_level"] is LogLevel.info
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_are_no_text(hooks: Hooks) -> None:
+    await hooks.run(r"printf 'a\377\000b\n'")
+    await hooks.until(lambda: hooks.log.lines() != [])
+    assert hooks.log.lines() == ["a\ufffd\0b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_tail_of_stderr(hooks: Hooks) -> None:
+    """The last 4 KiB of it, complete by the time of the verdict, go with a failure."""
+    result = await hooks.run("seq 1 2000 >&2; exit 3")
+    assert len(result.stderr) == 4096
+    assert result.stderr.endswith("\n1999\n2000\n")
+    (failure,) = hooks.log.outcomes()
+    assert failure["stderr"] == result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_100_megabytes_without_a_newline(hooks: Hooks) -> None:
+    """However much it writes, a hook ends, and we do not grow."""
+    hooks.log.keep_lines = False
+    before = resident()
+    assert (await hooks.run("head -c 100000000 /dev/zero", limit=300)).ok
+    await hooks.until(lambda: hooks.log.characters == 100_000_000)
+    assert resident() - before < 8 * 2**20
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_lines(hooks: Hooks) -> None:
+    assert (await hooks.run("seq 1 20000")).ok
+    await hooks.until(lambda: len(hooks.log.lines()) == 20000)
+    assert hooks.log.lines() == [str(n) for n in range(1, 20001)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
+    """While a hook writes as fast as it can, others have their turn."""
+    hooks.log.keep_lines = False
+    run = hooks.start("yes", limit=60)
+    seconds = []
+    turns: Deferred[None] = Deferred()
+
+    def turn(before: float) -> None:
+        now = hooks.reactor.seconds()
+        seconds.append(now - before)
+        if len(seconds) == 50:
+            turns.callback(None)
+        else:
+            hooks.reactor.callLater(0, turn, now)
+
+    await hooks.until(lambda: hooks.log.characters > 0)
+    turn(hooks.reactor.seconds())
+    await turns
+    run.kill()
+    await run.exited
+    assert sorted(seconds)[25] < 0.5
+
+
+def resident() -> int:
+    """Bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+# What a hook leaves behind.
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+async def test_background_child(hooks: Hooks) -> None:
+    """
+    The verdict does not wait for a child that has inherited the pipes; the
+    child lives, and its output still goes to the log when it is over.
+    """
+    script = """
+        sh -c 'echo server $$; while ! [ -e go ]; do sleep 0.01; done
+               seq 1 30000; echo served; echo gone >&2' &
+        echo woken
+    """
+    result = await hooks.run(script, limit=0.3)
+    assert result.ok
+    await hooks.until(lambda: len(hooks.log.lines()) == 2)
+    (server,) = (line for line in hooks.log.lines() if line.startswith("server"))
+    # It lives on beyond the time limit of the hook.
+    passed: Deferred[None] = Deferred()
+    hooks.reactor.callLater(0.3 + GRACE + 0.1, passed.callback, None)
+    await passed
+    assert alive(int(server.split()[1]))
+    (hooks.directory / "go").touch()
+    await hooks.log.line("served")
+    await hooks.log.line("gone")
+    assert len(hooks.log.lines()) == 30003
+    await hooks.until(lambda: not alive(int(server.split()[1])))
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("by", ["limit", "kill"])
+async def test_whole_group_dies(hooks: Hooks, by: str) -> None:
+    """A hook that is ended by force takes its background children along."""
+    script = """
+        sh -c 'trap "" TERM; echo $$; while :; do sleep 0.05; done' &
+        sh -c 'echo $$; exec sleep 1000' &
+        echo $$
+        wait
+    """
+    run = hooks.start(script, limit=0.3 if by == "limit" else 60)
+    await hooks.until(lambda: len(hooks.log.lines()) == 3)
+    if by == "kill":
+        run.kill()
+    result = await run.exited
+    assert result.timed_out == (by == "limit")
+    assert result.duration >= GRACE  # one of them ignores TERM
+    pids = [int(line) for line in hooks.log.lines()]
+    await hooks.until(lambda: not any(map(alive, pids)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_term_first(hooks: Hooks) -> None:
+    """A hook may tidy up; whatever it then exits with, it did not end by itself."""
+    script = "trap 'echo tidy; exit 0' TERM; echo begun; while :; do sleep 0.01; done"
+    run = hooks.start(script)
+    await hooks.log.line("begun")
+    run.kill()
+    result = await run.exited
+    assert (result.exit_code, result.reason) == (None, "stopped")
+    assert not result.ok
+    await hooks.log.line("tidy")
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that has become root's (C{sudo}) cannot be killed; it is not waited for."""
+    run = hooks.start("echo $$; while :; do sleep 0.05; done", limit=0.1)
+    await hooks.until(lambda: hooks.log.lines() != [])
+    group = int(hooks.log.lines()[0])
+
+    def refuse(group: int, number: int) -> None:
+        raise PermissionError
+
+    killpg = os.killpg
+    monkeypatch.setattr(os, "killpg", refuse)
+    result = await run.exited
+    assert result.timed_out
+    killpg(group, signal.SIGKILL)
+    await hooks.until(lambda: group not in children())
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(hooks: Hooks) -> None:
+    """No zombie, no descriptor, no timer."""
+    await hooks.run("true")
+    await hooks.until(lambda: not children())
+    timers = hooks.reactor.getDelayedCalls()
+    before = descriptors()
+    runs = [hooks.start(f"echo {n}; exit {n % 3}") for n in range(60)]
+    runs += [hooks.start("while :; do sleep 0.05; done", limit=0.1) for n in range(10)]
+    for run in runs:
+        await run.exited
+    await hooks.until(lambda: not children() and descriptors() == before)
+    assert hooks.reactor.getDelayedCalls() == timers
+
+
+# What is told.
+
+
+@pytest_twisted.ensureDeferred
+async def test_events_and_metrics(hooks: Hooks) -> None:
+    """Outcomes are logged and counted."""
+    await hooks.run("true", HookKind.WAKE)
+    await hooks.run("echo no >&2; exit 3", HookKind.SLEEP)
+    await hooks.run("kill -9 $$", HookKind.WAKE)
+    completed, failed, killed = hooks.log.outcomes()
+    assert (completed["event"], completed["model"], completed["hook"]) == (
+        "hook_completed",
+        "a",
+        "wake",
+    )
+    assert completed["duration_secs"] > 0
+    assert completed["log_level"] is LogLevel.info
+    assert (failed["event"], failed["hook"], failed["exit_code"], failed["stderr"]) == (
+        "hook_failed",
+        "sleep",
+        3,
+        "no\n",
+    )
+    assert failed["duration_secs"] > 0
+    assert failed["log_level"] is LogLevel.warn
+    assert killed["exit_code"] is None
+    assert killed["reason"] == "killed by signal 9"
+    assert hooks.finished == [("a", "wake", True), ("a", "sleep", False), ("a", "wake", False)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_alive_is_quiet(hooks: Hooks) -> None:
+    """
+    An alive hook is asked again and again: what it says is for debugging, and
+    its no is an answer, no failure.
+    """
+    await hooks.run("echo fine", HookKind.ALIVE)
+    await hooks.run("echo refused >&2; exit 7", HookKind.ALIVE)
+    await hooks.run("kill -9 $$", HookKind.ALIVE)
+    await hooks.until(lambda: len(hooks.log.lines()) == 1)
+    assert len(hooks.log.events) == 5
+    assert {event["log_level"] for event in hooks.log.events} == {LogLevel.debug}
+    assert [ok for _, _, ok in hooks.finished] == [True, True, False]
+
+
+# The end of the reactor.
+
+PROGRAM = """
+    import sys
+    from twisted.internet import reactor
+    from llmux.config import ModelConfig
+    from llmux.hooks import HookRunner
+    from llmux.interfaces import HookKind
+
+    script, kill = sys.argv[1:]
+    config = ModelConfig(port=1, wake=script, sleep="true", alive="true")
+    runner = HookRunner(reactor, {"a": config}, ".")
+    run = runner.start("a", HookKind.WAKE)
+
+    def stop(result=None):
+        reactor.addSystemEventTrigger(kill, "shutdown", run.kill)
+        reactor.stop()
+
+    if kill == "never":
+        run.exited.addCallback(lambda result: reactor.stop())
+    else:
+        def begun():
+            try:
+                open("begun")
+            except FileNotFoundError:
+                reactor.callLater(0.01, begun)
+            else:
+                stop()
+        begun()
+    reactor.run()
+"""
+
+
+async def end_of_reactor(hooks: Hooks, script: str, kill: str) -> None:
+    """Run a program that starts the hook, and stops."""
+    from twisted.internet.utils import getProcessOutputAndValue
+
+    (hooks.directory / "program.py").write_text(textwrap.dedent(PROGRAM))
+    out, err, code = await getProcessOutputAndValue(
+        sys.executable,
+        ["program.py", script, kill],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        path=str(hooks.directory),
+        reactor=hooks.reactor,
+    )
+    assert (out, err, code) == (b"", b"", 0)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("phase", ["before", "during", "after"])
+async def test_kill_while_the_reactor_stops(hooks: Hooks, phase: str) -> None:
+    """There is no time for a grace: KILL follows at once, and nothing is left."""
+    script = """
+        trap '' TERM
+        sh -c 'echo $$ >pid; while :; do sleep 0.05; done' >/dev/null 2>&1 &
+        until [ -s pid ]; do sleep 0.01; done
+        touch begun
+        wait
+    """
+    await end_of_reactor(hooks, script, phase)
+    pid = int((hooks.directory / "pid").read_text())
+    await hooks.until(lambda: not alive(pid))
+
+
+@both_watches
+@pytest_twisted.ensureDeferred
+async def test_server_survives_us(hooks: Hooks) -> None:
+    """
+    A server that was left awake for the next start does not die of its next
+    line, though the pipe that it inherited was ours.
+    """
+    script = """
+        sh -c 'echo $$ >pid; until [ -e go ]; do sleep 0.01; done
+               echo one; seq 1 100000; echo two >&2; echo done >result' &
+    """
+    await end_of_reactor(hooks, script, "never")
+    (hooks.directory / "go").touch()
+    await hooks.until((hooks.directory / "result").exists)
+    pid = int((hooks.directory / "pid").read_text())
+    await hooks.until(lambda: not alive(pid))
+
+
+# Lines.
+
+
+def lines_of(*pieces: bytes) -> list[bytes]:
+    lines = Lines()
+    return [line for piece in pieces for line in lines.feed(piece)] + lines.end()
+
+
+def test_line_ends() -> None:
+    assert lines_of(b"a\nb\r\nc\rd\n\ne") == [b"a", b"b", b"c", b"d", b"", b"e"]
+    assert lines_of(b"a\r", b"\nb\r", b"c\r") == [b"a", b"b", b"c"]
+    assert lines_of() == lines_of(b"") == []
+
+
+def test_long_line() -> None:
+    """It is cut at 8 KiB, and not kept until it ends."""
+    lines = Lines()
+    assert lines.feed(b"x" * 8192) == []
+    assert lines.feed(b"y") == [b"x" * 8192]
+    assert lines.feed(b"z" * 20000 + b"\nend\n") == [
+        b"y" + b"z" * 8191,
+        b"z" * 8192,
+        b"z" * (20001 - 8192 - 8192),
+        b"end",
+    ]
+    assert lines.end() == []
+
+
+@given(st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"x" * 5000])))
+def test_pieces_do_not_matter(pieces: list[bytes]) -> None:
+    """However it comes, output is cut into the same lines."""
+    assert lines_of(*pieces) == lines_of(b"".join(pieces))
