@@ -9,12 +9,13 @@ from io import StringIO, TextIOWrapper
 from typing import Any
 
 import pytest
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from llmux.log import format_json, format_text, log_observer
+from tests.conftest import LoggedFailures
 
 MOMENT = 1795306401.25
 """2026-11-22 00:13:21.250 UTC"""
@@ -186,15 +187,20 @@ class TestObserver:
         assert self.written(events) == ["ours", "their warning", "printed", "legacy error"]
         assert len(self.written(events, verbose=True)) == len(events)
 
-    def test_loggers(self) -> None:
+    def test_loggers(self, logged_failures: LoggedFailures) -> None:
         stream = StringIO()
         observer = log_observer(stream, "text", False)
-        Logger("llmux.x", observer=observer).info("{a}", a=1)
-        publisher = legacy.LogPublisher(observer)
-        publisher.msg("Starting factory")
-        publisher.msg(isError=1, failure=Failure(ValueError("legacy")), why="why")
+        globalLogPublisher.addObserver(observer)
+        try:
+            Logger("llmux.x").info("{a}", a=1)
+            legacy.msg("Starting factory")
+            legacy.err(ValueError("legacy"), "why")
+        finally:
+            globalLogPublisher.removeObserver(observer)
+        logged_failures.flush()
         lines = stream.getvalue().splitlines()
         assert lines[0].endswith(" info  1")
+        assert lines[1].endswith(" error why")
         assert any("ValueError: legacy" in line for line in lines)
         assert "Starting" not in stream.getvalue()
 
