@@ -90,7 +90,9 @@ class Run:
                 try:
                     figures = measurement.run(bench, contestant)
                 except Exception as error:
-                    self.failures.append((contestant, measurement.name, str(error)))
+                    self.failures.append(
+                        (contestant, measurement.name, str(error) or repr(error))
+                    )
                     figures = {}
                 self._keep(contestant, figures, number)
                 if say:
@@ -113,7 +115,7 @@ class Run:
             for figure in FIGURES
             if figure.key in figures
         )
-        shown = shown or f"FAILED: {self.failures[-1][2][:500]}"
+        shown = shown or f"FAILED: {self.failures[-1][2].strip().splitlines()[-1][:200]}"
         seconds = time.perf_counter() - begun
         print(f"{name:10} {contestant.name:12} {seconds:5.1f} s  {shown}", file=sys.stderr)
 
@@ -163,8 +165,9 @@ def main(arguments: Sequence[str]) -> int:
         f"{', '.join(f'{load:.1f}' for load in run.loads)}."
     )
     print(f"{table}\n\n{note}")
-    for contestant, name, reason in run.failures:
-        print(f"\n{contestant.name}: {name} did not work: {reason}", file=sys.stderr)
+    for reason in dict.fromkeys(reason for _, _, reason in run.failures):
+        failed = [f"{c.name}: {name}" for c, name, why in run.failures if why == reason]
+        print(f"\nDid not work ({', '.join(failed)}):\n{reason}", file=sys.stderr)
     if options.json is not None:
         found = {"note": note, "effort": vars(effort), "results": run.results}
         options.json.write_text(json.dumps(found, indent=1))

@@ -61,6 +61,9 @@ class _Relay(Protocol):
         if self.transport is not None:
             self.transport.loseConnection()
 
+    def connectionMade(self) -> None:
+        self.gone = self.request.channel is None
+
     def dataReceived(self, data: bytes) -> None:
         self.request.write(data)
 
