@@ -216,13 +216,15 @@ def _refused(config: Config, error: BaseException | None) -> ConfigError:
     if isinstance(reason, socket.gaierror):
         key = "host" if key == "port" else key
         remedy = "give an address of this machine, such as 127.0.0.1 or 0.0.0.0"
-    elif number == errno.EADDRINUSE or "lock" in str(reason):
+    elif number == errno.EADDRINUSE or reason == "Cannot acquire lock":
         problem, remedy = f"{place} is in use", f"stop what listens there, or {other}"
     elif number in (errno.EACCES, errno.EPERM):
         problem = f"not permitted to listen on {place}"
         remedy = "choose a port from 1024 up, or start as root with twistd's --uid"
         if key == "listen":
             remedy = "choose another place, or start as a user who may"
+    elif number in (errno.ENOENT, errno.ENOTDIR):
+        remedy = "make its directory first, or choose another"
     elif number == errno.EADDRNOTAVAIL:
         key = "host" if key == "port" else key
         problem = f"{place} is no address of this machine"

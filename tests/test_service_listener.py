@@ -1,0 +1,314 @@
+"""Where clients connect: bound when made, accepting when started, one line when it cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+
+from llmux.config import Config, ConfigError, ModelConfig
+from llmux.listener import Listener, describe_address
+
+
+@pytest.fixture
+def reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return cast(int, probe.getsockname()[1])
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., Config]:
+    def configure(**keys: Any) -> Config:
+        a = ModelConfig(port=1, wake="w", sleep="s", alive="l")
+        if "listen" not in keys:
+            keys.setdefault("port", free_port())
+        return Config(models={"a": a}, directory=str(tmp_path), file="c.yaml", **keys)
+
+    return configure
+
+
+class Greeter(Protocol):
+    """Says hello and leaves."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"hello")
+        self.transport.loseConnection()
+
+
+class Greeting(Factory):
+    """Counts its clients."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.clients = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        self.clients += 1
+        return Greeter()
+
+
+def hear(client: socket.socket) -> bytes:
+    """All that is said, for a thread."""
+    said = b""
+    while data := client.recv(100):
+        said += data
+    return said
+
+
+def connect(family: int, address: Any) -> socket.socket:
+    client = socket.socket(family)
+    client.settimeout(10)
+    client.connect(address)
+    return client
+
+
+async def starts_and_stops(
+    listener: Listener, factory: Greeting, family: int, address: Any
+) -> None:
+    """A client that comes before the start is served after it; none after the stop."""
+    with closing(connect(family, address)) as early:
+        turn: Deferred[None] = Deferred()
+        listener._reactor.callLater(0.05, turn.callback, None)
+        await turn
+        assert factory.clients == 0
+        listener.privilegedStartService()
+        listener.startService()
+        assert listener.running
+        assert await deferToThread(hear, early) == b"hello"
+    await listener.stopService()
+    assert not listener.running
+    with pytest.raises(OSError):
+        connect(family, address)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tcp(reactor: Any, configure: Callable[..., Config]) -> None:
+    config = configure()
+    factory = Greeting()
+    listener = Listener(config, reactor, factory)
+    await starts_and_stops(listener, factory, socket.AF_INET, ("127.0.0.1", config.port))
+
+
+@pytest_twisted.ensureDeferred
+async def test_ipv6(reactor: Any, configure: Callable[..., Config]) -> None:
+    config = configure(host="::1")
+    factory = Greeting()
+    listener = Listener(config, reactor, factory)
+    await starts_and_stops(listener, factory, socket.AF_INET6, ("::1", config.port))
+
+
+@pytest_twisted.ensureDeferred
+async def test_endpoint(reactor: Any, configure: Callable[..., Config]) -> None:
+    port = free_port()
+    config = configure(listen=f"tcp:{port}:interface=127.0.0.1")
+    factory = Greeting()
+    listener = Listener(config, reactor, factory)
+    await starts_and_stops(listener, factory, socket.AF_INET, ("127.0.0.1", port))
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_socket_in_the_configurations_directory(
+    reactor: Any, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    factory = Greeting()
+    listener = Listener(configure(listen="unix:llmux.sock:mode=600"), reactor, factory)
+    path = tmp_path / "llmux.sock"
+    assert path.stat().st_mode & 0o777 == 0o600
+    await starts_and_stops(listener, factory, socket.AF_UNIX, str(path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_socket_named_otherwise(
+    reactor: Any, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    listener = Listener(configure(listen="unix:address=a\\:b"), reactor, Greeting())
+    assert (tmp_path / "a:b").is_socket()
+    await listener.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lock_of_a_unix_socket_names_the_daemon(
+    reactor: Any, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    listener = Listener(configure(listen="unix:llmux.sock"), reactor, Greeting())
+    lock = tmp_path / "llmux.sock.lock"
+    assert os.readlink(lock) == str(os.getpid())
+    # As a fork leaves it: made by a process that is not this one.
+    lock.unlink()
+    lock.symlink_to("1")
+    listener.privilegedStartService()
+    assert os.readlink(lock) == str(os.getpid())
+    await listener.stopService()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("certificate")
+    arguments = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        ["openssl", *arguments.split(), "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=directory,
+        check=True,
+        capture_output=True,
+    )
+    yield directory
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(
+    reactor: Any, configure: Callable[..., Config], certificate: Path, tmp_path: Path
+) -> None:
+    for name in "key.pem", "cert.pem":
+        (tmp_path / name).write_bytes((certificate / name).read_bytes())
+    port = free_port()
+    listen = f"ssl:{port}:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
+    listener = Listener(configure(listen=listen), reactor, Greeting())
+    listener.startService()
+
+    def ask() -> bytes:
+        context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+        with (
+            closing(connect(socket.AF_INET, ("127.0.0.1", port))) as client,
+            context.wrap_socket(client, server_hostname="localhost") as encrypted,
+        ):
+            return hear(encrypted)
+
+    assert await deferToThread(ask) == b"hello"
+    await listener.stopService()
+
+
+class TestRefused:
+    def complaint(self, config: Config, reactor: Any) -> str:
+        with pytest.raises(ConfigError) as caught:
+            Listener(config, reactor, Greeting())
+        message = str(caught.value)
+        assert message.isprintable()
+        return message
+
+    def test_busy_port(self, reactor: Any, configure: Callable[..., Config]) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            port = other.getsockname()[1]
+            assert self.complaint(configure(port=port), reactor) == (
+                f"c.yaml: port: 127.0.0.1:{port} is in use; "
+                "stop what listens there, or choose another with port: or -p"
+            )
+            listen = f"tcp:{port}:interface=127.0.0.1"
+            assert self.complaint(configure(listen=listen), reactor) == (
+                f'c.yaml: listen: "{listen}" is in use; '
+                "stop what listens there, or choose another place"
+            )
+
+    @pytest_twisted.ensureDeferred
+    async def test_busy_unix_socket(
+        self, reactor: Any, configure: Callable[..., Config]
+    ) -> None:
+        config = configure(listen="unix:llmux.sock")
+        first = Listener(config, reactor, Greeting())
+        assert self.complaint(config, reactor) == (
+            'c.yaml: listen: "unix:llmux.sock" is in use; '
+            "stop what listens there, or choose another place"
+        )
+        await first.stopService()
+
+    @pytest.mark.parametrize(
+        ("keys", "expected"),
+        [
+            (
+                {"host": "192.0.2.1", "port": 3000},
+                "host: 192.0.2.1:3000 is no address of this machine; "
+                "give one that is, such as 127.0.0.1 or 0.0.0.0",
+            ),
+            (
+                {"listen": "tpc:3000"},
+                "listen: \"tpc:3000\" cannot be used: unknown endpoint type: 'tpc'; "
+                "write it as in tcp:3000:interface=127.0.0.1 or unix:/run/llmux.sock",
+            ),
+            (
+                {"listen": "unix:no/such/place"},
+                'listen: cannot listen on "unix:no/such/place": no such file or directory; '
+                "make its directory first, or choose another",
+            ),
+            (
+                {"listen": "systemd:domain=INET:index=0"},
+                "listen: systemd has passed no socket that fits "
+                '"systemd:domain=INET:index=0"; write systemd:domain=INET:index=0, '
+                "and let systemd's socket unit start llmux",
+            ),
+        ],
+    )
+    def test_places(
+        self,
+        reactor: Any,
+        configure: Callable[..., Config],
+        keys: dict[str, Any],
+        expected: str,
+    ) -> None:
+        assert self.complaint(configure(**keys), reactor) == f"c.yaml: {expected}"
+
+    def test_host_without_an_address(
+        self, reactor: Any, configure: Callable[..., Config]
+    ) -> None:
+        config = configure(host="no-such-host.invalid", port=3000)
+        message = self.complaint(config, reactor)
+        assert message.startswith("c.yaml: host: cannot listen on no-such-host.invalid:3000: ")
+        assert message.endswith(
+            "; give an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        )
+
+    def test_missing_key(
+        self, reactor: Any, configure: Callable[..., Config], tmp_path: Path
+    ) -> None:
+        assert self.complaint(configure(listen="ssl:3000:privateKey=k.pem"), reactor) == (
+            'c.yaml: listen: "ssl:3000:privateKey=k.pem" cannot be used: '
+            f"no such file or directory: {tmp_path}/k.pem; "
+            "write ssl:3000:privateKey=KEY.pem:certKey=CERT.pem, with files that exist"
+        )
+
+    def test_not_permitted(self, configure: Callable[..., Config]) -> None:
+        class Guarded:
+            def listenTCP(self, port: int, *args: object, **more: object) -> None:
+                reason = PermissionError(13, "Permission denied")
+                raise CannotListenError("127.0.0.1", port, reason)
+
+        assert self.complaint(configure(port=80), Guarded()) == (
+            "c.yaml: port: not permitted to listen on 127.0.0.1:80; choose a port from 1024 "
+            "up, or start as root with twistd's --uid"
+        )
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 3000), "http://127.0.0.1:3000"),
+        (IPv6Address("TCP", "::1", 3000), "http://[::1]:3000"),
+        (UNIXAddress(b"/run/llmux.sock"), "unix:/run/llmux.sock"),
+        (HostnameAddress(b"x", 1), "x"),
+    ],
+)
+def test_addresses(address: object, expected: str) -> None:
+    assert expected in describe_address(address)
