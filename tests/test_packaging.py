@@ -1,0 +1,106 @@
+"""
+The wheel, in a virtual environment that has nothing else: what a user gets.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Modules that only an extra can import.
+_EXTRAS = ("llmux.demo",)
+
+_IMPORT_ALL = f"""
+import importlib, pkgutil, llmux
+for module in pkgutil.walk_packages(llmux.__path__, "llmux."):
+    if not module.name.startswith({_EXTRAS!r}) and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Its output, both streams of it; a failure shows it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by way of the source distribution, which thus is complete, too."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", out, ROOT, cwd=ROOT)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """The programs of an environment with the wheel and what it asks for."""
+    path = tmp_path_factory.mktemp("venv")
+    run(sys.executable, "-m", "venv", path, cwd=path)
+    run(path / "bin/pip", "install", "-q", wheel, cwd=path)
+    return path / "bin"
+
+
+def test_contents(wheel: Path) -> None:
+    """All of our modules and data, and nothing beside them."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ours = {
+        str(path.relative_to(ROOT))
+        for tree in ("llmux", "twisted")
+        for path in (ROOT / tree).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache"
+    }
+    assert {name for name in names if ".dist-info/" not in name} == ours
+    assert "twisted/plugins/llmux_plugin.py" in ours
+    assert not ours & {"twisted/__init__.py", "twisted/plugins/__init__.py"}
+
+
+def test_twistd_knows_us(venv: Path) -> None:
+    """From any directory."""
+    help = run(venv / "twistd", "--help", cwd=Path("/"))
+    assert [line.split()[0] for line in help.splitlines() if "One OpenAI" in line] == ["llmux"]
+    assert "--config" in run(venv / "twistd", "llmux", "--help", cwd=Path("/"))
+
+
+def test_twistd_knows_a_checkout() -> None:
+    """From the project's root, whether or not the checkout is installed."""
+    help = run(Path(sys.executable).with_name("twistd"), "--help", cwd=ROOT)
+    assert "\n    llmux " in help
+
+
+def test_console_script(venv: Path) -> None:
+    import llmux
+
+    assert llmux.__version__ in run(venv / "llmux", "--version", cwd=Path("/"))
+
+
+def test_needs_no_more_than_it_asks_for(venv: Path) -> None:
+    """Every module can be imported with the requirements alone, no extra."""
+    run(venv / "python", "-c", _IMPORT_ALL, cwd=Path("/"))
+
+
+def test_policies_are_found(venv: Path) -> None:
+    """Those of ours come through the door of Twisted's plugins."""
+    script = (
+        "from twisted.plugin import getPlugins; from llmux.interfaces import *; "
+        "print([p.name for p in getPlugins(ISwitchPolicyFactory)])"
+    )
+    assert "fifo" in run(venv / "python", "-c", script, cwd=Path("/"))
