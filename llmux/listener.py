@@ -250,8 +250,9 @@ def _bad_endpoint(config: Config, error: Exception) -> ConfigError:
 def _why(error: object) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror
-        if error.filename:
-            text += f": {os.fsdecode(error.filename)}"
+        name = error.filename2 or error.filename
+        if name:
+            text += f": {os.fsdecode(name)}"
     else:
         text = str(error)
         if isinstance(error, LookupError | AttributeError | AssertionError) or not text:

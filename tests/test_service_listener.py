@@ -250,8 +250,8 @@ class TestRefused:
             ),
             (
                 {"listen": "unix:no/such/place"},
-                'listen: cannot listen on "unix:no/such/place": no such file or directory; '
-                "make its directory first, or choose another",
+                'listen: cannot listen on "unix:no/such/place": no such file or directory: '
+                "{directory}/no/such/place.lock; make its directory first, or choose another",
             ),
             (
                 {"listen": "systemd:domain=INET:index=0"},
@@ -265,10 +265,13 @@ class TestRefused:
         self,
         reactor: Any,
         configure: Callable[..., Config],
+        tmp_path: Path,
         keys: dict[str, Any],
         expected: str,
     ) -> None:
-        assert self.complaint(configure(**keys), reactor) == f"c.yaml: {expected}"
+        assert self.complaint(configure(**keys), reactor) == "c.yaml: " + expected.replace(
+            "{directory}", str(tmp_path)
+        )
 
     def test_host_without_an_address(
         self, reactor: Any, configure: Callable[..., Config]
