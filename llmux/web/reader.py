@@ -16,6 +16,7 @@ from llmux.web.head import HeadMemo, RequestHead
 
 __all__ = ["Limits", "Refusal", "RequestReader", "RequestSink"]
 
+_LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 _BLANKS = (b" ", b"\t")
@@ -60,6 +61,19 @@ class Refusal(Exception):
         self.is_head = False
 
 
+def _after(mark: bytes, tail: bytes, data: bytes, at: int) -> int:
+    """
+    Where in C{data}, from C{at} on, C{mark} has just ended; it may have begun
+    in C{tail}, what came before and is shorter than it.  -1 for nowhere.
+    """
+    if tail:
+        found = (tail + data[at : at + len(mark) - 1]).find(mark)
+        if found >= 0:
+            return at + found + len(mark) - len(tail)
+    found = data.find(mark, at)
+    return -1 if found < 0 else found + len(mark)
+
+
 class RequestSink(Protocol):
     """Where a reader puts what it has read, in order."""
 
@@ -90,6 +104,7 @@ class RequestReader:
         "_headers",
         "_keep_alive",
         "_limits",
+        "_line_read",
         "_memo",
         "_parser",
         "_raw",
@@ -97,7 +112,6 @@ class RequestReader:
         "_remaining",
         "_sink",
         "_tail",
-        "_url",
         "closed",
         "expecting",
         "in_message",
@@ -116,7 +130,7 @@ class RequestReader:
         self.in_message = False
         self.expecting = False
         self._raw = b""
-        self._url: bytes = b""
+        self._line_read = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._keep_alive = True
         self._head: RequestHead | None = None
@@ -170,16 +184,11 @@ class RequestReader:
             if at == len(data):
                 return at
             self.in_message = True
-            end = data.find(_END, at)
-        else:
-            overlap = before[-3:]
-            end = (overlap + data[at : at + 3]).find(_END)
-            if end >= 0:
-                end += at - len(overlap)
-            else:
-                end = data.find(_END, at)
+        # The request line apart: what is wrong with it is wrong before anything after it.
+        mark = _END if self._line_read else _LINE_END
+        ends = _after(mark, before[1 - len(mark) :], data, at)
+        stop = len(data) if ends < 0 else ends
         limit = at + self._limits.head - len(before)
-        stop = len(data) if end < 0 else end + 4
         piece = data[at : min(stop, limit)]
         raw = self._raw = before + piece
         self._execute(piece)
@@ -187,10 +196,12 @@ class RequestReader:
             raise self._refusal
         if stop > limit:
             raise self._oversized(raw)
-        if end < 0:
-            self._look_at_request_line(raw)
-        else:
-            self._head_read(raw)
+        if ends >= 0:
+            if self._line_read:
+                self._head_read(raw)
+            else:
+                self._line_read = True
+                self._check_request_line(raw[:-2])
         return stop
 
     def _execute(self, piece: bytes) -> None:
@@ -219,27 +230,23 @@ class RequestReader:
     def _uri_too_long(self) -> Refusal:
         return Refusal(414, f"The request's target is longer than {self._limits.uri} bytes.")
 
-    def _look_at_request_line(self, raw: bytes) -> None:
+    def _check_request_line(self, line: bytes) -> None:
         """
-        Refuse what llhttp lets pass in the request line as soon as it is
-        there: HTTP/0.9 would wait for an end of headers that never comes.
+        Refuse what llhttp lets pass: HTTP/0.9, which would wait for an end of
+        headers that never comes, other protocols, and superfluous spaces.
         """
-        line, found, _ = raw.partition(b"\r\n")
-        if not found:
-            return
         words = line.split(b" ")
         if len(words) != 3:
             raise Refusal(400, "The request line is not METHOD, target and HTTP version.")
         if words[2] not in _VERSIONS:
             raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported here.")
+        if len(words[1]) > self._limits.uri:
+            raise self._uri_too_long()
 
     def _head_read(self, raw: bytes) -> None:
         """The parser has read a head: hold it against what llhttp does not mind."""
-        self._look_at_request_line(raw)
         method, target, version = raw[: raw.find(b"\r\n")].split(b" ")
         limits = self._limits
-        if len(target) > limits.uri:
-            raise self._uri_too_long()
         if len(self._headers) > limits.headers:
             raise Refusal(431, f"The request has more than {limits.headers} headers.")
         hosts = 0
@@ -325,17 +332,13 @@ class RequestReader:
         """
         self.expecting = False
         tail = self._tail
-        end = (tail + data[at : at + 3]).find(_END) if tail else -1
-        if end >= 0:
-            stop = at + end + 4 - len(tail)
-        else:
-            end = data.find(_END, at)
-            stop = len(data) if end < 0 else end + 4
+        ends = _after(_END, tail, data, at)
+        stop = len(data) if ends < 0 else ends
         self._chunk_overhead += stop - at
         self._feed_body(data[at:stop])
         if self._chunk_overhead > self._limits.head and not self._complete:
             raise Refusal(400, "The chunked body has too long a trailer or chunk extension.")
-        self._tail = b"" if end >= 0 else (tail + data[max(at, stop - 3) : stop])[-3:]
+        self._tail = b"" if ends >= 0 else (tail + data[max(at, stop - 3) : stop])[-3:]
         return stop
 
     def _feed_body(self, piece: bytes) -> None:
@@ -358,9 +361,6 @@ class RequestReader:
         self._sink.request_read(head, body)
 
     # ----------------------------------------------------- called by llhttp
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head is None:

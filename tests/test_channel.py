@@ -1,0 +1,640 @@
+"""
+The channel without sockets: order, limits, refusals, timeouts, back-pressure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.task import Clock
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmux.web.channel import LlhttpChannel
+from llmux.web.interfaces import IReplyChannel
+from llmux.web.reader import Limits
+from llmux.web.request import LlmuxRequest
+from llmux.web.site import LlmuxSite
+from tests.web_fakes import Reply, Wire, replies
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+LIMITS = Limits(body=1000, head=2000, uri=500, headers=20)
+
+
+class Held(Resource):
+    """Answers when the test says so."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[LlmuxRequest] = []
+        self.lost: list[LlmuxRequest] = []
+
+    def render(self, request: LlmuxRequest) -> int:
+        self.requests.append(request)
+        ended: Deferred[None] = request.notifyFinish()
+        ended.addErrback(lambda _: self.lost.append(request))
+        return NOT_DONE_YET
+
+    def answer(self, body: bytes = b"ok") -> None:
+        """Answer the oldest."""
+        request = self.requests.pop(0)
+        request.setHeader(b"content-length", b"%d" % len(body))
+        request.write(body)
+        request.finish()
+
+
+class Echo(Resource):
+    """Answers with what it was asked."""
+
+    isLeaf = True
+
+    def render(self, request: LlmuxRequest) -> bytes:
+        return b"%s %s %s" % (request.method, request.uri, request.content.read())
+
+
+@implementer(IPushProducer)
+class Producer:
+    """Records."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")
+
+
+class Client:
+    """A connection to a site, seen from the client."""
+
+    def __init__(self, site: LlmuxSite) -> None:
+        self.wire = Wire()
+        self.channel = site.buildProtocol(None)
+        self.wire.protocol = self.channel
+        self.channel.makeConnection(self.wire)
+
+    def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.channel.dataReceived(piece)
+
+    def replies(self, *methods: bytes) -> list[Reply]:
+        return replies(
+            self.wire.value(), list(methods) or [b"GET"] * 50, closed=not self.wire.connected
+        )
+
+    def statuses(self) -> list[int]:
+        return [reply.status for reply in self.replies()]
+
+
+class Bench:
+    """A site with a clock of its own."""
+
+    def __init__(self, resource: Resource, **options: Any) -> None:
+        self.clock = Clock()
+        self.resource = resource
+        self.site = LlmuxSite(resource, self.clock, limits=LIMITS, **options)
+
+    def client(self) -> Client:
+        return Client(self.site)
+
+
+@pytest.fixture
+def held() -> Bench:
+    return Bench(Held())
+
+
+@pytest.fixture
+def echo() -> Bench:
+    return Bench(Echo())
+
+
+def held_of(bench: Bench) -> Held:
+    assert isinstance(bench.resource, Held)
+    return bench.resource
+
+
+def test_interfaces(echo: Bench) -> None:
+    channel = echo.client().channel
+    verifyObject(IProtocol, channel)
+    verifyObject(IReplyChannel, channel)
+    verifyObject(IPushProducer, channel)
+
+
+# ------------------------------------------------------------------ requests
+
+
+def test_keep_alive(echo: Bench) -> None:
+    client = echo.client()
+    for _ in range(3):
+        client.send(GET)
+    assert [r.body for r in client.replies()] == [b"GET /a "] * 3
+    assert client.wire.connected
+
+
+def test_pipelined_requests_are_answered_one_by_one_in_order(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(5)))
+    for n in range(5):
+        assert [r.uri for r in resource.requests] == [b"/%d" % n]
+        resource.answer(b"%d" % n)
+    assert [r.body for r in client.replies()] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_thousand_pipelined_requests_do_not_recurse(echo: Bench) -> None:
+    client = echo.client()
+    client.send(GET * 3000)
+    assert client.wire.value().count(b"HTTP/1.1 200") == 3000
+
+
+def test_a_client_that_sends_ahead_is_not_read_further(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET * 10)
+    assert client.wire.reading
+    client.send(GET * 10)
+    assert not client.wire.reading
+    for _ in range(20):
+        resource.answer()
+    assert client.wire.reading
+    assert len(client.replies()) == 20
+
+
+def test_a_body_sent_ahead_is_bounded_too(held: Bench) -> None:
+    held.site.limits = Limits()
+    client = held.client()
+    client.send(GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+    client.send(b"x" * 60_000)
+    assert client.wire.reading
+    client.send(b"x" * 60_000)
+    assert not client.wire.reading
+    held_of(held).answer()
+    assert client.wire.reading
+
+
+def test_a_client_that_leaves_is_noticed_while_it_waits(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET, GET)
+    (request,) = resource.requests
+    client.wire.lose()
+    assert resource.lost == [request]
+    assert len(resource.requests) == 1
+    assert held.site.connections() == 0
+    assert held.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("head", "stays"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x", True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Keep-Alive, Close", False),
+        (b"GET / HTTP/1.0\r\nHost: x", False),
+        (b"GET / HTTP/1.0", False),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive", True),
+    ],
+)
+def test_persistence(echo: Bench, head: bytes, stays: bool) -> None:
+    for _ in range(2):
+        client = echo.client()
+        client.send(head + b"\r\n\r\n")
+        (reply,) = client.replies()
+        assert reply.whole
+        assert client.wire.connected is stays
+        if not stays and b"1.1" in head:
+            assert reply.header(b"connection") == b"close"
+        if stays and b"1.0" in head:
+            assert reply.header(b"connection") == b"keep-alive"
+
+
+def test_http_1_0_reply_of_unknown_length_ends_with_the_connection(held: Bench) -> None:
+    client = held.client()
+    client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    (request,) = held_of(held).requests
+    request.write(b"a")
+    request.write(b"b")
+    request.finish()
+    assert not client.wire.connected
+    assert client.wire.value().endswith(b"\r\n\r\nab")
+
+
+def test_what_follows_the_last_request_is_dropped(echo: Bench) -> None:
+    client = echo.client()
+    client.send(
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /2 HTTP/1.1\r\n\r\n"
+    )
+    assert [r.status for r in client.replies()] == [200]
+
+
+def test_bodies(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", b"cde")
+    client.send(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n",
+        b"2\r\nab\r",
+        b"\n3;x=y\r\ncde\r\n0\r\nTrailer: t\r\n\r",
+        b"\n" + GET,
+    )
+    assert [r.body for r in client.replies()] == [b"POST / abcde"] * 2 + [b"GET /a "]
+
+
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        (b"http://h.example/x?y", b"/x?y"),
+        (b"HTTPS://h:1/x", b"/x"),
+        (b"http://h", b"/"),
+        (b"http://h?q", b"/?q"),
+        (b"/x#f", b"/x#f"),
+        (b"//h/x", b"//h/x"),
+    ],
+)
+def test_targets(echo: Bench, target: bytes, uri: bytes) -> None:
+    client = echo.client()
+    client.send(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    (reply,) = client.replies()
+    assert reply.body == b"GET " + uri + b" "
+
+
+def test_options_star(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+    (reply,) = client.replies(b"OPTIONS")
+    assert (reply.status, reply.body) == (200, b"")
+
+
+def test_head_has_no_body(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+    (reply,) = client.replies(b"HEAD")
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.header(b"content-length") == b"7"
+
+
+def test_a_remembered_head_takes_another_length(echo: Bench) -> None:
+    client = echo.client()
+    for body in (b"a", b"bcd", b"", b"x" * 500):
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        assert client.replies()[-1].body == b"POST / " + body
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
+    assert client.statuses()[-1] == 413
+
+
+def test_headers_of_a_remembered_head(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    for length in (1, 2):
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nA: b\r\n\r\n" % length
+            + b"x" * length
+        )
+        (request,) = resource.requests
+        assert request.raw_headers == [
+            (b"Host", b"x"),
+            (b"Content-Length", b"%d" % length),
+            (b"A", b"b"),
+        ]
+        assert request.getHeader(b"content-length") == b"%d" % length
+        resource.answer()
+
+
+# ---------------------------------------------------------------- refusals
+
+
+HOST = b"Host: x\r\n"
+REFUSED = [
+    (b"\x16\x03\x01\x02\x00\x01", 400),
+    (b"FROB / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET /\r\n", 400),
+    (b"GET / HTTP/0.9\r\n" + HOST + b"\r\n", 505),
+    (b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 505),
+    (b"DESCRIBE rtsp://x/ RTSP/1.0\r\n" + HOST + b"\r\n", 505),
+    (b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET /  HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n", 400),
+    (b"GET x HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.1\nHost: x\n\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA B: b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA\xff: b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA(: b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n: b\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\nabc", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\n", 400),
+    (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n",
+        400,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"
+        b"0\r\n\r\n",
+        400,
+    ),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\na\n0\n\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 20, 400),
+    (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 5000,
+        400,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: "
+        + b"x" * 5000,
+        400,
+    ),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", 501),
+    (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\nContent-Length: 1\r\n\r\n", 417),
+    (b"GET /" + b"x" * 501 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    (b"GET /" + b"x" * 5000, 414),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 5000, 431),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 2000 + b"\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20 + b"\r\n", 431),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", 413),
+    (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + (b"80\r\n" + b"x" * 128 + b"\r\n") * 8,
+        413,
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "status"), REFUSED)
+def test_refused(echo: Bench, data: bytes, status: int) -> None:
+    for pieces in ([data], [data[:7], data[7:]], [data[i : i + 1] for i in range(len(data))]):
+        client = echo.client()
+        client.send(*pieces)
+        (reply,) = client.replies(b"GET")
+        assert reply.status == status, reply
+        assert reply.header(b"connection") == b"close"
+        assert reply.header(b"content-type") == b"application/json"
+        assert b'{"error": {"message"' in reply.body
+        # Nothing more is read, and the connection ends by itself.
+        client.send(GET)
+        assert len(client.replies()) == 1
+        echo.clock.pump([1] * 7)
+        assert not client.wire.connected
+
+
+def test_a_refusal_waits_for_its_turn(held: Bench) -> None:
+    client = held.client()
+    client.send(GET + b"nonsense\r\n\r\n")
+    assert client.wire.value() == b""
+    held_of(held).answer()
+    assert client.statuses() == [200, 400]
+
+
+def test_lingering_ends_in_time_for_a_client_that_goes_on_sending(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"nonsense\r\n\r\n")
+    for _ in range(29):
+        client.send(b"more")
+        echo.clock.advance(1)
+    assert client.wire.connected
+    echo.clock.pump([1, 1])
+    assert not client.wire.connected
+
+
+# ------------------------------------------------------------- 100-continue
+
+
+EXPECTING = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: %d\r\n\r\n"
+
+
+def test_continue(echo: Bench) -> None:
+    client = echo.client()
+    client.send(EXPECTING % 3)
+    assert client.wire.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(b"ab", b"c")
+    (reply,) = client.replies()
+    assert (reply.interim, reply.body) == ([100], b"POST / abc")
+
+
+def test_no_continue_for_a_body_that_came_along(echo: Bench) -> None:
+    client = echo.client()
+    client.send(EXPECTING % 3 + b"a")
+    client.send(b"bc")
+    (reply,) = client.replies()
+    assert (reply.interim, reply.body) == ([], b"POST / abc")
+
+
+def test_too_large_a_body_is_refused_before_it_is_sent(echo: Bench) -> None:
+    client = echo.client()
+    client.send(EXPECTING % 1001)
+    (reply,) = client.replies()
+    assert (reply.interim, reply.status) == ([], 413)
+
+
+def test_continue_waits_for_its_turn(held: Bench) -> None:
+    client = held.client()
+    client.send(GET + EXPECTING % 1)
+    assert client.wire.value() == b""
+    held_of(held).answer()
+    assert client.wire.value().endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+# ------------------------------------------------------------------ timeouts
+
+
+def test_an_idle_connection_is_closed(echo: Bench) -> None:
+    client = echo.client()
+    client.send(GET)
+    echo.clock.pump([1] * 70)
+    client.send(GET)
+    echo.clock.pump([1] * 74)
+    assert client.wire.connected
+    echo.clock.pump([1] * 3)
+    assert not client.wire.connected
+    assert client.statuses() == [200, 200]
+    assert echo.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("part", [b"GET / HT", GET[:-2], EXPECTING % 3 + b"ab"])
+def test_half_a_request_is_refused_in_time(echo: Bench, part: bytes) -> None:
+    client = echo.client()
+    client.send(part)
+    echo.clock.pump([1] * 59)
+    assert client.wire.value() == b""
+    echo.clock.pump([1] * 3)
+    assert client.statuses() == [408]
+    echo.clock.pump([1] * 7)
+    assert not client.wire.connected
+
+
+def test_a_request_being_answered_has_all_the_time(held: Bench) -> None:
+    client = held.client()
+    client.send(GET)
+    held.clock.pump([10] * 100)
+    assert client.wire.connected
+    held_of(held).answer()
+    assert client.statuses() == [200]
+
+
+# -------------------------------------------------------------- back-pressure
+
+
+def test_a_producer_is_paused_and_resumed_and_stopped(held: Bench) -> None:
+    client = held.client()
+    client.send(GET)
+    (request,) = held_of(held).requests
+    producer = Producer()
+    request.registerProducer(producer, True)
+    client.channel.pauseProducing()
+    client.channel.resumeProducing()
+    assert producer.calls == ["pause", "resume"]
+    client.wire.lose()
+    assert producer.calls == ["pause", "resume", "stop"]
+
+
+def test_a_client_that_takes_no_replies_gets_no_more_requests_served(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET + GET)
+    client.channel.pauseProducing()
+    resource.answer()
+    assert resource.requests == []
+    client.channel.resumeProducing()
+    assert len(resource.requests) == 1
+
+
+def test_a_pull_producer(echo: Bench, tmp_path: Any) -> None:
+    class Pulled:
+        left = 3
+
+        def __init__(self, request: LlmuxRequest) -> None:
+            self.request = request
+
+        def resumeProducing(self) -> None:
+            self.request.write(b"%d" % self.left)
+            self.left -= 1
+            if not self.left:
+                self.request.unregisterProducer()
+                self.request.finish()
+
+        def stopProducing(self) -> None:
+            raise AssertionError
+
+    bench = Bench(Held())
+    client = bench.client()
+    client.send(GET)
+    (request,) = held_of(bench).requests
+    pulled = Pulled(request)
+    request.registerProducer(pulled, False)
+    from twisted.internet.task import _theCooperator
+
+    while pulled.left:
+        _theCooperator._tick()
+    (reply,) = client.replies()
+    assert reply.body == b"321"
+
+
+# --------------------------------------------------------------- the fast path
+
+
+def test_a_reply_as_bytes(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET + GET)
+    request = resource.requests.pop()
+    channel: LlhttpChannel = request.channel
+    producer = Producer()
+    channel.begin_reply(request, producer)
+    assert (channel.keeps_alive, channel.client_is_http_1_0) == (True, False)
+    channel.write_reply(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")
+    channel.write_reply(b"bc")
+    client.channel.pauseProducing()
+    client.channel.resumeProducing()
+    channel.end_reply(request)
+    assert request.finished
+    client.channel.pauseProducing()
+    assert producer.calls == ["pause", "resume"]
+    client.channel.resumeProducing()
+    (second,) = resource.requests
+    assert second is not request
+    resource.answer(b"def")
+    assert [r.body for r in client.replies()] == [b"abc", b"def"]
+
+
+def test_a_reply_that_is_aborted(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET)
+    (request,) = resource.requests
+    producer = Producer()
+    client.channel.begin_reply(request, producer)
+    client.channel.write_reply(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")
+    client.channel.abort_reply(request)
+    client.wire.connected = True
+    client.wire.lose()
+    assert producer.calls == []
+    assert resource.lost == [request]
+
+
+def test_rendering_that_fails_once_the_reply_has_begun_cuts_it_off(
+    logged_failures: Any,
+) -> None:
+    class Broken(Resource):
+        isLeaf = True
+
+        def render(self, request: LlmuxRequest) -> int:
+            request.write(b"half")
+            raise ZeroDivisionError
+
+    client = Bench(Broken()).client()
+    client.send(GET)
+    (reply,) = client.replies()
+    assert not reply.whole
+    assert not client.wire.connected
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1
+
+
+# ----------------------------------------------------------------- stopping
+
+
+def test_stop(held: Bench) -> None:
+    idle, busy, partial = held.client(), held.client(), held.client()
+    busy.send(GET)
+    partial.send(GET[:9])
+    closed = held.site.all_closed()
+    held.site.stop_accepting_requests()
+    assert [c.wire.connected for c in (idle, busy, partial)] == [False, True, True]
+    held_of(held).answer()
+    assert not busy.wire.connected
+    assert busy.replies()[0].header(b"connection") == b"close"
+    partial.send(GET[9:])
+    held_of(held).answer()
+    assert partial.replies()[0].header(b"connection") == b"close"
+    assert closed.called
+
+
+def test_abort_all(held: Bench) -> None:
+    client = held.client()
+    client.send(GET)
+    held.site.abort_all()
+    assert not client.wire.connected
+    assert client.wire.value() == b""

@@ -1,0 +1,101 @@
+"""
+The two ends of a connection in memory: a transport that records, and the
+replies on it taken apart by another's parser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import h11
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.python.failure import Failure
+
+__all__ = ["Reply", "Wire", "replies"]
+
+
+class Wire(StringTransportWithDisconnection):
+    """
+    A transport without a socket.
+
+    @ivar reading: the protocol has not paused it.
+    """
+
+    protocol: object
+    connected = True
+
+    @property
+    def reading(self) -> bool:
+        return self.producerState == "producing"
+
+    def lose(self) -> None:
+        """The client goes away."""
+        self.connected = False
+        self.protocol.connectionLost(Failure(ConnectionDone()))  # type: ignore[attr-defined] # any IProtocol
+
+
+@dataclass
+class Reply:
+    """One reply, as a client sees it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+    whole: bool = False
+    interim: list[int] = field(default_factory=list)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Its value, or None."""
+        return dict(self.headers).get(name)
+
+
+def replies(data: bytes, methods: list[bytes], *, closed: bool) -> list[Reply]:
+    """
+    What h11 makes of C{data}, the answers to requests with these methods.
+
+    @param closed: nothing more comes.
+    """
+    found: list[Reply] = []
+    for method in methods:
+        if not data:
+            break
+        client = h11.Connection(h11.CLIENT)
+        target = "*" if method == b"OPTIONS" else "/"
+        client.send(h11.Request(method=method, target=target, headers=[("Host", "x")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(data)
+        reply: Reply | None = None
+        interim: list[int] = []
+        ended = False
+        while True:
+            try:
+                event = client.next_event()
+            except h11.RemoteProtocolError:
+                if not ended:
+                    raise
+                break
+            if event is h11.NEED_DATA:
+                if closed and not ended:
+                    ended = True
+                    client.receive_data(b"")
+                    continue
+                break
+            if isinstance(event, h11.InformationalResponse):
+                interim.append(event.status_code)
+            elif isinstance(event, h11.Response):
+                reply = Reply(event.status_code, list(event.headers), interim=interim)
+                found.append(reply)
+            elif isinstance(event, h11.Data):
+                assert reply is not None
+                reply.body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                assert reply is not None
+                reply.whole = True
+                break
+            else:
+                break
+        data = client.trailing_data[0]
+        if reply is None or not reply.whole:
+            break
+    return found
