@@ -165,9 +165,15 @@ def main(arguments: Sequence[str]) -> int:
         f"{', '.join(f'{load:.1f}' for load in run.loads)}."
     )
     print(f"{table}\n\n{note}")
-    for reason in dict.fromkeys(reason for _, _, reason in run.failures):
-        failed = [f"{c.name}: {name}" for c, name, why in run.failures if why == reason]
-        print(f"\nDid not work ({', '.join(failed)}):\n{reason}", file=sys.stderr)
+    for contestant in contestants:
+        failed = [(name, why) for who, name, why in run.failures if who is contestant]
+        if failed:
+            names_of_failed = ", ".join(name for name, _ in failed)
+            print(
+                f"\n{contestant.name}: did not work: {names_of_failed}.  The first said:\n"
+                f"{failed[0][1]}",
+                file=sys.stderr,
+            )
     if options.json is not None:
         found = {"note": note, "effort": vars(effort), "results": run.results}
         options.json.write_text(json.dumps(found, indent=1))
