@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, free_ports
 from llmux.demo.models import MODELS, gguf_of, install_commands
@@ -70,7 +69,7 @@ def _demo(options: argparse.Namespace) -> int:
     try:
         return _run(
             directory,
-            ["-v"] if options.verbose else [],
+            options.verbose,
             lambda: print(_introduction(options.port), flush=True),
         )
     finally:
@@ -96,21 +95,20 @@ def _prepare(directory: DemoDirectory, port: int) -> None:
     directory.write_config(sys.executable, port, ports)
 
 
-def _run(directory: DemoDirectory, more: Sequence[str], up: Callable[[], None]) -> int:
+def _run(directory: DemoDirectory, verbose: bool, up: Callable[[], None]) -> int:
     """
     Run llmux until it is told to stop.
 
-    @param more: its further arguments.
     @param up: called when it listens.
     @return: its exit status.
     """
-    from twisted.internet import reactor as installed
+    from llmux.cli import serve
+    from llmux.config import ConfigError, load_config
 
-    from llmux.cli import main as llmux
-
-    reactor: Any = installed
-    reactor.callWhenRunning(up)
-    return llmux(["-c", str(directory.config), *more])
+    try:
+        return serve(load_config(str(directory.config)), verbose=verbose, up=up)
+    except ConfigError as error:
+        raise DemoError(str(error)) from error
 
 
 _INTRODUCTION = """
