@@ -1,6 +1,7 @@
 """
 What only the owner of the process may do, and llmux inside another's process
-leaves alone: signals, the limit on open files, the garbage collector.
+leaves alone: signals, the limit on open files, the garbage collector, the
+reactor's way of polling.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from llmux.polling import bare_polling
 from llmux.service import LlmuxService
 
 __all__ = ["ProcessOwner", "raise_file_limit"]
@@ -106,6 +108,9 @@ class ProcessOwner(Service):
         # What has been built stays: no need to look at it in each collection.
         gc.collect()
         gc.freeze()
+        iterate = bare_polling(self._reactor)
+        if iterate is not None:
+            self._reactor.doIteration = iterate
 
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

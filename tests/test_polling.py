@@ -1,0 +1,101 @@
+"""Reading without a logging context does what the reactor's own polling does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from llmux.polling import bare_polling
+from tests.conftest import LoggedFailures
+
+
+class Recorder(Protocol):
+    """Keeps what comes; raises on a certain word."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.lost: list[Failure] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        if data == b"raise":
+            raise ValueError("told to")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.append(reason)
+
+
+class Pair:
+    """Two connected sockets on a reactor of their own, which is driven by hand."""
+
+    def __init__(self) -> None:
+        self.reactor = EPollReactor()
+        found = bare_polling(self.reactor)
+        assert found is not None
+        self.iterate = found
+        self.server, self.client = Recorder(), Recorder()
+        self.port = self.reactor.listenTCP(
+            0, Factory.forProtocol(lambda: self.server), interface="127.0.0.1"
+        )
+        connectProtocol(
+            TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port.getHost().port),
+            self.client,
+        )
+        self.until(lambda: bool(self.server.connected and self.client.connected))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if condition():
+                return
+            self.reactor.runUntilCurrent()
+            self.iterate(0.01)
+        raise AssertionError("it did not happen")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    for selectable in pair.reactor.removeAll():
+        selectable.connectionLost(Failure(ConnectionDone()))
+    pair.reactor._poller.close()
+
+
+def test_bytes_go_both_ways(pair: Pair) -> None:
+    large = bytes(range(256)) * 40_000
+    assert pair.client.transport and pair.server.transport
+    pair.client.transport.write(large)
+    pair.server.transport.write(b"small")
+    pair.until(lambda: pair.server.data == large and pair.client.data == b"small")
+
+
+def test_a_close_is_noticed(pair: Pair) -> None:
+    assert pair.client.transport
+    pair.client.transport.loseConnection()
+    pair.until(lambda: bool(pair.server.lost and pair.client.lost))
+    assert pair.server.lost[0].check(ConnectionDone)
+
+
+def test_a_protocol_that_raises_loses_its_connection(
+    pair: Pair, logged_failures: LoggedFailures
+) -> None:
+    assert pair.client.transport
+    pair.client.transport.write(b"raise")
+    pair.until(lambda: bool(pair.server.lost))
+    assert pair.server.lost[0].check(ValueError)
+    (logged,) = logged_failures.flush()
+    assert "told to" in logged.getErrorMessage()
+    pair.until(lambda: bool(pair.client.lost))
+
+
+def test_other_reactors_are_left_alone() -> None:
+    assert bare_polling(Clock()) is None
+    assert bare_polling(SelectReactor.__new__(SelectReactor)) is None
