@@ -21,6 +21,9 @@ class Rest(Resource):
     isLeaf = True
     route_is_stable = True
 
+    def __init__(self) -> None:
+        Resource.__init__(self)
+
     def render(self, request: Request) -> bytes:
         return b"rest " + request.uri
 

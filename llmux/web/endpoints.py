@@ -50,7 +50,8 @@ class Root(Resource):
 
     def render(self, request: IRequest) -> int | bytes:
         """The path ends here."""
-        return self._rest.render(request)
+        answered: int | bytes = self._rest.render(request)
+        return answered
 
 
 class _Version(Resource):
@@ -67,7 +68,8 @@ class _Version(Resource):
         return self._models if path == b"models" else self._rest
 
     def render(self, request: IRequest) -> int | bytes:
-        return self._rest.render(request)
+        answered: int | bytes = self._rest.render(request)
+        return answered
 
 
 class _ReadOnly(Resource):
