@@ -62,6 +62,7 @@ class LlmuxService(MultiService):
         self._site = LlmuxSite(
             self.resource, reactor, limits=Limits(body=config.max_body_mb * 2**20)
         )
+        self._site.noisy = False
         self.listener = Listener(config, reactor, self._site)
         IService(self.listener).setServiceParent(self)
         self._request_log = None
