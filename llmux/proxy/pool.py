@@ -50,14 +50,14 @@ class PoolSettings:
 class BackendPool:
     """The connections to all backends."""
 
-    def __init__(self, reactor: Any, settings: PoolSettings = PoolSettings()) -> None:
+    def __init__(self, reactor: Any, settings: PoolSettings | None = None) -> None:
         """
         @param reactor: an L{IReactorTCP} and L{IReactorTime}, and an
             L{IReactorPluggableNameResolver<twisted.internet.interfaces.IReactorPluggableNameResolver>}
             if hosts have names.
         """
         self.reactor = reactor
-        self.settings = settings
+        self.settings = PoolSettings() if settings is None else settings
         self._backends: dict[tuple[str, int], Backend] = {}
 
     def backend(self, host: str, port: int) -> Backend:

@@ -65,7 +65,7 @@ class ProxyResource(Resource):
         @param client_stall_timeout: seconds for which a client may then take
             no byte.
         """
-        super().__init__()
+        Resource.__init__(self)
         self.pool = pool
         self.metrics = metrics
         self.seconds: Callable[[], float] = clock.seconds

@@ -1,0 +1,164 @@
+"""
+What a backend connection is tested with: an exchange that keeps what it is
+told, and connections whose bytes are put in by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import ClientFactory
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.head import Framing, ReplyHead
+from llmux.proxy.pool import Backend, BackendPool, PoolSettings
+
+__all__ = ["BackendEnd", "Network", "RecordedExchange", "Reply"]
+
+
+@dataclass
+class Reply:
+    """
+    What an exchange came to.
+
+    @ivar outcome: "ended", or the reason why it failed; empty before that.
+    @ivar heard: as L{IExchange.failed} says.
+    """
+
+    status: int = 0
+    block: bytes = b""
+    framing: Framing | None = None
+    body: bytes = b""
+    outcome: str = ""
+    heard: bool | None = None
+
+
+@implementer(IExchange)
+class RecordedExchange:
+    """Sends C{request} and keeps the reply."""
+
+    def __init__(
+        self,
+        request: bytes = b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
+        *,
+        is_head: bool = False,
+        may_repeat: bool = False,
+    ) -> None:
+        self.request = request
+        self.connection: BackendConnection | None = None
+        self.is_head = is_head
+        self.may_repeat = may_repeat
+        self.times_connected = 0
+        self.reply = Reply()
+
+    def connected(self) -> None:
+        self.times_connected += 1
+        assert self.connection is not None
+        self.connection.send(self.request)
+
+    def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+        reply = self.reply
+        assert not reply.status and not reply.outcome
+        reply.status, reply.block, reply.framing = head.status, head.block, head.framing
+        self._more(data, ended)
+
+    def received(self, data: bytes, ended: bool) -> None:
+        assert self.reply.status
+        self._more(data, ended)
+
+    def _more(self, data: bytes, ended: bool) -> None:
+        assert not self.reply.outcome
+        self.reply.body += data
+        if ended:
+            assert self.connection is None
+            self.reply.outcome = "ended"
+
+    def failed(self, reason: str, heard: bool) -> None:
+        assert self.connection is None
+        assert not self.reply.outcome
+        self.reply.outcome = reason
+        self.reply.heard = heard
+
+
+class Transport(StringTransport):
+    """Knows that it was aborted, and ends like a real one."""
+
+    aborted = False
+    lost = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.disconnecting = True
+
+
+@dataclass
+class BackendEnd:
+    """The backend's end of a connection."""
+
+    connection: BackendConnection
+    transport: Transport = field(default_factory=Transport)
+
+    def __post_init__(self) -> None:
+        self.connection.makeConnection(self.transport)
+
+    @property
+    def closed(self) -> bool:
+        """Our side has closed it."""
+        return self.transport.disconnecting
+
+    def take(self) -> bytes:
+        """What was sent since the last time."""
+        io = self.transport.io
+        sent = io.getvalue()
+        io.seek(0)
+        io.truncate()
+        return sent
+
+    def send(self, data: bytes) -> None:
+        """Reply; what comes after we have closed is lost, as on a socket."""
+        if data and not self.closed:
+            self.connection.dataReceived(data)
+
+    def close(self, *, cleanly: bool = True) -> None:
+        """The connection ends, whoever wished it."""
+        if not self.transport.lost:
+            self.transport.lost = True
+            producer = self.transport.producer
+            if producer is not None:
+                producer.stopProducing()
+            reason = ConnectionDone() if cleanly else ConnectionLost()
+            self.connection.connectionLost(Failure(reason))
+
+
+class Network:
+    """A pool of one backend, whose connections are made when told to."""
+
+    def __init__(self, settings: PoolSettings | None = None, host: str = "10.0.0.1") -> None:
+        self.reactor = MemoryReactorClock()
+        self.pool = BackendPool(self.reactor, settings)
+        self.backend: Backend = self.pool.backend(host, 8000)
+        self._connected = 0
+
+    def attempts(self) -> int:
+        """How many wait for L{connect} or L{refuse}."""
+        return len(self.reactor.tcpClients) - self._connected
+
+    def connect(self) -> BackendEnd:
+        """The oldest attempt succeeds."""
+        connection = self._factory().buildProtocol(None)
+        assert isinstance(connection, BackendConnection)
+        return BackendEnd(connection)
+
+    def refuse(self, error: Exception) -> None:
+        """The oldest attempt fails."""
+        connector = self.reactor.connectors[self._connected]
+        self._factory().clientConnectionFailed(connector, Failure(error))
+
+    def _factory(self) -> ClientFactory:
+        factory: ClientFactory = self.reactor.tcpClients[self._connected][2]
+        self._connected += 1
+        return factory
