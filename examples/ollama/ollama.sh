@@ -1,0 +1,22 @@
+# What wake.sh, sleep.sh and alive.sh share.  Sourced by them.
+
+url=http://127.0.0.1:$LLMUX_PORT
+
+# Ollama completes a name without a tag.
+case ${LLMUX_MODEL##*/} in
+    *:*) model=$LLMUX_MODEL ;;
+    *) model=$LLMUX_MODEL:latest ;;
+esac
+
+# keep_alive SECONDS: load the model for so long; -1 for ever, 0 unloads it.
+# A refusal (no such model, no memory) goes to stderr, and so to llmux's log.
+keep_alive() {
+    curl -sS --noproxy '*' --fail-with-body "$url/api/generate" -o /dev/fd/2 \
+        -d "{\"model\": \"$model\", \"keep_alive\": $1, \"stream\": false}" ||
+        { echo >&2 && return 1; }
+}
+
+# Succeed if this very model is loaded.
+loaded() {
+    curl -sf --noproxy '*' "$url/api/ps" | tr -d ' ' | grep -Fq "\"name\":\"$model\""
+}

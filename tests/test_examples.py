@@ -1,0 +1,599 @@
+"""
+The examples: each configuration loads, each script parses, and those that talk
+to an API or a program do so with one that behaves like it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+from zope.interface import implementer
+
+from llmux.config import Config, ModelConfig, load_config
+from llmux.hooks import HookRunner
+from llmux.interfaces import HookKind, HookResult
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
+
+
+def test_all_are_there() -> None:
+    assert {path.name for path in EXAMPLES.iterdir()} == {
+        "embedding",
+        "llama-cpp",
+        "ollama",
+        "podman-criu",
+        "systemd",
+        "vllm-sleep",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir()))
+def test_configuration(name: str) -> None:
+    """It loads, its README is there, and what its hooks name is there and may be run."""
+    directory = EXAMPLES / name
+    assert (directory / "README.md").read_text().startswith("# ")
+    config = load_config(str(directory / "config.yaml"))
+    for model in config.models.values():
+        for script in (model.wake, model.sleep, model.alive):
+            subprocess.run(["sh", "-n", "-c", script], check=True)
+            if script.startswith("./"):
+                assert os.access(directory / script.split()[0], os.X_OK)
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*/*.sh")), ids=lambda path: path.name)
+def test_script_parses(script: Path) -> None:
+    subprocess.run(["sh", "-n", script], check=True)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of programs that hooks find before all others."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return directory
+
+
+def program(path: Path, script: str) -> None:
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+class Example:
+    """An example's hooks, with another port for its backends."""
+
+    def __init__(self, name: str, port: int) -> None:
+        from twisted.internet import reactor
+
+        self.config = load_config(str(EXAMPLES / name / "config.yaml"))
+        self.models: dict[str, ModelConfig] = {
+            name: msgspec.structs.replace(model, port=port)
+            for name, model in self.config.models.items()
+        }
+        typed_reactor: Any = reactor
+        self._runner = HookRunner(typed_reactor, self.models, str(EXAMPLES / name))
+
+    async def run(self, model: str, hook: HookKind) -> HookResult:
+        return await self._runner.start(model, hook).exited
+
+    async def is_awake(self, model: str) -> bool:
+        result = await self.run(model, ALIVE)
+        assert result.ok or result.says_no
+        return result.ok
+
+
+@implementer(IResource)
+class Api:
+    """A stand-in for a backend's API, listening from C{listen} on."""
+
+    isLeaf = True
+    server = None
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self._port: Any = None
+
+    def putChild(self, path: bytes, child: object) -> None:
+        raise NotImplementedError
+
+    def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
+        raise NotImplementedError
+
+    def listen(self, port: int = 0) -> int:
+        from twisted.internet import reactor
+
+        typed_reactor: Any = reactor
+        self._port = typed_reactor.listenTCP(port, Site(self), interface="127.0.0.1")
+        number: int = self._port.getHost().port
+        return number
+
+    def close(self) -> None:
+        if self._port is not None:
+            pytest_twisted.blockon(self._port.stopListening())
+
+    def render(self, request: Request) -> bytes:
+        self.requests.append(f"{request.method.decode()} {request.uri.decode()}")
+        status, value = self.answer(request)
+        request.setResponseCode(status)
+        request.setHeader("connection", "close")
+        return b"" if value is None else json.dumps(value, separators=(",", ":")).encode()
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        """Status and JSON value."""
+        raise NotImplementedError
+
+
+# Ollama.
+
+
+class Ollama(Api):
+    """
+    @ivar loaded: what is in memory, and for how long it stays.
+    @ivar unloads_after: how many more times C{/api/ps} lists what was unloaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.installed = {"qwen3:8b", "mistral:7b", "mistral:latest"}
+        self.loaded: dict[str, int] = {}
+        self.unloads_after = 0
+        self._going: dict[str, int] = {}
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        if request.path == b"/api/ps":
+            self._going = {name: left - 1 for name, left in self._going.items() if left > 0}
+            names = [*self.loaded, *self._going]
+            return 200, {"models": [{"name": n, "model": n, "size": 1} for n in names]}
+        assert request.path == b"/api/generate"
+        assert request.content is not None
+        wanted = json.load(request.content)
+        name = wanted["model"]
+        if name not in self.installed:
+            return 404, {"error": f"model '{name}' not found"}
+        assert wanted["stream"] is False and "prompt" not in wanted
+        if wanted["keep_alive"] == 0:
+            self.loaded.pop(name, None)
+            self._going[name] = self.unloads_after
+        else:
+            self.loaded[name] = wanted["keep_alive"]
+        return 200, {"model": name, "response": "", "done": True}
+
+
+@pytest.fixture
+def ollama() -> Iterator[Ollama]:
+    api = Ollama()
+    yield api
+    api.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama(ollama: Ollama) -> None:
+    """Two models on one port: alive tells them apart."""
+    example = Example("ollama", ollama.listen())
+    assert not await example.is_awake("qwen3:8b")
+    assert (await example.run("qwen3:8b", WAKE)).ok
+    assert ollama.loaded == {"qwen3:8b": -1}
+    assert await example.is_awake("qwen3:8b")
+    assert not await example.is_awake("mistral:7b")
+    ollama.unloads_after = 3
+    assert (await example.run("qwen3:8b", SLEEP)).ok
+    assert not await example.is_awake("qwen3:8b")
+    assert (await example.run("mistral:7b", WAKE)).ok
+    assert ollama.loaded == {"mistral:7b": -1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_again(ollama: Ollama) -> None:
+    """Waking what is awake, and putting to sleep what sleeps, does no harm."""
+    example = Example("ollama", ollama.listen())
+    for hook in (SLEEP, WAKE, WAKE, SLEEP, SLEEP):
+        assert (await example.run("qwen3:8b", hook)).ok
+    assert ollama.loaded == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_without_the_model(ollama: Ollama) -> None:
+    """The log says why."""
+    ollama.installed.clear()
+    example = Example("ollama", ollama.listen())
+    result = await example.run("qwen3:8b", WAKE)
+    assert result.says_no
+    assert "model 'qwen3:8b' not found" in result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
+    """Ollama completes it, and lists the whole name."""
+    example = Example("ollama", ollama.listen())
+    example.models["mistral"] = example.models["mistral:7b"]
+    assert (await example.run("mistral", WAKE)).ok
+    assert ollama.loaded == {"mistral:latest": -1}
+    assert await example.is_awake("mistral")
+    assert not await example.is_awake("mistral:7b")
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_is_down() -> None:
+    example = Example("ollama", free_port())
+    assert not await example.is_awake("qwen3:8b")
+    assert (await example.run("qwen3:8b", SLEEP)).ok
+    result = await example.run("qwen3:8b", WAKE)
+    assert result.says_no
+    assert "curl: (7)" in result.stderr
+
+
+# vLLM.
+
+
+class Vllm(Api):
+    """
+    @ivar asleep: what C{/is_sleeping} says.
+    @ivar obeys: whether C{/sleep} puts it to sleep.
+    @ivar development: VLLM_SERVER_DEV_MODE.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asleep = False
+        self.obeys = True
+        self.development = True
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        if request.path == b"/health":
+            return 200, None
+        if not self.development:
+            return 404, {"detail": "Not Found"}
+        match request.method, request.path:
+            case b"GET", b"/is_sleeping":
+                return 200, {"is_sleeping": self.asleep}
+            case b"POST", b"/wake_up":
+                self.asleep = False
+                return 200, None
+            case b"POST", b"/sleep" if request.args == {b"level": [b"1"]}:
+                self.asleep = self.obeys
+                return (200 if self.obeys else 500), None
+        return 405, None
+
+
+DOCKER = """
+echo "$*" >>"$(dirname "$0")/docker.log"
+"""
+
+
+@pytest.fixture
+def vllm(programs: Path) -> Iterator[Vllm]:
+    program(programs / "docker", DOCKER)
+    api = Vllm()
+    yield api
+    api.close()
+
+
+def docker_log(programs: Path) -> list[str]:
+    path = programs / "docker.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm(vllm: Vllm, programs: Path) -> None:
+    """It is alive when it does not sleep."""
+    example = Example("vllm-sleep", vllm.listen())
+    assert await example.is_awake("qwen3-8b")
+    assert (await example.run("qwen3-8b", SLEEP)).ok
+    assert vllm.asleep
+    assert not await example.is_awake("qwen3-8b")
+    assert (await example.run("qwen3-8b", WAKE)).ok
+    assert not vllm.asleep
+    assert await example.is_awake("qwen3-8b")
+    assert docker_log(programs) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_again(vllm: Vllm) -> None:
+    """Waking what is awake, and putting to sleep what sleeps, asks for nothing."""
+    example = Example("vllm-sleep", vllm.listen())
+    assert (await example.run("qwen3-8b", WAKE)).ok
+    vllm.asleep = True
+    assert (await example.run("qwen3-8b", SLEEP)).ok
+    assert [line for line in vllm.requests if line.startswith("POST")] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_starts(vllm: Vllm, programs: Path) -> None:
+    """Where no server runs, waking starts it, and waits for it."""
+    from twisted.internet import reactor
+
+    port = free_port()
+    example = Example("vllm-sleep", port)
+    assert not await example.is_awake("qwen3-8b")
+    waking = Deferred.fromCoroutine(example.run("qwen3-8b", WAKE))
+    typed_reactor: Any = reactor
+    while not docker_log(programs):
+        turn: Deferred[None] = Deferred()
+        typed_reactor.callLater(0.02, turn.callback, None)
+        await turn
+    assert not waking.called
+    vllm.listen(port)
+    assert (await waking).ok
+    assert docker_log(programs) == ["start vllm-qwen3"]
+    assert await example.is_awake("qwen3-8b")
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_cannot_be_started(programs: Path) -> None:
+    program(programs / "docker", "echo no such container >&2; exit 5")
+    result = await Example("vllm-sleep", free_port()).run("qwen3-8b", WAKE)
+    assert result.exit_code == 5
+    assert "no such container" in result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_does_not_sleep(vllm: Vllm, programs: Path) -> None:
+    """Then it is stopped: the GPU must be free."""
+    vllm.obeys = False
+    example = Example("vllm-sleep", vllm.listen())
+    assert (await example.run("qwen3-8b", SLEEP)).ok
+    assert docker_log(programs) == ["stop vllm-qwen3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_does_not_answer(programs: Path) -> None:
+    """It may be loading, on the GPU."""
+    program(programs / "docker", DOCKER)
+    assert (await Example("vllm-sleep", free_port()).run("qwen3-8b", SLEEP)).ok
+    assert docker_log(programs) == ["stop vllm-qwen3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_without_sleep_mode(vllm: Vllm) -> None:
+    """The log says what is missing."""
+    vllm.development = False
+    result = await Example("vllm-sleep", vllm.listen()).run("qwen3-8b", WAKE)
+    assert result.says_no
+    assert "VLLM_SERVER_DEV_MODE=1" in result.stderr
+
+
+# Podman.
+
+PODMAN = """
+cd "$(dirname "$0")"
+echo "$2 $(eval echo \\${$#})" >>podman.log
+read -r status checkpointed <podman.state
+case $2$4 in
+    inspect*Checkpointed*) echo "$status $checkpointed" ;;
+    inspect*) echo "$status" ;;
+    *) [ ! -e "no-$2" ] || { echo "no $2" >&2; exit 125; } ;;
+esac
+case $2 in
+    checkpoint) echo exited true >podman.state ;;
+    stop) echo exited false >podman.state ;;
+    restore | start) echo running false >podman.state ;;
+esac
+"""
+
+
+class Podman:
+    """The state of a container called vllm-qwen3."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        program(directory / "podman", PODMAN)
+        (directory / "podman.state").write_text("created false\n")
+        self.example = Example("podman-criu", free_port())
+
+    def state(self) -> str:
+        return (self._directory / "podman.state").read_text().strip()
+
+    def breaks(self, verb: str) -> None:
+        (self._directory / f"no-{verb}").touch()
+
+    async def run(self, hook: HookKind) -> list[str]:
+        """What the hook had podman do, inspections left out."""
+        log = self._directory / "podman.log"
+        log.write_text("")
+        assert (await self.example.run("qwen3-8b", hook)).ok
+        lines = [line.split() for line in log.read_text().splitlines()]
+        assert {name for _, name in lines} == {"vllm-qwen3"}
+        return [verb for verb, _ in lines if verb != "inspect"]
+
+
+@pytest.fixture
+def podman(programs: Path) -> Podman:
+    return Podman(programs)
+
+
+@pytest_twisted.ensureDeferred
+async def test_podman(podman: Podman) -> None:
+    """Started the first time, then checkpointed and restored; once is enough."""
+    assert await podman.run(SLEEP) == []
+    assert await podman.run(WAKE) == ["start"]
+    assert await podman.run(WAKE) == []
+    assert await podman.run(SLEEP) == ["checkpoint"]
+    assert await podman.run(SLEEP) == []
+    assert await podman.run(WAKE) == ["restore"]
+    assert podman.state() == "running false"
+
+
+@pytest_twisted.ensureDeferred
+async def test_podman_cannot_checkpoint(podman: Podman) -> None:
+    podman.breaks("checkpoint")
+    await podman.run(WAKE)
+    assert await podman.run(SLEEP) == ["checkpoint", "stop"]
+    assert podman.state() == "exited false"
+    assert await podman.run(WAKE) == ["start"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_podman_cannot_restore(podman: Podman) -> None:
+    podman.breaks("restore")
+    await podman.run(WAKE)
+    await podman.run(SLEEP)
+    assert await podman.run(WAKE) == ["restore", "start"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_podman_without_the_container(podman: Podman, programs: Path) -> None:
+    program(programs / "podman", "echo no such container >&2; exit 125")
+    for hook in (WAKE, SLEEP):
+        result = await podman.example.run("qwen3-8b", hook)
+        assert result.says_no
+        assert "no such container" in result.stderr
+
+
+# systemd and embedding: the whole of llmux, in a process of its own.
+
+
+class Daemon:
+    """A process, started in a copy of an example's directory."""
+
+    def __init__(self, *command: str, directory: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+        self._process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def stop(self) -> tuple[int, str]:
+        """Its exit status and output."""
+        self._process.terminate()
+        output, _ = self._process.communicate(timeout=30)
+        return self._process.returncode, output.decode()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+_RETRY = [
+    "--retry",
+    "300",
+    "--retry-delay",
+    "0",
+    "--retry-connrefused",
+    "--retry-max-time",
+    "30",
+]
+
+
+def curl(*arguments: str) -> str:
+    return subprocess.run(
+        ["curl", "-sSf", "--noproxy", "*", *_RETRY, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def copied(name: str, directory: Path, *replacements: tuple[str, str]) -> Path:
+    """A copy of an example, with other text in its files."""
+    copy = directory / name
+    shutil.copytree(EXAMPLES / name, copy)
+    for path in copy.iterdir():
+        if path.is_file():
+            text = path.read_text()
+            for old, new in replacements:
+                text = text.replace(old, new)
+            path.write_text(text)
+    return copy
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None, reason="no systemd-socket-activate"
+)
+def test_systemd_socket_activation(tmp_path: Path) -> None:
+    """llmux takes the socket that systemd has bound, and answers on it."""
+    port = free_port()
+    copy = copied("systemd", tmp_path)
+    daemon = Daemon(
+        "systemd-socket-activate",
+        "-l",
+        f"127.0.0.1:{port}",
+        "--fdname=llmux",
+        *(f"-E{name}" for name in ("PATH", "PYTHONPATH")),
+        sys.executable,
+        "-m",
+        "llmux",
+        "-c",
+        "config.yaml",
+        directory=copy,
+    )
+    try:
+        models = json.loads(curl(f"http://127.0.0.1:{port}/v1/models"))
+        assert [model["id"] for model in models["data"]] == ["llama", "mistral"]
+    except BaseException:
+        daemon.kill()
+        raise
+    status, output = daemon.stop()
+    assert status == 0, output
+
+
+def test_systemd_unit() -> None:
+    """What the README says of it."""
+    unit = (EXAMPLES / "systemd" / "llmux.service").read_text().splitlines()
+    assert "KillMode=process" in unit
+    (stop,) = (int(line.partition("=")[2]) for line in unit if line.startswith("TimeoutStop"))
+    config: Config = load_config(str(EXAMPLES / "systemd" / "config.yaml"))
+    assert stop > config.shutdown_timeout_secs
+    assert all(stop > model.sleep_timeout_secs for model in config.models.values())
+    assert config.listen == "systemd:domain=INET:index=0"
+
+
+def test_embedding(tmp_path: Path) -> None:
+    """llmux and another service in one process; both answer, both stop."""
+    port, status_port, backend_port = (free_port() for _ in range(3))
+    copy = copied(
+        "embedding",
+        tmp_path,
+        ("3000", str(port)),
+        ("tcp:3001", f"tcp:{status_port}"),
+        ("8001", str(backend_port)),
+        ("python3 backend.py", f"{sys.executable} backend.py"),
+    )
+    twistd = "from twisted.scripts.twistd import run; run()"
+    daemon = Daemon(
+        sys.executable, "-c", twistd, "-n", "--pidfile=", "-y", "both.tac", directory=copy
+    )
+    try:
+        status_page = f"http://127.0.0.1:{status_port}/"
+        assert curl(status_page) == "nothing is awake\n"
+        question = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
+        reply = json.loads(
+            curl(f"http://127.0.0.1:{port}/v1/chat/completions", "-d", json.dumps(question))
+        )
+        assert reply["choices"][0]["message"]["content"] == "You said: Hello"
+        assert curl(status_page) == "parrot is awake\n"
+    except BaseException:
+        daemon.kill()
+        raise
+    status, output = daemon.stop()
+    assert status == -signal.SIGTERM, output  # as twistd ends: by the signal itself
+    assert not (copy / "parrot.pid").exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", backend_port)).close()
