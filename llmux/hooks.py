@@ -256,8 +256,8 @@ class _Run:
         else:
             _log.emit(
                 LogLevel.debug if alive else LogLevel.warn,
-                "{hook} hook of {model} failed: {reason}, after {duration_secs:.3f} s; "
-                "stderr: {stderr}",
+                "{hook} hook of {model} failed: {reason}, after {duration_secs:.3f} s"
+                + ("; stderr: {stderr}" if stderr else ""),
                 event="hook_failed",
                 model=self._model,
                 hook=self._hook.value,
