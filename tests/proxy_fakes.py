@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmux.proxy.connection import BackendConnection, IExchange
-from llmux.proxy.head import Framing, ReplyHead
+from llmux.proxy.head import Framing, Repeats, ReplyHead
 from llmux.proxy.pool import Backend, BackendPool, PoolSettings
 
 __all__ = ["BackendEnd", "Network", "RecordedExchange", "Reply"]
@@ -46,12 +46,12 @@ class RecordedExchange:
         request: bytes = b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
         *,
         is_head: bool = False,
-        may_repeat: bool = False,
+        repeats: Repeats = Repeats.IF_UNSEEN,
     ) -> None:
         self.request = request
         self.connection: BackendConnection | None = None
         self.is_head = is_head
-        self.may_repeat = may_repeat
+        self.repeats = repeats
         self.times_connected = 0
         self.reply = Reply()
 

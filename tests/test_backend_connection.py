@@ -9,7 +9,7 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from llmux.proxy.connection import IExchange
-from llmux.proxy.head import Framing, fields_of, reason_of
+from llmux.proxy.head import Framing, Repeats, fields_of, reason_of
 from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
 
 OK = b"HTTP/1.1 200 OK"
@@ -358,7 +358,7 @@ def test_a_head_without_end_is_given_up(piece: int) -> None:
 def test_no_word_on_a_new_connection() -> None:
     for cleanly in (True, False):
         network = Network()
-        exchange = RecordedExchange(may_repeat=True)
+        exchange = RecordedExchange(repeats=Repeats.ALWAYS)
         network.backend.begin(exchange)
         network.connect().close(cleanly=cleanly)
         assert exchange.reply == Reply(

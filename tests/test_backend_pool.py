@@ -19,6 +19,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.web.iweb import IBodyProducer
 from zope.interface import directlyProvides, implementer, providedBy
 
+from llmux.proxy.head import Repeats
 from llmux.proxy.pool import BackendPool, PoolSettings
 from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
 
@@ -27,9 +28,11 @@ WITHOUT_REPLY = "the backend closed the connection without a reply"
 REFUSED = "the backend refused the connection"
 
 
-def begin(network: Network, count: int = 1, **options: bool) -> list[RecordedExchange]:
+def begin(
+    network: Network, count: int = 1, repeats: Repeats = Repeats.IF_UNSEEN
+) -> list[RecordedExchange]:
     exchanges = [
-        RecordedExchange(b"%d\r\n" % number, **options) for number in range(1, count + 1)
+        RecordedExchange(b"%d\r\n" % number, repeats=repeats) for number in range(1, count + 1)
     ]
     for exchange in exchanges:
         network.backend.begin(exchange)
@@ -222,7 +225,7 @@ def test_a_post_is_not_repeated_when_the_backend_may_have_worked_on_it() -> None
 def test_an_idempotent_request_is() -> None:
     network = Network()
     end = used_before(network)
-    (exchange,) = begin(network, may_repeat=True)
+    (exchange,) = begin(network, repeats=Repeats.ALWAYS)
     network.reactor.advance(1.5)
     end.close()
     assert network.attempts() == 1
@@ -230,10 +233,19 @@ def test_an_idempotent_request_is() -> None:
     assert exchange.reply.outcome == "ended"
 
 
+def test_what_must_not_be_repeated_is_not() -> None:
+    network = Network()
+    end = used_before(network)
+    (exchange,) = begin(network, repeats=Repeats.NEVER)
+    end.close()
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, heard=False)
+    assert network.attempts() == 0
+
+
 def test_nothing_is_repeated_after_a_byte() -> None:
     network = Network()
     end = used_before(network)
-    (exchange,) = begin(network, may_repeat=True)
+    (exchange,) = begin(network, repeats=Repeats.ALWAYS)
     end.send(b"H")
     end.close()
     assert exchange.reply == Reply(

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import Attribute, Interface, implementer
 
-from llmux.proxy.head import BadReply, Framing, ReplyHead
+from llmux.proxy.head import BadReply, Framing, Repeats, ReplyHead
 
 if TYPE_CHECKING:
     from llmux.proxy.pool import Backend
@@ -54,7 +54,7 @@ class IExchange(Interface):
         "Set and cleared by the connection."
     )
     is_head: bool = Attribute("The request is a HEAD: its reply has no body.")
-    may_repeat: bool = Attribute("The method is idempotent: sending it twice does no harm.")
+    repeats: Repeats = Attribute("Whether the request may be sent again.")
 
     def connected() -> None:
         """
@@ -418,12 +418,15 @@ class BackendConnection:
                 exchange.failed("the backend closed the connection in mid-reply", True)
         elif self._partial:
             exchange.failed("the backend closed the connection in mid-reply", True)
-        elif self.reused and (
-            exchange.may_repeat or self._backend.seconds() - self._began < _IDLE_CLOSE
-        ):
+        elif self.reused and self._may_repeat(exchange):
             self._backend.begin_anew(exchange)
         else:
             exchange.failed("the backend closed the connection without a reply", False)
+
+    def _may_repeat(self, exchange: IExchange) -> bool:
+        if exchange.repeats is Repeats.IF_UNSEEN:
+            return self._backend.seconds() - self._began < _IDLE_CLOSE
+        return exchange.repeats is Repeats.ALWAYS
 
 
 def _last_head(data: bytes, interim: int) -> tuple[int, int]:

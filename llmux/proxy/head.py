@@ -12,6 +12,7 @@ __all__ = [
     "HOP_BY_HOP",
     "BadReply",
     "Framing",
+    "Repeats",
     "ReplyHead",
     "RequestTemplate",
     "fields_of",
@@ -60,6 +61,19 @@ class Framing(Enum):
     UNTIL_CLOSE = "until close"
     NONE = "none"
     """There is no body, whatever the headers say of one: HEAD, 204, 304."""
+
+
+class Repeats(Enum):
+    """
+    Whether a request may be sent again on a new connection, when one that had
+    been used before was closed without a byte of a reply.
+    """
+
+    ALWAYS = "always"
+    """Its method is idempotent: sending it twice does no harm (RFC 9110 9.2.2)."""
+    IF_UNSEEN = "if unseen"
+    """If the backend closed so early that it can only have been for idleness."""
+    NEVER = "never"
 
 
 class ReplyHead:
@@ -166,16 +180,16 @@ class RequestTemplate:
     C{X-Forwarded-For} and its like pass as they came.
 
     @ivar is_head: the method is HEAD.
-    @ivar may_repeat: the method is idempotent (RFC 9110 9.2.2).
+    @ivar repeats: always for an idempotent method.
     """
 
-    __slots__ = ("_fields", "_first", "_has_length", "is_head", "may_repeat")
+    __slots__ = ("_fields", "_first", "_has_length", "is_head", "repeats")
 
     def __init__(
         self, method: bytes, uri: bytes, headers: Iterable[tuple[bytes, bytes]]
     ) -> None:
         self.is_head = method == b"HEAD"
-        self.may_repeat = method in _IDEMPOTENT
+        self.repeats = Repeats.ALWAYS if method in _IDEMPOTENT else Repeats.IF_UNSEEN
         self._has_length = method in _EXPECT_A_BODY
         self._first = b"%b %b HTTP/1.1\r\nHost: " % (method, uri)
         kept: list[tuple[bytes, bytes, bytes]] = []
@@ -209,3 +223,11 @@ class RequestTemplate:
                 length,
             )
         return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
+
+    def render_chunked(self, host: bytes) -> bytes:
+        """The head of a request whose body comes in chunks, empty line included."""
+        return b"%b%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (
+            self._first,
+            host,
+            self._fields,
+        )

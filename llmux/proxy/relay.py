@@ -52,7 +52,7 @@ class Relay:
         "blocked",
         "connection",
         "is_head",
-        "may_repeat",
+        "repeats",
         "turn",
     )
 
@@ -67,7 +67,7 @@ class Relay:
         self.turn = turn
         self.connection: BackendConnection | None = None
         self.is_head = template.is_head
-        self.may_repeat = template.may_repeat
+        self.repeats = template.repeats
         self.answering = False
         self.blocked = False
         self._resource = resource

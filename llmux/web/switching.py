@@ -5,7 +5,7 @@ The Resource that gives each request its model before another Resource answers i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
@@ -77,7 +77,7 @@ class _Turn:
         if isinstance(request, LlmuxRequest):
             request.departed = self._left
         else:
-            request.notifyFinish().addErrback(self._left)
+            cast(Request, request).notifyFinish().addErrback(self._left)
 
     def _waited(self) -> None:
         self._pending = None
@@ -167,7 +167,7 @@ class SwitchingResource(Resource):
         """
         @param max_body: bytes; larger bodies get 413.
         """
-        super().__init__()
+        Resource.__init__(self)
         self.switcher = switcher
         self._wrapped = wrapped
         self._guarded = IGuardedResource(wrapped, None)
@@ -243,9 +243,9 @@ class SwitchingResource(Resource):
                 self.internal_error(turn, Failure())
             return
         turn.guard.on_abort = turn.abort
-        request = cast(Request, turn.request)
+        request: Any = turn.request
         request.notifyFinish().addBoth(turn.finished)
-        request.llmux_model = turn.model  # type: ignore[attr-defined] # as documented
+        request.llmux_model = turn.model
         self._render(request)
 
     def refuse(self, turn: _Turn, error: ApiError) -> None:
@@ -287,7 +287,7 @@ class _Search:
         if isinstance(request, LlmuxRequest):
             request.departed = self._left
         else:
-            request.notifyFinish().addErrback(self._left)
+            cast(Request, request).notifyFinish().addErrback(self._left)
         search.addCallbacks(self._found, self._failed)
 
     def _left(self, reason: Failure | None = None) -> None:
