@@ -1,0 +1,435 @@
+"""The C{llmux} command, run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+
+import pytest
+
+from llmux._version import __version__
+from llmux.cli import main
+from tests.daemon import Backend, Daemon, ask, backend, connect, run, wait_until, write_config
+
+
+@pytest.fixture
+def behind() -> Iterator[Backend]:
+    with backend() as one:
+        yield one
+
+
+class Asker(Thread):
+    """Asks in a thread of its own."""
+
+    def __init__(self, port: int, model: str = "a") -> None:
+        super().__init__()
+        self.answer: tuple[int, bytes] | Exception | None = None
+        self._port = port
+        self._model = model
+        self.start()
+
+    def run(self) -> None:
+        with closing(connect(self._port)) as connection:
+            try:
+                self.answer = ask(connection, self._model)
+            except Exception as e:
+                self.answer = e
+
+
+class TestServing:
+    def test_a_request_and_a_graceful_end(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port)
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            with closing(connect(port)) as connection:
+                for model in "a", "b":
+                    assert ask(connection, model) == (200, b'{"answer": 42}')
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        line = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (info |warn ) \S")
+        assert [text for text in daemon.lines if not line.match(text)] == []
+        text = "\n".join(daemon.lines)
+        assert "switch_started: switching from a to b" in text
+        assert "SIGTERM: stopping" in text
+        assert "factory" not in text
+
+    def test_port_of_the_command_line(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port, port=None)
+        with (
+            Daemon(["-c", "config.json", "-p", str(port)], tmp_path),
+            closing(connect(port)) as connection,
+        ):
+            assert ask(connection)[0] == 200
+
+    def test_any_free_port(self, tmp_path: Path, behind: Backend) -> None:
+        write_config(tmp_path, behind.port)
+        with Daemon(["-c", "config.json", "-p", "0"], tmp_path) as daemon:
+            port = int(daemon.wait_for("listening").rpartition(":")[2])
+            with closing(connect(port)) as connection:
+                assert ask(connection)[0] == 200
+
+    def test_unix_socket(self, tmp_path: Path, behind: Backend) -> None:
+        write_config(tmp_path, behind.port, port=None, listen="unix:llmux.sock")
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            with closing(connect(0)) as connection:
+                connection.sock = socket.socket(socket.AF_UNIX)
+                connection.sock.connect(str(tmp_path / "llmux.sock"))
+                assert ask(connection)[0] == 200
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert os.listdir(tmp_path) == ["config.json"]
+
+    def test_configuration_by_default_and_relative_hooks(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
+        port = write_config(tmp_path, behind.port)
+        text = (tmp_path / "config.json").read_text().replace('"true"', '"./hook"')
+        (tmp_path / "config.yaml").write_text(text)
+        (tmp_path / "config.json").unlink()
+        hook = tmp_path / "hook"
+        hook.write_text("#!/bin/sh\necho for $LLMUX_MODEL\n")
+        hook.chmod(0o755)
+        with Daemon([], tmp_path) as daemon, closing(connect(port)) as connection:
+            assert ask(connection)[0] == 200
+            daemon.wait_for("for a")
+
+    def test_json_log(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port)
+        with Daemon(["-c", "config.json", "--log-format", "json"], tmp_path) as daemon:
+            with closing(connect(port)) as connection:
+                ask(connection, "a")
+                ask(connection, "b")
+            daemon.signal(signal.SIGTERM)
+            daemon.wait()
+        events = {
+            event["event"]: event for event in map(json.loads, daemon.lines) if "event" in event
+        }
+        assert events["switch_started"].items() >= {"from": "a", "to": "b"}.items()
+        assert events["model_activated"].items() >= {"from": "a", "model": "b"}.items()
+        assert events["model_activated"]["duration_secs"] > 0
+        assert events["hook_completed"].items() >= {"model": "b", "hook": "wake"}.items()
+        assert events["listening"]["address"] == f"http://127.0.0.1:{port}"
+
+    def test_verbose(self, tmp_path: Path, behind: Backend) -> None:
+        write_config(tmp_path, behind.port)
+        with Daemon(["-c", "config.json", "-v"], tmp_path) as daemon:
+            daemon.wait_for("starting on")
+
+    def test_few_files(self, tmp_path: Path, behind: Backend) -> None:
+        write_config(tmp_path, behind.port)
+        command = (
+            *("prlimit", "--nofile=500:1000", "--"),
+            *(sys.executable, "-m", "llmux"),
+        )
+        with Daemon(["-c", "config.json"], tmp_path, command=command) as daemon:
+            daemon.wait_for("few_files: only 1000 files may be open at once")
+            limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
+            assert re.search(r"Max open files\s+1000\s+1000\s", limits)
+
+
+class TestStopping:
+    def test_requests_in_flight_finish(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port)
+        behind.holding = True
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            asker = Asker(port)
+            behind.came.acquire()
+            daemon.signal(signal.SIGINT)
+            daemon.wait_for("SIGINT: stopping")
+            wait_until(lambda: refused(port), "the end of listening")
+            assert daemon.process.poll() is None
+            behind.let_go.set()
+            assert daemon.wait() == 0
+            asker.join()
+        assert asker.answer == (200, b'{"answer": 42}')
+
+    def test_not_for_ever(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port, shutdown_timeout_secs=0.2)
+        behind.holding = True
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            asker = Asker(port)
+            behind.came.acquire()
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+            asker.join()
+        assert asker.answer != (200, b'{"answer": 42}')
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_second_signal(
+        self, tmp_path: Path, behind: Backend, number: signal.Signals
+    ) -> None:
+        port = write_config(tmp_path, behind.port)
+        behind.holding = True
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            asker = Asker(port)
+            behind.came.acquire()
+            daemon.signal(signal.SIGTERM)
+            daemon.wait_for("SIGTERM: stopping")
+            daemon.signal(number)
+            assert daemon.wait() == 128 + number
+            asker.join()
+        text = "\n".join(daemon.lines)
+        assert f"{number.name} again: aborting" in text
+        assert "Traceback" not in text
+        assert "ReactorNotRunning" not in text
+
+    def test_second_signal_ends_hooks(self, tmp_path: Path, behind: Backend) -> None:
+        hooks = {
+            "wake": "echo $$ > pid; echo waking; sleep 1000",
+            "sleep": "true",
+            "alive": "false",
+        }
+        port = write_config(tmp_path, behind.port, models={"a": {"port": behind.port, **hooks}})
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            asker = Asker(port)
+            daemon.wait_for("waking")
+            daemon.signal(signal.SIGTERM)
+            daemon.wait_for("SIGTERM: stopping")
+            daemon.signal(signal.SIGTERM)
+            # The first may already have ended it all: a wake hook is killed at once.
+            assert daemon.wait() in (0, 128 + signal.SIGTERM)
+            asker.join()
+        assert isinstance(asker.answer, tuple)
+        assert asker.answer[0] == 503
+        pid = int((tmp_path / "pid").read_text())
+        assert not Path(f"/proc/{pid}").exists()
+
+    def test_hangup_is_no_stop(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port)
+        with Daemon(["-c", "config.json"], tmp_path) as daemon:
+            daemon.signal(signal.SIGHUP)
+            daemon.signal(signal.SIGUSR1)
+            with closing(connect(port)) as connection:
+                assert ask(connection)[0] == 200
+
+    def test_terminal_that_goes_away(self, tmp_path: Path, behind: Backend) -> None:
+        write_config(tmp_path, behind.port)
+        ours, theirs = os.openpty()
+        try:
+            command = ("setsid", "-c", sys.executable, "-m", "llmux")
+            daemon = Daemon(["-c", "config.json"], tmp_path, command=command, stdin=theirs)
+            with daemon:
+                os.close(theirs)
+                os.close(ours)
+                ours = theirs = -1
+                assert daemon.wait() == 0
+            assert "SIGHUP: stopping" in "\n".join(daemon.lines)
+        finally:
+            for descriptor in ours, theirs:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+def refused(port: int) -> bool:
+    with closing(socket.socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+class TestRefusing:
+    def one_line(self, *arguments: str, cwd: Path) -> str:
+        ended = run(*arguments, cwd=cwd)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.count("\n") == 1
+        return ended.stderr.rstrip("\n")
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        assert self.one_line(cwd=tmp_path) == (
+            "config.yaml: it cannot be read: no such file or directory; "
+            "name the configuration with -c FILE"
+        )
+
+    def test_bad_file(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("models: {a: {port: 1, wake: true}}")
+        expected = (
+            'c.yaml: models.a.wake: true is not a shell script; write it in quotes: "true"'
+        )
+        assert self.one_line("-c", "c.yaml", cwd=tmp_path) == expected
+        assert self.one_line("check", "-c", "c.yaml", cwd=tmp_path) == expected
+
+    def test_busy_port(self, tmp_path: Path) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            port = other.getsockname()[1]
+            write_config(tmp_path, 1, port=port)
+            assert self.one_line("-c", "config.json", cwd=tmp_path) == (
+                f"config.json: port: 127.0.0.1:{port} is in use; "
+                "stop what listens there, or choose another with port: or -p"
+            )
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["-p", "70000"], "argument -p/--port: '70000' is not a port from 0 to 65535"),
+            (["-p", "x"], "argument -p/--port: 'x' is not a port from 0 to 65535"),
+            (["--log-format", "xml"], "invalid choice: 'xml'"),
+            (["-c", "c.yaml", "check"], "(the command comes first: llmux check ...)"),
+            (["check", "more"], "unrecognized arguments: more"),
+        ],
+    )
+    def test_usage(
+        self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert expected in capsys.readouterr().err
+
+
+class TestCheck:
+    CONFIG = """
+models:
+  b:
+    port: 8002
+    wake: |
+      one
+      two
+    sleep: "true"
+    alive: ask
+    weight: 2
+  a: {port: 8001, host: "::1", wake: up, sleep: down, alive: ask, wake_timeout_secs: 1.5}
+policy: {request_timeout_secs: 300, drain_timeout_secs: 60}
+request_log: requests.jsonl
+sleep_on_exit: true
+"""
+
+    def check(
+        self, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str], *more: str
+    ) -> tuple[int, str, str]:
+        path = tmp_path / "c.yaml"
+        path.write_text(text)
+        status = main(["check", "-c", str(path), *more])
+        out, err = capsys.readouterr()
+        return status, out.replace(str(tmp_path), "DIR"), err.replace(str(tmp_path), "DIR")
+
+    def test_sound(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        status, out, err = self.check(tmp_path, self.CONFIG, capsys)
+        assert (status, err) == (0, "")
+        assert (
+            out
+            == """\
+DIR/c.yaml is sound: 2 models
+
+listens on        http://127.0.0.1:3000
+hooks run in      DIR
+request bodies    up to 512 MiB
+a stalled client  is cut off after 60 s
+stops             within 30 s, puts the awake model to sleep
+logs requests to  DIR/requests.jsonl
+
+policy fifo
+  a request waits for its model 300 s at most
+  requests in flight finish before a switch, within 60 s
+  a model is awake for 0 s at least
+
+model a at ::1:8001
+  wake,  1.5 s at most:   up
+  sleep, 300 s at most:   down
+  alive, 10 s at most:    ask
+
+model b at 127.0.0.1:8002, weight 2
+  wake,  900 s at most:
+      one
+      two
+  sleep, 300 s at most:   true
+  alive, 10 s at most:    ask
+"""
+        )
+
+    def test_without_limits(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = (
+            "models: {a: {port: 1, wake: w, sleep: s, alive: l}}\n"
+            "listen: tcp:3000\npolicy: {drain_before_switch: false}"
+        )
+        status, out, _ = self.check(tmp_path, text, capsys)
+        assert status == 0
+        assert "is sound: 1 model\n" in out
+        assert "listens on        tcp:3000\n" in out
+        assert "without limit" in out
+        assert "a switch does not wait for requests in flight" in out
+
+    def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        status, out, _ = self.check(tmp_path, self.CONFIG, capsys, "--json")
+        assert status == 0
+        values = json.loads(out)
+        assert list(values["models"]) == ["a", "b"]
+        assert values["models"]["a"]["wake_timeout_secs"] == 1.5
+        assert (values["port"], values["policy"]["name"]) == (3000, "fifo")
+        assert "listen" not in values
+        assert "settings" not in values["policy"]
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            (
+                "listen: tpc:3000",
+                'DIR/c.yaml: listen: "tpc:3000" cannot be used: '
+                "unknown endpoint type: 'tpc'; "
+                "write it as in tcp:3000:interface=127.0.0.1 or unix:/run/llmux.sock\n",
+            ),
+            (
+                "request_log: no/such.jsonl",
+                "DIR/c.yaml: request_log: there is no directory DIR/no; "
+                "make it, or name a file elsewhere\n",
+            ),
+        ],
+    )
+    def test_surroundings(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
+    ) -> None:
+        text = "models: {a: {port: 1, wake: w, sleep: s, alive: l}}\n" + line
+        assert self.check(tmp_path, text, capsys) == (1, "", expected)
+
+    def test_reader_that_has_had_enough(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text(self.CONFIG)
+        ended = subprocess.run(
+            ["sh", "-c", f"{sys.executable} -m llmux check -c {tmp_path}/c.yaml | true"],
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+        )
+        assert ended.stderr == b""
+
+
+class TestOtherCommands:
+    @pytest.mark.parametrize("option", ["-V", "--version"])
+    def test_version(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out == f"llmux {__version__}\n"
+
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    def test_help(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        for word in "--config", "--port", "--verbose", "llmux check", "llmux demo":
+            assert word in out
+
+    @pytest.mark.parametrize("name", ["demo", "simulate"])
+    def test_handed_on(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[Sequence[str]] = []
+
+        def their_main(argv: Sequence[str]) -> int:
+            given.append(argv)
+            return 7
+
+        module = ModuleType(f"llmux.{name}.main")
+        module.__dict__["main"] = their_main
+        monkeypatch.setitem(sys.modules, f"llmux.{name}.main", module)
+        assert main([name, "--some", "option"]) == 7
+        assert given == [["--some", "option"]]
+
+
+def test_help_imports_no_reactor() -> None:
+    ask_python = "import sys, llmux.cli; print('twisted.internet.reactor' in sys.modules)"
+    ended = run("-c", ask_python, cwd=Path(__file__).parent.parent, command=(sys.executable,))
+    assert ended.stdout == "False\n"
