@@ -7,7 +7,7 @@ reactor: a clock, a hook runner and a policy are given to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +253,10 @@ class ModelSwitcher:
             for queue in list(self._wanted.values()):
                 self.refuse(queue, NotReady(queue.name, "llmux is shutting down"))
         return stopped
+
+    def call_when_stopped(self, close: Callable[[], None]) -> None:
+        """Call this once L{stop} is done: nothing is in flight any more."""
+        self._transitions.closers.append(close)
 
     def abort(self) -> None:
         """Cut short what L{stop} waits for: exchanges and hooks."""

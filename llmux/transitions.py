@@ -104,6 +104,7 @@ class Transitions:
         self.sleep_backoff = Backoff()
         self.started: list[Deferred[None]] = []
         self.stopped: list[Deferred[None]] = []
+        self.closers: list[Callable[[], None]] = []
         self._waitlist = waitlist
         self._clock = clock
         self._lifecycle = lifecycle
@@ -565,6 +566,8 @@ class Transitions:
                 event="left_awake",
                 models=", ".join(queue.name for queue in self._may_be_awake),
             )
+        for close in self.closers:
+            close()
         stopped, self.stopped = self.stopped, []
         for waiter in stopped:
             waiter.callback(None)

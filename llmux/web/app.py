@@ -15,6 +15,7 @@ from llmux.metrics import Metrics
 from llmux.policy import build_policy
 from llmux.proxy.pool import BackendPool
 from llmux.proxy.resource import ProxyResource
+from llmux.proxy.sleep import ConnectionDroppingHooks
 from llmux.settings import SwitchSettings
 from llmux.switcher import ModelSwitcher
 from llmux.web.endpoints import Root
@@ -39,12 +40,14 @@ def build_app(
     @param metrics: counts; a new one if None.
     """
     metrics = Metrics() if metrics is None else metrics
+    pool = BackendPool(reactor)
     models, policy = config.models, config.policy
+    backends = {name: (model.host, model.port) for name, model in models.items()}
     if hooks is None:
         hooks = HookRunner(reactor, models, config.directory, metrics=metrics)
     switcher = ModelSwitcher(
         reactor,
-        hooks,
+        ConnectionDroppingHooks(hooks, pool, backends),
         build_policy(config),
         {name: model.wake_timeout_secs for name, model in models.items()},
         SwitchSettings(
@@ -57,8 +60,9 @@ def build_app(
         ),
         metrics,
     )
+    switcher.call_when_stopped(pool.close)
     proxy = ProxyResource(
-        BackendPool(reactor),
+        pool,
         {name: (model.host, model.port) for name, model in models.items()},
         reactor,
         others_wait=switcher.others_wait,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet._producer_helpers import _PullToPush
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
@@ -67,6 +68,7 @@ def unsent(transport: Any) -> int:
     return count
 
 
+_NOWHERE = UNIXAddress(None)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -433,7 +435,11 @@ class LlhttpChannel:
 
     def getHost(self) -> IAddress:
         """See L{ITransport.getHost}."""
-        return cast(IAddress, self.transport.getHost())
+        try:
+            return cast(IAddress, self.transport.getHost())
+        except AttributeError:
+            # A socket that is closed no longer knows.
+            return _NOWHERE
 
     def isSecure(self) -> bool:
         """The client speaks TLS to us."""

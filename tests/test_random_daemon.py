@@ -1,0 +1,357 @@
+"""
+Hundreds of requests over three models through real sockets and real hooks,
+which take their time and fail, while clients leave and backends die.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import h11
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from llmux.config import config_from_mapping
+from llmux.hooks import HookRunner
+from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+from llmux.switcher import ModelSwitcher
+from llmux.web.app import build_app
+from llmux.web.site import LlmuxSite
+
+reactor: Any = installed
+
+MODELS = "abc"
+REQUESTS = 300
+AT_ONCE = 24
+
+WAKE = """
+read -r delay fails < $LLMUX_MODEL.wake
+sleep $delay
+if ls *.awake >/dev/null 2>&1; then touch two-awake; fi
+if [ "$fails" = 1 ]; then echo "cannot wake" >&2; exit 3; fi
+touch $LLMUX_MODEL.awake
+"""
+SLEEP = """
+read -r delay fails < $LLMUX_MODEL.sleep
+sleep $delay
+if [ "$fails" = 1 ]; then exit 4; fi
+rm -f $LLMUX_MODEL.awake
+"""
+ALIVE = "test -e $LLMUX_MODEL.awake"
+
+
+class Backend(Factory):
+    """
+    One model's server: replies in pieces while its model is awake, and hangs
+    up on whoever comes when it is not.
+    """
+
+    noisy = False
+
+    def __init__(self, model: str, directory: Path, random: Random) -> None:
+        self.model = model
+        self.random = random
+        self.file = directory / f"{model}.awake"
+        self.connections: set[BackendConnection] = set()
+        self.while_asleep = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
+        return BackendConnection(self)
+
+    @property
+    def awake(self) -> bool:
+        return self.file.exists()
+
+    def die(self) -> None:
+        """At once, in the middle of everything."""
+        self.file.unlink(missing_ok=True)
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+
+
+class BackendConnection(Protocol):
+    transport: Any
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.http = h11.Connection(h11.SERVER)
+        self.busy = False
+        self.body = b""
+        self.call: Any = None
+
+    def connectionMade(self) -> None:
+        self.backend.connections.add(self)
+        if not self.backend.awake:
+            self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.http.receive_data(data)
+        while True:
+            event = self.http.next_event()
+            if event in (h11.NEED_DATA, h11.PAUSED):
+                return
+            if isinstance(event, h11.Data):
+                self.body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                if not self.backend.awake:
+                    self.backend.while_asleep += 1
+                self.answer()
+
+    def answer(self) -> None:
+        self.busy = True
+        asked = json.loads(self.body)
+        self.body = b""
+        assert asked["model"] == self.backend.model
+        said = f"{asked['n']}:".encode() * 200
+        pieces = [said[i : i + 300] for i in range(0, len(said), 300)]
+        self.send(h11.Response(status_code=200, headers=[("X-Model", self.backend.model)]))
+        self.go_on(pieces)
+
+    def go_on(self, pieces: list[bytes]) -> None:
+        self.call = None
+        if pieces:
+            self.send(h11.Data(data=pieces.pop(0)))
+            self.call = reactor.callLater(
+                self.backend.random.choice([0, 0, 0.002, 0.01]), self.go_on, pieces
+            )
+        else:
+            self.send(h11.EndOfMessage())
+            self.http.start_next_cycle()
+            self.busy = False
+
+    def send(self, event: Any) -> None:
+        data = self.http.send(event)
+        if data:
+            self.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.busy = False
+        self.backend.connections.discard(self)
+        if self.call is not None:
+            self.call.cancel()
+
+
+class Client(Protocol):
+    """One request; C{over} fires with what became of it."""
+
+    transport: Any
+
+    def __init__(self, n: int, model: str, leaves_after: float | None) -> None:
+        self.n = n
+        self.model = model
+        self.leaves_after = leaves_after
+        self.over: Deferred[str] = Deferred()
+        self.http = h11.Connection(h11.CLIENT)
+        self.status = 0
+        self.body = b""
+        self.complete = False
+        self.left = False
+        self.timer: Any = None
+
+    def connectionMade(self) -> None:
+        body = json.dumps({"n": self.n, "model": self.model}).encode()
+        head = [("Host", "x"), ("Connection", "close"), ("Content-Length", str(len(body)))]
+        for event in (
+            h11.Request(method="POST", target="/v1/chat/completions", headers=head),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.http.send(event))
+        if self.leaves_after is not None:
+            self.timer = reactor.callLater(self.leaves_after, self.leave)
+
+    def leave(self) -> None:
+        self.timer = None
+        self.left = True
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.http.receive_data(data)
+        self.events()
+
+    def events(self) -> None:
+        while True:
+            event = self.http.next_event()
+            if isinstance(event, h11.Response):
+                assert self.status == 0, "two replies to one request"
+                self.status = event.status_code
+            elif isinstance(event, h11.Data):
+                self.body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                self.complete = True
+            else:
+                return
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.over.callback(self.outcome())
+
+    def outcome(self) -> str:
+        if self.left:
+            return "left"
+        if not self.complete:
+            assert self.status in (0, 200)
+            return "cut off" if self.status else "no answer"
+        if self.status == 200:
+            assert self.body == f"{self.n}:".encode() * 200
+            return "answered"
+        error = json.loads(self.body)["error"]
+        assert set(error) == {"message", "type", "code", "param"}
+        assert "cannot wake" not in error["message"]
+        assert self.status in (502, 503, 504), error
+        return "refused"
+
+
+@implementer(IHookRunner)
+class Watched:
+    """Real hooks, watched for what must not happen when they begin."""
+
+    def __init__(self, hooks: IHookRunner, backends: dict[str, Backend]) -> None:
+        self.hooks = hooks
+        self.backends = backends
+        self.switcher: ModelSwitcher
+        self.running = 0
+        self.wrongs: list[str] = []
+
+    def start(self, model: str, hook: HookKind) -> IRunningHook:
+        flying = {name: n for name, _, n, _ in self.switcher.per_model()}
+        if hook is HookKind.SLEEP and flying[model]:
+            self.wrongs.append(
+                f"the sleep hook of {model} began with {flying[model]} in flight"
+            )
+        self.running += 1
+        run = self.hooks.start(model, hook)
+        run.exited.addBoth(self._exited)
+        return run
+
+    def _exited(self, result: Any) -> Any:
+        self.running -= 1
+        return result
+
+
+async def until(what: Callable[[], Any]) -> None:
+    """Wait for it, a turn of the reactor at a time."""
+    for _ in range(6000):
+        if what():
+            return
+        await deferLater(reactor, 0.005)
+    raise AssertionError("waited in vain")
+
+
+class Chaos:
+    def __init__(self, directory: Path, seed: int, policy: dict[str, Any]) -> None:
+        self.directory = directory
+        self.random = random = Random(seed)
+        self.backends = {model: Backend(model, directory, random) for model in MODELS}
+        self.ports = [
+            reactor.listenTCP(0, backend, interface="127.0.0.1")
+            for backend in self.backends.values()
+        ]
+        config = config_from_mapping(
+            {
+                "models": {
+                    model: {
+                        "port": port.getHost().port,
+                        "wake": WAKE,
+                        "sleep": SLEEP,
+                        "alive": ALIVE,
+                        "wake_timeout_secs": 10,
+                    }
+                    for model, port in zip(MODELS, self.ports, strict=True)
+                },
+                "policy": {**policy, "request_timeout_secs": 20},
+                "shutdown_timeout_secs": 10,
+                "sleep_on_exit": True,
+            },
+            directory=str(directory),
+        )
+        self.hooks = Watched(HookRunner(reactor, config.models, str(directory)), self.backends)
+        resource, self.switcher = build_app(config, reactor, hooks=self.hooks)
+        self.hooks.switcher = self.switcher
+        self.site = LlmuxSite(resource, reactor)
+        self.ports.append(reactor.listenTCP(0, self.site, interface="127.0.0.1"))
+        self.outcomes: dict[str, int] = {}
+        self.roll(0.0)
+
+    def roll(self, failing: float) -> None:
+        """What the hooks do from now on."""
+        for model in MODELS:
+            for hook in ("wake", "sleep"):
+                delay = self.random.choice(["0", "0.01", "0.05"])
+                fails = int(self.random.random() < failing)
+                (self.directory / f"{model}.{hook}").write_text(f"{delay} {fails}\n")
+
+    def two_awake(self) -> bool:
+        """A wake hook found another model awake."""
+        return (self.directory / "two-awake").exists()
+
+    async def request(self, n: int, well_behaved: bool = False) -> str:
+        leaves = None
+        if not well_behaved and self.random.random() < 0.15:
+            leaves = self.random.choice([0.0, 0.01, 0.1])
+        client = Client(n, self.random.choice("aabc"), leaves)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.ports[-1].getHost().port)
+        await endpoint.connect(Factory.forProtocol(lambda: client))
+        outcome = await client.over
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        return outcome
+
+    async def storm(self) -> None:
+        flying: list[Deferred[str]] = []
+        for n in range(REQUESTS):
+            flying.append(Deferred.fromCoroutine(self.request(n)))
+            flying = [request for request in flying if not request.called]
+            if n % 10 == 0:
+                self.roll(0.1)
+            if self.random.random() < 0.03:
+                self.random.choice(list(self.backends.values())).die()
+            await deferLater(reactor, self.random.choice([0, 0.002, 0.02]))
+            while len(flying) >= AT_ONCE:
+                await deferLater(reactor, 0.005)
+                flying = [request for request in flying if not request.called]
+        # The weather clears, so that those who wait can be served.
+        self.roll(0.0)
+        await DeferredList(flying, fireOnOneErrback=True)
+
+    async def end(self) -> None:
+        await self.switcher.stop()
+        for port in self.ports:
+            await port.stopListening()
+        self.site.stop_accepting_requests()
+        await self.site.all_closed()
+        for backend in self.backends.values():
+            backend.die()
+        await until(lambda: not any(b.connections for b in self.backends.values()))
+
+
+@pytest.mark.parametrize(("seed", "policy"), [(1, {"name": "fifo"})], ids=["fifo"])
+@pytest_twisted.ensureDeferred
+async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any]) -> None:
+    chaos = Chaos(tmp_path, seed, policy)
+    await chaos.storm()
+    for n in range(6):
+        assert await chaos.request(REQUESTS + n, well_behaved=True) == "answered"
+    await chaos.end()
+
+    assert sum(chaos.outcomes.values()) == REQUESTS + 6, chaos.outcomes
+    assert chaos.outcomes["answered"] > REQUESTS / 4, chaos.outcomes
+    assert "no answer" not in chaos.outcomes
+    assert chaos.hooks.wrongs == []
+    assert not chaos.two_awake()
+    assert [b.while_asleep for b in chaos.backends.values()] == [0, 0, 0]
+    assert chaos.hooks.running == 0
+    assert not [m for m in MODELS if chaos.backends[m].awake], "put to sleep on exit"
+    assert [row[1:3] for row in chaos.switcher.per_model()] == [(0, 0)] * 3
