@@ -83,9 +83,17 @@ class Bench:
         return Scene(self.backend, **more)
 
     def start(
-        self, contestant: Contestant, **more: Any
+        self, contestant: Contestant, *, pinned: bool = True, **more: Any
     ) -> contextlib.AbstractContextManager[Daemon]:
-        return running(contestant, self.scene(**more), self.cores.daemon)
+        """
+        Start it for a scene.
+
+        @param pinned: on the daemons' core alone, which makes its CPU time
+            steady.  Where time passes, it may run everywhere: a peer with
+            several threads shall not be held back.
+        """
+        core = self.cores.daemon if pinned else None
+        return running(contestant, self.scene(**more), core)
 
 
 @contextlib.contextmanager

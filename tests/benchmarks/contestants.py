@@ -28,6 +28,8 @@ __all__ = ["Contestant", "Cores", "Daemon", "Scene", "find_contestants"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+ALL_CORES = os.sched_getaffinity(0)
+"""Where this process might run when it began."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ class Daemon:
         self.log = directory / "log"
         command = contestant.command(scene, self.port, directory)
 
+        cores = ALL_CORES if core is None else {core}
+
         def pin() -> None:
-            if core is not None:
-                os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, cores)
 
         with self.log.open("wb") as log:
             begun = time.perf_counter()

@@ -5,9 +5,9 @@ What the data plane costs, beside its peers:
 
 Measures CPU, latency and memory of this llmux, of C{Site + Agent}, and of the Rust
 llmux, nginx, llama-swap and LiteLLM where they are present, each in turn in every
-round, and prints a table.  The daemon has a core of its own; the load and the
-backend share another.  It needs Linux, and C{wrk} for the load (without it, a
-generator of its own in Python).
+round, and prints a table.  The load and the backend share a core; the daemon has
+another where its CPU is measured, and both where time is.  It needs Linux, and
+C{wrk} for the load (without it, a generator of its own in Python).
 
 It exits with 1 if a measurement of this llmux did not work; what the figures are
 never matters to the exit status.
@@ -43,7 +43,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="data_plane.py", description="What the data plane costs, beside its peers."
     )
-    parser.add_argument("--short", action="store_true", help="only see that everything works")
+    parser.add_argument(
+        "--short", action="store_true", help="only see that all works, with this llmux alone"
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     contestants = [
         contestant
         for contestant in find_contestants(shlex.split(options.ours), peers)
-        if contestant.name not in options.without
+        if contestant.name not in options.without and (contestant.ours or not options.short)
     ]
     run = Run(contestants, options.only)
     with bench(cores, effort, shutil.which("wrk")) as shared:

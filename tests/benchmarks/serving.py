@@ -84,7 +84,7 @@ def crowd(bench: Bench, contestant: Contestant) -> Figures:
 
 def latency(bench: Bench, contestant: Contestant) -> Figures:
     request = quick_post("a")
-    with bench.start(contestant) as daemon:
+    with bench.start(contestant, pinned=False) as daemon:
         daemon.ready()
         client = Client(daemon.port)
         for _ in range(bench.effort.asked // 10):
@@ -131,7 +131,7 @@ def large_body(size: int) -> bytes:
 def bodies(bench: Bench, contestant: Contestant) -> Figures:
     request = load.post(large_body(bench.effort.body_bytes))
     seconds = bench.effort.warm_up + bench.effort.bodies * 0.5
-    with bench.start(contestant) as daemon:
+    with bench.start(contestant, pinned=False) as daemon:
         daemon.ready()
         client = Client(daemon.port)
         client.ask(request)
@@ -193,7 +193,7 @@ def huge(bench: Bench, contestant: Contestant) -> Figures:
 def start(bench: Bench, contestant: Contestant) -> Figures:
     found, memory = [], []
     for _ in range(bench.effort.starts):
-        with bench.start(contestant) as daemon:
+        with bench.start(contestant, pinned=False) as daemon:
             found.append(daemon.started)
             quiet(daemon.pid)
             memory.append(resident_memory(daemon.pid))
