@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -97,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
     options = _parser().parse_args(arguments)
-    return _serve(options)
+    try:
+        return _serve(options)
+    except KeyboardInterrupt:
+        # Before the reactor ran: nothing had begun.
+        return 128 + signal.SIGINT
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -87,11 +87,14 @@ class Listener(Service):
         if self._stopped:
             port.stopListening()
         elif self.running:
-            self._accept(port)
+            self._accept()
         elif IPushProducer.providedBy(port):
             IPushProducer(port).pauseProducing()
 
-    def _accept(self, port: IListeningPort) -> None:
+    def _accept(self) -> None:
+        port = self.port
+        if port is None or not self.running:
+            return
         if IPushProducer.providedBy(port):
             IPushProducer(port).resumeProducing()
         where = describe_address(port.getHost())
@@ -104,8 +107,7 @@ class Listener(Service):
     def startService(self) -> None:
         """Accept connections, those included that have come since it was made."""
         self.running = True
-        if self.port is not None:
-            self._accept(self.port)
+        self._reactor.callWhenRunning(self._accept)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more.  Fires when the socket is closed; never fails."""

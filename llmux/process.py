@@ -17,7 +17,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from llmux.polling import bare_polling
 from llmux.service import LlmuxService
 
 __all__ = ["ProcessOwner", "raise_file_limit"]
@@ -80,9 +79,19 @@ class ProcessOwner(Service):
         self._stop_by: dict[int, Handler] = {}
         self._previous_usr1: Handler = None
         self._signals = 0
+        self._early = False
+
+    def privilegedStartService(self) -> None:
+        """Before anything else is started: see to it that no signal is lost."""
+        self._stop_by[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._told_early)
+        if not self._hangup_stops:
+            signal.signal(signal.SIGHUP, self._told_to_reopen)
+        self._previous_usr1 = signal.signal(signal.SIGUSR1, self._told_to_reopen)
+        # The reactor puts its own handlers in place when it starts: ours come after.
+        self._reactor.callWhenRunning(self._reactor_runs)
 
     def startService(self) -> None:
-        """The reactor puts its own signal handlers in place when it starts: ours come after."""
+        """Let the process open as many files as it may."""
         self.running = True
         limit = raise_file_limit()
         if limit < FEW_FILES:
@@ -92,25 +101,21 @@ class ProcessOwner(Service):
                 event="few_files",
                 limit=limit,
             )
-        self._reactor.callWhenRunning(self._reactor_runs)
 
     def _reactor_runs(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._stop_by[number] = signal.getsignal(number)
-            signal.signal(number, self._told_to_stop)
+            self._stop_by[number] = signal.signal(number, self._told_to_stop)
         if self._hangup_stops:
             self._stop_by[signal.SIGHUP] = self._stop_by[signal.SIGTERM]
             signal.signal(signal.SIGHUP, self._told_to_stop)
-        else:
-            signal.signal(signal.SIGHUP, self._told_to_reopen)
-        self._previous_usr1 = signal.getsignal(signal.SIGUSR1)
-        signal.signal(signal.SIGUSR1, self._told_to_reopen)
+        if self._early:
+            self._told_to_stop(signal.SIGTERM, None)
         # What has been built stays: no need to look at it in each collection.
         gc.collect()
         gc.freeze()
-        iterate = bare_polling(self._reactor)
-        if iterate is not None:
-            self._reactor.doIteration = iterate
+
+    def _told_early(self, number: int, frame: FrameType | None) -> None:
+        self._early = True
 
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -40,7 +40,10 @@ class Options(usage.Options):
         }
     )
     parent: Any = None
-    reopen: list[Callable[[], object]]
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+        self.reopen: list[Callable[[], object]] = []
 
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
@@ -51,7 +54,6 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Log in our format, unless twistd was told another way to log."""
-        self.reopen = []
         if self["log-format"] not in LOG_FORMATS:
             raise usage.UsageError(f"--log-format is text or json, not {self['log-format']!r}")
         if self.parent is None:
