@@ -29,6 +29,8 @@ from zope.interface import implementer
 
 __all__ = ["OutputPipe", "Shell", "watch_by_pidfd", "watch_by_signal", "watch_exit"]
 
+SHELL = "/bin/sh"
+
 _log = Logger()
 
 _reaper: Any = process
@@ -84,7 +86,7 @@ class Shell:
         """
         with _default_signals():
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", "--", script],
+                [SHELL, "-c", "--", script],
                 bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -156,7 +156,17 @@ async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_input_is_empty(hooks: Hooks) -> None:
-    assert (await hooks.run("! read line")).ok
+    """Even if ours is not."""
+    read, write = os.pipe()
+    os.write(write, b"ours\n")
+    ours = os.dup(0)
+    os.dup2(read, 0)
+    try:
+        assert (await hooks.run("! read line")).ok
+    finally:
+        os.dup2(ours, 0)
+        for fd in (read, write, ours):
+            os.close(fd)
 
 
 @pytest_twisted.ensureDeferred
@@ -180,9 +190,16 @@ async def test_no_descriptor_of_ours(hooks: Hooks) -> None:
     assert line.split() == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("shell", [s for s in ("/bin/sh", "/bin/bash") if os.path.exists(s)])
 @pytest_twisted.ensureDeferred
-async def test_no_signal_ignored_or_blocked(hooks: Hooks) -> None:
-    """Whatever we were started with, a hook's C{kill -INT} works."""
+async def test_no_signal_ignored_or_blocked(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    """
+    Whatever we were started with, a hook's C{kill -INT} works.  (dash, which
+    is sh to many, unblocks signals by itself.)
+    """
+    monkeypatch.setattr("llmux._shell.SHELL", shell)
     was = signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
@@ -309,12 +326,24 @@ async def test_bytes_that_are_no_text(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_tail_of_stderr(hooks: Hooks) -> None:
-    """The last 4 KiB of it, complete by the time of the verdict, go with a failure."""
-    result = await hooks.run("seq 1 2000 >&2; exit 3")
+    """
+    The last 4 KiB of it go with a failure, complete although the exit is seen
+    in the same turn of the reactor.
+    """
+    before = children()
+    run = hooks.start("seq 1 2000 >&2; exit 3")
+    (pid,) = children() - before
+    await_exit(pid)
+    result = await run.exited
     assert len(result.stderr) == 4096
     assert result.stderr.endswith("\n1999\n2000\n")
     (failure,) = hooks.log.outcomes()
     assert failure["stderr"] == result.stderr
+
+
+def await_exit(pid: int) -> None:
+    """Wait until a child is a zombie, without a turn of the reactor."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 @pytest_twisted.ensureDeferred
@@ -451,10 +480,12 @@ async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
 @both_watches
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left(hooks: Hooks) -> None:
-    """No zombie, no descriptor, no timer."""
+    """No zombie, no descriptor, no timer, nothing to do at the shutdown."""
+    at_shutdown = hooks.reactor._eventTriggers["shutdown"].after
     await hooks.run("true")
     await hooks.until(lambda: not children())
     timers = hooks.reactor.getDelayedCalls()
+    triggers = list(at_shutdown)
     before = descriptors()
     runs = [hooks.start(f"echo {n}; exit {n % 3}") for n in range(60)]
     runs += [hooks.start("while :; do sleep 0.05; done", limit=0.1) for n in range(10)]
@@ -462,6 +493,7 @@ async def test_nothing_is_left(hooks: Hooks) -> None:
         await run.exited
     await hooks.until(lambda: not children() and descriptors() == before)
     assert hooks.reactor.getDelayedCalls() == timers
+    assert at_shutdown == triggers
 
 
 # What is told.
