@@ -28,6 +28,8 @@ from llmux.config import Config, ModelConfig, load_config
 from llmux.hooks import HookRunner
 from llmux.interfaces import HookKind, HookResult
 
+from .daemon import LLMUX, TWISTD, Daemon, free_port
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
@@ -74,13 +76,6 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(path: Path, script: str) -> None:
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 class Example:
@@ -466,45 +461,9 @@ async def test_podman_without_the_container(podman: Podman, programs: Path) -> N
 # systemd and embedding: the whole of llmux, in a process of its own.
 
 
-class Daemon:
-    """A process, started in a copy of an example's directory."""
-
-    def __init__(self, *command: str, directory: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-        self._process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def stop(self) -> tuple[int, str]:
-        """Its exit status and output."""
-        self._process.terminate()
-        output, _ = self._process.communicate(timeout=30)
-        return self._process.returncode, output.decode()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-_RETRY = [
-    "--retry",
-    "300",
-    "--retry-delay",
-    "0",
-    "--retry-connrefused",
-    "--retry-max-time",
-    "30",
-]
-
-
 def curl(*arguments: str) -> str:
     return subprocess.run(
-        ["curl", "-sSf", "--noproxy", "*", *_RETRY, *arguments],
+        ["curl", "-sSf", "--noproxy", "*", *arguments],
         check=True,
         capture_output=True,
         text=True,
@@ -531,27 +490,18 @@ def test_systemd_socket_activation(tmp_path: Path) -> None:
     """llmux takes the socket that systemd has bound, and answers on it."""
     port = free_port()
     copy = copied("systemd", tmp_path)
+    arguments = ["-l", f"127.0.0.1:{port}", "--fdname=llmux", "-EPATH", "-EPYTHONPATH"]
     daemon = Daemon(
-        "systemd-socket-activate",
-        "-l",
-        f"127.0.0.1:{port}",
-        "--fdname=llmux",
-        *(f"-E{name}" for name in ("PATH", "PYTHONPATH")),
-        sys.executable,
-        "-m",
-        "llmux",
-        "-c",
-        "config.yaml",
-        directory=copy,
+        [*arguments, *LLMUX, "-c", "config.yaml"], copy, command=["systemd-socket-activate"]
     )
     try:
+        daemon.wait_for("Listening on")
         models = json.loads(curl(f"http://127.0.0.1:{port}/v1/models"))
         assert [model["id"] for model in models["data"]] == ["llama", "mistral"]
-    except BaseException:
-        daemon.kill()
-        raise
-    status, output = daemon.stop()
-    assert status == 0, output
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    finally:
+        daemon.__exit__()
 
 
 def test_systemd_unit() -> None:
@@ -576,11 +526,8 @@ def test_embedding(tmp_path: Path) -> None:
         ("8001", str(backend_port)),
         ("python3 backend.py", f"{sys.executable} backend.py"),
     )
-    twistd = "from twisted.scripts.twistd import run; run()"
-    daemon = Daemon(
-        sys.executable, "-c", twistd, "-n", "--pidfile=", "-y", "both.tac", directory=copy
-    )
-    try:
+    with Daemon(["-n", "--pidfile=", "-y", "both.tac"], copy, command=TWISTD) as daemon:
+        daemon.wait_for(f"Site starting on {status_port}")
         status_page = f"http://127.0.0.1:{status_port}/"
         assert curl(status_page) == "nothing is awake\n"
         question = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
@@ -589,11 +536,9 @@ def test_embedding(tmp_path: Path) -> None:
         )
         assert reply["choices"][0]["message"]["content"] == "You said: Hello"
         assert curl(status_page) == "parrot is awake\n"
-    except BaseException:
-        daemon.kill()
-        raise
-    status, output = daemon.stop()
-    assert status == -signal.SIGTERM, output  # as twistd ends: by the signal itself
+        daemon.signal(signal.SIGTERM)
+        # As twistd ends: by the signal itself.
+        assert daemon.wait() == -signal.SIGTERM
     assert not (copy / "parrot.pid").exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", backend_port)).close()
