@@ -17,6 +17,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from llmux.polling import bare_polling
 from llmux.service import LlmuxService
 
 __all__ = ["ProcessOwner", "raise_file_limit"]
@@ -110,6 +111,9 @@ class ProcessOwner(Service):
             signal.signal(signal.SIGHUP, self._told_to_stop)
         if self._early:
             self._told_to_stop(signal.SIGTERM, None)
+        iterate = bare_polling(self._reactor)
+        if iterate is not None:
+            self._reactor.doIteration = iterate
         # What has been built stays: no need to look at it in each collection.
         gc.collect()
         gc.freeze()
