@@ -15,7 +15,9 @@ from zope.interface import implementer
 from llmux.proxy.connection import BackendConnection, IExchange
 from llmux.proxy.head import Framing, ReplyHead, RequestTemplate, fields_of, reason_of
 from llmux.proxy.pool import Backend
+from llmux.proxy.stalls import in_socket
 from llmux.web.body import RequestBody
+from llmux.web.channel import unsent
 from llmux.web.errors import ApiError, answer, backend_error
 from llmux.web.interfaces import IReplyChannel, ITurn
 from llmux.web.request import LlmuxRequest
@@ -94,9 +96,10 @@ class Relay:
         """It will not be written to any more, or by others: break reference cycles."""
         raise NotImplementedError
 
-    def unsent(self) -> int | None:
+    def unsent(self) -> int:
         """How many bytes of the reply the client has yet to take, as far as can be seen."""
-        raise NotImplementedError
+        transport = cast(Request, self.turn.request).transport
+        return unsent(transport) + in_socket(transport)
 
     # ------------------------------------------------------- IExchange
 
@@ -235,10 +238,13 @@ class ChannelRelay(Relay):
                 self._chunked = True
                 lines += b"\r\nTransfer-Encoding: chunked"
                 data = _chunk(data) + _LAST_CHUNK if ended else _chunk(data)
-        if not channel.keeps_alive:
-            lines += b"\r\nConnection: close"
-        elif channel.client_is_http_1_0:
-            lines += b"\r\nConnection: keep-alive"
+        if channel.keeps_alive is channel.client_is_http_1_0:
+            # Not what the client's version of HTTP takes for granted.
+            lines += (
+                b"\r\nConnection: keep-alive"
+                if channel.keeps_alive
+                else b"\r\nConnection: close"
+            )
         channel.begin_reply(self._request, self)
         channel.write_reply(b"%b\r\n\r\n%b" % (lines, data))
         if ended:
@@ -271,9 +277,6 @@ class ChannelRelay(Relay):
 
     def forget_client(self) -> None:
         self._request.departed = None
-
-    def unsent(self) -> int | None:
-        return self._channel.unsent()
 
 
 class RequestRelay(Relay):
@@ -332,9 +335,6 @@ class RequestRelay(Relay):
         if self._gone is not None:
             self._gone = None
             self._body.close()
-
-    def unsent(self) -> int | None:
-        return None
 
 
 def _chunk(data: bytes) -> bytes:

@@ -39,7 +39,7 @@ class Stalls:
         self._timeout = timeout
         self._others_wait = others_wait
         # What each had yet to take when that last changed, and when that was.
-        self._watched: dict[Relay, tuple[int | None, float]] = {}
+        self._watched: dict[Relay, tuple[int, float]] = {}
         self._timer: IDelayedCall | None = None
 
     def watch(self, relay: Relay) -> None:

@@ -1,0 +1,229 @@
+"""
+The whole way from a client to a backend and back, in memory: a Site, the
+switcher with hooks made of numbers, and backends whose bytes are put in by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Site
+
+from llmux.interfaces import HookKind
+from llmux.metrics import Metrics
+from llmux.policy.fifo import FifoPolicy
+from llmux.proxy.connection import BackendConnection
+from llmux.proxy.pool import BackendPool
+from llmux.proxy.resource import ProxyResource
+from llmux.settings import SwitchSettings
+from llmux.switcher import ModelSwitcher
+from llmux.web.reader import Limits
+from llmux.web.site import LlmuxSite
+from llmux.web.switching import SwitchingResource
+from tests.fakes import FakeHookRunner
+from tests.proxy_fakes import BackendEnd, Transport
+
+__all__ = ["ClientEnd", "ProxyWorld", "chat"]
+
+MODELS = {"a": ("10.0.0.1", 8001), "b": ("10.0.0.2", 8002)}
+
+
+def chat(
+    model: str = "a",
+    *,
+    method: bytes = b"POST",
+    version: bytes = b"HTTP/1.1",
+    headers: bytes = b"",
+    padding: int = 0,
+) -> bytes:
+    """A request for a model."""
+    body = b'{"model": "%s", "x": "%s"}' % (model.encode(), b"x" * padding)
+    return (
+        b"%s /v1/chat/completions?q=1 %s\r\nHost: llmux\r\n%sContent-Length: %d\r\n\r\n%s"
+        % (
+            method,
+            version,
+            headers,
+            len(body),
+            body,
+        )
+    )
+
+
+class _ClientTransport(StringTransport):
+    def __init__(self, peer: IPv4Address) -> None:
+        StringTransport.__init__(self, peerAddress=peer)
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.disconnecting = True
+
+
+class ClientEnd:
+    """
+    A client's end of a connection.
+
+    @ivar received: all that it was sent.
+    """
+
+    def __init__(self, site: Site) -> None:
+        address = IPv4Address("TCP", "127.0.0.1", 4000)
+        self.transport = _ClientTransport(address)
+        channel = site.buildProtocol(address)
+        assert channel is not None
+        self.channel: IProtocol = channel
+        channel.makeConnection(self.transport)
+        self.gone = False
+
+    def send(self, data: bytes) -> None:
+        """Some of a request."""
+        if not self.gone:
+            self.channel.dataReceived(data)
+
+    @property
+    def received(self) -> bytes:
+        return self.transport.io.getvalue()
+
+    @property
+    def closed(self) -> bool:
+        """llmux has closed the connection, in one way or the other."""
+        return self.transport.disconnecting
+
+    @property
+    def cut_off(self) -> bool:
+        """It was closed in the way that says that the reply is not complete."""
+        return self.transport.aborted
+
+    def block(self) -> None:
+        """It reads no more, and llmux's buffers are full."""
+        assert self.transport.producer is not None
+        self.transport.producer.pauseProducing()
+
+    def unblock(self) -> None:
+        """It reads again."""
+        assert self.transport.producer is not None
+        self.transport.producer.resumeProducing()
+
+    def leave(self) -> None:
+        """It closes the connection (or sees it closed)."""
+        if not self.gone:
+            self.gone = True
+            producer = self.transport.producer
+            if producer is not None:
+                producer.stopProducing()
+            self.channel.connectionLost(Failure(ConnectionDone()))
+
+
+class _Root(Resource):
+    route_is_stable = True
+
+    def __init__(self, leaf: IResource) -> None:
+        Resource.__init__(self)
+        self._leaf = leaf
+
+    def getChild(self, path: bytes, request: object) -> IResource:
+        return self._leaf
+
+
+class ProxyWorld:
+    """Two models, C{a} and C{b}; their hooks take no time unless scripted otherwise."""
+
+    def __init__(
+        self,
+        *,
+        stock: bool = False,
+        wrapped: IResource | None = None,
+        client_stall_timeout: float = 60.0,
+        **settings: Any,
+    ) -> None:
+        self.reactor = MemoryReactorClock()
+        self.hooks = FakeHookRunner(self.reactor)
+        self.metrics = Metrics()
+        self.switcher = ModelSwitcher(
+            self.reactor,
+            self.hooks,
+            FifoPolicy(),
+            dict.fromkeys(MODELS, 100.0),
+            SwitchSettings(**settings),
+            metrics=self.metrics,
+        )
+        self.pool = BackendPool(self.reactor)
+        self.proxy = ProxyResource(
+            self.pool,
+            MODELS,
+            self.reactor,
+            others_wait=self.switcher.others_wait,
+            client_stall_timeout=client_stall_timeout,
+            metrics=self.metrics,
+        )
+        self.switching = SwitchingResource(
+            self.proxy if wrapped is None else wrapped,
+            self.switcher,
+            self.reactor,
+            max_body=10_000_000,
+            metrics=self.metrics,
+        )
+        root = _Root(self.switching)
+        self.site: Site
+        if stock:
+            self.site = Site(root, reactor=self.reactor)
+        else:
+            self.site = LlmuxSite(root, self.reactor, limits=Limits(body=10_000_000))
+        self._accepted = 0
+        self.switcher.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let what takes no time happen."""
+        for _ in range(30):
+            self.reactor.advance(0)
+
+    def advance(self, seconds: float, step: float = 0.25) -> None:
+        """Let time pass."""
+        while seconds > 0:
+            self.reactor.advance(min(step, seconds))
+            self.settle()
+            seconds -= step
+
+    def wake(self, model: str) -> None:
+        """Have it awake, without a request."""
+        self.switcher.acquire(model).addCallback(lambda guard: guard.release())
+        self.advance(3)
+
+    def in_flight(self, model: str = "a") -> int:
+        """How many guards are out."""
+        return {name: count for name, _, count, _ in self.switcher.per_model()}[model]
+
+    def client(self) -> ClientEnd:
+        """One more."""
+        return ClientEnd(self.site)
+
+    def attempts(self) -> int:
+        """How many connections are being made to backends."""
+        return len(self.reactor.tcpClients) - self._accepted
+
+    def accept(self) -> BackendEnd:
+        """The oldest of them succeeds."""
+        factory = self.reactor.tcpClients[self._accepted][2]
+        self._accepted += 1
+        connection = factory.buildProtocol(None)
+        assert isinstance(connection, BackendConnection)
+        return BackendEnd(connection, Transport())
+
+    def refuse(self, error: Exception) -> None:
+        """The oldest of them fails."""
+        factory = self.reactor.tcpClients[self._accepted][2]
+        connector = self.reactor.connectors[self._accepted]
+        self._accepted += 1
+        factory.clientConnectionFailed(connector, Failure(error))
+
+    def script(self, model: str, hook: HookKind, *outcomes: Any) -> None:
+        """See L{FakeHookRunner.script}."""
+        self.hooks.script(model, hook, *outcomes)

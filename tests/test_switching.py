@@ -1,0 +1,429 @@
+"""Requests that wait for their model, are refused it, or lose its backend."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface.verify import verifyObject
+
+from llmux.interfaces import HookKind
+from llmux.web import switching
+from llmux.web.interfaces import ITurn
+from tests.conftest import LoggedFailures
+from tests.proxy_world import ClientEnd, ProxyWorld, chat
+from tests.web_fakes import Reply, replies
+
+SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED_START = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"
+REFUSED = ConnectionRefusedError()
+
+
+def answer_to(client: ClientEnd, method: bytes = b"POST") -> Reply:
+    (reply,) = replies(client.received, [method], closed=client.closed)
+    return reply
+
+
+def error_of(client: ClientEnd) -> tuple[int, str]:
+    reply = answer_to(client)
+    error = json.loads(reply.body)["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    return reply.status, error["message"]
+
+
+# ---------------------------------------------------------------- waiting
+
+
+@SITES
+def test_a_request_waits_for_its_model(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.script("a", HookKind.WAKE, 5.0)
+    client = world.client()
+    client.send(chat())
+    world.advance(4)
+    assert client.received == b""
+    assert world.attempts() == 0
+    world.advance(2)
+    end = world.accept()
+    assert end.take().startswith(b"POST ")
+    end.send(PLAIN)
+    assert answer_to(client).body == b"hello"
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_all_who_wait_get_their_turn_at_once(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    clients = [world.client() for _ in range(100)]
+    for client in clients:
+        client.send(chat())
+    world.advance(3)
+    assert world.in_flight() == 100
+    ends = []
+    while world.attempts():
+        ends.append(world.accept())
+    for end in ends:
+        end.send(PLAIN)
+    assert [answer_to(client).status for client in clients] == [200] * 100
+
+
+@SITES
+def test_who_leaves_waits_no_longer(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.script("a", HookKind.WAKE, 5.0)
+    clients = [world.client() for _ in range(3)]
+    for client in clients:
+        client.send(chat())
+    world.advance(1)
+    clients[1].leave()
+    assert {name: n for name, n, *_ in world.switcher.per_model()}["a"] == 2
+    world.advance(6)
+    assert world.in_flight() == 2
+
+
+@SITES
+def test_a_failed_wake(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.script("a", HookKind.WAKE, 1.0, 3)
+    client = world.client()
+    client.send(chat())
+    world.advance(3)
+    status, message = error_of(client)
+    assert status == 503
+    assert "exit status 3" in message
+    assert answer_to(client).header(b"retry-after") is not None
+    assert world.metrics._requests["a", 503].counts
+
+
+@SITES
+def test_an_unknown_model(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    client = world.client()
+    client.send(chat("nobody"))
+    assert error_of(client) == (404, "Model not found: nobody")
+    assert world.metrics._requests == {}
+
+
+@SITES
+def test_no_model(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    client = world.client()
+    client.send(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    assert error_of(client) == (404, "No model specified in request")
+
+
+@SITES
+def test_waiting_too_long(stock: bool) -> None:
+    world = ProxyWorld(stock=stock, request_timeout=10.0)
+    world.script("a", HookKind.WAKE, 50.0)
+    client = world.client()
+    client.send(chat())
+    world.advance(9)
+    assert client.received == b""
+    world.advance(2)
+    assert error_of(client)[0] == 504
+
+
+@SITES
+def test_shutting_down(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.script("a", HookKind.WAKE, 50.0)
+    client = world.client()
+    client.send(chat())
+    world.switcher.stop()
+    assert error_of(client) == (503, "llmux is shutting down")
+    world.advance(40)
+
+
+def test_large_bodies_wait_on_disk() -> None:
+    world = ProxyWorld()
+    world.script("a", HookKind.WAKE, 5.0)
+    small, large = world.client(), world.client()
+    small.send(chat())
+    large.send(chat(padding=200_000))
+    channels: list[Any] = [small.channel, large.channel]
+    in_memory = [channel._current.body.in_memory() is not None for channel in channels]
+    assert in_memory == [True, False]
+    world.advance(6)
+    sent = [world.accept() for _ in range(2)]
+    bodies = [end.take().partition(b"\r\n\r\n")[2] for end in sent]
+    assert bodies == [chat().partition(b"\r\n\r\n")[2], chat(padding=200_000)[-200_023:]]
+    for end in sent:
+        end.send(PLAIN)
+    assert answer_to(large).status == 200
+
+
+# --------------------------------------------- backends that do not answer
+
+
+@SITES
+def test_a_backend_that_refuses_and_is_alive(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.refuse(REFUSED)
+    world.advance(1)
+    status, message = error_of(client)
+    assert status == 502
+    assert "refused" in message
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_a_backend_that_has_died_is_woken_again_for_those_without_a_reply(
+    stock: bool,
+) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    clients = [world.client() for _ in range(4)]
+    for client in clients:
+        client.send(chat())
+    ends = [world.accept() for _ in range(4)]
+    ends[0].send(CHUNKED_START)
+    world.hooks.awake.discard("a")
+    ends[1].close()
+    world.advance(5)
+    # One was in mid-reply, the others wait for their second turn.
+    assert clients[0].cut_off
+    assert [end.transport.aborted for end in ends] == [True, False, True, True]
+    for end in [world.accept() for _ in range(3)]:
+        end.send(PLAIN)
+    assert [answer_to(client).status for client in clients[1:]] == [200] * 3
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_there_is_no_third_turn(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    for _ in range(2):
+        world.hooks.awake.discard("a")
+        world.refuse(REFUSED)
+        world.advance(5)
+    assert error_of(client)[0] == 502
+    assert world.attempts() == 0
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_who_leaves_while_the_backend_is_in_doubt(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    world.script("a", HookKind.ALIVE, 5.0)
+    client = world.client()
+    client.send(chat())
+    world.refuse(REFUSED)
+    client.leave()
+    world.advance(10)
+    assert client.received == b""
+    assert world.attempts() == 0
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_the_second_turn_keeps_the_first_ones_deadline(stock: bool) -> None:
+    world = ProxyWorld(stock=stock, request_timeout=20.0)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.advance(15)
+    world.script("a", HookKind.WAKE, 50.0)
+    world.hooks.awake.discard("a")
+    world.refuse(REFUSED)
+    world.advance(4)
+    assert client.received == b""
+    world.advance(2)
+    assert error_of(client)[0] == 504
+
+
+@SITES
+def test_a_backend_that_talks_nonsense_is_not_asked_again(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.accept().send(b"220 smtp.example ESMTP\r\n")
+    assert error_of(client)[0] == 502
+    assert HookKind.ALIVE not in [run.hook for run in world.hooks.running]
+
+
+# ------------------------------------------------------------ other Resources
+
+
+class Plain(Resource):
+    """Answers at once, later, or by raising; keeps its requests."""
+
+    def __init__(self, answer: bytes | int | Exception) -> None:
+        Resource.__init__(self)
+        self.answer = answer
+        self.requests: list[Any] = []
+
+    def getChild(self, path: bytes, request: IRequest) -> IResource:
+        return self
+
+    def render(self, request: IRequest) -> bytes | int:
+        self.requests.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@SITES
+def test_a_resource_that_answers_at_once(stock: bool) -> None:
+    wrapped = Plain(b"done")
+    world = ProxyWorld(stock=stock, wrapped=wrapped)
+    client = world.client()
+    client.send(chat())
+    assert wrapped.requests == []
+    world.advance(3)
+    assert answer_to(client).body == b"done"
+    assert [request.llmux_model for request in wrapped.requests] == ["a"]
+    assert world.in_flight() == 0
+    client.send(chat())
+    assert len(wrapped.requests) == 2
+
+
+@SITES
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_resource_that_answers_later(stock: bool, leaves: bool) -> None:
+    wrapped = Plain(NOT_DONE_YET)
+    world = ProxyWorld(stock=stock, wrapped=wrapped)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.client().send(chat("b"))
+    world.advance(5)
+    assert world.in_flight() == 1
+    if leaves:
+        client.leave()
+    else:
+        wrapped.requests[0].write(b"late")
+        wrapped.requests[0].finish()
+        assert answer_to(client).body == b"late"
+    assert world.in_flight() == 0
+    world.advance(5)
+    assert [request.llmux_model for request in wrapped.requests] == ["a", "b"]
+
+
+@SITES
+def test_a_resource_that_raises(stock: bool, logged_failures: LoggedFailures) -> None:
+    for waits in (False, True):
+        world = ProxyWorld(stock=stock, wrapped=Plain(ValueError("broken")))
+        if not waits:
+            world.wake("a")
+        client = world.client()
+        client.send(chat())
+        world.advance(3)
+        assert answer_to(client).status == 500
+        assert world.in_flight() == 0
+    assert len(logged_failures.flush(ValueError)) == 2
+
+
+@SITES
+def test_a_resource_without_a_model(stock: bool) -> None:
+    wrapped = Plain(b"no model")
+    world = ProxyWorld(stock=stock, wrapped=wrapped)
+    client = world.client()
+    client.send(b"GET /x/y HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer_to(client, b"GET").body == b"no model"
+
+
+@SITES
+def test_its_exchange_may_be_ended(stock: bool) -> None:
+    world = ProxyWorld(stock=stock, wrapped=Plain(NOT_DONE_YET), drain_timeout=5.0)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.client().send(chat("b"))
+    world.advance(6)
+    assert client.cut_off
+    assert world.in_flight("a") == 0
+    client.leave()
+
+
+# ------------------------------------------------------- under any other Site
+
+
+def test_upgrades_are_refused_under_a_stock_site() -> None:
+    world = ProxyWorld(stock=True)
+    client = world.client()
+    client.send(chat(headers=b"Connection: upgrade\r\nUpgrade: websocket\r\n"))
+    assert error_of(client)[0] == 501
+
+
+def test_too_large_a_body_under_a_stock_site() -> None:
+    world = ProxyWorld(stock=True)
+    world.switching._max_body = 1000
+    client = world.client()
+    client.send(chat(padding=2000))
+    assert error_of(client)[0] == 413
+
+
+# -------------------------------------------------------- names found later
+
+
+@SITES
+@pytest.mark.parametrize("found", ["a", None, ValueError("broken")])
+def test_a_name_that_is_found_later(
+    stock: bool,
+    found: str | Exception | None,
+    monkeypatch: pytest.MonkeyPatch,
+    logged_failures: LoggedFailures,
+) -> None:
+    searches: list[Deferred[str | None]] = []
+
+    def search(body: object, content_type: bytes | None) -> Deferred[str | None]:
+        searches.append(Deferred())
+        return searches[-1]
+
+    monkeypatch.setattr(switching, "find_model", search)
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    assert client.received == b""
+    if isinstance(found, Exception):
+        searches[0].errback(found)
+        assert answer_to(client).status == 500
+        assert logged_failures.flush(ValueError)
+    else:
+        searches[0].callback(found)
+        if found is None:
+            assert error_of(client)[0] == 404
+        else:
+            world.accept().send(PLAIN)
+            assert answer_to(client).status == 200
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_who_leaves_during_the_search(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[object] = []
+    monkeypatch.setattr(switching, "find_model", lambda *_: Deferred(cancelled.append))
+    world = ProxyWorld(stock=stock)
+    client = world.client()
+    client.send(chat())
+    client.leave()
+    assert len(cancelled) == 1
+
+
+def test_the_interface() -> None:
+    turns: list[Any] = []
+    world = ProxyWorld()
+    proxy: Any = world.proxy
+    proxy.render_guarded = turns.append
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    assert verifyObject(ITurn, turns[0])
+    turns[0].guard.release()
