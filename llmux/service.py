@@ -6,7 +6,7 @@ gentle when stopped.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
@@ -16,6 +16,9 @@ from zope.interface import implementer
 from llmux.config import Config
 from llmux.document import ConfigError
 from llmux.listener import Listener
+
+if TYPE_CHECKING:
+    from llmux.request_log import RequestLog
 
 __all__ = ["LlmuxService", "make_service"]
 
@@ -63,23 +66,17 @@ class LlmuxService(MultiService):
             self.resource, reactor, limits=Limits(body=config.max_body_mb * 2**20)
         )
         self._site.noisy = False
-        self.listener = Listener(config, reactor, self._site)
-        IService(self.listener).setServiceParent(self)
-        self._request_log = None
-        if config.request_log is not None:
-            from llmux.request_log import RequestLog
-
-            path = os.path.join(config.directory, config.request_log)
-            try:
-                self._request_log = RequestLog(path)
-            except OSError as e:
-                raise ConfigError(
-                    config.file,
-                    "request_log",
-                    f"{path} cannot be written: {(e.strerror or str(e)).lower()}",
-                    "name a file in a directory that exists and may be written",
-                ) from None
+        self._request_log = _open_request_log(config)
+        if self._request_log is not None:
             self.switcher.add_observer(self._request_log)
+        # Last, so that nothing is bound if anything else is amiss.
+        try:
+            self.listener = Listener(config, reactor, self._site)
+        except ConfigError:
+            if self._request_log is not None:
+                self._request_log.close()
+            raise
+        IService(self.listener).setServiceParent(self)
 
     def startService(self) -> None:
         """Find out what is awake, and accept connections; requests wait for the former."""
@@ -119,3 +116,20 @@ class LlmuxService(MultiService):
         """Open the request log anew: logrotate has moved it away."""
         if self._request_log is not None:
             self._request_log.reopen()
+
+
+def _open_request_log(config: Config) -> RequestLog | None:
+    if config.request_log is None:
+        return None
+    from llmux.request_log import RequestLog
+
+    path = os.path.join(config.directory, config.request_log)
+    try:
+        return RequestLog(path)
+    except OSError as e:
+        raise ConfigError(
+            config.file,
+            "request_log",
+            f"{path} cannot be written: {(e.strerror or str(e)).lower()}",
+            "name a file in a directory that exists and may be written",
+        ) from None

@@ -1,0 +1,181 @@
+"""llmux as a service of another's process: made, started, stopped, aborted."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.application.service import IService
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from zope.interface.verify import verifyObject
+
+from llmux import Active, Idle
+from llmux.config import Config, ConfigError, load_config
+from llmux.service import LlmuxService, make_service
+from tests.daemon import Backend, ask, backend, connect, write_config
+
+reactor: Any = installed
+
+
+@pytest.fixture
+def behind() -> Iterator[Backend]:
+    with backend() as one:
+        yield one
+
+
+@pytest.fixture
+def configure(tmp_path: Path, behind: Backend) -> Callable[..., Config]:
+    def configure(**keys: Any) -> Config:
+        write_config(tmp_path, behind.port, **keys)
+        return load_config(str(tmp_path / "config.json"))
+
+    return configure
+
+
+def asked(port: int, model: str = "a") -> Deferred[tuple[int, bytes]]:
+    """The answer to a client in a thread, on a connection of its own."""
+
+    def converse() -> tuple[int, bytes]:
+        with closing(connect(port)) as connection:
+            return ask(connection, model)
+
+    return deferToThread(converse)
+
+
+@pytest_twisted.ensureDeferred
+async def test_interface(configure: Callable[..., Config]) -> None:
+    service = make_service(configure(), reactor)
+    verifyObject(IService, service)
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_life(configure: Callable[..., Config]) -> None:
+    config = configure()
+    service = LlmuxService(config, reactor)
+    early = asked(config.port)
+    service.startService()
+    assert await early == (200, b'{"answer": 42}')
+    assert await asked(config.port, "b") == (200, b'{"answer": 42}')
+    assert service.switcher.state == Active("b")
+    status, body = await asked(config.port, "c")
+    assert status == 404
+    assert json.loads(body)["error"]["code"] == "model_not_found"
+    await service.stopService()
+    with pytest.raises(OSError):
+        await asked(config.port)
+
+
+@pytest_twisted.ensureDeferred
+async def test_idle_connections_do_not_hold_up_the_end(
+    configure: Callable[..., Config],
+) -> None:
+    config = configure()
+    service = LlmuxService(config, reactor)
+    service.startService()
+    with closing(connect(config.port)) as idle:
+        assert (await deferToThread(ask, idle))[0] == 200
+        began = reactor.seconds()
+        await service.stopService()
+        assert reactor.seconds() - began < 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopped_twice(configure: Callable[..., Config], behind: Backend) -> None:
+    config = configure()
+    service = LlmuxService(config, reactor)
+    service.startService()
+    behind.holding = True
+    answer = asked(config.port)
+    await deferToThread(behind.came.acquire)
+    stops = [service.stopService(), service.stopService()]
+    assert [stop.called for stop in stops] == [False, False]
+    behind.let_go.set()
+    assert await answer == (200, b'{"answer": 42}')
+    for stop in stops:
+        await stop
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_aborted(configure: Callable[..., Config], behind: Backend) -> None:
+    config = configure()
+    service = LlmuxService(config, reactor)
+    service.startService()
+    behind.holding = True
+    answer = asked(config.port)
+    await deferToThread(behind.came.acquire)
+    stop = service.stopService()
+    service.abort()
+    await stop
+    try:
+        status, _ = await answer
+    except (OSError, HTTPException):
+        status = 0
+    assert status != 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_takes_nothing_of_its_reply(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend is done; the client would keep the rest waiting for ever."""
+    monkeypatch.setattr("llmux.service.LAST_REPLIES", 0.2)
+    config = configure(shutdown_timeout_secs=0.1)
+    service = LlmuxService(config, reactor)
+    service.startService()
+    with closing(socket.create_connection(("127.0.0.1", config.port))) as client:
+        # A request that never becomes complete holds its connection.
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        health = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+        def healthy() -> bytes:
+            with closing(socket.create_connection(("127.0.0.1", config.port))) as other:
+                other.sendall(health)
+                return other.recv(12)
+
+        assert await deferToThread(healthy) == b"HTTP/1.1 200"
+        await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_sleep_on_exit(configure: Callable[..., Config], tmp_path: Path) -> None:
+    hooks = {"wake": "touch awake", "sleep": "rm awake", "alive": "test -e awake"}
+    config = configure(
+        models={"a": {"port": 1, **hooks}}, sleep_on_exit=True, shutdown_timeout_secs=5
+    )
+    service = LlmuxService(config, reactor)
+    service.startService()
+    # Nothing listens at port 1, but it has been woken to find out.
+    assert (await asked(config.port))[0] in (502, 503)
+    await service.stopService()
+    assert service.switcher.state == Idle()
+    assert "awake" not in os.listdir(tmp_path)
+
+
+class TestRefused:
+    def test_busy_port(self, configure: Callable[..., Config]) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            config = configure(port=other.getsockname()[1])
+            with pytest.raises(ConfigError):
+                make_service(config, reactor)
+
+    def test_request_log(self, configure: Callable[..., Config], tmp_path: Path) -> None:
+        config = configure(request_log="no/such/file")
+        with pytest.raises(ConfigError) as caught:
+            make_service(config, reactor)
+        assert str(caught.value) == (
+            f"{config.file}: request_log: {tmp_path}/no/such/file cannot be written: "
+            "no such file or directory; "
+            "name a file in a directory that exists and may be written"
+        )
