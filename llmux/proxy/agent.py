@@ -102,7 +102,7 @@ class _ChunkedBody:
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         chunks = cast(IConsumer, _Chunks(consumer))
-        done = self._body.startProducing(chunks)
+        done: Deferred[None] = self._body.startProducing(chunks)
         done.addCallback(self._last, consumer)
         return done
 
