@@ -1,5 +1,7 @@
 """Our policies, through the door that third parties use."""
 
+from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicyFactory
 
+cost_aware = CostAwarePolicyFactory()
 fifo = FifoPolicyFactory()
