@@ -1,0 +1,69 @@
+"""A backend made of numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+__all__ = ["Backend"]
+
+
+class Backend:
+    """
+    Serves some requests at once; the others wait inside it, first come, first
+    served.  Requests are numbers here.
+
+    @param began: told of each request when its service begins.
+    @param done: told when it has been served.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        slots: int,
+        began: Callable[[int], object],
+        done: Callable[[int], object],
+    ) -> None:
+        self._clock = clock
+        self._slots = slots
+        self._began = began
+        self._done = done
+        self._serving: dict[int, IDelayedCall] = {}
+        self._queue: deque[tuple[int, float]] = deque()
+        self._gone: set[int] = set()
+
+    def submit(self, request: int, seconds: float) -> None:
+        """A request arrives that takes so many C{seconds} to serve."""
+        if len(self._serving) < self._slots:
+            self._serve(request, seconds)
+        else:
+            self._queue.append((request, seconds))
+
+    def abort(self, request: int) -> None:
+        """It ends now, served or not."""
+        call = self._serving.pop(request, None)
+        if call is None:
+            self._gone.add(request)
+        else:
+            call.cancel()
+            self._next()
+
+    def _serve(self, request: int, seconds: float) -> None:
+        self._serving[request] = self._clock.callLater(seconds, self._finish, request)
+        self._began(request)
+
+    def _finish(self, request: int) -> None:
+        del self._serving[request]
+        self._next()
+        self._done(request)
+
+    def _next(self) -> None:
+        queue, gone = self._queue, self._gone
+        while queue and len(self._serving) < self._slots:
+            request, seconds = queue.popleft()
+            if request in gone:
+                gone.discard(request)
+            else:
+                self._serve(request, seconds)

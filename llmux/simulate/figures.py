@@ -1,0 +1,114 @@
+"""What a run amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, isnan
+
+from llmux.simulate.run import Mode, Record
+from llmux.simulate.trace import Trace
+
+__all__ = ["Figures", "figures", "percentile"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """
+    The figures of one policy: of the requests that were sent at or after the
+    warm-up, and of the time from there to the end.  Seconds throughout; None
+    where there is nothing to tell.
+
+    A request waits from when it was sent to when its service began, or it
+    ended without one, or the run ended.
+
+    @ivar gave_up: requests that ended without an answer.
+    @ivar worst_model_wait_mean_s: the mean wait of the model with the longest.
+    @ivar switches: how often a model woke.
+    @ivar serving_share: the part of the time in which that was done; the four
+        shares sum to 1.  See L{Mode}.
+    """
+
+    policy: str
+    requests: int
+    answered: int
+    gave_up: int
+    wait_mean_s: float | None
+    wait_p50_s: float | None
+    wait_p95_s: float | None
+    wait_p99_s: float | None
+    wait_max_s: float | None
+    worst_model_wait_mean_s: float | None
+    switches: int
+    switches_per_hour: float | None
+    serving_share: float | None
+    draining_share: float | None
+    switching_share: float | None
+    idle_share: float | None
+    answered_per_s: float | None
+
+
+def percentile(ordered: Sequence[float], part: float) -> float:
+    """The least of these sorted values that C{part} of them do not exceed (nearest rank)."""
+    return ordered[max(0, ceil(part * len(ordered)) - 1)]
+
+
+def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> Figures:
+    """
+    Work them out.
+
+    @param policy: what to call it.
+    @param warm_up: requests sent before that, in seconds, do not count.
+    """
+    waits: list[float] = []
+    per_model: dict[str, list[float]] = {}
+    answered = gave_up = 0
+    for number, sent in enumerate(record.sent):
+        if isnan(sent) or sent < warm_up:
+            continue
+        began, left = record.began[number], record.left[number]
+        until = began if not isnan(began) else left if not isnan(left) else record.ended
+        waits.append(until - sent)
+        per_model.setdefault(trace.requests[number].model, []).append(until - sent)
+        answered += not isnan(record.answered[number])
+        gave_up += not isnan(left)
+    waits.sort()
+    seconds = record.ended - warm_up
+    spent = _time_spent(record, warm_up)
+    switches = sum(when >= warm_up for when, _ in record.woken)
+
+    def share(mode: Mode) -> float | None:
+        return spent[mode] / seconds if seconds > 0 else None
+
+    def at(part: float) -> float | None:
+        return percentile(waits, part) if waits else None
+
+    return Figures(
+        policy=policy,
+        requests=len(waits),
+        answered=answered,
+        gave_up=gave_up,
+        wait_mean_s=sum(waits) / len(waits) if waits else None,
+        wait_p50_s=at(0.50),
+        wait_p95_s=at(0.95),
+        wait_p99_s=at(0.99),
+        wait_max_s=waits[-1] if waits else None,
+        worst_model_wait_mean_s=max(
+            (sum(some) / len(some) for some in per_model.values()), default=None
+        ),
+        switches=switches,
+        switches_per_hour=switches / seconds * 3600 if seconds > 0 else None,
+        serving_share=share(Mode.SERVING),
+        draining_share=share(Mode.DRAINING),
+        switching_share=share(Mode.SWITCHING),
+        idle_share=share(Mode.IDLE),
+        answered_per_s=answered / seconds if seconds > 0 else None,
+    )
+
+
+def _time_spent(record: Record, since: float) -> dict[Mode, float]:
+    spent = dict.fromkeys(Mode, 0.0)
+    ends = [when for when, _, _ in record.modes[1:]] + [record.ended]
+    for (begin, mode, _), end in zip(record.modes, ends, strict=True):
+        spent[mode] += max(0.0, end - max(begin, since))
+    return spent

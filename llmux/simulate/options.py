@@ -1,0 +1,209 @@
+"""What the user of C{llmux simulate} wants, from the words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from llmux.config import Config, config_from_mapping, load_config
+from llmux.simulate.hooks import SwitchCosts
+from llmux.simulate.trace import Trace
+
+__all__ = ["DEFAULT_SWITCH_COST", "UsageError", "candidates", "parser", "switch_costs"]
+
+DEFAULT_SWITCH_COST = 15.0
+BOTH = ("fifo", "cost_aware")
+
+
+class UsageError(Exception):
+    """An option makes no sense; the message says why."""
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = _seconds(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction from 0 to 1")
+    return value
+
+
+def _slots(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests, 1 or more")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="llmux simulate",
+        description="What policies would make of recorded or invented requests: the switcher "
+        "that llmux runs, with a clock that jumps, and models made of numbers.",
+        epilog="A trace has one request a line, as JSON: "
+        '{"t": 12.5, "model": "a", "service_s": 4.2}; optional: "id"; "after": ID and '
+        '"think_s": 3 for a request sent that long after another\'s reply (no "t" then); '
+        '"patience_s" for a client that gives up. llmux writes one of its own traffic '
+        "if the configuration says request_log: FILE.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("trace", metavar="TRACE.jsonl", help='the requests; "-" reads them from standard input')
+    add(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="take models, weights and policy from this configuration "
+        "(default: the models that the trace names)",
+    )
+    add(
+        "--policy",
+        metavar="NAME[:KEY=VALUE,...]",
+        action="append",
+        default=[],
+        help="a policy to try, with keys as under policy: in a configuration; may be repeated "
+        "(default: fifo, cost_aware and the configuration's)",
+    )
+    add(
+        "--switch-cost",
+        metavar="S|FROM:TO=S",
+        action="append",
+        default=[],
+        help="seconds that a switch takes, half of them in the sleep hook and half in the "
+        f"wake hook (default: {DEFAULT_SWITCH_COST:g}); of one pair of models; idle:TO=S is a "
+        "wake when nothing was awake; may be repeated",
+    )
+    add(
+        "--jitter",
+        metavar="PART",
+        type=_fraction,
+        default=0.0,
+        help="hooks take up to this part more or less, by chance (default: 0)",
+    )
+    add(
+        "--slots",
+        metavar="N",
+        type=_slots,
+        default=16,
+        help="requests that a model serves at once; the rest wait inside it (default: 16)",
+    )
+    add("--until", metavar="S", type=_seconds, help="stop the clock at this second")
+    add(
+        "--warm-up",
+        metavar="S",
+        type=_seconds,
+        default=0.0,
+        help="leave what was sent before this second out of the figures (default: 0)",
+    )
+    add(
+        "--seed", metavar="N", type=int, default=1, help="of all that is by chance (default: 1)"
+    )
+    add("--json", action="store_true", help="print the figures as a JSON object")
+    add(
+        "--plot",
+        metavar="FILE",
+        help="draw which model was awake when, and who waited (.svg, .png or .pdf; "
+        "needs matplotlib: pip install 'txllmux[plot]')",
+    )
+    return parser
+
+
+def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> SwitchCosts:
+    """
+    What C{--switch-cost} says.
+
+    @raise UsageError: it makes no sense, or names a model that is not there.
+    """
+    default = DEFAULT_SWITCH_COST
+    pairs: dict[tuple[str | None, str], float] = {}
+    for word in words:
+        pair, _, text = word.rpartition("=")
+        try:
+            seconds = _seconds(text)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"--switch-cost {word}: {error}") from None
+        if pair:
+            pairs[_pair(word, pair, models)] = seconds
+        else:
+            default = seconds
+    return SwitchCosts(default, pairs, jitter)
+
+
+def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]:
+    """FROM and TO; a model's name may hold colons."""
+    parts = pair.split(":")
+    found: list[tuple[str | None, str]] = []
+    for cut in range(1, len(parts)):
+        source, target = ":".join(parts[:cut]), ":".join(parts[cut:])
+        if target in models and source in models:
+            found.append((source, target))
+        elif target in models and source == "idle":
+            found.append((None, target))
+    if len(found) != 1:
+        raise UsageError(
+            f"--switch-cost {word}: {pair!r} is not FROM:TO; the models are {', '.join(models)}"
+        )
+    return found[0]
+
+
+def candidates(
+    words: Sequence[str], config_file: str | None, trace: Trace
+) -> list[tuple[str, Config]]:
+    """
+    The policies to try: what each is called, and a configuration that asks for it.
+
+    @raise ConfigError: a policy is not known or a setting not sound.
+    @raise UsageError: the trace names a model that the configuration does not.
+    """
+    if config_file is None:
+        models: Mapping[str, Any] = {
+            name: {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
+            for name in trace.models()
+        }
+        given = None
+    else:
+        given = load_config(config_file)
+        strangers = [name for name in trace.models() if name not in given.models]
+        if strangers:
+            raise UsageError(
+                f"the trace asks for {', '.join(strangers)}; {config_file} has no such model"
+            )
+        models = {name: msgspec.to_builtins(model) for name, model in given.models.items()}
+    asked = list(words)
+    if not asked:
+        asked = [name for name in BOTH if given is None or given.policy.name != name]
+    found = [] if given is None or words else [(given.policy.name, given)]
+    return [*found, *((word, _with_policy(word, models)) for word in asked)]
+
+
+def _with_policy(word: str, models: Mapping[str, Any]) -> Config:
+    name, _, rest = word.partition(":")
+    policy: dict[str, Any] = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"--policy {word}: {item!r} is not KEY=VALUE")
+        policy[key.strip()] = _value(text.strip())
+    return config_from_mapping(
+        {"models": models, "policy": policy}, file=f"--policy {word}", directory="."
+    )
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null as in JSON; all else is a string."""
+    try:
+        return msgspec.json.decode(text.encode())
+    except msgspec.DecodeError:
+        return text

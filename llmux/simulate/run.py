@@ -1,0 +1,248 @@
+"""One run of a trace under one policy, and what is recorded of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from enum import Enum
+from math import inf, nan
+from random import Random
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from llmux.errors import SwitchError
+from llmux.interfaces import ISwitchPolicy
+from llmux.settings import SwitchSettings
+from llmux.simulate.backend import Backend
+from llmux.simulate.clock import HeapClock
+from llmux.simulate.hooks import NumberHooks, SwitchCosts
+from llmux.simulate.trace import Trace
+from llmux.switcher import Active, InFlightGuard, ModelSwitcher, Switching
+
+__all__ = ["Mode", "Record", "Run"]
+
+
+class Mode(Enum):
+    """What the GPU does."""
+
+    SERVING = "serving"
+    """A model is awake and has requests in flight."""
+    DRAINING = "draining"
+    """The awake model finishes what it has, to make room for another."""
+    SWITCHING = "switching"
+    """A sleep or a wake hook runs."""
+    IDLE = "idle"
+    """Nothing is awake, or nothing is in flight."""
+
+
+class Record:
+    """
+    What happened, by the trace's positions.  Times are in seconds, NaN for
+    what did not happen.
+
+    @ivar sent: when each request was sent.
+    @ivar began: when its service began.
+    @ivar answered: when it had been served.
+    @ivar left: when it ended without an answer: its client gave up, or its
+        time limit passed.
+    @ivar modes: what the GPU did from when on and which model was awake, in
+        order.
+    @ivar woken: (when, model) for every wake, in order.
+    @ivar ended: when the run ended.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self.sent = array("d", [nan]) * requests
+        self.began = array("d", [nan]) * requests
+        self.answered = array("d", [nan]) * requests
+        self.left = array("d", [nan]) * requests
+        self.modes: list[tuple[float, Mode, str | None]] = [(0.0, Mode.IDLE, None)]
+        self.woken: list[tuple[float, str]] = []
+        self.ended = 0.0
+
+
+class _Client:
+    """One request that has been sent and has not been answered."""
+
+    __slots__ = ("deferred", "guard", "impatience", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.deferred: Deferred[InFlightGuard] | None = None
+        self.guard: InFlightGuard | None = None
+        self.impatience: IDelayedCall | None = None
+
+
+class Run:
+    """
+    The production switcher with the requests of a trace.
+
+    @param models: their names.
+    @param until: when the clock stops; infinity to wait for the last answer.
+    @ivar switcher: the switcher.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        policy: ISwitchPolicy,
+        models: Iterable[str],
+        costs: SwitchCosts,
+        *,
+        slots: int = 16,
+        until: float = inf,
+        seed: int = 1,
+        settings: SwitchSettings | None = None,
+    ) -> None:
+        self.record = Record(len(trace.requests))
+        self._trace = trace
+        self._until = until
+        self._clock = HeapClock()
+        self._hooks = NumberHooks(self._clock, costs, Random(seed), self._leads_to)
+        self.record.woken = self._hooks.woken
+        self.switcher = ModelSwitcher(
+            self._clock, self._hooks, policy, dict.fromkeys(models, inf), settings
+        )
+        self._backends = {
+            name: Backend(self._clock, slots, self._began, self._served)
+            for name in self.switcher.models
+        }
+        self._clients: dict[int, _Client] = {}
+        requests = trace.requests
+        self._order = sorted(
+            (n for n, request in enumerate(requests) if request.after is None),
+            key=lambda n: requests[n].sent,
+        )
+        self._next = 0
+        self._ended = 0
+        self._in_flight = 0
+        self._mode: tuple[Mode, str | None] = (Mode.IDLE, None)
+
+    def go(self, progress: Callable[[float], object] | None = None) -> Record:
+        """
+        Run to the end.
+
+        @param progress: called every so often with the part that is done.
+        """
+        self.switcher.start()
+        self._send_at_its_time()
+        clock, until = self._clock, self._until
+        steps = 0
+        while (due := clock.next_time()) is not None and due <= until:
+            clock.step()
+            self._look()
+            steps += 1
+            if progress is not None and not steps % 2000:
+                progress(self._done_part())
+        self.record.ended = clock.seconds() if until == inf else until
+        return self.record
+
+    def _done_part(self) -> float:
+        parts = [self._ended / len(self._trace.requests)]
+        if self._until < inf:
+            parts.append(self._clock.seconds() / self._until)
+        return max(parts)
+
+    def _leads_to(self) -> str | None:
+        state = self.switcher.state
+        return state.target if isinstance(state, Switching) else None
+
+    def _look(self) -> None:
+        """Record what the GPU does, if it does something else now."""
+        state = self.switcher.state
+        awake: str | None = None
+        if self._hooks.changing:
+            mode = Mode.SWITCHING
+        elif isinstance(state, Switching):
+            mode, awake = Mode.DRAINING, state.source
+        elif isinstance(state, Active):
+            mode, awake = Mode.SERVING if self._in_flight else Mode.IDLE, state.model
+        else:
+            mode = Mode.IDLE
+        if (mode, awake) != self._mode:
+            self._mode = mode, awake
+            self.record.modes.append((self._clock.seconds(), mode, awake))
+
+    # ------------------------------------------------------------ the clients
+
+    def _send_at_its_time(self) -> None:
+        """One call for the next request, not one for each: the heap stays small."""
+        if self._next < len(self._order):
+            due = self._trace.requests[self._order[self._next]].sent
+            self._clock.callLater(max(0.0, due - self._clock.seconds()), self._send_next)
+
+    def _send_next(self) -> None:
+        number = self._order[self._next]
+        self._next += 1
+        self._send(number)
+        self._send_at_its_time()
+
+    def _send(self, number: int) -> None:
+        request = self._trace.requests[number]
+        self.record.sent[number] = self._clock.seconds()
+        client = self._clients[number] = _Client(number)
+        if request.patience < inf:
+            client.impatience = self._clock.callLater(request.patience, self._give_up, client)
+        guard = self.switcher.acquire_now(request.model)
+        if guard is not None:
+            self._forward(guard, client)
+            return
+        client.deferred = self.switcher.acquire(request.model)
+        client.deferred.addCallbacks(
+            self._forward, self._refused, callbackArgs=(client,), errbackArgs=(client,)
+        )
+
+    def _forward(self, guard: InFlightGuard, client: _Client) -> None:
+        client.guard = guard
+        guard.on_abort = lambda _: self._abort(client)
+        self._in_flight += 1
+        request = self._trace.requests[client.number]
+        self._backends[request.model].submit(client.number, request.service)
+
+    def _refused(self, failure: Failure, client: _Client) -> None:
+        failure.trap(SwitchError, CancelledError)
+        self._leave(client)
+
+    def _began(self, number: int) -> None:
+        self.record.began[number] = self._clock.seconds()
+        self._be_patient(self._clients[number])
+
+    def _served(self, number: int) -> None:
+        now = self._clock.seconds()
+        self.record.answered[number] = now
+        client = self._clients.pop(number)
+        self._ended += 1
+        self._in_flight -= 1
+        assert client.guard is not None
+        client.guard.release()
+        for follower in self._trace.followers.get(number, ()):
+            self._clock.callLater(self._trace.requests[follower].think, self._send, follower)
+
+    def _give_up(self, client: _Client) -> None:
+        client.impatience = None
+        if client.guard is not None:
+            self._abort(client)
+        elif client.deferred is not None:
+            client.deferred.cancel()
+
+    def _abort(self, client: _Client) -> None:
+        """Its exchange with the backend ends now."""
+        assert client.guard is not None
+        self._in_flight -= 1
+        self._backends[client.guard.model].abort(client.number)
+        client.guard.release(answered=False)
+        self._leave(client)
+
+    def _leave(self, client: _Client) -> None:
+        """It ends without an answer."""
+        self.record.left[client.number] = self._clock.seconds()
+        self._be_patient(client)
+        del self._clients[client.number]
+        self._ended += 1
+
+    def _be_patient(self, client: _Client) -> None:
+        if client.impatience is not None:
+            client.impatience.cancel()
+            client.impatience = None

@@ -1,0 +1,176 @@
+"""The recorded or invented requests that a simulation runs: JSON, one request a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import msgspec
+
+__all__ = ["Trace", "TraceError", "TraceRequest", "read_trace"]
+
+EPOCH_TIMES = 1e8
+"""Times that all lie beyond this are seconds since 1970; the trace is moved to begin at 0."""
+
+
+class TraceError(Exception):
+    """The trace cannot be run; the message names the line and says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """
+    One request.
+
+    @ivar model: the model that it names.
+    @ivar service: seconds that the backend takes to answer it.
+    @ivar sent: when it is sent, in seconds from the beginning; 0 with C{after}.
+    @ivar after: the position in the trace of the request whose reply it
+        follows, or None.
+    @ivar think: seconds between that reply and this request.
+    @ivar patience: seconds that the client waits for its service to begin.
+    """
+
+    model: str
+    service: float
+    sent: float = 0.0
+    after: int | None = None
+    think: float = 0.0
+    patience: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """
+    Requests, in the order of their file.
+
+    @ivar followers: per position, the positions of those sent after its reply.
+    """
+
+    requests: Sequence[TraceRequest]
+    followers: dict[int, list[int]]
+
+    @classmethod
+    def of(cls, requests: Sequence[TraceRequest]) -> Trace:
+        """A trace of these, whose C{after} are positions in the list."""
+        followers: dict[int, list[int]] = {}
+        for position, request in enumerate(requests):
+            if request.after is not None:
+                followers.setdefault(request.after, []).append(position)
+        return cls(requests, followers)
+
+    def models(self) -> list[str]:
+        """The models that it names, sorted."""
+        return sorted({request.model for request in self.requests})
+
+
+class _Line(msgspec.Struct):
+    """What a line may say; further keys are left unread."""
+
+    model: str
+    service_s: float
+    t: float | None = None
+    id: str | int | None = None
+    after: str | int | None = None
+    think_s: float = 0.0
+    patience_s: float | None = None
+
+
+def read_trace(lines: Iterable[bytes]) -> Trace:
+    """
+    Read a trace.  Blank lines are passed over; the order of lines is free.
+
+    @raise TraceError: a line is not a request, or follows one that is not there.
+    """
+    decoder = msgspec.json.Decoder(_Line)
+    read: list[tuple[int, _Line]] = []
+    positions: dict[str | int, int] = {}
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            line = decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise TraceError(f"line {number}: {_plain(error)}") from None
+        _check(number, line)
+        if line.id is not None:
+            if line.id in positions:
+                raise TraceError(
+                    f"line {number}: id {line.id!r} is also that of line "
+                    f"{read[positions[line.id]][0]}"
+                )
+            positions[line.id] = len(read)
+        read.append((number, line))
+    if not read:
+        raise TraceError("no requests in it")
+    return _assemble(read, positions)
+
+
+def _plain(error: Exception) -> str:
+    """What is wrong with a line, without the names of our own types."""
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError):
+        return text.replace("Object missing", "missing").replace("`$.", "`")
+    return f"not JSON ({text})"
+
+
+def _check(number: int, line: _Line) -> None:
+    if not line.model:
+        raise TraceError(f"line {number}: `model` is empty")
+    for key, value in (
+        ("service_s", line.service_s),
+        ("t", line.t),
+        ("think_s", line.think_s),
+        ("patience_s", line.patience_s),
+    ):
+        if value is not None and not (isfinite(value) and value >= 0):
+            raise TraceError(f"line {number}: `{key}` is {value:g}; give seconds, 0 or more")
+    if line.t is None and line.after is None:
+        raise TraceError(f"line {number}: neither `t` nor `after` says when it is sent")
+
+
+def _assemble(read: list[tuple[int, _Line]], positions: dict[str | int, int]) -> Trace:
+    first = min(
+        (line.t for _, line in read if line.after is None and line.t is not None), default=inf
+    )
+    begin = first if EPOCH_TIMES < first < inf else 0.0
+    requests = []
+    names: dict[str, str] = {}
+    for number, line in read:
+        after = None
+        if line.after is not None:
+            after = positions.get(line.after)
+            if after is None:
+                raise TraceError(
+                    f"line {number}: `after` names id {line.after!r}, which no line has"
+                )
+        requests.append(
+            TraceRequest(
+                model=names.setdefault(line.model, line.model),
+                service=line.service_s,
+                sent=0.0 if after is not None or line.t is None else line.t - begin,
+                after=after,
+                think=line.think_s,
+                patience=inf if line.patience_s is None else line.patience_s,
+            )
+        )
+    _refuse_circles(read, requests)
+    return Trace.of(requests)
+
+
+def _refuse_circles(read: list[tuple[int, _Line]], requests: list[TraceRequest]) -> None:
+    """Every chain of C{after} must begin somewhere."""
+    begins = [request.after is None for request in requests]
+    for position in range(len(requests)):
+        chain = []
+        at: int | None = position
+        on_chain = set()
+        while at is not None and not begins[at]:
+            if at in on_chain:
+                raise TraceError(f"line {read[position][0]}: its chain of `after` is a circle")
+            on_chain.add(at)
+            chain.append(at)
+            at = requests[at].after
+        for link in chain:
+            begins[link] = True
