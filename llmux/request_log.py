@@ -1,0 +1,201 @@
+"""The requests that were served, as a trace that C{llmux simulate} reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+from twisted.logger import Logger
+
+from llmux.interfaces import Completed, Forwarded, Left, LeftReason, PolicyEvent
+
+__all__ = ["RequestLog"]
+
+
+class RequestLog:
+    """
+    An observer of a switcher that writes one line of JSON for each request
+    when it is over.  Nothing of prompts or replies is in it::
+
+        {"t": 1763770000.25, "model": "a", "service_s": 4.2, "id": "69211b50-17",
+         "waited_s": 12.5, "answered": true}
+
+    C{t} is when the request arrived, in seconds since 1970; C{service_s} the
+    time from its being forwarded to the reply's end.  One that never had its
+    turn says why in C{left}, has the mean service time of its model in place of
+    its own and, if it was the client who left, C{patience_s}.
+
+    Lines are kept back for a second at most while requests are in flight.
+    A disk that is full or broken is logged once and never breaks serving:
+    lines are lost until it works again.
+
+    @param path: the file; it is appended to.
+    @param seconds: the time since 1970.
+    @raise OSError: the file cannot be opened.
+    """
+
+    BUFFER_BYTES = 64 * 1024
+    INTERVAL = 1.0
+
+    _log = Logger()
+
+    def __init__(self, path: str, seconds: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._fd: int | None = self._open()
+        # Numbers of requests begin anew with each start of llmux.
+        self._prefix = f"{int(seconds()):x}-"
+        self._epoch: float | None = None
+        self._waited: dict[int, float] = {}
+        self._means: dict[str, tuple[int, float]] = {}
+        self._buffer = bytearray()
+        self._lines = 0
+        self._flushed = 0.0
+        self._lost = 0
+
+    def __call__(self, event: PolicyEvent) -> None:
+        """Something happened in the switcher."""
+        kind = type(event)
+        if kind is Forwarded:
+            assert isinstance(event, Forwarded)
+            self._waited[event.request] = event.waited
+        elif kind is Completed:
+            assert isinstance(event, Completed)
+            self._completed(event)
+        elif kind is Left:
+            assert isinstance(event, Left)
+            self._left(event)
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name: the old one was moved away."""
+        if self._fd is None:
+            return
+        self._flush()
+        try:
+            new = self._open()
+        except OSError as error:
+            self._log.error(
+                "the request log {path} cannot be opened anew, the old file is written on: "
+                "{error}",
+                event="request_log_not_reopened",
+                path=self._path,
+                error=error.strerror,
+            )
+            return
+        os.close(self._fd)
+        self._fd = new
+
+    def close(self) -> None:
+        """Write what is kept back, and no more from now on."""
+        if self._fd is not None:
+            self._flush()
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        # Without O_NONBLOCK a named pipe that nobody reads would hang the start.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(self._path, flags, 0o640)
+
+    def _completed(self, event: Completed) -> None:
+        waited = self._waited.pop(event.request, 0.0)
+        if event.answered:
+            count, mean = self._means.get(event.model, (0, 0.0))
+            self._means[event.model] = count + 1, mean + (event.service - mean) / (count + 1)
+        self._write(
+            event.now,
+            {
+                "t": self._since_1970(event.now - event.service - waited),
+                "model": event.model,
+                "service_s": round(event.service, 4),
+                "id": f"{self._prefix}{event.request}",
+                "waited_s": round(waited, 4),
+                "answered": event.answered,
+            },
+        )
+
+    def _left(self, event: Left) -> None:
+        _, mean = self._means.get(event.model, (0, 1.0))
+        line: dict[str, object] = {
+            "t": self._since_1970(event.now - event.age),
+            "model": event.model,
+            "service_s": round(mean, 4),
+            "id": f"{self._prefix}{event.request}",
+            "waited_s": round(event.age, 4),
+            "answered": False,
+            "left": event.reason.value,
+        }
+        if event.reason is LeftReason.DISCONNECTED:
+            line["patience_s"] = round(event.age, 4)
+        self._write(event.now, line)
+
+    def _since_1970(self, moment: float) -> float:
+        """The switcher's clock may begin anywhere."""
+        if self._epoch is None:
+            self._epoch = self._seconds() - moment
+        return round(moment + self._epoch, 4)
+
+    def _write(self, now: float, line: dict[str, object]) -> None:
+        if self._fd is None:
+            return
+        self._buffer += msgspec.json.encode(line)
+        self._buffer += b"\n"
+        self._lines += 1
+        if (
+            not self._waited
+            or now - self._flushed >= self.INTERVAL
+            or len(self._buffer) >= self.BUFFER_BYTES
+        ):
+            self._flushed = now
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        assert self._fd is not None
+        problem = _append(self._fd, self._buffer)
+        if problem is None:
+            if self._lost:
+                self._log.info(
+                    "the request log {path} is written again; {lost} lines were lost",
+                    event="request_log_recovered",
+                    path=self._path,
+                    lost=self._lost,
+                )
+                self._lost = 0
+        else:
+            if not self._lost:
+                self._log.error(
+                    "the request log {path} cannot be written, lines are lost: {error}",
+                    event="request_log_failed",
+                    path=self._path,
+                    error=problem,
+                )
+            self._lost += self._lines
+        self._buffer.clear()
+        self._lines = 0
+
+
+def _append(fd: int, data: bytearray) -> str | None:
+    """
+    All of the data or, so that no line is torn, none.
+
+    @return: what went wrong.
+    """
+    before = os.fstat(fd).st_size
+    problem = None
+    try:
+        written = os.write(fd, data)
+        if written == len(data):
+            return None
+        problem = "no space left on device"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    try:
+        os.ftruncate(fd, before)
+    except OSError:
+        # Not a file.
+        pass
+    return problem
