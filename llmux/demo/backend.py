@@ -74,7 +74,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=Path("models"),
         help="where to put gemma3's file together (default: ./models)",
     )
-    parser.add_argument("--threads", type=int, help="default: one a core, 4 at most")
+    parser.add_argument("--threads", type=int, help="default: 4, or one less than there are cores")
     parser.add_argument("-v", "--verbose", action="store_true", help="log each request")
     return parser.parse_args(argv)
 
@@ -100,8 +100,9 @@ def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:
     params.cache_ram_mib = 0
     # It would load the model once more, to see how much of it fits on a GPU.
     params.fit_params = False
-    # Models this small are slower on many cores than on a few.
-    threads = options.threads or min(4, len(_cores()))
+    # Models this small are slower on many cores than on a few, and threads that
+    # must wait for a core hold each other up: ten times slower on a busy machine.
+    threads = options.threads or max(1, min(4, len(_cores()) - 1))
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.sampling.temp = model.temperature
