@@ -337,7 +337,11 @@ class Chaos:
         await until(lambda: not any(b.connections for b in self.backends.values()))
 
 
-@pytest.mark.parametrize(("seed", "policy"), [(1, {"name": "fifo"})], ids=["fifo"])
+@pytest.mark.parametrize(
+    ("seed", "policy"),
+    [(1, {"name": "fifo"}), (2, {"name": "cost_aware", "initial_switch_cost_secs": 0.1})],
+    ids=["fifo", "cost_aware"],
+)
 @pytest_twisted.ensureDeferred
 async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any]) -> None:
     chaos = Chaos(tmp_path, seed, policy)
