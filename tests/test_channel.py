@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.interfaces import IProtocol, IPullProducer, IPushProducer
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -20,16 +20,14 @@ from llmux.web.interfaces import IReplyChannel
 from llmux.web.reader import Limits
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
-from tests.web_fakes import Reply, Wire, replies
+from tests.web_fakes import Leaf, Reply, Wire, replies
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMITS = Limits(body=1000, head=2000, uri=500, headers=20)
 
 
-class Held(Resource):
+class Held(Leaf):
     """Answers when the test says so."""
-
-    isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +48,8 @@ class Held(Resource):
         request.finish()
 
 
-class Echo(Resource):
+class Echo(Leaf):
     """Answers with what it was asked."""
-
-    isLeaf = True
 
     def render(self, request: LlmuxRequest) -> bytes:
         return b"%s %s %s" % (request.method, request.uri, request.content.read())
@@ -82,8 +78,7 @@ class Client:
     def __init__(self, site: LlmuxSite) -> None:
         self.wire = Wire()
         self.channel = site.buildProtocol(None)
-        self.wire.protocol = self.channel
-        self.channel.makeConnection(self.wire)
+        self.wire.connect(self.channel)
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -91,7 +86,7 @@ class Client:
 
     def replies(self, *methods: bytes) -> list[Reply]:
         return replies(
-            self.wire.value(), list(methods) or [b"GET"] * 50, closed=not self.wire.connected
+            self.wire.said(), list(methods) or [b"GET"] * 50, closed=not self.wire.connected
         )
 
     def statuses(self) -> list[int]:
@@ -155,7 +150,7 @@ def test_pipelined_requests_are_answered_one_by_one_in_order(held: Bench) -> Non
 def test_a_thousand_pipelined_requests_do_not_recurse(echo: Bench) -> None:
     client = echo.client()
     client.send(GET * 3000)
-    assert client.wire.value().count(b"HTTP/1.1 200") == 3000
+    assert client.wire.said().count(b"HTTP/1.1 200") == 3000
 
 
 def test_a_client_that_sends_ahead_is_not_read_further(held: Bench) -> None:
@@ -225,7 +220,7 @@ def test_http_1_0_reply_of_unknown_length_ends_with_the_connection(held: Bench) 
     request.write(b"b")
     request.finish()
     assert not client.wire.connected
-    assert client.wire.value().endswith(b"\r\n\r\nab")
+    assert client.wire.said().endswith(b"\r\n\r\nab")
 
 
 def test_what_follows_the_last_request_is_dropped(echo: Bench) -> None:
@@ -407,7 +402,7 @@ def test_refused(echo: Bench, data: bytes, status: int) -> None:
 def test_a_refusal_waits_for_its_turn(held: Bench) -> None:
     client = held.client()
     client.send(GET + b"nonsense\r\n\r\n")
-    assert client.wire.value() == b""
+    assert client.wire.said() == b""
     held_of(held).answer()
     assert client.statuses() == [200, 400]
 
@@ -432,7 +427,7 @@ EXPECTING = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Leng
 def test_continue(echo: Bench) -> None:
     client = echo.client()
     client.send(EXPECTING % 3)
-    assert client.wire.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert client.wire.said() == b"HTTP/1.1 100 Continue\r\n\r\n"
     client.send(b"ab", b"c")
     (reply,) = client.replies()
     assert (reply.interim, reply.body) == ([100], b"POST / abc")
@@ -456,9 +451,9 @@ def test_too_large_a_body_is_refused_before_it_is_sent(echo: Bench) -> None:
 def test_continue_waits_for_its_turn(held: Bench) -> None:
     client = held.client()
     client.send(GET + EXPECTING % 1)
-    assert client.wire.value() == b""
+    assert client.wire.said() == b""
     held_of(held).answer()
-    assert client.wire.value().endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert client.wire.said().endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 # ------------------------------------------------------------------ timeouts
@@ -482,7 +477,7 @@ def test_half_a_request_is_refused_in_time(echo: Bench, part: bytes) -> None:
     client = echo.client()
     client.send(part)
     echo.clock.pump([1] * 59)
-    assert client.wire.value() == b""
+    assert client.wire.said() == b""
     echo.clock.pump([1] * 3)
     assert client.statuses() == [408]
     echo.clock.pump([1] * 7)
@@ -525,6 +520,7 @@ def test_a_client_that_takes_no_replies_gets_no_more_requests_served(held: Bench
 
 
 def test_a_pull_producer(echo: Bench, tmp_path: Any) -> None:
+    @implementer(IPullProducer)
     class Pulled:
         left = 3
 
@@ -598,9 +594,7 @@ def test_a_reply_that_is_aborted(held: Bench) -> None:
 def test_rendering_that_fails_once_the_reply_has_begun_cuts_it_off(
     logged_failures: Any,
 ) -> None:
-    class Broken(Resource):
-        isLeaf = True
-
+    class Broken(Leaf):
         def render(self, request: LlmuxRequest) -> int:
             request.write(b"half")
             raise ZeroDivisionError
@@ -637,4 +631,4 @@ def test_abort_all(held: Bench) -> None:
     client.send(GET)
     held.site.abort_all()
     assert not client.wire.connected
-    assert client.wire.value() == b""
+    assert client.wire.said() == b""

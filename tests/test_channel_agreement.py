@@ -156,8 +156,29 @@ def request(draw: st.DrawFn) -> bytes:
 stream = st.lists(request(), min_size=1, max_size=4).map(b"".join)
 
 spoilers = st.sampled_from(
-    [b"\n", b"\r", b"\r\n", b" ", b"\t", b":", b"\0", b"\xff", b"0", b"9", b";", b",", b"a"]
-    + [b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: y\r\n", b"HTTP/"]
+    [
+        *(
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b" ",
+            b"\t",
+            b":",
+            b"\0",
+            b"\xff",
+            b"0",
+            b"9",
+            b";",
+            b",",
+            b"a",
+        ),
+        *(
+            b"Content-Length: 3\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Host: y\r\n",
+            b"HTTP/",
+        ),
+    ]
 )
 
 
@@ -193,7 +214,7 @@ DATE = re.compile(rb"Date: [^\r]*\r\n")
 
 
 def replied(client: Client) -> tuple[bytes, bool]:
-    said = DATE.sub(b"", client.wire.value()).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    said = DATE.sub(b"", client.wire.said()).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
     return said, client.wire.connected
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import klein
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, _theCooperator
 from twisted.python.failure import Failure
@@ -21,15 +22,19 @@ from twisted.web.util import Redirect
 from llmux.web.interfaces import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
-from tests.web_fakes import Wire
+from tests.web_fakes import Leaf, Wire
 
 VARYING = re.compile(rb"(Date|Server): [^\r]*\r\n")
 
 
-class Everything(Resource):
-    """Shows all that a Request offers."""
+def content_of(request: Request) -> bytes:
+    content: Any = request.content
+    data: bytes = content.read()
+    return data
 
-    isLeaf = True
+
+class Everything(Leaf):
+    """Shows all that a Request offers."""
 
     def render(self, request: Request) -> bytes:
         known = {
@@ -39,13 +44,13 @@ class Everything(Resource):
             "args": request.args,
             "prepath": request.prepath,
             "postpath": request.postpath,
-            "sitepath": request.sitepath,
+            "sitepath": getattr(request, "sitepath", None),
             "clientproto": request.clientproto,
             "headers": sorted(request.requestHeaders.getAllRawHeaders()),
             "all": request.getAllHeaders(),
             "cookies": request.received_cookies,
             "cookie": request.getCookie(b"a"),
-            "content": request.content.read(),
+            "content": content_of(request),
             "host": request.getHost(),
             "client": request.getClientAddress(),
             "hostname": request.getRequestHostname(),
@@ -64,9 +69,7 @@ class Everything(Resource):
         return repr(known).encode()
 
 
-class Cookies(Resource):
-    isLeaf = True
-
+class Cookies(Leaf):
     def render_GET(self, request: Request) -> bytes:
         request.addCookie(b"k", b"v", path=b"/", httpOnly=True)
         request.setETag(b"tag")
@@ -75,10 +78,8 @@ class Cookies(Resource):
         return b"made"
 
 
-class Streams(Resource):
+class Streams(Leaf):
     """Writes in parts, later, without a length."""
-
-    isLeaf = True
 
     def render_GET(self, request: Request) -> int:
         request.write(b"one")
@@ -89,27 +90,21 @@ class Streams(Resource):
         return NOT_DONE_YET
 
     def render_POST(self, request: Request) -> bytes:
-        return b"posted " + request.content.read()
+        return b"posted " + content_of(request)
 
 
-class Forms(Resource):
-    isLeaf = True
-
+class Forms(Leaf):
     def render_POST(self, request: Request) -> bytes:
-        return repr(sorted(request.args.items())).encode() + request.content.read()
+        return repr(sorted(request.args.items())).encode() + content_of(request)
 
 
-class Raises(Resource):
-    isLeaf = True
-
+class Raises(Leaf):
     def render_GET(self, request: Request) -> bytes:
         raise ZeroDivisionError
 
 
-class Notified(Resource):
+class Notified(Leaf):
     """Writes down how its requests ended."""
-
-    isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,17 +162,16 @@ def tree(directory: Path) -> Resource:
 
 def said(site: Site, data: bytes) -> tuple[bytes, bool]:
     wire = Wire()
-    channel = site.buildProtocol(wire.getPeer())
+    channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
     assert channel is not None
-    wire.protocol = channel
-    channel.makeConnection(wire)
+    wire.connect(channel)
     channel.dataReceived(data)
     for _ in range(50):
         _theCooperator._tick()
     connected = wire.connected
     if connected:
         wire.lose()
-    return VARYING.sub(b"", wire.value()), connected
+    return VARYING.sub(b"", wire.said()), connected
 
 
 MULTIPART = (
@@ -277,9 +271,7 @@ def test_many_on_one_connection(tmp_path: Path, logged_failures: Any) -> None:
 def test_a_client_that_leaves(tmp_path: Path) -> None:
     ends: list[object] = []
 
-    class Waits(Resource):
-        isLeaf = True
-
+    class Waits(Leaf):
         def render(self, request: Request) -> int:
             request.notifyFinish().addBoth(ends.append)
             return NOT_DONE_YET
@@ -292,9 +284,7 @@ def test_a_client_that_leaves(tmp_path: Path) -> None:
 
 
 def test_sessions() -> None:
-    class Counts(Resource):
-        isLeaf = True
-
+    class Counts(Leaf):
         def render(self, request: Request) -> bytes:
             session: Any = request.getSession()
             session.count = getattr(session, "count", 0) + 1
@@ -315,8 +305,10 @@ class Stable(Everything):
     route_is_stable = True
 
 
-class Counting(Resource):
+class Counting(Leaf):
     """A dynamic resource that says how often it was asked for a child."""
+
+    isLeaf = False
 
     def __init__(self, stable: bool) -> None:
         super().__init__()
@@ -350,8 +342,7 @@ def test_remembered_routes_are_bounded() -> None:
 def test_what_nobody_touches_is_not_made() -> None:
     made: list[set[str]] = []
 
-    class Leaf(Resource):
-        isLeaf = True
+    class Touches(Leaf):
         route_is_stable = True
 
         def render(self, request: LlmuxRequest) -> int:
@@ -359,7 +350,7 @@ def test_what_nobody_touches_is_not_made() -> None:
             request.finish()
             return NOT_DONE_YET
 
-    site = LlmuxSite(Leaf(), Clock())
+    site = LlmuxSite(Touches(), Clock())
     for _ in range(2):
         said(site, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert made[1] == {"channel", "head", "body", "_depth"}

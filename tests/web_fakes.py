@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import h11
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IProtocol
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
 
-__all__ = ["Reply", "Wire", "replies"]
+__all__ = ["Leaf", "Reply", "Wire", "replies"]
 
 
 class Wire(StringTransportWithDisconnection):
@@ -22,8 +24,19 @@ class Wire(StringTransportWithDisconnection):
     @ivar reading: the protocol has not paused it.
     """
 
-    protocol: object
     connected = True
+
+    def __init__(self) -> None:
+        StringTransportWithDisconnection.__init__(self)
+
+    def connect(self, protocol: IProtocol) -> None:
+        """Make the connection."""
+        self.protocol = protocol
+        protocol.makeConnection(self)
+
+    def said(self) -> bytes:
+        """All that has been written."""
+        return self.io.getvalue()
 
     @property
     def reading(self) -> bool:
@@ -32,7 +45,16 @@ class Wire(StringTransportWithDisconnection):
     def lose(self) -> None:
         """The client goes away."""
         self.connected = False
-        self.protocol.connectionLost(Failure(ConnectionDone()))  # type: ignore[attr-defined] # any IProtocol
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class Leaf(Resource):
+    """A Resource whose maker has types."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        Resource.__init__(self)
 
 
 @dataclass

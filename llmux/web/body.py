@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer, IRequest
 from zope.interface import implementer
 
+from llmux.web.body_scan import BodyScan
+
 __all__ = [
     "IN_MEMORY",
     "BodyTooLarge",
@@ -109,11 +111,13 @@ class RequestBody:
     A complete body, which can be read any number of times.
 
     @ivar length: in bytes.
+    @ivar scan: has seen all of it, as it came; None if nobody looked.
     """
 
-    __slots__ = ("_data", "_file", "length")
+    __slots__ = ("_data", "_file", "length", "scan")
 
     def __init__(self, data: bytes = b"") -> None:
+        self.scan: BodyScan | None = None
         self._data: bytes | None = data
         self._file: IO[bytes] | None = None
         self.length = len(data)
@@ -257,10 +261,15 @@ class IncomingBody:
     @ivar length: how much of it has come, in bytes.
     """
 
-    __slots__ = ("_file", "_limit", "_pending", "length")
+    __slots__ = ("_file", "_limit", "_pending", "_scan", "length")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, scan: BodyScan | None = None) -> None:
+        """
+        @param limit: the most bytes that it may have.
+        @param scan: is shown each piece as it comes.
+        """
         self.length = 0
+        self._scan = scan
         self._limit = limit
         self._pending = bytearray()
         self._file: IO[bytes] | None = None
@@ -273,6 +282,8 @@ class IncomingBody:
         self.length += len(data)
         if self.length > self._limit:
             raise BodyTooLarge
+        if self._scan is not None:
+            self._scan.feed(data)
         pending = self._pending
         pending += data
         if len(pending) >= _PIECE and self.length > IN_MEMORY:
@@ -291,10 +302,13 @@ class IncomingBody:
         @raise StorageFull: the rest of it could not be put on disk.
         """
         if self._file is None:
-            return RequestBody(bytes(self._pending))
-        self._flush()
-        file, self._file = self._file, None
-        return RequestBody.from_file(file, self.length)
+            body = RequestBody(bytes(self._pending))
+        else:
+            self._flush()
+            body = RequestBody.from_file(self._file, self.length)
+            self._file = None
+        body.scan = self._scan
+        return body
 
     def discard(self) -> None:
         """It will not be completed."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, StorageFull
+from llmux.web.body_scan import AT_ONCE, BodyScan
 from llmux.web.head import HeadMemo, RequestHead
 
 __all__ = ["Limits", "Refusal", "RequestReader", "RequestSink"]
@@ -305,7 +306,8 @@ class RequestReader:
             if self._remaining > limits.body:
                 raise self._body_too_large()
         if not self._complete:
-            self._body = IncomingBody(limits.body)
+            scan = BodyScan(content_type) if self._remaining > AT_ONCE else None
+            self._body = IncomingBody(limits.body, scan)
             self.expecting = head.expects_continue
 
     def _body_too_large(self) -> Refusal:

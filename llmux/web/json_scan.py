@@ -1,0 +1,268 @@
+"""
+What C{model} says at the top of a JSON document that comes in pieces, without
+making Python objects of the rest.
+
+Meant for large documents: every pass over the bytes is one call into C.  What
+a JSON parser makes of a document is what this makes of it.  Of a document that
+no parser takes it refuses most (brackets that do not match, an end that is
+missing, or followed by more, letters where none can be) but not all: it has no
+eye for commas, for how numbers are written, or for what is in strings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+__all__ = ["ModelScan"]
+
+_PIECE = 64 * 1024
+_MAX_DEPTH = 1_000_000
+_LONGEST_NAME = 64 * 1024
+_KEY = b"model"
+_ESCAPED_KEY = re.compile(
+    rb"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"
+)
+_LONGEST_KEY = len(r"\u006d\u006f\u0064\u0065\u006c")
+_MARK = b"\xef\xbb\xbf"
+_BLANK = b" \t\n\r"
+_BRACKETS = b"[]{}"
+# Outside strings: brackets, commas, colons, numbers, and the letters of true, false, null,
+# NaN and Infinity.
+_PUNCTUATION = b"[]{},: \t\n\r+-.0123456789eEtrufalsnNIity"
+_NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+_MIRRORED = bytes.maketrans(b"]}", b"[{")
+_COLLAPSES = 8
+
+
+class ModelScan:
+    """
+    Takes a document piece by piece, and knows at its end what its C{model} is.
+
+    @ivar failed: it is no JSON object; the rest need not be fed.
+    """
+
+    __slots__ = ("_begun", "_escaped", "_in_string", "_left", "_model", "_open", "failed")
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._model: str | None = None
+        self._begun = False
+        # The brackets that are open.
+        self._open = bytearray()
+        # In a string that is skipped; its next byte comes after a backslash.
+        self._in_string = False
+        self._escaped = False
+        # What could not be judged without what comes after it.
+        self._left = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece, of any length."""
+        if len(piece) <= _PIECE:
+            self._feed(piece)
+            return
+        for at in range(0, len(piece), _PIECE):
+            self._feed(piece[at : at + _PIECE])
+
+    def finish(self) -> str | None:
+        """
+        The document is complete.
+
+        @return: its C{model}; None if it has none, or one that is no string,
+            or if this is no JSON object.
+        """
+        whole = self._begun and not (self._open or self._left or self._in_string)
+        return self._model if whole and not self.failed else None
+
+    def _feed(self, piece: bytes) -> None:
+        if self._left:
+            piece, self._left = self._left + piece, b""
+        if not self._begun:
+            piece = self._begin(piece)
+        if self._in_string:
+            piece = self._rest_after_string(piece)
+        if piece and not self.failed:
+            self._scan(piece)
+
+    def _begin(self, piece: bytes) -> bytes:
+        """Go past a byte order mark, blanks and the first brace."""
+        if len(piece) < len(_MARK) and _MARK.startswith(piece):
+            self._left = piece
+            return b""
+        text = piece.removeprefix(_MARK).lstrip(_BLANK)
+        if not text:
+            # Blanks are left out of sight, but not the mark: there may be but one.
+            self._left = _MARK + b" " if piece.startswith(_MARK) else b" " * 4
+            return b""
+        if not text.startswith(b"{"):
+            self.failed = True
+            return b""
+        self._begun = True
+        self._open += b"{"
+        return text[1:]
+
+    def _rest_after_string(self, piece: bytes) -> bytes:
+        """What comes after the end of the string that is being skipped."""
+        if self._escaped and piece:
+            piece = piece[1:]
+            self._escaped = False
+        end = piece.find(b'"')
+        if piece.find(b"\\", 0, None if end < 0 else end) >= 0:
+            plain = _plain(piece)
+            end = plain.find(b'"')
+            self._escaped = end < 0 and plain.endswith(b"\\")
+        if end < 0:
+            return b""
+        self._in_string = False
+        return piece[end + 1 :]
+
+    def _scan(self, piece: bytes) -> None:
+        """Take a piece that begins outside any string."""
+        plain = _plain(piece) if b"\\" in piece else piece
+        # By turns what is outside strings, and strings.
+        parts = plain.split(b'"')
+        cut = parts.pop() if len(parts) % 2 == 0 else None
+        outside, strings = parts[::2], parts[1::2]
+        done = seen = 0
+        at_top = -1
+        for at in self._suspects(plain, outside, strings):
+            # Where no bracket is between two of them, they are at the same depth.
+            if b"".join(outside[seen : at + 1]).translate(None, _NO_BRACKETS):
+                self._structure(outside[done : at + 1], more=True)
+                done = at + 1
+                if self.failed:
+                    return
+            seen = at + 1
+            if len(self._open) == 1:
+                # The last one counts.
+                at_top = at
+        if at_top >= 0 and not self._member(piece, outside, strings, at_top):
+            # It ends too soon to be judged.
+            self._structure(outside[done : at_top + 1], more=True)
+            self._left = piece[_offset(outside, strings, at_top) - 1 :]
+            self.failed |= len(self._left) > _LONGEST_NAME
+            return
+        self._structure(outside[done:], more=cut is not None)
+        if cut is None or self.failed:
+            return
+        if len(cut) <= _LONGEST_KEY:
+            self._left = piece[len(piece) - len(cut) - 1 :]
+        else:
+            self._in_string = True
+            self._escaped = cut.endswith(b"\\")
+
+    def _suspects(self, plain: bytes, outside: list[bytes], strings: list[bytes]) -> list[int]:
+        """Which strings may be the key, at whatever depth."""
+        if b"\\u00" in plain:
+            matches = _ESCAPED_KEY.fullmatch
+            found = [
+                at
+                for at, string in enumerate(strings)
+                if string == _KEY or (len(string) <= _LONGEST_KEY and matches(string))
+            ]
+        elif _KEY in strings:
+            found = [at for at, string in enumerate(strings) if string == _KEY]
+        else:
+            return []
+        # A colon comes after it; it may yet come after what is there.
+        last = len(strings) - 1
+        return [
+            at
+            for at in found
+            if (after := outside[at + 1].lstrip(_BLANK)).startswith(b":")
+            or (at == last and not after)
+        ]
+
+    def _member(
+        self, piece: bytes, outside: list[bytes], strings: list[bytes], at: int
+    ) -> bool:
+        """
+        Take the top member whose key is C{model}.  False: its value is not
+        there yet, or not all of it.
+        """
+        after = outside[at + 1].lstrip(_BLANK)[1:].lstrip(_BLANK)
+        if after:
+            # Whatever it is, it is no string; and the last one counts.
+            self._model = None
+            return True
+        if at + 1 == len(strings):
+            return False
+        start = _offset(outside, strings, at + 1)
+        self._model = _decoded(piece[start - 1 : start + len(strings[at + 1]) + 1])
+        self.failed = self._model is None
+        return True
+
+    # ----------------------------------------------------------- structure
+
+    def _structure(self, outside: list[bytes], *, more: bool) -> None:
+        """
+        Take what is outside of some strings, one after another.
+
+        @param more: another string comes after.
+        """
+        text = b"".join(outside)
+        if text.translate(None, _PUNCTUATION):
+            self.failed = True
+            return
+        if not self._open:
+            self.failed = more or len(outside) > 1 or bool(text.strip(_BLANK))
+            return
+        brackets = whole = text.translate(None, _NO_BRACKETS)
+        if not brackets:
+            return
+        # Innermost pairs go, and then what was around them.
+        for _ in range(_COLLAPSES):
+            size = len(brackets)
+            brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+            if len(brackets) == size:
+                break
+        opening = brackets.lstrip(b"]}")
+        closing = len(brackets) - len(opening)
+        if closing >= len(self._open) or b"]" in opening or b"}" in opening:
+            self._one_by_one(whole)
+            if not self._open:
+                last = outside[-1].rstrip(_BLANK)
+                self.failed |= more or not last.endswith(b"}")
+            return
+        if closing:
+            if self._open[-closing:] != brackets[:closing].translate(_MIRRORED)[::-1]:
+                self.failed = True
+                return
+            del self._open[-closing:]
+        self._open += opening
+        self.failed = len(self._open) > _MAX_DEPTH
+
+    def _one_by_one(self, brackets: bytes) -> None:
+        """For where they end, and where they go up and down too much."""
+        stack = self._open
+        for bracket in brackets:
+            if not stack:
+                self.failed = True
+                return
+            if bracket == 0x5B or bracket == 0x7B:
+                stack.append(bracket)
+            elif stack.pop() != bracket - 2:
+                self.failed = True
+                return
+        self.failed = len(stack) > _MAX_DEPTH
+
+
+def _plain(piece: bytes) -> bytes:
+    """The same, byte for byte, without escaped quotes and backslashes."""
+    return piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+
+
+def _offset(outside: list[bytes], strings: list[bytes], at: int) -> int:
+    """Where the string of this number begins, after its quote."""
+    return sum(map(len, outside[: at + 1])) + sum(map(len, strings[:at])) + 2 * at + 1
+
+
+def _decoded(literal: bytes) -> str | None:
+    """What a JSON string says; None if it is not a valid one."""
+    try:
+        text = json.loads(literal)
+    except ValueError:
+        return None
+    assert isinstance(text, str)
+    # Half of a pair of surrogates is no character, and cannot be sent or logged.
+    return text.encode("utf-8", "replace").decode()
