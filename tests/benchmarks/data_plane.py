@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -54,6 +55,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"this measurement (may be repeated): {', '.join(names)}",
     )
     parser.add_argument("--rounds", type=int, help="default: 5; 1 with --short")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="for how long CPU is measured each time: on a machine that is not quiet, many "
+        "short rounds tell more than a few long ones (default: 4)",
+    )
     parser.add_argument(
         "--without", action="append", default=[], metavar="CONTESTANT", help="leave it out"
     )
@@ -91,14 +98,19 @@ class Run:
                 begun = time.perf_counter()
                 try:
                     figures = measurement.run(bench, contestant)
+                    said = _shown(figures)
                 except Exception as error:
-                    self.failures.append(
-                        (contestant, measurement.name, str(error) or repr(error))
-                    )
                     figures = {}
+                    reason = str(error) or repr(error)
+                    self.failures.append((contestant, measurement.name, reason))
+                    said = f"FAILED: {reason.strip().splitlines()[-1][:200]}"
                 self._keep(contestant, figures, number)
                 if say:
-                    self._say(measurement.name, contestant, figures, begun)
+                    seconds = time.perf_counter() - begun
+                    line = (
+                        f"{measurement.name:10} {contestant.name:12} {seconds:5.1f} s  {said}"
+                    )
+                    print(line, file=sys.stderr)
         self.loads.append(os.getloadavg()[0])
 
     def _keep(self, contestant: Contestant, figures: dict[str, float], number: int) -> None:
@@ -109,22 +121,20 @@ class Run:
             values.extend([None] * (number - len(values)))
             values.append(value)
 
-    def _say(
-        self, name: str, contestant: Contestant, figures: dict[str, float], begun: float
-    ) -> None:
-        shown = ", ".join(
-            f"{figure.key} {figure.show(figures[figure.key])}"
-            for figure in FIGURES
-            if figure.key in figures
-        )
-        shown = shown or f"FAILED: {self.failures[-1][2].strip().splitlines()[-1][:200]}"
-        seconds = time.perf_counter() - begun
-        print(f"{name:10} {contestant.name:12} {seconds:5.1f} s  {shown}", file=sys.stderr)
+
+def _shown(figures: dict[str, float]) -> str:
+    return ", ".join(
+        f"{figure.key} {figure.show(figures[figure.key])}"
+        for figure in FIGURES
+        if figure.key in figures
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     effort = Effort.short() if options.short else Effort()
+    if options.seconds is not None:
+        effort = replace(effort, seconds=options.seconds)
     rounds = options.rounds or (1 if options.short else 5)
     machine = describe_machine()
     cores = Cores.choose(available_cores())

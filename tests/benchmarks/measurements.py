@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks.bench import Bench, Figures
 from tests.benchmarks.contestants import Contestant
-from tests.benchmarks.serving import bodies, crowd, huge, latency, plain, start, streams
+from tests.benchmarks.serving import bodies, crowd, huge, latency, plain, start, streams, varied
 from tests.benchmarks.waiting import elsewhere, models, switch, waiters
 
 __all__ = ["MEASUREMENTS", "Measurement"]
@@ -38,6 +38,7 @@ def _ours(contestant: Contestant) -> bool:
 
 MEASUREMENTS = [
     Measurement("plain", plain, _all),
+    Measurement("varied", varied, _all),
     Measurement("crowd", crowd, _all),
     Measurement("streams", streams, _all),
     Measurement("latency", latency, _all),

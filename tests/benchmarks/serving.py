@@ -25,20 +25,39 @@ __all__ = ["bodies", "cpu_per_request", "crowd", "huge", "latency", "plain", "st
 MiB = 1 << 20
 
 
+def _script(varied: bool) -> str:
+    """What wrk sends: the same bytes each time, or with a header that is never the same."""
+    body = load.json_body("a").decode()
+    if not varied:
+        return (
+            'wrk.method = "POST"\n'
+            'wrk.headers["Content-Type"] = "application/json"\n'
+            f"wrk.body = [[{body}]]\n"
+        )
+    first, _, rest = load.quick_post("a").decode().partition("\r\n")
+    return (
+        "local count = 0\n"
+        f"local first, rest = {_lua(first)}, {_lua(rest)}\n"
+        "request = function()\n"
+        "  count = count + 1\n"
+        '  return first .. "\\r\\nX-Request-Id: " .. count .. "\\r\\n" .. rest\n'
+        "end\n"
+    )
+
+
+def _lua(text: str) -> str:
+    return '"' + text.replace('"', '\\"').replace("\r", "\\r").replace("\n", "\\n") + '"'
+
+
 def _closed_loop(
-    bench: Bench, port: int, connections: int, seconds: float
+    bench: Bench, port: int, connections: int, seconds: float, varied: bool
 ) -> subprocess.Popen[str]:
     if bench.wrk is None:
         command = [sys.executable, str(HERE / "load.py"), "closed"]
         command += [str(port), str(connections), str(seconds)]
     else:
         script = bench.directory / "post.lua"
-        body = load.json_body("a").decode()
-        script.write_text(
-            'wrk.method = "POST"\n'
-            'wrk.headers["Content-Type"] = "application/json"\n'
-            f"wrk.body = [[{body}]]\n"
-        )
+        script.write_text(_script(varied))
         command = [bench.wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
         command += ["--timeout", "30s", "-s", str(script)]
         command += [f"http://127.0.0.1:{port}{load.PATH}"]
@@ -47,7 +66,9 @@ def _closed_loop(
     )
 
 
-def cpu_per_request(bench: Bench, daemon: Daemon, connections: int) -> float:
+def cpu_per_request(
+    bench: Bench, daemon: Daemon, connections: int, *, varied: bool = False
+) -> float:
     """
     Seconds of CPU for each plain request that the backend has answered, in
     the midst of a closed loop: connecting and closing are left out.
@@ -55,7 +76,7 @@ def cpu_per_request(bench: Bench, daemon: Daemon, connections: int) -> float:
     effort = bench.effort
     # wrk counts whole seconds.
     whole = effort.warm_up + effort.seconds + 0.5
-    generator = _closed_loop(bench, daemon.port, connections, max(1.0, round(whole)))
+    generator = _closed_loop(bench, daemon.port, connections, max(1.0, round(whole)), varied)
     try:
         time.sleep(effort.warm_up)
         cpu, count = tree_cpu(daemon.pid), bench.counter[0]
@@ -74,6 +95,14 @@ def plain(bench: Bench, contestant: Contestant) -> Figures:
     with bench.start(contestant) as daemon:
         daemon.ready()
         return {"plain": cpu_per_request(bench, daemon, 16)}
+
+
+def varied(bench: Bench, contestant: Contestant) -> Figures:
+    if bench.wrk is None:
+        return {}
+    with bench.start(contestant) as daemon:
+        daemon.ready()
+        return {"varied": cpu_per_request(bench, daemon, 16, varied=True)}
 
 
 def crowd(bench: Bench, contestant: Contestant) -> Figures:
