@@ -128,6 +128,10 @@ class ProcessOwner(Service):
             previous = self._stop_by[number]
             if callable(previous):
                 previous(number, frame)
+            else:
+                # INT was ignored when we were started, as by C{llmux &} in a
+                # script, and then the reactor leaves it alone.
+                self._reactor.callFromThread(self._reactor.stop)
         elif self._signals == 2:
             self.aborted_by = number
             self._reactor.callFromThread(self._abort, number)

@@ -19,7 +19,17 @@ import pytest
 
 from llmux._version import __version__
 from llmux.cli import main
-from tests.daemon import Backend, Daemon, ask, backend, connect, run, wait_until, write_config
+from tests.daemon import (
+    LLMUX,
+    Backend,
+    Daemon,
+    ask,
+    backend,
+    connect,
+    run,
+    wait_until,
+    write_config,
+)
 
 
 @pytest.fixture
@@ -137,6 +147,15 @@ class TestServing:
 
 
 class TestStopping:
+    def test_started_with_int_ignored(self, tmp_path: Path, behind: Backend) -> None:
+        """As by C{llmux &} in a script: INT stops it all the same."""
+        write_config(tmp_path, behind.port)
+        command = ("sh", "-c", 'trap "" INT; exec "$@"', "sh", *LLMUX)
+        with Daemon(["-c", "config.json"], tmp_path, command=command) as daemon:
+            daemon.wait_for("listening")
+            daemon.signal(signal.SIGINT)
+            assert daemon.wait() == 0
+
     def test_requests_in_flight_finish(self, tmp_path: Path, behind: Backend) -> None:
         port = write_config(tmp_path, behind.port)
         behind.holding = True
