@@ -175,6 +175,7 @@ def test_a_chunked_request_gets_a_length(stock: bool) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         b'7\r\n{"model\r\n7\r\n": "a"}\r\n0\r\n\r\n'
     )
+    world.settle()
     sent = world.accept().take()
     assert sent.endswith(b'\r\n\r\n{"model": "a"}')
     assert b"\r\nContent-Length: 14\r\n" in sent

@@ -382,7 +382,7 @@ def test_a_name_that_is_found_later(
 ) -> None:
     searches: list[Deferred[str | None]] = []
 
-    def search(body: object, content_type: bytes | None) -> Deferred[str | None]:
+    def search(*arguments: object) -> Deferred[str | None]:
         searches.append(Deferred())
         return searches[-1]
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator, TaskStopped
 
 from llmux.web.body import RequestBody
 from llmux.web.body_scan import AT_ONCE, BodyScan
 
-__all__ = ["find_model"]
+__all__ = ["find_model", "search_turns"]
 
 _PIECE = 16 * 1024
 _TURN = 0.002
@@ -109,4 +110,9 @@ def _turn() -> Callable[[], bool]:
     return lambda: perf_counter() > end
 
 
-_cooperator = Cooperator(terminationPredicateFactory=_turn)
+def search_turns(clock: IReactorTime) -> Cooperator:
+    """For L{find_model}: turns of this clock."""
+    return Cooperator(_turn, lambda step: clock.callLater(0, step))
+
+
+_cooperator = Cooperator(_turn)

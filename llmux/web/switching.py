@@ -20,7 +20,7 @@ from llmux.errors import ModelNotFound, SwitchError
 from llmux.web.body import RequestBody, StorageFull, body_of
 from llmux.web.errors import ApiError, answer, backend_error, from_switch_error
 from llmux.web.interfaces import IGuardedResource, ITurn
-from llmux.web.model_name import find_model
+from llmux.web.model_name import find_model, search_turns
 from llmux.web.request import LlmuxRequest
 
 if TYPE_CHECKING:
@@ -174,12 +174,14 @@ class SwitchingResource(Resource):
         self._seconds: Callable[[], float] = clock.seconds
         self._max_body = max_body
         self._metrics = metrics
+        # Large bodies are searched a little in each turn of the reactor.
+        self._turns = search_turns(clock)
 
     def render(self, request: IRequest) -> int:
         """Wait for the model; answer by way of the other Resource."""
         if isinstance(request, LlmuxRequest):
             body = request.body
-            found = find_model(body, request.head.content_type)
+            found = find_model(body, request.head.content_type, self._turns)
             if type(found) is str:
                 self._take_turn(request, found, body)
                 return NOT_DONE_YET
@@ -196,7 +198,8 @@ class SwitchingResource(Resource):
                     ApiError(413, f"The body is larger than {self._max_body} bytes."),
                 )
                 return NOT_DONE_YET
-            found = find_model(body, headers.getRawHeaders(b"content-type", [None])[0])
+            content_type = headers.getRawHeaders(b"content-type", [None])[0]
+            found = find_model(body, content_type, self._turns)
         if isinstance(found, Deferred):
             _Search(self, request, body, found)
         else:
