@@ -86,7 +86,7 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         ):
             value = getattr(self, key)
             if not least <= value < float("inf"):
-                raise ValueError(f"{key}: {value:g} is out of range; give {least:g} or more")
+                raise ValueError(f"{key} must be {least:g} or more, not {value:g}")
 
 
 class _Model:

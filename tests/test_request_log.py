@@ -1,0 +1,193 @@
+"""The request log, and that a simulation reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import LogEvent, globalLogPublisher
+
+from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Woke
+from llmux.request_log import RequestLog
+from llmux.simulate.trace import read_trace
+from tests.world import World
+
+EPOCH = 1_763_770_000.0
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "requests.jsonl"
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def make(file: Path) -> RequestLog:
+    return RequestLog(str(file), lambda: EPOCH)
+
+
+def serve(log: RequestLog, number: int, now: float = 100.0, answered: bool = True) -> None:
+    log(Arrived(now, "a", number))
+    log(Forwarded(now + 3, "a", number, 3.0))
+    log(Completed(now + 7.5, "a", number, 4.5, answered))
+
+
+def test_a_request(file: Path) -> None:
+    log = make(file)
+    serve(log, 17)
+    # The first event's end is now; it began 7.5 seconds ago.
+    assert lines(file) == [
+        {
+            "t": EPOCH,
+            "model": "a",
+            "service_s": 4.5,
+            "id": f"{int(EPOCH):x}-17",
+            "waited_s": 3.0,
+            "answered": True,
+        }
+    ]
+    log.close()
+
+
+def test_those_who_left(file: Path) -> None:
+    log = make(file)
+    serve(log, 1)
+    log(Left(200.0, "a", 2, LeftReason.DISCONNECTED, 20.0))
+    log(Left(200.0, "b", 3, LeftReason.TIMEOUT, 30.0))
+    log.close()
+    one, gone, late = lines(file)
+    assert gone["patience_s"] == gone["waited_s"] == 20.0
+    assert gone["service_s"] == 4.5, "the mean of its model"
+    assert gone["t"] - one["t"] == pytest.approx(80)
+    assert (gone["left"], late["left"]) == ("disconnected", "timeout")
+    assert "patience_s" not in late, "it was llmux that gave up"
+    assert not gone["answered"]
+
+
+def test_cut_short(file: Path) -> None:
+    log = make(file)
+    serve(log, 1, answered=False)
+    log(Woke(1.0, "a", None, 1.0))
+    log.close()
+    [line] = lines(file)
+    assert not line["answered"]
+
+
+def test_lines_are_kept_back_for_a_second(file: Path) -> None:
+    log = make(file)
+    log(Forwarded(100.0, "a", 1, 0.0))
+    log(Forwarded(100.0, "a", 2, 0.0))
+    log(Forwarded(100.0, "a", 3, 0.0))
+    log(Completed(100.1, "a", 1, 0.1, True))
+    log(Completed(100.2, "a", 2, 0.2, True))
+    assert len(lines(file)) == 1
+    log(Completed(100.3, "a", 3, 0.3, True))
+    assert len(lines(file)) == 3, "nothing is in flight: who knows when the next one comes"
+    log.close()
+
+
+def test_rotation(file: Path) -> None:
+    log = make(file)
+    log(Forwarded(100.0, "a", 9, 0.0))
+    serve(log, 1)
+    serve(log, 2)
+    old = file.rename(file.with_suffix(".1"))
+    serve(log, 3)
+    log.reopen()
+    serve(log, 4, now=200.0)
+    log.close()
+    assert [line["id"].split("-")[1] for line in lines(old)] == ["1", "2", "3"]
+    assert [line["id"].split("-")[1] for line in lines(file)] == ["4"]
+    log.reopen()
+    serve(log, 5)
+    log.close()
+    assert len(lines(file)) == 1
+
+
+def test_it_cannot_be_reopened(file: Path) -> None:
+    logged, forget = record_log()
+    log = make(file)
+    file.rename(file.with_suffix(".1"))
+    file.mkdir()
+    log.reopen()
+    serve(log, 1)
+    log.close()
+    forget()
+    assert len(lines(file.with_suffix(".1"))) == 1
+    assert logged == ["request_log_not_reopened"]
+
+
+def test_no_such_directory(file: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        make(file.parent / "none" / "file")
+
+
+def record_log() -> tuple[list[str], Any]:
+    seen: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if "event" in event:
+            seen.append(event["event"])
+
+    globalLogPublisher.addObserver(observe)
+    return seen, lambda: globalLogPublisher.removeObserver(observe)
+
+
+def test_a_full_disk_is_logged_once_and_breaks_nothing() -> None:
+    logged, forget = record_log()
+    log = RequestLog("/dev/full", lambda: EPOCH)
+    for number in range(5):
+        serve(log, number, now=100.0 + 10 * number)
+    log.close()
+    forget()
+    assert logged == ["request_log_failed"]
+
+
+def test_no_line_is_torn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes half, then gets room again."""
+    logged, forget = record_log()
+    log = make(file)
+    serve(log, 1)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+    serve(log, 2)
+    monkeypatch.setattr(os, "write", write)
+    serve(log, 3)
+    log.close()
+    forget()
+    assert [line["id"].split("-")[1] for line in lines(file)] == ["1", "3"]
+    assert logged == ["request_log_failed", "request_log_recovered"]
+
+
+def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        RequestLog(str(tmp_path / "pipe"))
+
+
+def test_what_a_switcher_served_is_a_trace(file: Path) -> None:
+    world = World()
+    log = make(file)
+    world.switcher.add_observer(log)
+    first = world.ask("a")
+    world.advance(2)
+    impatient = world.ask("b")
+    world.advance(3)
+    impatient.leave()
+    second = world.ask("b")
+    first.finish()
+    world.advance(10)
+    second.finish()
+    log.close()
+    trace = read_trace(file.open("rb"))
+    assert [(r.model, r.sent, r.service) for r in trace.requests] == [
+        ("b", pytest.approx(2.0), 1.0),
+        ("a", pytest.approx(0.0), pytest.approx(4.0)),
+        ("b", pytest.approx(5.0), pytest.approx(8.0)),
+    ]
+    assert trace.requests[0].patience == pytest.approx(3.0)
