@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf, isnan
 from random import Random
 from typing import Any
@@ -68,7 +69,7 @@ def test_jitter_is_by_the_seed() -> None:
     costs = SwitchCosts(10, jitter=0.2)
     one, same, other = (run(*requests, costs=costs, seed=seed).woken for seed in (1, 1, 2))
     assert one == same != other
-    gaps = [b - a - 1 for (a, _), (b, _) in zip(one, one[1:], strict=False)]
+    gaps = [b - a - 1 for (a, _), (b, _) in pairwise(one)]
     assert all(8 <= gap <= 12 + 2 for gap in gaps)
 
 
