@@ -71,6 +71,9 @@ class Listener(Service):
             self._bound(port)
             return
         endpoint = make_endpoint(config, self._reactor)
+        if _is_systemds_unix_socket(endpoint):
+            self._bound(_adopt(endpoint, self._reactor, factory))
+            return
         # Most endpoints answer at once, but they need not.
         endpoint.listen(factory).addCallbacks(self._bound, self._not_bound)
         self._late = True
@@ -115,10 +118,6 @@ class Listener(Service):
         self._stopped = True
         port, self.port = self.port, None
         if port is None:
-            return succeed(None)
-        if (self._config.listen or "").startswith("systemd:") and _is_unix(port):
-            # stopListening would delete systemd's socket from the file system.
-            IPushProducer(port).pauseProducing()
             return succeed(None)
         stopped: Deferred[Any] = Deferred.fromCoroutine(_stop(port))
         return stopped.addErrback(
@@ -165,10 +164,25 @@ def describe_address(address: object) -> str:
     return str(address)
 
 
-def _is_unix(port: IListeningPort) -> bool:
+def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
+    family: object = getattr(endpoint, "addressFamily", None)
+    return family == socket.AF_UNIX and hasattr(endpoint, "fileno")
+
+
+def _adopt(endpoint: Any, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+    # Twisted would change the mode of systemd's socket, and at the end shut it
+    # down and delete it: none of that is ours to do.  It does so to paths only,
+    # not to abstract names, which begin with NUL.
     from twisted.internet.unix import Port
 
-    return isinstance(port, Port)
+    os.set_blocking(endpoint.fileno, False)
+    port: Any = Port._fromListeningDescriptor(reactor, endpoint.fileno, factory)
+    port._bindPath = b"\0" + port._bindPath
+    port._shouldShutdown = False
+    port.startListening()
+    os.close(endpoint.fileno)
+    adopted: IListeningPort = port
+    return adopted
 
 
 def _own_lock(port: IListeningPort | None) -> None:

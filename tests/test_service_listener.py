@@ -15,10 +15,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
+from twisted.python.systemd import ListenFDs
 
 from llmux.config import Config, ConfigError, ModelConfig
 from llmux.listener import Listener, describe_address
@@ -164,6 +166,34 @@ async def test_lock_of_a_unix_socket_names_the_daemon(
     assert os.readlink(lock) == str(os.getpid())
     await listener.stopService()
     assert os.listdir(tmp_path) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_socket_of_systemd(
+    reactor: Any,
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stays as it is and where it is, and goes on taking clients for the next start."""
+    path = tmp_path / "theirs.sock"
+    with closing(socket.socket(socket.AF_UNIX)) as theirs:
+        theirs.bind(str(path))
+        path.chmod(0o600)
+        theirs.listen()
+        passed = ListenFDs([os.dup(theirs.fileno())], ("llmux",))
+        monkeypatch.setattr(_SystemdParser, "_sddaemon", passed)
+        factory = Greeting()
+        listener = Listener(
+            configure(listen="systemd:domain=UNIX:name=llmux"), reactor, factory
+        )
+        listener.startService()
+        with closing(connect(socket.AF_UNIX, str(path))) as client:
+            assert await deferToThread(hear, client) == b"hello"
+        assert path.stat().st_mode & 0o777 == 0o600
+        await listener.stopService()
+        connect(socket.AF_UNIX, str(path)).close()
+        assert factory.clients == 1
 
 
 @pytest.fixture(scope="module")
