@@ -147,11 +147,11 @@ class Network:
         """How many wait for L{connect} or L{refuse}."""
         return len(self.reactor.tcpClients) - self._connected
 
-    def connect(self) -> BackendEnd:
+    def connect(self, transport: Transport | None = None) -> BackendEnd:
         """The oldest attempt succeeds."""
         connection = self._factory().buildProtocol(None)
         assert isinstance(connection, BackendConnection)
-        return BackendEnd(connection)
+        return BackendEnd(connection, transport or Transport())
 
     def refuse(self, error: Exception) -> None:
         """The oldest attempt fails."""

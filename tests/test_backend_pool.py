@@ -14,14 +14,15 @@ from twisted.internet.interfaces import (
     IHostResolution,
     IReactorPluggableNameResolver,
     IResolutionReceiver,
+    ISystemHandle,
 )
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.web.iweb import IBodyProducer
 from zope.interface import directlyProvides, implementer, providedBy
 
 from llmux.proxy.head import Repeats
 from llmux.proxy.pool import BackendPool, PoolSettings
-from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
+from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply, Transport
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
 WITHOUT_REPLY = "the backend closed the connection without a reply"
@@ -474,6 +475,91 @@ def test_a_body_follows_its_head() -> None:
     begin(network)
     assert end.take() == b"1\r\n"
     assert exchange.body.stopped == 0
+
+
+class Socket:
+    """
+    Takes at most C{room} bytes at a time, and notes how they came.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        if not self.room:
+            raise BlockingIOError
+        self.taken.append(data[: self.room])
+        return len(self.taken[-1])
+
+
+@implementer(ISystemHandle)
+class SocketTransport(Transport):
+    """One whose socket can be written to past its own queue."""
+
+    def __init__(self, socket: Socket) -> None:
+        StringTransport.__init__(self)
+        self.socket = socket
+
+    def getHandle(self) -> Socket:
+        return self.socket
+
+
+def on_a_socket(exchange: RecordedExchange, room: int) -> tuple[Network, Socket, BackendEnd]:
+    network = Network()
+    network.backend.begin(exchange)
+    socket = Socket(room)
+    return network, socket, network.connect(SocketTransport(socket))
+
+
+def test_a_request_goes_straight_to_the_socket() -> None:
+    exchange = RecordedExchange(b"request")
+    network, socket, end = on_a_socket(exchange, 1000)
+    assert socket.taken == [b"request"]
+    end.send(PLAIN)
+    begin(network)
+    assert socket.taken == [b"request", b"1\r\n"]
+    assert end.take() == b""
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_what_the_socket_does_not_take_is_queued(room: int) -> None:
+    exchange = RecordedExchange(b"request")
+    _, socket, end = on_a_socket(exchange, room)
+    producer = end.transport.producer
+    assert producer is not None
+    producer.resumeProducing()
+    assert b"".join(socket.taken) + end.take() == b"request"
+    socket.room = 1000
+    end.send(PLAIN)
+    # llmux does not know that the last of it has gone: the connection is not used again.
+    assert end.transport.aborted
+
+
+def test_what_the_socket_does_not_take_is_sent_before_what_follows() -> None:
+    exchange = RecordedExchange(b"request")
+    network, socket, end = on_a_socket(exchange, 3)
+    producer = end.transport.producer
+    assert producer is not None
+    producer.resumeProducing()
+    producer.resumeProducing()
+    assert end.transport.producer is None
+    end.send(PLAIN)
+    socket.room = 1000
+    begin(network)
+    assert socket.taken == [b"req", b"1\r\n"]
+
+
+def test_a_body_in_the_queue_is_not_overtaken_by_the_next_request() -> None:
+    exchange = Upload(Body())
+    network, socket, end = on_a_socket(exchange, 1000)
+    assert exchange.body.consumer is not None
+    exchange.body.consumer.write(b"body")
+    exchange.body.done.callback(None)
+    end.send(PLAIN)
+    begin(network)
+    assert socket.taken == [b"HEAD;"]
+    assert end.take() == b"body1\r\n"
 
 
 def test_a_reply_before_the_whole_body() -> None:

@@ -349,6 +349,27 @@ def test_a_stalled_client_is_cut_off_while_others_wait(stock: bool) -> None:
     assert world.proxy.stalls._timer is None
 
 
+@SITES
+def test_a_client_that_reads_again_is_no_longer_watched(stock: bool) -> None:
+    world = ProxyWorld(stock=stock, client_stall_timeout=60.0)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    end = world.accept()
+    end.send(OK + b"Content-Length: 900\r\n\r\nab")
+    client.block()
+    world.client().send(chat("b"))
+    world.advance(30, step=1)
+    client.unblock()
+    world.advance(100, step=1)
+    assert not end.transport.aborted
+    client.block()
+    world.advance(50, step=1)
+    assert not end.transport.aborted
+    world.advance(20, step=1)
+    assert end.transport.aborted
+
+
 def test_a_slow_client_is_not_a_stalled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     world = ProxyWorld(client_stall_timeout=60.0)
     world.wake("a")

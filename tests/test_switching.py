@@ -330,6 +330,25 @@ def test_a_resource_that_raises(stock: bool, logged_failures: LoggedFailures) ->
 
 
 @SITES
+def test_a_guarded_resource_that_raises(stock: bool, logged_failures: LoggedFailures) -> None:
+    def broken(turn: object) -> None:
+        raise ValueError("broken")
+
+    for waits in (False, True):
+        world = ProxyWorld(stock=stock)
+        proxy: Any = world.proxy
+        proxy.render_guarded = broken
+        if not waits:
+            world.wake("a")
+        client = world.client()
+        client.send(chat())
+        world.advance(3)
+        assert answer_to(client).status == 500
+        assert world.in_flight() == 0
+    assert len(logged_failures.flush(ValueError)) == 2
+
+
+@SITES
 def test_a_resource_without_a_model(stock: bool) -> None:
     wrapped = Plain(b"no model")
     world = ProxyWorld(stock=stock, wrapped=wrapped)
