@@ -1,0 +1,254 @@
+"""
+Bodies in memory and on disk: what is written can be read, any number of
+times, and nothing is left open.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IConsumer
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IBodyProducer
+from twisted.web.test.requesthelper import DummyRequest
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmux.web.body import (
+    IN_MEMORY,
+    BodyTooLarge,
+    IncomingBody,
+    RequestBody,
+    StorageFull,
+    body_of,
+)
+
+case = SynchronousTestCase()
+SMALL = b"small"
+LARGE = bytes(range(256)) * (IN_MEMORY // 256 * 2 + 77)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Neither a file with a name, nor an open one without."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert list(tmp_path.iterdir()) == []
+    gone = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert [path for path in gone if path.startswith(str(tmp_path))] == []
+
+
+def incoming(data: bytes, step: int = 60_000) -> RequestBody:
+    body = IncomingBody(len(data))
+    for at in range(0, len(data), step):
+        body.write(data[at : at + step])
+    return body.finish()
+
+
+@implementer(IConsumer)
+class Taker:
+    """Takes so many pieces between pauses."""
+
+    def __init__(self, at_once: int = 1000) -> None:
+        self.taken: list[bytes] = []
+        self.at_once = at_once
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        raise AssertionError
+
+    def unregisterProducer(self) -> None:
+        raise AssertionError
+
+    def write(self, data: bytes) -> None:
+        self.taken.append(data)
+        if len(self.taken) % self.at_once == 0:
+            self.producer.pauseProducing()
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, LARGE])
+@pytest.mark.parametrize("step", [999, 60_000, 10**8])
+def test_what_is_written_is_read(data: bytes, step: int) -> None:
+    body = incoming(data, step)
+    assert body.length == len(data)
+    assert body.in_memory() == (data if len(data) <= IN_MEMORY else None)
+    with body.open() as first, body.open() as second:
+        assert first.read(10) == data[:10]
+        assert second.read() == data
+        assert first.read() == data[10:]
+        first.seek(-3, os.SEEK_END) if data else None
+        assert first.read() == data[-3:]
+    body.close()
+    body.close()
+
+
+def test_a_reader_outlives_the_body() -> None:
+    body = incoming(LARGE)
+    with body.open() as reader:
+        body.close()
+        assert reader.read() == LARGE
+    with pytest.raises(ValueError, match="closed"):
+        body.open()
+
+
+def test_large_bodies_are_not_in_memory() -> None:
+    body = IncomingBody(10**9)
+    for _ in range(1000):
+        body.write(b"x" * 65536)
+        assert len(body._pending) <= IN_MEMORY + 65536
+    body.discard()
+    body.discard()
+
+
+def test_spill() -> None:
+    body = RequestBody(SMALL)
+    body.spill()
+    body.spill()
+    assert body.in_memory() is None
+    with body.open() as reader:
+        assert reader.read() == SMALL
+    body.close()
+    nothing = RequestBody()
+    nothing.spill()
+    assert nothing.in_memory() == b""
+
+
+def test_too_large() -> None:
+    body = IncomingBody(10)
+    body.write(b"x" * 10)
+    with pytest.raises(BodyTooLarge):
+        body.write(b"x")
+    body.discard()
+
+
+class Full(io.RawIOBase):
+    """A file on a disk without room."""
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> IO[bytes]:
+        return Full()  # type: ignore[return-value] # enough of one
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    coming = IncomingBody(10**9)
+    with pytest.raises(StorageFull, match="ENOSPC"):
+        coming.write(LARGE)
+    coming.discard()
+    body = RequestBody(SMALL)
+    with pytest.raises(StorageFull):
+        body.spill()
+    assert body.in_memory() == SMALL
+
+
+def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(StorageFull, match="ENOENT"):
+        RequestBody(SMALL).spill()
+
+
+# ---------------------------------------------------------------- producers
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, LARGE])
+def test_it_is_produced_as_often_as_asked(data: bytes) -> None:
+    body = incoming(data)
+    for _ in range(2):
+        producer, taker = body.as_producer(), Taker()
+        verifyObject(IBodyProducer, producer)
+        assert producer.length == len(data)
+        taker.producer = producer
+        case.assertIsNone(case.successResultOf(producer.startProducing(taker)))
+        assert b"".join(taker.taken) == data
+    body.close()
+
+
+def test_a_producer_waits() -> None:
+    body = incoming(LARGE)
+    producer, taker = body.as_producer(), Taker(at_once=2)
+    taker.producer = producer
+    done = producer.startProducing(taker)
+    while not done.called:
+        before = len(taker.taken)
+        producer.resumeProducing()
+        assert len(taker.taken) - before <= 2
+    assert b"".join(taker.taken) == LARGE
+    body.close()
+
+
+def test_a_producer_is_stopped() -> None:
+    body = incoming(LARGE)
+    producer, taker = body.as_producer(), Taker(at_once=1)
+    taker.producer = producer
+    done = producer.startProducing(taker)
+    producer.stopProducing()
+    producer.resumeProducing()
+    assert len(taker.taken) == 1
+    case.assertNoResult(done)
+    body.close()
+
+
+def test_a_producer_is_cancelled() -> None:
+    body = incoming(LARGE)
+    producer, taker = body.as_producer(), Taker(at_once=1)
+    taker.producer = producer
+    done = producer.startProducing(taker)
+    done.cancel()
+    case.failureResultOf(done, CancelledError)
+    producer.resumeProducing()
+    assert len(taker.taken) == 1
+    body.close()
+
+
+def test_a_producer_whose_file_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    body = incoming(LARGE)
+    monkeypatch.setattr(os, "preadv", broken)
+    done = body.as_producer().startProducing(Taker())
+    case.failureResultOf(done, OSError)
+    body.close()
+
+
+# ------------------------------------------------- other channels' requests
+
+
+class WithoutDescriptor(io.RawIOBase):
+    """A file that is none."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._data.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._data.read(size)
+
+
+def test_the_body_of_a_stock_request() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(LARGE)
+        for content, data in (
+            (io.BytesIO(SMALL), SMALL),
+            (file, LARGE),
+            (WithoutDescriptor(SMALL), SMALL),
+        ):
+            request: Any = DummyRequest([b""])
+            request.content = content
+            body = body_of(request)
+            assert body.length == len(data)
+            with body.open() as reader:
+                assert reader.read() == data
+            assert request.content.read(3) == data[:3]
+            body.close()
