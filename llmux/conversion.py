@@ -202,7 +202,10 @@ class Conversion:
             for key in own
             if (match := re.search(rf"\b{re.escape(key)}\b", message))
         ]
-        path: Path = ("policy", min(found)[1]) if found else ("policy",)
+        path: Path = ("policy",)
+        if found:
+            path = ("policy", min(found)[1])
+            message = message.removeprefix(f"{path[1]} ")
         problem, _, remedy = message.partition("; ")
         self.fail(path, problem, remedy or "change it, or leave it out for the default")
 

@@ -7,10 +7,12 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from http.client import HTTPSConnection
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -26,6 +28,7 @@ from tests.daemon import (
     ask,
     backend,
     connect,
+    free_port,
     run,
     wait_until,
     write_config,
@@ -128,6 +131,47 @@ class TestServing:
         assert events["model_activated"]["duration_secs"] > 0
         assert events["hook_completed"].items() >= {"model": "b", "hook": "wake"}.items()
         assert events["listening"]["address"] == f"http://127.0.0.1:{port}"
+
+    def test_request_log(self, tmp_path: Path, behind: Backend) -> None:
+        port = write_config(tmp_path, behind.port, request_log="requests.jsonl")
+        log = tmp_path / "requests.jsonl"
+
+        def lines() -> list[str]:
+            return log.read_text().splitlines() if log.exists() else []
+
+        with (
+            Daemon(["-c", "config.json"], tmp_path) as daemon,
+            closing(connect(port)) as connection,
+        ):
+            for number in signal.SIGHUP, signal.SIGUSR1:
+                assert ask(connection)[0] == 200
+                wait_until(lambda: len(lines()) == 1, "a line")
+                log.unlink()
+                daemon.signal(number)
+                wait_until(log.exists, "a new file")
+            assert ask(connection, "b")[0] == 200
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert [json.loads(line)["model"] for line in lines()] == ["b"]
+
+    def test_tls(self, tmp_path: Path, behind: Backend) -> None:
+        arguments = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+        subprocess.run(
+            ["openssl", *arguments.split(), "-keyout", "key.pem", "-out", "cert.pem"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+        port = free_port()
+        listen = f"ssl:{port}:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
+        write_config(tmp_path, behind.port, port=None, listen=listen)
+        context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        context.check_hostname = False
+        with (
+            Daemon(["-c", "config.json"], tmp_path),
+            closing(HTTPSConnection("127.0.0.1", port, timeout=30, context=context)) as client,
+        ):
+            assert ask(client) == (200, b'{"answer": 42}')
 
     def test_verbose(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port)

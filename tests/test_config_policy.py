@@ -89,7 +89,7 @@ def test_settings_left_out(thoughtful: ThoughtfulFactory) -> None:
     [
         (
             {"patience": 0.5},
-            "policy.patience: patience must be at least 1, not 0.5; "
+            "policy.patience: must be at least 1, not 0.5; "
             "change it, or leave it out for the default",
         ),
         ({"mode": "odd"}, "policy: this cannot be; think again"),
@@ -183,3 +183,18 @@ def test_two_of_one_name(plugin_directory: Path) -> None:
         'two policies are called "twin", in first.policies and second.policies'
     )
     assert complaint(name="twin").endswith("second.policies; uninstall one of the two")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (
+            {"quantum": -1},
+            "policy.quantum: must be 0 or more, not -1; "
+            "change it, or leave it out for the default",
+        ),
+        ({"max_wait": 5}, "policy.max_wait: unknown key; did you mean max_wait_secs?"),
+    ],
+)
+def test_cost_aware(policy: dict[str, object], expected: str) -> None:
+    assert complaint(name="cost_aware", **policy) == expected
