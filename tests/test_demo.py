@@ -268,6 +268,61 @@ class TestDirectory:
         assert set(config.models) == set(MODELS)
 
 
+class TestLock:
+    """A backend that is tied to a demo by its lock."""
+
+    TIED = """
+import signal, sys
+from pathlib import Path
+from llmux.demo.backend import stop_with_holder
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+stop_with_holder(Path(sys.argv[1]))
+print(flush=True)
+signal.sigwait([signal.SIGUSR1])
+"""
+
+    def tied_to(self, directory: DemoDirectory) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.TIED, str(directory.path / "lock")],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(EXAMPLE.parent.parent)},
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    def test_ends_with_the_holder(self, tmp_path: Path) -> None:
+        holder = subprocess.Popen(
+            [
+                *(sys.executable, "-c"),
+                "import fcntl, sys, time; f = open(sys.argv[1], 'w')\n"
+                "fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)",
+                str(tmp_path / "lock"),
+            ],
+            stdout=subprocess.PIPE,
+        )
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with holder, self.tied_to(DemoDirectory(tmp_path)) as tied:
+            try:
+                assert tied.poll() is None
+                holder.kill()
+                assert tied.wait(30) == -signal.SIGTERM
+            finally:
+                holder.kill()
+                tied.kill()
+
+    def test_nobody_holds_it(self, tmp_path: Path) -> None:
+        (tmp_path / "lock").touch()
+        with self.tied_to(DemoDirectory(tmp_path)) as tied:
+            tied.send_signal(signal.SIGUSR1)
+            assert tied.wait(30) == 0
+        with self.tied_to(DemoDirectory(tmp_path / "missing")) as tied:
+            tied.send_signal(signal.SIGUSR1)
+            assert tied.wait(30) == 0
+
+
 class TestPorts:
     def test_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

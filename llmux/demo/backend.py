@@ -12,10 +12,12 @@ that is taken or a file that is no model: exit status 1, and a line on stderr.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,7 +26,7 @@ from typing import Any
 
 from llmux.demo.models import MODELS, DemoModel, NotInstalled, gguf_of
 
-__all__ = ["main"]
+__all__ = ["main", "stop_with_holder"]
 
 _CONTEXT = 2048
 """Tokens, for all requests in progress together."""
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     model = MODELS[options.model]
     began = time.monotonic()
+    if options.lock is not None:
+        stop_with_holder(options.lock)
     try:
         gguf = options.gguf or gguf_of(model, options.models)
         server = _serve(model, gguf, options)
@@ -74,9 +78,36 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=Path("models"),
         help="where to put gemma3's file together (default: ./models)",
     )
-    parser.add_argument("--threads", type=int, help="default: 4, or one less than there are cores")
+    parser.add_argument(
+        "--lock", type=Path, help="stop when the process ends that holds this file's lock"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="default: 4, or one less than there are cores"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log each request")
     return parser.parse_args(argv)
+
+
+def stop_with_holder(lock: Path) -> None:
+    """
+    Send SIGTERM to this process when whoever has locked this file (flock(2))
+    is gone, however it went.  If nobody has now, nothing will happen.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        threading.Thread(target=_outlast, args=(descriptor,), daemon=True).start()
+    except OSError:
+        return
+    else:
+        os.close(descriptor)
+
+
+def _outlast(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.close(descriptor)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:

@@ -19,6 +19,8 @@ from llmux.demo.models import MODELS
 __all__ = ["DemoDirectory", "DemoError", "check_port_free", "free_ports"]
 
 _MARK = "# Written by `llmux demo`, which overwrites it at each start."
+_LOCK = "lock"
+"""Its servers end when the process that has locked it does, be it by SIGKILL."""
 _SCRIPTS = ("server.sh", "wake.sh", "sleep.sh", "alive.sh")
 
 
@@ -52,7 +54,7 @@ class DemoDirectory:
             if self.config.exists() and not self.config.read_text().startswith(_MARK):
                 raise DemoError(f"{self.config} is not the demo's; choose another --directory")
             # Never closed: the lock goes when the process does, however it ends.
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A demo that was killed may have left one half put together.
             for partial in self.models.glob("*.gguf.*"):
@@ -132,7 +134,7 @@ def _configuration(python: str, port: int, backend_ports: Mapping[str, int]) -> 
             "    wake: |",
             f"      export LLMUX_PYTHON={shlex.quote(python)}",
             '      ./wake.sh "$LLMUX_PYTHON" -m llmux.demo.backend'
-            f' --model {name} --port "$LLMUX_PORT"',
+            f' --model {name} --port "$LLMUX_PORT" --lock {_LOCK}',
             "    sleep: ./sleep.sh",
             "    alive: |",
             f"      export LLMUX_PYTHON={shlex.quote(python)}",
