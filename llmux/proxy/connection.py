@@ -32,6 +32,11 @@ _MAX_HEAD = 128 * 1024
 _SLICE = 256 * 1024
 _HEAD_END = b"\r\n\r\n"
 _SHORTEST_HEAD = len(b"HTTP/1.1 200")
+_NO_BODY = Framing.NONE
+_UNTIL_CLOSE = Framing.UNTIL_CLOSE
+_MEMORABLE = 1024
+_MOST_HEADS = 256
+"""Heads of at most so many bytes, and so many of them, are kept for replies with the same."""
 _IDLE_CLOSE = 1.0
 """
 Seconds.  A backend that closes a connection because it was idle, just when a
@@ -340,22 +345,31 @@ class BackendConnection:
         end = data.find(_HEAD_END)
         if end < _SHORTEST_HEAD or self._interim:
             begin, end = _last_head(data, self._interim)
-        try:
-            head = ReplyHead(data[begin:end], self._status, exchange.is_head, self._keeps_alive)
-        except BadReply as error:
-            self._break(str(error), heard=True)
-            return
+        came = data[begin:end]
+        is_head = exchange.is_head
+        heads = self._backend.heads
+        head = None if is_head else heads.get(came)
+        if head is None:
+            try:
+                head = ReplyHead(came, self._status, is_head, self._keeps_alive)
+            except BadReply as error:
+                self._break(str(error), heard=True)
+                return
+            if not is_head and len(came) <= _MEMORABLE:
+                if len(heads) >= _MOST_HEADS:
+                    heads.clear()
+                heads[came] = head
         pieces = self._pieces
         framing = head.framing
-        if framing is Framing.NONE:
-            if exchange.is_head:
+        if framing is _NO_BODY:
+            if is_head:
                 # llhttp expects a body that will not come.
                 extra = extra or end + len(_HEAD_END) != len(data)
                 self._to_end.clear()
                 self._new_parser()
             data = b""
         else:
-            self._until_close = framing is Framing.UNTIL_CLOSE
+            self._until_close = framing is _UNTIL_CLOSE
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         if self._to_end:

@@ -84,11 +84,12 @@ class ReplyHead:
     @ivar framing: how the body ends.
     @ivar block: the status line as of HTTP/1.1 and the end-to-end headers as
         they came; C{CR LF} between lines, none after the last.
-    @ivar unchanged: C{block} is what came, but for C{Transfer-Encoding:
-        chunked} when that is how the body ends.
+    @ivar needs_chunks: the headers do not say how long the body is.
+    @ivar start: for a client of HTTP/1.1 that keeps its connection, all that
+        stands before the body, which comes in chunks if C{needs_chunks}.
     """
 
-    __slots__ = ("block", "came", "framing", "status", "unchanged")
+    __slots__ = ("block", "framing", "needs_chunks", "start", "status")
 
     def __init__(self, came: bytes, status: int, head_request: bool, keeps_alive: bool) -> None:
         """
@@ -99,8 +100,6 @@ class ReplyHead:
         @raise BadReply: it cannot be relayed.
         """
         self.status = status
-        self.came = came
-        self.unchanged = True
         lowered = came.lower()
         chunked = False
         if _HOP_LINE.search(lowered) is None:
@@ -119,7 +118,9 @@ class ReplyHead:
             if not came.startswith(b"HTTP/1."):
                 raise BadReply("the backend does not speak HTTP/1.1 or HTTP/1.0")
             self.block = b"HTTP/1.1 " + self.block[9:]
-            self.unchanged = False
+        self.needs_chunks = self.framing in (Framing.CHUNKED, Framing.UNTIL_CLOSE)
+        end = b"\r\nTransfer-Encoding: chunked\r\n\r\n" if self.needs_chunks else b"\r\n\r\n"
+        self.start = self.block + end
 
     def _filter(self, came: bytes, lowered: bytes) -> bool:
         """Leave out what does not pass; True if the body comes in chunks."""
@@ -131,9 +132,7 @@ class ReplyHead:
             name = match[1]
             if name == b"transfer-encoding":
                 codings.append(match[2].strip())
-            else:
-                self.unchanged = False
-            if name == b"connection":
+            elif name == b"connection":
                 named.update(token.strip() for token in match[2].split(b","))
             kept.append(came[start : match.start()])
             start = match.end()

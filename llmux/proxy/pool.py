@@ -22,6 +22,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
 from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.head import ReplyHead
 from llmux.proxy.names import Addresses
 
 __all__ = ["Backend", "BackendPool", "PoolSettings"]
@@ -95,6 +96,7 @@ class Backend:
     One address, and the connections to it.
 
     @ivar host_header: what the Host header of its requests says.
+    @ivar heads: of late replies, by their bytes: a pure function's table.
     @ivar generation: grows when the connections made so far are not to be
         used again.
     """
@@ -111,6 +113,7 @@ class Backend:
         "_sweep",
         "_waiting",
         "generation",
+        "heads",
         "host",
         "host_header",
         "port",
@@ -123,6 +126,7 @@ class Backend:
         name = f"[{host}]" if isIPv6Address(host) else host
         self.host_header = f"{name}:{port}".encode("idna" if not name.isascii() else "ascii")
         self.generation = 0
+        self.heads: dict[bytes, ReplyHead] = {}
         self.seconds: Callable[[], float] = pool.reactor.seconds
         self._pool = pool
         self._reactor: Any = pool.reactor

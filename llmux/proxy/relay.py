@@ -13,7 +13,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from llmux.proxy.connection import BackendConnection, IExchange
-from llmux.proxy.head import Framing, ReplyHead, RequestTemplate, fields_of, reason_of
+from llmux.proxy.head import ReplyHead, RequestTemplate, fields_of, reason_of
 from llmux.proxy.pool import Backend
 from llmux.proxy.stalls import in_socket
 from llmux.web.body import RequestBody
@@ -29,7 +29,6 @@ __all__ = ["ChannelRelay", "Relay", "RequestRelay"]
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _SIZE_LINES = [b"%x\r\n" % size for size in range(4096)]
-_UNFRAMED = frozenset({Framing.CHUNKED, Framing.UNTIL_CLOSE})
 
 
 @implementer(IExchange, IPushProducer)
@@ -226,29 +225,32 @@ class ChannelRelay(Relay):
         self._channel = request.channel
         self._chunked = False
         request.departed = self.client_left
-        super().start()
+        self.turn.guard.on_abort = self.aborted
+        self._backend.begin(self)
 
     def begin_answer(self, head: ReplyHead, data: bytes, ended: bool) -> None:
         channel = self._channel
-        lines = head.block
-        if head.framing in _UNFRAMED:
-            if channel.client_is_http_1_0:
-                channel.keeps_alive = False
-            else:
+        start = head.start
+        if channel.client_is_http_1_0:
+            start = self._start_of_1_0(head)
+        else:
+            if not channel.keeps_alive:
+                start = start[:-2] + b"Connection: close\r\n\r\n"
+            if head.needs_chunks:
                 self._chunked = True
-                lines += b"\r\nTransfer-Encoding: chunked"
                 data = _chunk(data) + _LAST_CHUNK if ended else _chunk(data)
-        if channel.keeps_alive is channel.client_is_http_1_0:
-            # Not what the client's version of HTTP takes for granted.
-            lines += (
-                b"\r\nConnection: keep-alive"
-                if channel.keeps_alive
-                else b"\r\nConnection: close"
-            )
         channel.begin_reply(self._request, self)
-        channel.write_reply(b"%b\r\n\r\n%b" % (lines, data))
+        channel.write_reply(start + data)
         if ended:
             self._finish()
+
+    def _start_of_1_0(self, head: ReplyHead) -> bytes:
+        channel = self._channel
+        if head.needs_chunks:
+            channel.keeps_alive = False
+        if channel.keeps_alive:
+            return head.block + b"\r\nConnection: keep-alive\r\n\r\n"
+        return head.block + b"\r\n\r\n"
 
     def received(self, data: bytes, ended: bool) -> None:
         if self._chunked:
@@ -267,7 +269,8 @@ class ChannelRelay(Relay):
     def _finish(self) -> None:
         request = self._request
         request.departed = None
-        self.unblock()
+        if self.blocked:
+            self.unblock()
         self.turn.guard.release()
         self._channel.end_reply(request)
 
