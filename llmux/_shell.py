@@ -40,20 +40,8 @@ _PIECE = 8 * 1024
 _DRAIN = 64 * 1024
 """Bytes: what a pipe holds, unless somebody made it larger."""
 
-_HEEDED = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
-"""Signals that a child must not ignore because we do; Popen sees to SIGPIPE."""
+_HEEDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Signals that C{nohup} and shells have programs ignore; Popen sees to SIGPIPE."""
 
 Ended = Callable[[int | None], None]
 """Told the exit status, or minus a signal's number; None if somebody else has taken it."""
