@@ -5,38 +5,25 @@ pays, and let nobody starve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 from zope.interface import implementer
 
 from llmux.interfaces import (
-    Arrived,
-    Completed,
     Estimate,
-    Forwarded,
     IScheduleContext,
     ISwitchPolicy,
     ISwitchPolicyFactory,
-    Left,
-    LeftReason,
     PolicyContext,
     PolicyDecision,
     PolicyEvent,
     SlotPhase,
     WaitingRequest,
-    Woke,
 )
-from llmux.policy.estimators import (
-    AbsenceGaps,
-    CompletionInterval,
-    Ghosts,
-    InFlightTimes,
-    MovingAverage,
-    ServiceTimes,
-    SwitchCosts,
-)
+from llmux.policy.knowledge import Knowledge, ModelKnowledge
 
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
@@ -59,6 +46,9 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         switch costs ago.
     @ivar linger: how gladly a model that has just run out of work is kept awake
         for its next request; 0 never does.
+    @ivar pace: the door stays open, for longer than C{max_wait_secs} if need
+        be, while the awake model answers requests this many times as fast as
+        they were answered lately, switches and all.
     @ivar initial_switch_cost_secs: what a switch is taken to cost in seconds,
         until one has been seen.
     """
@@ -68,52 +58,19 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     stretch: float = 1.5
     cap: float = 4.0
     floor: float = 1.0
-    linger: float = 0.5
+    linger: float = 0.7
+    pace: float = 1.2
     initial_switch_cost_secs: float = 10.0
 
     def __post_init__(self) -> None:
         """
         @raise ValueError: a value is out of range; the message names the key.
         """
-        for key, least in (
-            ("quantum", 0.0),
-            ("max_wait_secs", 0.0),
-            ("stretch", 0.0),
-            ("cap", 1.0),
-            ("floor", 0.0),
-            ("linger", 0.0),
-            ("initial_switch_cost_secs", 0.0),
-        ):
+        for key in self.__struct_fields__:
             value = getattr(self, key)
+            least = 1.0 if key == "cap" else 0.0
             if not least <= value < float("inf"):
                 raise ValueError(f"{key} must be {least:g} or more, not {value:g}")
-
-
-class _Model:
-    """What is known of one model."""
-
-    __slots__ = (
-        "demand_since",
-        "first_wait",
-        "gaps",
-        "ghosts",
-        "in_flight",
-        "interval",
-        "service",
-        "waiting",
-        "weight",
-    )
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-        self.waiting: set[int] = set()
-        self.demand_since: float | None = None
-        self.ghosts = Ghosts()
-        self.in_flight = InFlightTimes()
-        self.service = ServiceTimes()
-        self.interval = CompletionInterval()
-        self.gaps = AbsenceGaps()
-        self.first_wait = MovingAverage(0.3)
 
 
 @implementer(ISwitchPolicy)
@@ -125,100 +82,24 @@ class CostAwarePolicy:
     The model that has just woken is left alone for a while (its quantum).
     Then its door begins to close: a request for it still goes in if the delay
     that it inflicts on all who wait for others is less than the wait that it is
-    spared.  A model with nothing left to do is left at once, unless its clients
-    have a habit of coming back soon.  Where to: to the model whose waiters have
-    waited longest in sum, per second that it takes to serve them; or to the one
-    that is starving.
+    spared, or if the model has so much to do that it serves faster than the
+    GPU does on the whole.  A model with nothing left to do is left at once,
+    unless its clients have a habit of coming back soon.  Where to: to the
+    model whose waiters have waited longest in sum, per second that it takes
+    to serve them; or to the one that is starving.
     """
-
-    observed: frozenset[type[Any]] = frozenset({Arrived, Forwarded, Completed, Left, Woke})
 
     def __init__(self, context: PolicyContext, settings: CostAwareSettings) -> None:
         self._settings = settings
         self._timeout = context.request_timeout
         self._drains = context.drain_before_switch
-        self._costs = SwitchCosts(settings.initial_switch_cost_secs)
-        self._models = {name: _Model(weight) for name, weight in context.weights.items()}
-        self._limit = settings.max_wait_secs
-        self._observe: dict[type[Any], Callable[[Any], None]] = {
-            Arrived: self._arrived,
-            Forwarded: self._forwarded,
-            Completed: self._completed,
-            Left: self._left,
-            Woke: self._woke,
-        }
-
-    # ------------------------------------------------------------ observing
+        self._knowledge = Knowledge(context.weights, settings.initial_switch_cost_secs)
+        self._models = self._knowledge.models
+        self.observed: frozenset[type[Any]] = self._knowledge.observed
 
     def observe(self, event: PolicyEvent) -> None:
         """Learn from it."""
-        self._observe[type(event)](event)
-
-    def _arrived(self, event: Arrived) -> None:
-        model = self._models[event.model]
-        model.waiting.add(event.request)
-        if model.demand_since is None:
-            model.demand_since = event.now
-        model.gaps.arrived(event.now)
-
-    def _forwarded(self, event: Forwarded) -> None:
-        model = self._models[event.model]
-        model.waiting.discard(event.request)
-        # A drain that is called off serves its model's waiters without a wake.
-        self._satisfied(model)
-        model.in_flight.forwarded(event.request, event.now)
-
-    def _completed(self, event: Completed) -> None:
-        model = self._models[event.model]
-        model.in_flight.completed(event.request)
-        if event.answered:
-            model.service.add(event.service)
-            model.interval.completed(event.now)
-        self._emptied(model, event.now)
-
-    def _left(self, event: Left) -> None:
-        model = self._models[event.model]
-        model.waiting.discard(event.request)
-        if event.reason is not LeftReason.FAILED:
-            model.ghosts.add(event.age)
-        elif not model.waiting:
-            # They were answered, if with an error: nobody wants it any more.
-            self._satisfied(model)
-        self._emptied(model, event.now)
-
-    def _woke(self, event: Woke) -> None:
-        model = self._models[event.model]
-        if event.cost is not None:
-            self._costs.add(event.model, event.cost)
-        if model.demand_since is not None:
-            model.first_wait.add(event.now - model.demand_since)
-            self._stretch()
-        self._satisfied(model)
-        model.interval.restart(event.now)
-
-    def _satisfied(self, model: _Model) -> None:
-        if model.demand_since is not None:
-            model.demand_since = None
-            model.ghosts.clear()
-
-    def _emptied(self, model: _Model, now: float) -> None:
-        if not model.waiting and not len(model.in_flight):
-            model.gaps.emptied(now)
-
-    def _stretch(self) -> None:
-        settings = self._settings
-        longest = max(
-            (
-                model.first_wait.value
-                for model in self._models.values()
-                if model.first_wait.value is not None
-            ),
-            default=0.0,
-        )
-        self._limit = min(
-            max(settings.stretch * longest, settings.max_wait_secs),
-            settings.cap * settings.max_wait_secs,
-        )
+        self._knowledge.observe(event)
 
     # ------------------------------------------------------------- deciding
 
@@ -233,50 +114,50 @@ class CostAwarePolicy:
             return PolicyDecision.stay()
         if awake is None or phase is SlotPhase.IDLE or phase is SlotPhase.DRAINED:
             return PolicyDecision.switch(self._pick(context, wanted, 0.0))
-        if phase is SlotPhase.DRAINING:
-            if context.target in wanted:
-                return PolicyDecision.stay()
-            return PolicyDecision.switch(self._pick(context, wanted, self._drain(context)))
         drain = self._drain(context)
+        if phase is SlotPhase.DRAINING and context.target in wanted:
+            return PolicyDecision.stay()
         target = self._pick(context, wanted, drain)
+        if phase is SlotPhase.DRAINING:
+            return PolicyDecision.switch(target)
         if context.in_flight:
-            return self._when_busy(context, wanted, target, drain)
-        return self._when_empty(context, wanted, target)
+            return self._when_busy(context, wanted, awake, target, drain)
+        return self._when_empty(context, wanted, awake, target)
 
     def _when_busy(
-        self, context: IScheduleContext, wanted: Sequence[str], target: str, drain: float
+        self,
+        context: IScheduleContext,
+        wanted: Sequence[str],
+        awake: str,
+        target: str,
+        drain: float,
     ) -> PolicyDecision:
         """Leave it alone until its quantum is over, or somebody starves."""
-        now = context.now
-        quantum_ends = self._quantum_ends(context, target)
-        starves = max(
-            min(self._starves_at(context, model, drain) for model in wanted),
-            context.woke_at + self._settings.floor * self._cost(context, context.awake, target),
-        )
-        ask_at = min(quantum_ends, starves)
-        if now + TICK < ask_at:
-            return PolicyDecision.stay(ask_at, holds_while_busy=self._timeout is None)
+        settings = self._settings
+        there = self._cost(context, awake, target)
+        back = self._cost(context, target, awake)
+        until = context.woke_at + settings.quantum * (there + back) / 2
+        starves = min(self._starves_at(context, name, drain) for name in wanted)
+        until = min(until, max(starves, context.woke_at + settings.floor * there))
+        if context.now + TICK < until:
+            return PolicyDecision.stay(until, holds_while_busy=self._timeout is None)
         return PolicyDecision.switch(target)
 
     def _when_empty(
-        self, context: IScheduleContext, wanted: Sequence[str], target: str
+        self, context: IScheduleContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
         """Linger if its clients tend to be back sooner than the others would miss the time."""
-        awake = context.awake
-        assert awake is not None
         model = self._models[awake]
         median, upper = model.gaps.median, model.gaps.upper
         since = model.gaps.idle_since
         if median is None or upper is None or since is None:
             return PolicyDecision.switch(target)
-        absence = self._absence(context, wanted, target, 0.0)
+        absence = self._absence(context, wanted, awake, target, 0.0)
         weighted = sum(self._models[name].weight * context.waiting(name) for name in wanted)
-        if weighted * (median + model.service.mean) >= self._settings.linger * (
-            absence - median
-        ):
+        delay = weighted * (median + model.service.mean)
+        if delay >= self._settings.linger * (absence - median):
             return PolicyDecision.switch(target)
         until = min(
-            self._quantum_ends(context, target),
             since + 1.25 * upper + 0.25,
             min(self._starves_at(context, name, 0.0) for name in wanted),
         )
@@ -287,93 +168,134 @@ class CostAwarePolicy:
     def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
         """
         Through the closing door if the delay that it inflicts on the others is
-        less than the wait that it is spared.
+        less than the wait that it is spared, or while the model serves faster
+        than all are served on the whole.
         """
         wanted = context.wanted()
         if not wanted:
             return True
-        now = context.now
         drain = self._drain(context)
-        if any(self._starves_at(context, name, drain) <= now + TICK for name in wanted):
+        soon = context.now + TICK
+        if any(self._starves_at(context, n, drain, at_most=True) <= soon for n in wanted):
             return False
         model = self._models[request.model]
+        if self._keeps_pace(context, wanted, model):
+            return True
+        if any(self._starves_at(context, n, drain) <= soon for n in wanted):
+            return False
         target = context.target
         if target is None or target not in wanted:
             target = self._pick(context, wanted, drain)
-        absence = self._absence(context, wanted, target, drain)
-        extra = min(model.service.mean_excess(drain), model.interval.seconds)
+        absence = self._absence(context, wanted, request.model, target, drain)
+        extra = model.service.mean_excess(drain)
+        interval = model.interval.seconds
+        if interval is not None:
+            extra = min(extra, interval)
         return extra * self._toll(context, wanted, absence) < model.weight * absence
+
+    def _keeps_pace(
+        self, context: IScheduleContext, wanted: Sequence[str], model: ModelKnowledge
+    ) -> bool:
+        """
+        Charnov's marginal value theorem (1976), which says when to leave a patch: when
+        it yields less than going from patch to patch does on the whole.  What a model
+        yields is what it has in flight over the time that each takes (Little's law).
+        """
+        service = model.alone.value
+        if not service:
+            return False
+        waiting = weighted = 0.0
+        for name in wanted:
+            count = context.waiting(name)
+            waiting += count
+            weighted += count * self._models[name].weight
+        here = model.weight * (context.in_flight + 1) / service
+        overall = self._knowledge.pace.per_second(context.now) * weighted / waiting
+        return here > self._settings.pace * overall
 
     def _toll(self, context: IScheduleContext, wanted: Sequence[str], absence: float) -> float:
         """What one second more costs all who wait for others, in weighted seconds."""
         toll = 0.0
-        scale = 1 / (absence * absence)
+        scale = absence**-2 if absence else 0.0
         for name in wanted:
             model = self._models[name]
-            count = context.waiting(name)
-            squares = context.sum_of_squared_ages(name)
-            toll += model.weight * (
-                count + model.ghosts.count + (squares + model.ghosts.squares) * scale
-            )
+            squares = context.sum_of_squared_ages(name) + model.ghosts.squares
+            count = context.waiting(name) + model.ghosts.count
+            toll += model.weight * (count + squares * scale)
         return toll
+
+    # ------------------------------------------------------------- choosing
 
     def _pick(self, context: IScheduleContext, wanted: Sequence[str], drain: float) -> str:
         """The longest demand if it starves, else the largest index of waiting per work."""
-        now = context.now
         oldest = min(wanted, key=lambda name: self._demand_since(context, name))
-        if self._starves_at(context, oldest, drain) <= now + TICK:
+        if self._starves_at(context, oldest, drain) <= context.now + TICK:
             return oldest
         return max(wanted, key=lambda name: self._index(context, name))
 
     def _index(self, context: IScheduleContext, name: str) -> float:
-        """Waiting work over set-up and service: Duenyas & Van Oyen (1996)."""
-        now = context.now
+        """
+        Waiting work over set-up and service (Duenyas and Van Oyen, 1996): the
+        ages of its waiters, over the time until half of them will have been served.
+        """
         model = self._models[name]
         ages = context.sum_of_ages(name)
         if model.ghosts.count:
-            ages += now - self._demand_since(context, name)
-        work = self._cost(context, context.awake, name) + model.service.mean
-        return model.weight * ages / work
+            ages += context.now - self._demand_since(context, name)
+        interval = model.interval.seconds or 0.0
+        work = (
+            self._cost(context, context.awake, name)
+            + model.service.mean
+            + context.waiting(name) * interval / 2
+        )
+        return model.weight * ages / work if work else model.weight * ages
 
     def _demand_since(self, context: IScheduleContext, name: str) -> float:
         since = self._models[name].demand_since
         return context.oldest(name) if since is None else since
 
-    def _starves_at(self, context: IScheduleContext, name: str, drain: float) -> float:
-        """When the model's demand reaches the limit on its age."""
-        limit = self._limit
+    def _starves_at(
+        self, context: IScheduleContext, name: str, drain: float, *, at_most: bool = False
+    ) -> float:
+        """
+        When the model's demand reaches the limit on its age.
+
+        @param at_most: the limit under the worst overload, and not today's.
+        """
+        limit = self._limit(at_most)
         if self._timeout is not None:
             ahead = self._cost(context, context.awake, name) + drain
             limit = max(0.0, min(limit, self._timeout - ahead))
         return self._demand_since(context, name) + limit
 
-    def _quantum_ends(self, context: IScheduleContext, target: str) -> float:
-        awake = context.awake
-        assert awake is not None
-        there = self._cost(context, awake, target)
-        back = self._cost(context, target, awake)
-        return context.woke_at + self._settings.quantum * (there + back) / 2
+    def _limit(self, at_most: bool) -> float:
+        settings = self._settings
+        most = settings.cap * settings.max_wait_secs
+        if at_most:
+            return most
+        stretched = settings.stretch * self._knowledge.longest_first_wait
+        return min(max(stretched, settings.max_wait_secs), most)
+
+    # ----------------------------------------------------------- estimating
 
     def _absence(
-        self, context: IScheduleContext, wanted: Sequence[str], target: str, drain: float
+        self,
+        context: IScheduleContext,
+        wanted: Sequence[str],
+        awake: str,
+        target: str,
+        drain: float,
     ) -> float:
         """
         How long the awake model is away if it goes now: its drain, one request
         of each model that is waited for, and the switches between them.
         """
         seconds = drain
-        previous = context.awake
-        for name in self._round(wanted, target):
+        previous = awake
+        for name in _round(wanted, target):
             seconds += self._cost(context, previous, name) + self._models[name].service.mean
             previous = name
-        assert context.awake is not None
-        return seconds + self._cost(context, previous, context.awake)
-
-    def _round(self, wanted: Sequence[str], target: str) -> Iterator[str]:
-        yield target
-        for name in wanted:
-            if name != target:
-                yield name
+        return seconds + self._cost(context, previous, awake)
 
     def _drain(self, context: IScheduleContext) -> float:
         """Seconds until the awake model would have nothing in flight."""
@@ -385,44 +307,23 @@ class CostAwarePolicy:
 
     def _cost(self, context: IScheduleContext, source: str | None, target: str) -> float:
         known = context.switch_cost(source, target)
-        return self._costs.guess(target) if known is None else known
-
-    # ------------------------------------------------------------ reporting
+        return self._knowledge.costs.guess(target) if known is None else known
 
     def estimates(self) -> Iterable[Estimate]:
-        """The starvation limit; per model the service time, gaps and first waits."""
-        yield Estimate(
+        """The limit on a demand's age, and what is known of each model."""
+        limit = Estimate(
             "starvation_limit_seconds",
             "Age of a model's oldest demand from which it goes first.",
-            self._limit,
+            self._limit(at_most=False),
         )
-        for name, model in self._models.items():
-            labels = {"model": name}
-            yield Estimate(
-                "service_seconds",
-                "Moving average of the time from forwarding a request to its reply's end.",
-                model.service.mean,
-                labels,
-            )
-            for metric, documentation, value in (
-                (
-                    "gap_seconds",
-                    "Median time from having nothing to do to the next request.",
-                    model.gaps.median,
-                ),
-                (
-                    "first_wait_seconds",
-                    "Moving average of the time from a model's first waiter to its wake.",
-                    model.first_wait.value,
-                ),
-                (
-                    "completion_interval_seconds",
-                    "Moving average of the time between completions while awake.",
-                    model.interval.seconds,
-                ),
-            ):
-                if value is not None and value != float("inf"):
-                    yield Estimate(metric, documentation, value, labels)
+        return chain((limit,), self._knowledge.estimates())
+
+
+def _round(wanted: Sequence[str], first: str) -> Iterator[str]:
+    yield first
+    for name in wanted:
+        if name != first:
+            yield name
 
 
 @implementer(ISwitchPolicyFactory)
@@ -438,5 +339,4 @@ class CostAwarePolicyFactory:
 
         @raise ValueError: a setting is out of range; the message names it.
         """
-        assert isinstance(settings, CostAwareSettings)
-        return CostAwarePolicy(context, settings)
+        return CostAwarePolicy(context, CostAwareSettings() if settings is None else settings)

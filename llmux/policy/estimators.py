@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import OrderedDict, deque
 from itertools import islice
+from math import exp
 
 __all__ = [
     "AbsenceGaps",
@@ -17,6 +18,7 @@ __all__ = [
     "Ghosts",
     "InFlightTimes",
     "MovingAverage",
+    "Pace",
     "ServiceTimes",
     "SwitchCosts",
 ]
@@ -60,6 +62,9 @@ class ServiceTimes:
         self._known = 0
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._recent)
 
     def add(self, seconds: float) -> None:
         """A request took this long."""
@@ -114,10 +119,40 @@ class CompletionInterval:
         self._last = now
 
     @property
-    def seconds(self) -> float:
-        """The average; infinity while it is unknown."""
-        value = self._average.value
-        return float("inf") if value is None else value
+    def seconds(self) -> float | None:
+        """The average, None while it is unknown."""
+        return self._average.value
+
+
+class Pace:
+    """
+    How many requests have been answered per second lately: an exponentially
+    weighted count, with a time constant of a quarter of an hour, so that it
+    takes in some rounds of all models.
+    """
+
+    __slots__ = ("_began", "_count", "_last")
+
+    TIME = 900.0
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._last = 0.0
+        self._count = 0.0
+
+    def completed(self, now: float) -> None:
+        """A request was answered."""
+        if self._began is None:
+            self._began = self._last = now
+        self._count = self._count * exp((self._last - now) / self.TIME) + 1
+        self._last = now
+
+    def per_second(self, now: float) -> float:
+        """Requests per second; 0 before there is anything to count."""
+        if self._began is None or now <= self._began:
+            return 0.0
+        count = self._count * exp((self._last - now) / self.TIME)
+        return count / (self.TIME * (1 - exp((self._began - now) / self.TIME)))
 
 
 class AbsenceGaps:

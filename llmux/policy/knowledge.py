@@ -1,0 +1,205 @@
+"""What a policy knows of its models, from the events that it has been shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from llmux.interfaces import (
+    Arrived,
+    Completed,
+    Estimate,
+    Forwarded,
+    Left,
+    LeftReason,
+    PolicyEvent,
+    Woke,
+)
+from llmux.policy.estimators import (
+    AbsenceGaps,
+    CompletionInterval,
+    Ghosts,
+    InFlightTimes,
+    MovingAverage,
+    Pace,
+    ServiceTimes,
+    SwitchCosts,
+)
+
+__all__ = ["Knowledge", "ModelKnowledge"]
+
+UNQUEUED = 4
+"""A request with fewer than so many ahead of it is taken to be served at once."""
+
+
+class ModelKnowledge:
+    """
+    What is known of one model.
+
+    @ivar weight: what its waiters count.
+    @ivar waiting: its waiters, by number; those that have been in flight
+        before are not among them.
+    @ivar demand_since: when the first of those who waited since it last woke
+        arrived, even if that one has left; None if there was none.
+    @ivar ghosts: those who gave up since it last woke.
+    @ivar in_flight: since when each of its requests is in flight.
+    @ivar service: how long its requests take.
+    @ivar alone: the same of those that did not have to queue in its backend.
+    @ivar interval: the time between completions.
+    @ivar gaps: how long it has nothing to do.
+    @ivar first_wait: from C{demand_since} to its wake.
+    """
+
+    __slots__ = (
+        "alone",
+        "demand_since",
+        "first_wait",
+        "gaps",
+        "ghosts",
+        "in_flight",
+        "interval",
+        "service",
+        "unqueued",
+        "waiting",
+        "weight",
+    )
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.waiting: set[int] = set()
+        self.unqueued: set[int] = set()
+        self.demand_since: float | None = None
+        self.ghosts = Ghosts()
+        self.in_flight = InFlightTimes()
+        self.service = ServiceTimes()
+        self.alone = MovingAverage(0.05)
+        self.interval = CompletionInterval()
+        self.gaps = AbsenceGaps()
+        self.first_wait = MovingAverage(0.3)
+
+    def satisfied(self) -> None:
+        """It is awake: nobody waits for it to wake any more."""
+        if self.demand_since is not None:
+            self.demand_since = None
+            self.ghosts.clear()
+
+    def maybe_emptied(self, now: float) -> None:
+        """Has it nothing to do?"""
+        if not self.waiting and not len(self.in_flight):
+            self.gaps.emptied(now)
+
+
+class Knowledge:
+    """
+    What is known of all.
+
+    @ivar models: of each model.
+    @ivar costs: of switches.
+    @ivar pace: requests answered per second, all models together.
+    @ivar longest_first_wait: the longest of the models' C{first_wait}s, in
+        seconds.
+    """
+
+    def __init__(self, weights: Mapping[str, float], initial_switch_cost: float) -> None:
+        self.models = {name: ModelKnowledge(weight) for name, weight in weights.items()}
+        self.costs = SwitchCosts(initial_switch_cost)
+        self.pace = Pace()
+        self.longest_first_wait = 0.0
+        self._learn: dict[type[Any], Callable[[Any], None]] = {
+            Arrived: self._arrived,
+            Forwarded: self._forwarded,
+            Completed: self._completed,
+            Left: self._left,
+            Woke: self._woke,
+        }
+
+    @property
+    def observed(self) -> frozenset[type[Any]]:
+        """The kinds of events that teach something."""
+        return frozenset(self._learn)
+
+    def observe(self, event: PolicyEvent) -> None:
+        """Learn from it."""
+        self._learn[type(event)](event)
+
+    def _arrived(self, event: Arrived) -> None:
+        model = self.models[event.model]
+        model.waiting.add(event.request)
+        if model.demand_since is None:
+            model.demand_since = event.now
+        model.gaps.arrived(event.now)
+
+    def _forwarded(self, event: Forwarded) -> None:
+        model = self.models[event.model]
+        model.waiting.discard(event.request)
+        # A drain that is called off serves its model's waiters without a wake.
+        model.satisfied()
+        if len(model.in_flight) < UNQUEUED:
+            model.unqueued.add(event.request)
+        model.in_flight.forwarded(event.request, event.now)
+
+    def _completed(self, event: Completed) -> None:
+        model = self.models[event.model]
+        model.in_flight.completed(event.request)
+        if event.request in model.unqueued:
+            model.unqueued.discard(event.request)
+            if event.answered:
+                model.alone.add(event.service)
+        if event.answered:
+            model.service.add(event.service)
+            model.interval.completed(event.now)
+            self.pace.completed(event.now)
+        model.maybe_emptied(event.now)
+
+    def _left(self, event: Left) -> None:
+        model = self.models[event.model]
+        model.waiting.discard(event.request)
+        if event.reason is not LeftReason.FAILED:
+            model.ghosts.add(event.age)
+        elif not model.waiting:
+            # They were answered, if with an error: nobody waits for its wake.
+            model.satisfied()
+        model.maybe_emptied(event.now)
+
+    def _woke(self, event: Woke) -> None:
+        model = self.models[event.model]
+        if event.cost is not None:
+            self.costs.add(event.model, event.cost)
+        if model.demand_since is not None:
+            model.first_wait.add(event.now - model.demand_since)
+            self.longest_first_wait = max(
+                known.first_wait.value
+                for known in self.models.values()
+                if known.first_wait.value is not None
+            )
+        model.satisfied()
+        model.interval.restart(event.now)
+
+    def estimates(self) -> Iterable[Estimate]:
+        """Service times, gaps, intervals and first waits, as far as they are known."""
+        for name, model in self.models.items():
+            labels = {"model": name}
+            for metric, documentation, value in (
+                (
+                    "service_seconds",
+                    "Moving average of the time from forwarding a request to its reply's end.",
+                    model.service.mean if len(model.service) else None,
+                ),
+                (
+                    "gap_seconds",
+                    "Median time from having nothing to do to the next request.",
+                    model.gaps.median,
+                ),
+                (
+                    "first_wait_seconds",
+                    "Moving average of the time from a model's first waiter to its wake.",
+                    model.first_wait.value,
+                ),
+                (
+                    "completion_interval_seconds",
+                    "Moving average of the time between completions while awake.",
+                    model.interval.seconds,
+                ),
+            ):
+                if value is not None:
+                    yield Estimate(metric, documentation, value, labels)

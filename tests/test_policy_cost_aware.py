@@ -1,0 +1,472 @@
+"""The cost-aware policy's decisions, under the switcher that carries them out."""
+
+from __future__ import annotations
+
+from math import inf, nan
+from random import Random
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from llmux.interfaces import (
+    Arrived,
+    Forwarded,
+    ISwitchPolicy,
+    ISwitchPolicyFactory,
+    Left,
+    LeftReason,
+    PolicyContext,
+)
+from llmux.policy import find_policy, known_policies
+from llmux.policy.cost_aware import (
+    CostAwarePolicy,
+    CostAwarePolicyFactory,
+    CostAwareSettings,
+)
+from llmux.simulate.hooks import SwitchCosts
+from llmux.simulate.run import Record, Run
+from llmux.simulate.trace import Trace, TraceRequest
+from tests.world import SLEEP, WAKE, Client, World
+
+
+def make(**values: float) -> CostAwarePolicy:
+    weights = {name: values.pop(f"weight_{name}", 1.0) for name in "abc"}
+    return CostAwarePolicy(PolicyContext(weights=weights), CostAwareSettings(**values))
+
+
+def world(cost: float = 10.0, **values: float) -> World:
+    """Models a, b and c; any switch takes C{cost} seconds, and the policy knows it."""
+    made = World(lambda: make(initial_switch_cost_secs=cost, **values))
+    for name in "abc":
+        made.hooks.script(name, WAKE, cost / 2)
+        made.hooks.script(name, SLEEP, cost / 2)
+    return made
+
+
+def serve(at: World, model: str, seconds: float) -> None:
+    """One request, asked for, served and finished."""
+    client = at.ask(model)
+    while not client.served:
+        at.advance(0.5)
+    at.advance(seconds)
+    client.finish()
+
+
+def wake(at: World, model: str, *, service: float = 2.0, times: int = 6) -> None:
+    """Have it awake, its service times known, and its quantum behind it."""
+    for _ in range(times):
+        serve(at, model, service)
+    at.advance(100)
+
+
+# ------------------------------------------------------------------- the seam
+
+
+def test_interfaces() -> None:
+    assert verifyObject(ISwitchPolicy, make())
+    factory = CostAwarePolicyFactory()
+    assert verifyObject(ISwitchPolicyFactory, factory)
+    context = PolicyContext(weights={"a": 1.0})
+    assert isinstance(factory.build(context, CostAwareSettings()), CostAwarePolicy)
+    assert isinstance(factory.build(context, None), CostAwarePolicy)
+
+
+def test_it_comes_through_the_door_of_plugins() -> None:
+    assert find_policy("cost_aware").settings is CostAwareSettings
+    assert {"cost_aware", "fifo"} <= set(known_policies())
+
+
+@pytest.mark.parametrize("key", CostAwareSettings.__struct_fields__)
+@pytest.mark.parametrize("value", [-0.5, nan, inf])
+def test_settings_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be . or more"):
+        CostAwareSettings(**{key: value})
+
+
+def test_a_cap_below_the_limit_itself() -> None:
+    with pytest.raises(ValueError, match="cap must be 1 or more"):
+        CostAwareSettings(cap=0.5)
+
+
+# ------------------------------------------------------- when to leave a model
+
+
+def test_nothing_awake() -> None:
+    at = world()
+    client = at.ask("b")
+    at.advance(5)
+    assert client.served
+
+
+def test_who_has_just_woken_is_left_alone_for_its_quantum() -> None:
+    at = world(quantum=2.0)
+    busy = at.ask("a")
+    at.advance(5)
+    other = at.ask("b")
+    assert busy.served
+    at.advance(19)
+    joins = at.ask("a")
+    assert joins.served, "before twice the 10 seconds of a switch"
+    at.advance(3)
+    busy.finish()
+    joins.finish()
+    at.advance(10.5)
+    assert other.served
+
+
+def test_a_model_that_has_nothing_to_do_is_left_at_once() -> None:
+    at = world()
+    serve(at, "a", 1)
+    other = at.ask("b")
+    at.advance(10.1)
+    assert other.served
+
+
+def closing(at: World, in_flight: float) -> Client:
+    """Model a is awake and has had its quantum; b has been asked for, so a drains."""
+    wake(at, "a", service=in_flight)
+    busy = at.ask("a")
+    at.ask("b")
+    return busy
+
+
+def test_the_door_lets_in_what_delays_nobody() -> None:
+    """It will have finished before the one that is in flight anyway."""
+    at = world()
+    closing(at, 2.0)
+    late = at.ask("a")
+    assert late.served
+
+
+def test_the_door_lets_in_no_more_when_many_wait() -> None:
+    at = world(pace=1e9)
+    closing(at, 5.0)
+    for _ in range(200):
+        at.ask("b")
+    at.advance(3)
+    assert not at.ask("a").served
+
+
+def test_the_door_is_shut_for_the_starving() -> None:
+    at = world(max_wait_secs=20.0, cap=1.0)
+    busy = closing(at, 2.0)
+    at.advance(15)
+    assert at.ask("a").served
+    at.advance(6)
+    refused = at.ask("a")
+    assert not refused.served
+    for guard in list(at.clients_in_flight()):
+        guard.release()
+    assert busy.served
+    at.advance(10)
+    assert at.switches()[-1] == "+b"
+    at.advance(40)
+    assert refused.waits
+
+
+def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
+    """Many at once: worth more than the switch, whoever waits."""
+    for pace, served in ((1.2, True), (1e9, False)):
+        at = world(pace=pace)
+        closing(at, 5.0)
+        for _ in range(20):
+            at.ask("a")
+        at.advance(3)
+        for _ in range(200):
+            at.ask("b")
+        assert at.ask("a").served is served
+
+
+def test_the_switch_is_called_off_when_those_who_waited_have_left() -> None:
+    at = world()
+    wake(at, "a")
+    busy = at.ask("a")
+    other = at.ask("b")
+    other.leave()
+    at.advance(1)
+    assert at.ask("a").served
+    busy.finish()
+    assert at.switches()[-1] == "+a"
+
+
+# ----------------------------------------------------------------- lingering
+
+
+def agent(at: World, think: float, steps: int) -> None:
+    """One that asks for a again some time after each answer."""
+    for _ in range(steps):
+        serve(at, "a", 1.0)
+        at.advance(think)
+
+
+def test_it_waits_for_those_who_come_back_soon() -> None:
+    at = world()
+    agent(at, 2.0, 5)
+    serve(at, "a", 1.0)
+    other = at.ask("b")
+    at.advance(1.9)
+    assert at.switches()[-1] == "+a"
+    assert at.ask("a").served
+    assert other.waits
+
+
+def test_it_does_not_wait_for_long() -> None:
+    at = world()
+    agent(at, 2.0, 5)
+    serve(at, "a", 1.0)
+    other = at.ask("b")
+    at.advance(2.0 * 1.25 + 0.25 + 10.1)
+    assert other.served
+
+
+@pytest.mark.parametrize(("think", "options"), [(60.0, {}), (2.0, {"linger": 0.0})])
+def test_it_does_not_wait_in_vain(think: float, options: dict[str, float]) -> None:
+    at = world(**options)
+    agent(at, think, 5)
+    serve(at, "a", 1.0)
+    at.ask("b")
+    at.advance(0.1)
+    assert at.ran()[-1] == "a sleep"
+
+
+def test_nor_when_many_would_wait_with_it() -> None:
+    at = world()
+    agent(at, 2.0, 5)
+    busy = at.ask("a")
+    for _ in range(10):
+        at.ask("b")
+    busy.finish()
+    at.advance(0.1)
+    assert at.ran()[-1] == "a sleep"
+
+
+# -------------------------------------------------------------- where to go
+
+
+def test_to_where_most_has_waited() -> None:
+    at = world()
+    wake(at, "a")
+    busy = at.ask("a")
+    at.ask("b")
+    at.advance(1)
+    for _ in range(5):
+        at.ask("c")
+    at.advance(3)
+    busy.finish()
+    at.advance(10.1)
+    assert at.switches()[-1] == "+c", "chosen when the drain was over"
+
+
+def test_weight() -> None:
+    at = world(weight_b=20.0)
+    wake(at, "a")
+    busy = at.ask("a")
+    for _ in range(5):
+        at.ask("c")
+    at.ask("b")
+    at.advance(3)
+    busy.finish()
+    at.advance(10.1)
+    assert at.switches()[-1] == "+b"
+
+
+def test_the_starving_go_first() -> None:
+    at = world(max_wait_secs=30.0, cap=1.0)
+    wake(at, "a")
+    busy = at.ask("a")
+    at.ask("b")
+    at.advance(31)
+    for _ in range(100):
+        at.ask("c")
+    at.advance(3)
+    busy.finish()
+    at.advance(10.1)
+    assert at.switches()[-1] == "+b"
+
+
+def test_a_time_limit_is_kept_where_it_can_be() -> None:
+    """With a limit of 30 s and a switch of 10 it is time to shut the door after 20."""
+    context = PolicyContext(weights=dict.fromkeys("abc", 1.0), request_timeout=30.0)
+    policy = CostAwarePolicy(
+        context, CostAwareSettings(quantum=100.0, floor=0.0, initial_switch_cost_secs=10.0)
+    )
+    at = World(lambda: policy, request_timeout=30.0)
+    for name in "abc":
+        at.hooks.script(name, WAKE, 5)
+        at.hooks.script(name, SLEEP, 5)
+    for name in "abab":
+        serve(at, name, 0.0)
+    wake(at, "a", service=1.0)
+    busy = at.ask("a")
+    other = at.ask("b")
+    at.advance(17)
+    assert at.ask("a").served
+    at.advance(2.5)
+    assert not at.ask("a").served
+    for guard in at.clients_in_flight():
+        guard.release()
+    assert busy.served
+    at.advance(10.1)
+    assert other.served
+
+
+def test_the_impatient_are_not_forgotten() -> None:
+    """Those who give up and come back count as long as the first of them."""
+    at = world(max_wait_secs=30.0, cap=1.0)
+    wake(at, "a")
+    busy = at.ask("a")
+    for _ in range(4):
+        client = at.ask("b")
+        at.advance(9)
+        client.leave()
+    at.ask("c")
+    at.ask("c")
+    at.ask("b")
+    busy.finish()
+    at.advance(10.1)
+    assert at.switches()[-1] == "+b"
+
+
+def test_who_was_refused_is_forgotten() -> None:
+    """A wake that failed answered them; the next demand is a new one."""
+    policy = make()
+    knowledge = policy._models["b"]
+    policy.observe(Arrived(10.0, "b", 1))
+    policy.observe(Arrived(11.0, "b", 2))
+    policy.observe(Left(12.0, "b", 1, LeftReason.FAILED, 2.0))
+    assert knowledge.demand_since == 10
+    policy.observe(Left(12.0, "b", 2, LeftReason.FAILED, 1.0))
+    assert knowledge.demand_since is None
+    policy.observe(Arrived(20.0, "b", 3))
+    policy.observe(Left(25.0, "b", 3, LeftReason.TIMEOUT, 5.0))
+    assert knowledge.demand_since == 20
+    assert knowledge.ghosts.count == 1
+
+
+def test_a_second_turn_is_no_second_arrival() -> None:
+    """A request whose backend refused waits again, under another number."""
+    at = world()
+    client = at.wake("a")
+    at.hooks.awake.discard("a")
+    client.report_dead()
+    at.advance(1)
+    again = client.retry(at.clock.seconds() - 5)
+    at.advance(20)
+    assert again.served
+    again.finish()
+    at.ask("b")
+    at.advance(20)
+    assert at.switches()[-1] == "+b"
+
+
+def test_estimates() -> None:
+    at = world()
+    policy = at.switcher._policy
+    agent(at, 2.0, 3)
+    serve(at, "b", 1.0)
+    found = {(e.name, *e.labels.values()): e.value for e in policy.estimates()}
+    assert found["starvation_limit_seconds",] == 120
+    assert found["gap_seconds", "a"] == pytest.approx(2, abs=0.6)
+    assert found["service_seconds", "a"] == pytest.approx(1, abs=0.6)
+    assert found["first_wait_seconds", "b"] == pytest.approx(10, abs=1)
+    assert ("service_seconds", "c") not in found
+    assert all(e.documentation.endswith(".") for e in policy.estimates())
+
+
+def test_a_policy_knows_nothing_of_requests_that_are_over() -> None:
+    policy = make()
+    for number in range(1000):
+        policy.observe(Arrived(number, "a", number))
+        policy.observe(Forwarded(number, "a", number, 0.0))
+    knowledge = policy._models["a"]
+    assert (len(knowledge.waiting), len(knowledge.in_flight)) == (0, 1000)
+    for number in range(1000):
+        policy.observe(Left(5000.0, "b", number, LeftReason.DISCONNECTED, 1.0))
+    assert len(policy._models["b"].waiting) == 0
+
+
+# ------------------------------------------------------------------ for ever
+
+
+def simulate(
+    seed: int, models: int, cost: float, rate: float, **values: float
+) -> tuple[Trace, Record]:
+    random = Random(seed)
+    requests = []
+    now = 0.0
+    for _ in range(300):
+        now += random.expovariate(rate)
+        model = min(int(random.expovariate(1.0)), models - 1)
+        patience = random.choice([inf, inf, inf, random.uniform(0, 60)])
+        service = random.uniform(0, 5)
+        requests.append(TraceRequest(f"m{model}", service, now, patience=patience))
+    trace = Trace.of(requests)
+    policy = CostAwarePolicy(
+        PolicyContext(weights=dict.fromkeys(trace.models(), 1.0)), CostAwareSettings(**values)
+    )
+    run = Run(trace, policy, trace.models(), SwitchCosts(cost), slots=10_000, seed=seed)
+    return trace, run.go()
+
+
+@settings(deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate])
+@given(
+    seed=st.integers(0, 10_000),
+    models=st.integers(2, 5),
+    cost=st.floats(0, 30),
+    rate=st.floats(0.05, 20),
+    quantum=st.floats(0, 20),
+    max_wait=st.floats(0, 60),
+    cap=st.floats(1, 4),
+    stretch=st.floats(0, 5),
+    floor=st.floats(0, 2),
+    linger=st.floats(0, 5),
+    pace=st.floats(0, 2),
+)
+def test_nobody_waits_longer_than_the_bound(
+    seed: int,
+    models: int,
+    cost: float,
+    rate: float,
+    quantum: float,
+    max_wait: float,
+    cap: float,
+    stretch: float,
+    floor: float,
+    linger: float,
+    pace: float,
+) -> None:
+    """
+    L + G + (N - 1)(C + floor C + G) + C: the limit, its own drain if it had a turn,
+    then at most one turn of each other model (a switch, the time that it is
+    left alone, what it was given), then the switch.
+    """
+    trace, record = simulate(
+        seed,
+        models,
+        cost,
+        rate,
+        quantum=quantum,
+        max_wait_secs=max_wait,
+        cap=cap,
+        stretch=stretch,
+        floor=floor,
+        linger=linger,
+        pace=pace,
+    )
+    longest_service = 5.0
+    others = len(trace.models()) - 1
+    bound = cap * max_wait + others * (floor * cost + longest_service + cost)
+    bound += cost + longest_service
+    for sent, began in zip(record.sent, record.began, strict=True):
+        if began == began:
+            assert began - sent <= bound + 0.01
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=5)
+def test_the_same_events_give_the_same_decisions(seed: int) -> None:
+    one, two = (simulate(seed, 3, 5.0, 1.0)[1] for _ in range(2))
+    assert one.woken == two.woken
+    assert list(map(str, one.began)) == list(map(str, two.began))

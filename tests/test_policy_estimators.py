@@ -1,0 +1,154 @@
+"""What the cost-aware policy learns, against the plainest way to work it out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmux.policy.estimators import (
+    AbsenceGaps,
+    CompletionInterval,
+    Ghosts,
+    InFlightTimes,
+    MovingAverage,
+    Pace,
+    ServiceTimes,
+    SwitchCosts,
+)
+
+SECONDS = st.floats(0, 1000)
+
+
+def test_moving_average() -> None:
+    average = MovingAverage(0.3)
+    assert average.value is None
+    average.add(10)
+    assert average.value == 10
+    average.add(20)
+    assert average.value == pytest.approx(13)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=200), SECONDS)
+def test_service_times(times: list[float], elapsed: float) -> None:
+    service = ServiceTimes()
+    for seconds in times:
+        service.add(seconds)
+    kept = sorted(times[-64:])
+    assert len(service) == len(kept)
+    beyond = [x for x in kept if x > elapsed]
+    if beyond:
+        left = service.remaining(elapsed)
+        assert left + elapsed == pytest.approx(beyond[int(0.7 * (len(beyond) - 1) + 0.5)])
+    else:
+        assert service.remaining(elapsed) == service.mean
+    excess = sum(max(x - elapsed, 0) for x in kept) / len(kept)
+    assert service.mean_excess(elapsed) == pytest.approx(excess, abs=1e-6)
+
+
+def test_the_mean_service_time_is_nearly_plain_at_first() -> None:
+    service = ServiceTimes(initial=1.0)
+    assert service.mean == 1
+    for _ in range(9):
+        service.add(11.0)
+    assert service.mean == pytest.approx(10)
+    for _ in range(200):
+        service.add(3.0)
+    assert service.mean == pytest.approx(3, abs=0.01)
+
+
+def test_nothing_is_known_of_service() -> None:
+    service = ServiceTimes()
+    assert service.remaining(100) == 1
+    assert service.mean_excess(0.4) == pytest.approx(0.6)
+    assert service.mean_excess(5) == 0
+
+
+def test_interval_between_completions() -> None:
+    interval = CompletionInterval()
+    interval.completed(10)
+    assert interval.seconds is None
+    interval.completed(12)
+    assert interval.seconds == 2
+    interval.restart(1000)
+    interval.completed(1002)
+    assert interval.seconds == 2, "its sleep does not count"
+
+
+def test_gaps() -> None:
+    gaps = AbsenceGaps()
+    gaps.arrived(5)
+    now = 0.0
+    for gap in (4, 1, 3, 2, 5):
+        gaps.emptied(now)
+        gaps.arrived(now + gap)
+        gaps.arrived(now + gap + 1)
+        now += 100
+    assert gaps.idle_since is None
+    assert (gaps.median, gaps.upper) == (3, 4)
+    gaps.emptied(now)
+    assert gaps.idle_since == now
+    for _ in range(16):
+        gaps.emptied(now)
+        gaps.arrived(now + 7)
+    assert (gaps.median, gaps.upper) == (7, 7)
+
+
+def test_one_gap_tells_nothing() -> None:
+    gaps = AbsenceGaps()
+    gaps.emptied(0)
+    gaps.arrived(3)
+    assert gaps.median is None
+
+
+def test_ghosts() -> None:
+    ghosts = Ghosts()
+    ghosts.add(3)
+    ghosts.add(4)
+    assert (ghosts.count, ghosts.squares) == (2, 25)
+    ghosts.clear()
+    assert (ghosts.count, ghosts.squares) == (0, 0)
+
+
+def test_drain() -> None:
+    service = ServiceTimes()
+    for seconds in range(1, 11):
+        service.add(float(seconds))
+    flying = InFlightTimes()
+    assert flying.drain(100.0, service) == 0
+    flying.forwarded(1, 99.0)
+    flying.forwarded(2, 100.0)
+    assert len(flying) == 2
+    # Of those over 0 the 70 % quantile is 7; of those over 1 it is 8, less 1.
+    assert flying.drain(100.0, service) == 7
+    flying.completed(2)
+    flying.completed(2)
+    flying.forwarded(3, 91.5)
+    assert flying.drain(100.0, service) == 7
+    for number in range(10, 1000):
+        flying.forwarded(number, 100.0)
+    assert flying.drain(100.0, service) == 7
+
+
+def test_switch_costs_of_switches_that_were_never_made() -> None:
+    costs = SwitchCosts(10.0)
+    assert costs.guess("a") == 10
+    costs.add("a", 4.0)
+    assert costs.guess("a") == costs.guess("b") == 4
+    costs.add("b", 14.0)
+    assert costs.guess("b") == 14
+    assert costs.guess("c") == pytest.approx(7)
+
+
+def test_pace() -> None:
+    pace = Pace()
+    assert pace.per_second(5.0) == 0
+    for second in range(10_000):
+        pace.completed(100.0 + second / 2)
+        if second == 40:
+            assert pace.per_second(120.0) == pytest.approx(2, rel=0.1), "soon right"
+    assert pace.per_second(5100.0) == pytest.approx(2, rel=0.01)
+    later = [pace.per_second(5100.0 + wait) for wait in (0, 100, 1000)]
+    assert all(a > b for a, b in pairwise(later))
