@@ -482,8 +482,6 @@ async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_nothing_is_left(hooks: Hooks) -> None:
     """No zombie, no descriptor, no timer, nothing to do at the shutdown."""
     at_shutdown = hooks.reactor._eventTriggers["shutdown"].after
-    await hooks.run("true")
-    await hooks.until(lambda: not children())
     timers = hooks.reactor.getDelayedCalls()
     triggers = list(at_shutdown)
     before = descriptors()
