@@ -207,6 +207,11 @@ BROKEN = [
         b"RTSP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         broken("the backend does not speak HTTP/1.1 or HTTP/1.0"),
     ),
+    Case(
+        "a control character in the reason",
+        b"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n",
+        broken("the backend does not speak HTTP/1.1 or HTTP/1.0"),
+    ),
 ]
 
 

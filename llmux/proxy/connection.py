@@ -420,6 +420,7 @@ class BackendConnection:
         self._backend.connection_lost(self)
         # The parser and this hold each other.
         del self._parser, self._feed
+        self._send = None
         # The transport has stopped the producer, if there was one.
         self._sending = None
         if exchange is None:

@@ -45,6 +45,7 @@ _HOP_LINE = re.compile(
     rb"\r\n(connection|keep-alive|proxy-(?:authenticate|authorization|connection)"
     rb"|te|trailer|transfer-encoding|upgrade):([^\r]*)"
 )
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: [\t -~\x80-\xff]*)?(?:\r\n|\Z)")
 _LENGTH = re.compile(rb"\r\ncontent-length:")
 _BODILESS = frozenset({204, 304})
 
@@ -114,9 +115,10 @@ class ReplyHead:
             self.framing = Framing.LENGTH
         else:
             self.framing = Framing.UNTIL_CLOSE
+        if _STATUS_LINE.match(came) is None:
+            # llhttp lets other protocols' names pass, and any byte in the reason.
+            raise BadReply("the backend does not speak HTTP/1.1 or HTTP/1.0")
         if not came.startswith(b"HTTP/1.1 "):
-            if not came.startswith(b"HTTP/1."):
-                raise BadReply("the backend does not speak HTTP/1.1 or HTTP/1.0")
             self.block = b"HTTP/1.1 " + self.block[9:]
         self.needs_chunks = self.framing in (Framing.CHUNKED, Framing.UNTIL_CLOSE)
         end = b"\r\nTransfer-Encoding: chunked\r\n\r\n" if self.needs_chunks else b"\r\n\r\n"
