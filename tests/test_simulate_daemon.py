@@ -1,0 +1,162 @@
+"""The simulator and the daemon make the same of the same requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmux.config import load_config
+from llmux.policy import build_policy
+from llmux.simulate.hooks import SwitchCosts
+from llmux.simulate.run import Run
+from llmux.simulate.trace import read_trace
+from tests.daemon import Daemon, connect, free_port
+
+HOOK = 0.1
+POLICIES = {
+    "fifo": {"name": "fifo"},
+    "cost_aware": {
+        "name": "cost_aware",
+        "initial_switch_cost_secs": 0.2,
+        "max_wait_secs": 3,
+        "quantum": 2,
+    },
+}
+SCENARIO = [
+    # Seconds, model, seconds of service.  The switches are the same if anything
+    # of this, or a hook, comes or takes a tenth of a second longer.
+    (0.0, "a", 0.2),
+    (0.4, "a", 1.0),
+    (0.8, "b", 1.0),
+    (1.0, "a", 1.0),
+    (1.2, "c", 1.0),
+    (1.8, "b", 1.0),
+    (2.4, "b", 0.2),
+    (2.4, "b", 0.6),
+    (2.8, "c", 0.6),
+    (3.6, "a", 1.0),
+    (3.8, "a", 0.2),
+    (3.8, "a", 0.6),
+    (4.0, "a", 1.0),
+    (4.8, "b", 1.0),
+]
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """A backend that takes as long as the request says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(request["service_s"])
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def slow_backend() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def send_all(port: int) -> None:
+    """Each request at its time, to its end."""
+    statuses: list[int] = []
+
+    def send(model: str, service: float) -> None:
+        connection = connect(port)
+        body = json.dumps({"model": model, "service_s": service})
+        connection.request("POST", "/v1/completions", body)
+        reply = connection.getresponse()
+        reply.read()
+        statuses.append(reply.status)
+        connection.close()
+
+    timers = [threading.Timer(at, send, (model, service)) for at, model, service in SCENARIO]
+    for timer in timers:
+        timer.start()
+    for timer in timers:
+        timer.join()
+    assert statuses == [200] * len(SCENARIO)
+
+
+def activated(daemon: Daemon) -> str:
+    """Which models woke, in order."""
+    events = [json.loads(line) for line in list(daemon.lines) if line.startswith("{")]
+    return "".join(e["model"] for e in events if e.get("event") == "model_activated")
+
+
+def simulated(trace: Path, config_file: Path) -> str:
+    """The same from the simulator."""
+    config = load_config(str(config_file))
+    with trace.open("rb") as lines:
+        requests = read_trace(lines)
+    run = Run(requests, build_policy(config), config.models, SwitchCosts(2 * HOOK))
+    return "".join(model for _, model in run.go().woken)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_switches(policy: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    trace = tmp_path / "trace.jsonl"
+    log = tmp_path / "requests.jsonl"
+    port = free_port()
+    hook = f"sleep {HOOK}"
+    with slow_backend() as backend:
+        model = {"port": backend, "wake": hook, "sleep": hook, "alive": "false"}
+        document = {
+            "models": dict.fromkeys("abc", model),
+            "port": port,
+            "policy": POLICIES[policy],
+            "request_log": str(log),
+        }
+        config.write_text(json.dumps(document))
+        _alive_when_awake(config, tmp_path)
+        trace.write_text(
+            "".join(
+                json.dumps({"t": at, "model": name, "service_s": service}) + "\n"
+                for at, name, service in SCENARIO
+            )
+        )
+        with Daemon(["-c", str(config), "--log-format", "json"], tmp_path) as daemon:
+            send_all(port)
+            woken = activated(daemon)
+    assert woken == simulated(trace, config)
+    assert woken == simulated(log, config), "what the daemon logged is such a trace"
+    other = next(name for name in POLICIES if name != policy)
+    document["policy"] = POLICIES[other]
+    config.write_text(json.dumps(document))
+    assert woken != simulated(trace, config), "the scenario tells policies apart"
+
+
+def _alive_when_awake(config: Path, directory: Path) -> None:
+    """C{alive} tells the truth, of a file that wake makes and sleep removes."""
+    document = json.loads(config.read_text())
+    for name, model in document["models"].items():
+        mark = directory / f"awake-{name}"
+        model["wake"] += f" && touch {mark}"
+        model["sleep"] += f" && rm {mark}"
+        model["alive"] = f"test -e {mark}"
+    config.write_text(json.dumps(document))
