@@ -13,11 +13,14 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.connection import BackendConnection
 from llmux.proxy.head import Framing, Repeats, ReplyHead
+from llmux.proxy.interfaces import IExchange
 from llmux.proxy.pool import Backend, BackendPool, PoolSettings
 
-__all__ = ["BackendEnd", "Network", "RecordedExchange", "Reply"]
+__all__ = ["PLAIN", "BackendEnd", "Network", "RecordedExchange", "Reply", "Transport", "begin"]
+
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
 
 
 @dataclass
@@ -162,3 +165,15 @@ class Network:
         factory: ClientFactory = self.reactor.tcpClients[self._connected][2]
         self._connected += 1
         return factory
+
+
+def begin(
+    network: Network, count: int = 1, repeats: Repeats = Repeats.IF_UNSEEN
+) -> list[RecordedExchange]:
+    """So many exchanges, which send C{1}, C{2} and so on."""
+    exchanges = [
+        RecordedExchange(b"%d\r\n" % number, repeats=repeats) for number in range(1, count + 1)
+    ]
+    for exchange in exchanges:
+        network.backend.begin(exchange)
+    return exchanges

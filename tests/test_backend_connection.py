@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from zope.interface.verify import verifyObject
 
-from llmux.proxy.connection import IExchange
 from llmux.proxy.head import Framing, Repeats, fields_of, reason_of
+from llmux.proxy.interfaces import IExchange
 from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
 
 OK = b"HTTP/1.1 200 OK"

@@ -25,8 +25,9 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
-from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.connection import BackendConnection
 from llmux.proxy.head import Framing, Repeats, ReplyHead, RequestTemplate, fields_of, reason_of
+from llmux.proxy.interfaces import IExchange
 from llmux.proxy.pool import Backend, BackendPool
 
 __all__ = ["BackendAgent"]

@@ -19,14 +19,15 @@ from twisted.internet.interfaces import (
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
-from zope.interface import Attribute, Interface, implementer
+from zope.interface import implementer
 
 from llmux.proxy.head import BadReply, Framing, Repeats, ReplyHead
+from llmux.proxy.interfaces import IExchange
 
 if TYPE_CHECKING:
     from llmux.proxy.pool import Backend
 
-__all__ = ["BackendConnection", "IExchange"]
+__all__ = ["BackendConnection"]
 
 _MAX_HEAD = 128 * 1024
 _SLICE = 256 * 1024
@@ -43,52 +44,6 @@ Seconds.  A backend that closes a connection because it was idle, just when a
 request goes out on it, shows within a round trip.  One that closes later has
 more likely died of the request, which must not be sent twice.
 """
-
-
-class IExchange(Interface):
-    """
-    One request and its reply.
-
-    Either L{failed} is called, once, or L{replied} or L{received} with
-    C{ended} true; neither once the exchange has aborted its connection or
-    withdrawn from its backend.
-    """
-
-    connection: BackendConnection | None = Attribute(
-        "The connection in use, from L{connected} on until the exchange is over.  "
-        "Set and cleared by the connection."
-    )
-    is_head: bool = Attribute("The request is a HEAD: its reply has no body.")
-    repeats: Repeats = Attribute("Whether the request may be sent again.")
-
-    def connected() -> None:
-        """
-        C{connection} is ours: send the request on it.  Called once more if
-        that connection turns out to have been dead.
-        """
-
-    def replied(head: ReplyHead, data: bytes, ended: bool) -> None:
-        """
-        A final reply has begun.
-
-        @param data: what came of the body together with the head.
-        @param ended: that was all.
-        """
-
-    def received(data: bytes, ended: bool) -> None:
-        """
-        More of the body (or nothing).
-
-        @param ended: that was all: the reply is whole.
-        """
-
-    def failed(reason: str, heard: bool) -> None:
-        """
-        There will be no reply, or no more of it.
-
-        @param reason: a few words fit for a client.
-        @param heard: the backend had begun to reply.
-        """
 
 
 @implementer(IPullProducer)

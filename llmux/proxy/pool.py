@@ -21,8 +21,9 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.connection import BackendConnection
 from llmux.proxy.head import ReplyHead
+from llmux.proxy.interfaces import IExchange
 from llmux.proxy.names import Addresses
 
 __all__ = ["Backend", "BackendPool", "PoolSettings"]

@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from llmux.proxy.connection import BackendConnection, IExchange
+from llmux.proxy.connection import BackendConnection
 from llmux.proxy.head import ReplyHead, RequestTemplate, fields_of, reason_of
+from llmux.proxy.interfaces import IExchange
 from llmux.proxy.pool import Backend
 from llmux.proxy.stalls import in_socket
 from llmux.web.body import RequestBody
