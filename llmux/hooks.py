@@ -168,6 +168,7 @@ class _Run:
     # The end, by itself or by force.
 
     def _exited(self, status: int | None) -> None:
+        self._shell.stdout.drain()
         self._shell.stderr.drain()
         self._shell_is_gone = True
         if self._killed_for is not None:
