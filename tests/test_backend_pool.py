@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
-from twisted.internet.error import ConnectError, ConnectionRefusedError, TimeoutError, UserError
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectError,
+    ConnectionRefusedError,
+    TimeoutError,
+    UserError,
+)
 from twisted.internet.testing import MemoryReactorClock
 
 from llmux.proxy.head import Repeats
@@ -12,6 +20,7 @@ from tests.proxy_fakes import (
     PLAIN,
     BackendEnd,
     Network,
+    RecordedExchange,
     Reply,
     begin,
 )
@@ -276,6 +285,36 @@ def test_another_error_is_named() -> None:
     (exchange,) = begin(network)
     network.refuse(ConnectError(string="no more sockets"))
     assert "no more sockets" in exchange.reply.outcome
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectBindError(errno.EMFILE, "Too many open files"),
+        ConnectError(errno.EADDRNOTAVAIL, "Cannot assign requested address"),
+    ],
+)
+def test_what_this_machine_lacks_is_not_the_backends_fault(error: ConnectError) -> None:
+    network = Network()
+    exchanges = begin(network, 2)
+    network.refuse(error)
+    assert [e.reply.heard for e in exchanges] == [True, True]
+
+
+def test_a_failure_that_sets_off_the_withdrawal_of_others() -> None:
+    network = Network()
+
+    class Exchange(RecordedExchange):
+        def failed(self, reason: str, heard: bool) -> None:
+            super().failed(reason, heard)
+            network.backend.withdraw(second)
+
+    first, second, third = Exchange(), RecordedExchange(), RecordedExchange()
+    for exchange in (first, second, third):
+        network.backend.begin(exchange)
+    network.refuse(ConnectionRefusedError())
+    assert first.reply.outcome == third.reply.outcome == REFUSED
+    assert second.reply == Reply()
 
 
 def test_host_headers() -> None:

@@ -58,5 +58,6 @@ class IExchange(Interface):
         There will be no reply, or no more of it.
 
         @param reason: a few words fit for a client.
-        @param heard: the backend had begun to reply.
+        @param heard: the backend had begun to reply, or is not at fault: there is
+            no reason to doubt that it lives.
         """

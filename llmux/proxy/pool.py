@@ -4,13 +4,19 @@ Keep-alive connections to backends.
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
-from twisted.internet.error import ConnectError, ConnectionRefusedError, TimeoutError
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectError,
+    ConnectionRefusedError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -27,6 +33,11 @@ from llmux.proxy.interfaces import IExchange
 from llmux.proxy.names import Addresses
 
 __all__ = ["Backend", "BackendPool", "PoolSettings"]
+
+_OURS = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+)
+"""Errors of this machine's: no files, ports or memory left for another connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,22 +234,27 @@ class Backend:
         if attempt not in self._attempts:
             return
         self._attempts.discard(attempt)
+        # Then it says nothing about the backend: no doubt is cast on it.
+        ours = isinstance(error, ConnectError) and (
+            isinstance(error, ConnectBindError) or error.osError in _OURS
+        )
         if isinstance(error, TimeoutError):
             # Perhaps only its listen queue is full: others may have more luck.
             queue = self._fresh or self._waiting
-            failed = [queue.popitem(last=False)[0]] if queue else []
+            failed = [next(iter(queue))] if queue else []
             reason = "the backend does not accept connections (timed out)"
         else:
             failed = [*self._fresh, *self._waiting]
-            self._fresh.clear()
-            self._waiting.clear()
             reason = (
                 "the backend refused the connection"
                 if isinstance(error, ConnectionRefusedError)
                 else f"the backend cannot be connected to ({error})"
             )
         for exchange in failed:
-            exchange.failed(reason, False)
+            # What another's failure set off may have withdrawn it, or found it a connection.
+            if exchange in self._fresh or exchange in self._waiting:
+                self.withdraw(exchange)
+                exchange.failed(reason, ours)
         self._connect()
 
     # ------------------------------------------------------------- closing
