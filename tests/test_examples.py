@@ -41,6 +41,7 @@ def test_all_are_there() -> None:
         "llama-cpp",
         "ollama",
         "podman-criu",
+        "simulate",
         "systemd",
         "vllm-sleep",
     }

@@ -114,9 +114,9 @@ class CostAwarePolicy:
             return PolicyDecision.stay()
         if awake is None or phase is SlotPhase.IDLE or phase is SlotPhase.DRAINED:
             return PolicyDecision.switch(self._pick(context, wanted, 0.0))
-        drain = self._drain(context)
         if phase is SlotPhase.DRAINING and context.target in wanted:
             return PolicyDecision.stay()
+        drain = self._drain(context)
         target = self._pick(context, wanted, drain)
         if phase is SlotPhase.DRAINING:
             return PolicyDecision.switch(target)

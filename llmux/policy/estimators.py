@@ -134,6 +134,7 @@ class Pace:
     __slots__ = ("_began", "_count", "_last")
 
     TIME = 900.0
+    STEP = TIME / 200
 
     def __init__(self) -> None:
         self._began: float | None = None
@@ -144,8 +145,11 @@ class Pace:
         """A request was answered."""
         if self._began is None:
             self._began = self._last = now
-        self._count = self._count * exp((self._last - now) / self.TIME) + 1
-        self._last = now
+        if now - self._last > self.STEP:
+            # Within a step the count hardly fades.
+            self._count *= exp((self._last - now) / self.TIME)
+            self._last = now
+        self._count += 1
 
     def per_second(self, now: float) -> float:
         """Requests per second; 0 before there is anything to count."""

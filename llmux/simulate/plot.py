@@ -92,7 +92,8 @@ def _summary(record: Record) -> str:
         if not isnan(sent)
     ]
     mean = sum(waits) / len(waits) if waits else 0.0
-    return f"mean wait {mean:.1f} s, {len(record.woken)} switches"
+    answered = sum(not isnan(when) for when in record.answered)
+    return f"{answered} answered, mean wait {mean:.1f} s, {len(record.woken)} switches"
 
 
 def _draw_awake(axes: Axes, record: Record, colours: dict[str, str]) -> None:
