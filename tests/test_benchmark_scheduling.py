@@ -1,0 +1,91 @@
+"""The benchmark of policies works; what comes out is nobody's business here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmux.policy.fifo import FifoPolicy
+from tests.benchmarks.scheduling.__main__ import Comparison, compare, measure, table
+from tests.benchmarks.scheduling.families import (
+    FAMILIES,
+    Scenario,
+    agents,
+    batches,
+    open_loop,
+    zipf,
+)
+from tests.benchmarks.scheduling.recorded import mooncake, mooncake_agents, servegen
+
+
+def load(requests: float, seconds: float) -> float:
+    return requests / seconds / 16
+
+
+def test_families_are_what_they_say() -> None:
+    assert zipf(4)[0] == pytest.approx(0.48)
+    for bursts in (False, True):
+        trace = open_loop(1, 0.5, [0.75, 0.25], bursts=bursts, horizon=40_000)
+        work = sum(request.service for request in trace.requests)
+        assert load(work, 40_000) == pytest.approx(0.5, rel=0.2)
+        share = sum(r.model == "m0" for r in trace.requests) / len(trace.requests)
+        assert share == pytest.approx(0.75, abs=0.1)
+    assert open_loop(1, 0.1, [1.0]).requests == open_loop(1, 0.1, [1.0]).requests
+    assert open_loop(1, 0.1, [1.0]).requests != open_loop(2, 0.1, [1.0]).requests
+
+
+def test_agents_follow_themselves() -> None:
+    trace = agents(1, 3, 2, (2, 5), horizon=600)
+    assert sum(request.after is None for request in trace.requests) == 3
+    assert all(2 <= r.think <= 5 for r in trace.requests)
+    for number, request in enumerate(trace.requests):
+        if request.after is not None:
+            assert trace.requests[request.after].model == request.model
+            assert request.after < number
+    assert len({r.sent for r in batches(1, 60, 5, 3).requests}) > 10
+
+
+def test_recorded_traffic() -> None:
+    trace, length = mooncake(1, 0.45)
+    work = sum(request.service for request in trace.requests)
+    assert load(work, length) == pytest.approx(0.45, rel=0.01)
+    assert len(trace.models()) == 4
+    trace, length = servegen(1, 0.45, 3000.0)
+    assert length == 3000
+    assert max(request.sent for request in trace.requests) <= 3000
+    trace = mooncake_agents(1, 4, (1, 2), 300)
+    assert sum(request.after is None for request in trace.requests) == 4
+
+
+def test_scenarios_have_names_of_their_own() -> None:
+    names = [scenario.name for scenario in FAMILIES(1)]
+    assert len(set(names)) == len(names)
+
+
+def short() -> Scenario:
+    [scenario] = [s for s in FAMILIES(1) if s.name == "balanced2 load 0.05 cost 5"]
+    return replace(scenario, horizon=900.0, warm_up=90.0)
+
+
+def test_measuring() -> None:
+    scenario = short()
+    result = measure(scenario, FifoPolicy(), scenario.trace(), "fifo")
+    assert result.requests > 50
+    assert result.wait_mean_s
+
+
+def test_comparing() -> None:
+    found = compare(short(), ["fifo", "exhaustive", "cost_aware"])
+    assert [one.policy for one in found] == ["fifo", "exhaustive", "cost_aware"]
+    assert found[0].mean == found[0].p99 == found[0].throughput == 1
+    assert found[1].mean != 1
+
+
+def test_table() -> None:
+    one = Comparison("x", "light", "p", 0.5, 1.0, 1.0, 1.0, 7.0, 8.0)
+    rows = list(table([one, replace(one, scenario="y", mean=2.0)]))
+    assert len(rows) == 3
+    assert rows[2] == (
+        "| light | p | 2 | 1.00 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 7 s, 8 s |"
+    )
