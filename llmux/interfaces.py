@@ -9,10 +9,10 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
@@ -53,8 +53,7 @@ class HookKind(Enum):
     ALIVE = "alive"
 
 
-@dataclass(frozen=True, slots=True)
-class HookResult:
+class HookResult(Struct, frozen=True):
     """
     How a hook ended.
 
@@ -126,8 +125,7 @@ class LeftReason(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """A request wants C{model}.  C{request} is its number, never used again."""
 
     now: float
@@ -135,8 +133,7 @@ class Arrived:
     request: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarded:
+class Forwarded(Struct, frozen=True):
     """The request has been given a guard: it goes to its backend now."""
 
     now: float
@@ -145,8 +142,7 @@ class Forwarded:
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """
     The request's exchange with its backend is over.
 
@@ -161,8 +157,7 @@ class Completed:
     answered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """A waiter left without a guard, C{age} seconds after it arrived."""
 
     now: float
@@ -172,8 +167,7 @@ class Left:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Woke:
+class Woke(Struct, frozen=True):
     """
     C{model} is awake.
 
@@ -188,16 +182,14 @@ class Woke:
     cost: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Slept:
+class Slept(Struct, frozen=True):
     """C{model} is asleep."""
 
     now: float
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """
     C{model} failed: its wake or sleep hook did, or its backend (C{hook} None).
     The model is in back-off until C{retry_at}.
@@ -231,8 +223,7 @@ class SlotPhase(Enum):
     """The last question before the sleep hook: stay keeps the target."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyDecision:
+class PolicyDecision(Struct, frozen=True):
     """
     What to do now.  Made by L{stay}, L{switch} and L{reopen}.
 
@@ -274,8 +265,7 @@ _STAY = PolicyDecision()
 _REOPEN = PolicyDecision(reopens=True)
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyContext:
+class PolicyContext(Struct, frozen=True):
     """
     What does not change while a policy lives, given to it at birth.
 
@@ -288,7 +278,6 @@ class PolicyContext:
     drain_before_switch: bool = True
 
 
-@dataclass(slots=True)
 class WaitingRequest:
     """
     One request that waits, or asks to be admitted.
@@ -296,9 +285,12 @@ class WaitingRequest:
     @ivar arrived: when it first arrived; a retry keeps it.
     """
 
-    model: str
-    request: int
-    arrived: float
+    __slots__ = ("arrived", "model", "request")
+
+    def __init__(self, model: str, request: int, arrived: float) -> None:
+        self.model = model
+        self.request = request
+        self.arrived = arrived
 
 
 class IScheduleContext(Interface):
@@ -336,8 +328,7 @@ class IScheduleContext(Interface):
         """The learnt cost (EMA), None if this pair was never observed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """
     Something that a policy has learnt, for C{/metrics}: a gauge called
     C{llmux_policy_NAME}, with these labels.
