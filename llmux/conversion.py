@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
+from twisted.internet.abstract import isIPv6Address
 
 from llmux.config import Config, ModelConfig, Name, PolicyConfig, Script
 from llmux.document import ConfigError, Path, key_path, shown
@@ -44,6 +45,9 @@ _EITHER_PLACE = (
     "sleep_on_exit",
 )
 _NOT_KEYS = {"settings", "directory", "file"}
+
+_HERE = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
+"""Who listens on one of these is found at the others."""
 
 
 class Conversion:
@@ -89,6 +93,15 @@ class Conversion:
             **fields, models=models, policy=policy, directory=directory, file=self.file
         )
         self.check_policy(config)
+        if config.listen is None:
+            for name, model in models.items():
+                same = model.host == config.host or {model.host, config.host} <= _HERE
+                if same and model.port == config.port:
+                    self.fail(
+                        ("models", name, "port"),
+                        f"{model.port} is where llmux itself listens",
+                        "give the port of the model's server, or llmux another",
+                    )
         return config
 
     # -------------------------------------------------------------- models
@@ -130,6 +143,12 @@ class Conversion:
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
         for hook in ("wake", "sleep", "alive"):
             self.check_script((*path, hook), getattr(model, hook))
+        if not _is_host(model.host):
+            self.fail(
+                (*path, "host"),
+                f"{shown(model.host)} is neither a host's name nor an IP address",
+                "give it without http://, brackets and port",
+            )
         return model
 
     def check_script(self, path: Path, script: str) -> None:
@@ -318,6 +337,17 @@ def _expected(message: str) -> str:
         return ""
     kinds = [_KINDS.get(kind, kind) for kind in found[1].split(" | ")]
     return " or ".join(kinds) + found[2]
+
+
+def _is_host(text: str) -> bool:
+    """It can be looked up and be put in a Host header."""
+    if isIPv6Address(text):
+        return True
+    try:
+        name = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return re.fullmatch(r"[\w.-]{1,253}", name, re.ASCII) is not None
 
 
 def _likeness(key: str, word: str) -> float:

@@ -144,6 +144,11 @@ request_log: requests.jsonl
         assert config.shutdown_timeout_secs == 3
         assert config.sleep_on_exit is True
 
+    @pytest.mark.parametrize("host", ["::1", "10.0.0.1", "gpu_1.lan.", "münchen.example"])
+    def test_hosts(self, host: str) -> None:
+        text = model(host=f'"{host}"') + "port: 8001"
+        assert parse_config(text.encode(), "c.yaml").models["a"].host == host
+
     def test_a_shared_backend(self) -> None:
         config = parse_config(f"models: {{a: {{{MODEL}}}, b: {{{MODEL}}}}}".encode(), "c.yaml")
         assert config.models["a"] == config.models["b"]
@@ -410,6 +415,24 @@ BAD_YAML = [
     (
         GOOD + "request_log: ''",
         "request_log: the empty string is not a file name; give a string, or leave it out",
+    ),
+    (
+        GOOD + "port: 8001",
+        "models.a.port: 8001 is where llmux itself listens; "
+        "give the port of the model's server, or llmux another",
+    ),
+    (
+        GOOD + "port: 8001\nhost: 0.0.0.0",
+        "models.a.port: 8001 is where llmux itself listens; "
+        "give the port of the model's server, or llmux another",
+    ),
+    *(
+        (
+            model(host=f'"{host}"'),
+            f'models.a.host: "{host}" is neither a host\'s name nor an IP address; '
+            "give it without http://, brackets and port",
+        )
+        for host in ("http://gpu", "[::1]", "gpu:8000", "a b", "gpu\\r\\nX: y", "mü..x")
     ),
     # The policy.
     (GOOD + "policy: fifo", 'policy: "fifo" is not a mapping; write {name: fifo}'),
