@@ -179,6 +179,34 @@ def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
         assert at.ask("a").served is served
 
 
+def test_nobody_overtakes_through_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door would let the second in, but it has been closed on the first."""
+    at = world(pace=1e9)
+    closing(at, 5.0)
+    at.advance(3)
+    policy = at.switcher._policy
+    monkeypatch.setattr(policy, "_toll", lambda *_: 1e9)
+    first = at.ask("a")
+    assert first.waits
+    monkeypatch.setattr(policy, "_toll", lambda *_: 0.0)
+    second = at.ask("a")
+    assert second.waits
+    first.leave()
+    second.leave()
+    assert at.ask("a").served
+
+
+def test_who_was_kept_out_is_not_forgotten_for_those_let_in() -> None:
+    policy = make()
+    knowledge = policy._models["a"]
+    policy.observe(Arrived(10.0, "a", 1))
+    policy.observe(Arrived(11.0, "a", 2))
+    policy.observe(Forwarded(11.0, "a", 2, 0.0))
+    assert knowledge.demand_since == 10
+    policy.observe(Forwarded(12.0, "a", 1, 2.0))
+    assert knowledge.demand_since is None
+
+
 def test_the_switch_is_called_off_when_those_who_waited_have_left() -> None:
     at = world()
     wake(at, "a")

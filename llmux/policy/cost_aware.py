@@ -174,6 +174,9 @@ class CostAwarePolicy:
         wanted = context.wanted()
         if not wanted:
             return True
+        if context.waiting(request.model):
+            # Nobody overtakes those whom the door was closed on.
+            return False
         drain = self._drain(context)
         soon = context.now + TICK
         if any(self._starves_at(context, n, drain, at_most=True) <= soon for n in wanted):

@@ -132,8 +132,9 @@ class Knowledge:
     def _forwarded(self, event: Forwarded) -> None:
         model = self.models[event.model]
         model.waiting.discard(event.request)
-        # A drain that is called off serves its model's waiters without a wake.
-        model.satisfied()
+        if not model.waiting:
+            # A drain that is called off serves its model's waiters without a wake.
+            model.satisfied()
         if len(model.in_flight) < UNQUEUED:
             model.unqueued.add(event.request)
         model.in_flight.forwarded(event.request, event.now)
