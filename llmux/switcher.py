@@ -343,6 +343,8 @@ class ModelSwitcher:
             model is asleep or on its way there; False if it is alive, so that
             another try would not fare better.
         """
+        # There is no exchange left to abort, should the verdict fall here and now.
+        guard.on_abort = None
         verdict = self._transitions.backend_failed(guard.queue)
         guard.release(answered=False)
         if verdict is None:

@@ -6,14 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llmux.interfaces import HookKind
+from llmux.interfaces import HookKind, HookResult, IRunningHook
 from llmux.web import switching
 from llmux.web.interfaces import ITurn
 from tests.conftest import LoggedFailures
@@ -227,6 +228,34 @@ def test_who_leaves_while_the_backend_is_in_doubt(stock: bool) -> None:
     world.advance(10)
     assert client.received == b""
     assert world.attempts() == 0
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_a_verdict_that_falls_at_once(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    start = world.hooks.start
+
+    @implementer(IRunningHook)
+    class NotStarted:
+        exited = succeed(HookResult(None, False, 0.0, "could not be started"))
+
+        def kill(self) -> None:
+            """It does not run."""
+
+    def no_alive(model: str, hook: HookKind) -> IRunningHook:
+        return NotStarted() if hook is HookKind.ALIVE else start(model, hook)
+
+    monkeypatch.setattr(world.hooks, "start", no_alive)
+    client = world.client()
+    client.send(chat())
+    world.refuse(REFUSED)
+    assert client.received == b"", "it waits for another turn"
+    monkeypatch.undo()
+    world.advance(5)
+    world.accept().send(PLAIN)
+    assert answer_to(client).body == b"hello"
     assert world.in_flight() == 0
 
 
