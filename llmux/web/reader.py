@@ -268,7 +268,7 @@ class RequestReader:
             elif name == b"content-type":
                 content_type = value if content_type is None else content_type
             elif name == b"transfer-encoding":
-                coding = value
+                coding = value if coding is None else coding + b", " + value
             else:
                 expect = value
         is_1_1 = version == b"HTTP/1.1"
