@@ -58,7 +58,7 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     stretch: float = 1.5
     cap: float = 4.0
     floor: float = 1.0
-    linger: float = 0.5
+    linger: float = 0.7
     pace: float = 1.2
     initial_switch_cost_secs: float = 10.0
 
