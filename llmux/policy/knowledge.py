@@ -12,7 +12,6 @@ from llmux.interfaces import (
     Forwarded,
     Left,
     LeftReason,
-    PolicyEvent,
     Woke,
 )
 from llmux.policy.estimators import (
@@ -94,6 +93,7 @@ class Knowledge:
     What is known of all.
 
     @ivar models: of each model.
+    @ivar learn: what to call with an event of each kind.
     @ivar costs: of switches.
     @ivar pace: requests answered per second, all models together.
     @ivar longest_first_wait: the longest of the models' C{first_wait}s, in
@@ -105,22 +105,13 @@ class Knowledge:
         self.costs = SwitchCosts(initial_switch_cost)
         self.pace = Pace()
         self.longest_first_wait = 0.0
-        self._learn: dict[type[Any], Callable[[Any], None]] = {
+        self.learn: Mapping[type[Any], Callable[[Any], None]] = {
             Arrived: self._arrived,
             Forwarded: self._forwarded,
             Completed: self._completed,
             Left: self._left,
             Woke: self._woke,
         }
-
-    @property
-    def observed(self) -> frozenset[type[Any]]:
-        """The kinds of events that teach something."""
-        return frozenset(self._learn)
-
-    def observe(self, event: PolicyEvent) -> None:
-        """Learn from it."""
-        self._learn[type(event)](event)
 
     def _arrived(self, event: Arrived) -> None:
         model = self.models[event.model]
