@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _SUB_COMMANDS:
         try:
-            return _SUB_COMMANDS[arguments[0]](arguments[1:])
+            status = _SUB_COMMANDS[arguments[0]](arguments[1:])
+            sys.stdout.flush()
+            return status
         except BrokenPipeError:
             # The reader of our output has had enough: nobody to tell, at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -456,6 +456,7 @@ model b at 127.0.0.1:8002, weight 2
             ["sh", "-c", f"{sys.executable} -m llmux check -c {tmp_path}/c.yaml | true"],
             cwd=Path(__file__).parent.parent,
             capture_output=True,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
         )
         assert ended.stderr == b""
 
