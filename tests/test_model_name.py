@@ -131,6 +131,14 @@ def test_as_json_loads(data: st.DataObject, document: bytes) -> None:
     assert found(document) == expected
 
 
+@pytest.mark.parametrize(
+    "document", [b'{"model":"model"}', b'{"a": "model", "model" : "model" }']
+)
+def test_a_model_called_model(document: bytes) -> None:
+    """The name is no key, even where a piece ends with it."""
+    assert scanned([document[i : i + 1] for i in range(len(document))]) == "model"
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.data(), top.map(str.encode))
 def test_what_is_no_json(data: st.DataObject, document: bytes) -> None:

@@ -164,13 +164,14 @@ class ModelScan:
             found = [at for at, string in enumerate(strings) if string == _KEY]
         else:
             return []
-        # A colon comes after it; it may yet come after what is there.
+        # A colon comes after it; it may yet come after what is there (unless one has
+        # come before: a value, of a model called "model").
         last = len(strings) - 1
         return [
             at
             for at in found
             if (after := outside[at + 1].lstrip(_BLANK)).startswith(b":")
-            or (at == last and not after)
+            or (at == last and not after and not outside[at].rstrip(_BLANK).endswith(b":"))
         ]
 
     def _member(
