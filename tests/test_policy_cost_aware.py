@@ -12,12 +12,14 @@ from zope.interface.verify import verifyObject
 
 from llmux.interfaces import (
     Arrived,
+    Completed,
     Forwarded,
     ISwitchPolicy,
     ISwitchPolicyFactory,
     Left,
     LeftReason,
     PolicyContext,
+    Woke,
 )
 from llmux.policy import find_policy, known_policies
 from llmux.policy.cost_aware import (
@@ -114,6 +116,20 @@ def test_who_has_just_woken_is_left_alone_for_its_quantum() -> None:
     joins.finish()
     at.advance(10.5)
     assert other.served
+
+
+def test_nor_do_the_starving_evict_it_at_once() -> None:
+    at = world(max_wait_secs=0.0, quantum=100.0, floor=1.0)
+    serve(at, "a", 1)
+    busy = at.ask("b")
+    at.ask("a")
+    at.advance(10)
+    assert busy.served
+    # All that is known of a switch to a is a wake from nothing, half as long.
+    at.advance(4)
+    assert at.ask("b").served
+    at.advance(2)
+    assert at.ask("b").waits
 
 
 def test_a_model_that_has_nothing_to_do_is_left_at_once() -> None:
@@ -357,6 +373,23 @@ def test_the_impatient_are_not_forgotten() -> None:
     assert at.switches()[-1] == "+b"
 
 
+def test_the_impatient_count_where_it_is_chosen() -> None:
+    at = world()
+    wake(at, "a")
+    busy = at.ask("a")
+    for _ in range(4):
+        client = at.ask("b")
+        at.advance(9)
+        client.leave()
+    at.ask("c")
+    at.ask("c")
+    at.ask("b")
+    at.advance(2)
+    busy.finish()
+    at.advance(10.1)
+    assert at.switches()[-1] == "+b"
+
+
 def test_who_was_refused_is_forgotten() -> None:
     """A wake that failed answered them; the next demand is a new one."""
     policy = make()
@@ -387,6 +420,16 @@ def test_a_second_turn_is_no_second_arrival() -> None:
     at.ask("b")
     at.advance(20)
     assert at.switches()[-1] == "+b"
+
+
+def test_sleep_is_no_interval_between_completions() -> None:
+    policy = make()
+    for now in (10.0, 12.0, 112.0, 114.0):
+        if now == 112.0:
+            policy.observe(Woke(110.0, "a", "b", 5.0))
+        policy.observe(Forwarded(now - 1, "a", int(now), 0.0))
+        policy.observe(Completed(now, "a", int(now), 1.0, True))
+    assert policy._models["a"].interval.seconds == pytest.approx(2)
 
 
 def test_estimates() -> None:
