@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -307,6 +307,25 @@ async def test_close_after_the_last_reply(kind: str, tmp_path: Path) -> None:
         await client.lost
         (reply,) = replies(bytes(client.data), [b"POST"], closed=True)
         assert reply.body == b"x" * 2_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idle_client_that_reads_nothing_is_not_waited_for(
+    kind: str, tmp_path: Path
+) -> None:
+    from twisted.internet import reactor
+
+    async with serving(kind, tmp_path, Echo()) as served:
+        client = await served.client()
+        client.transport.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.received(40)
+        client.transport.pauseProducing()
+        served.site.stop_accepting_requests()
+        await served.site.all_closed().addTimeout(5, cast(Any, reactor))
+        client.transport.resumeProducing()
+        await client.lost
+        (reply,) = replies(bytes(client.data), [b"GET"], closed=True)
+        assert reply.whole
 
 
 @pytest_twisted.ensureDeferred

@@ -278,8 +278,15 @@ class LlhttpChannel:
         self._ready = False
         self._reader.close()
         self._drop_queue()
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        transport = self.transport
+        transport.unregisterProducer()
+        transport.loseConnection()
+        if not (
+            isinstance(transport, Connection) or getattr(transport, "_appSendBuffer", True)
+        ):
+            # TLS: a client that reads nothing now must not keep the connection open by
+            # owing us its close_notify, for which nobody need wait (RFC 8446 6.1).
+            transport.transport.loseConnection()
 
     # -------------------------------------------------- as time goes by
 
