@@ -111,15 +111,16 @@ class RequestBody:
     A complete body, which can be read any number of times.
 
     @ivar length: in bytes.
+    @ivar file: where it is, if it is not in memory.
     @ivar scan: has seen all of it, as it came; None if nobody looked.
     """
 
-    __slots__ = ("_data", "_file", "length", "scan")
+    __slots__ = ("_data", "file", "length", "scan")
 
     def __init__(self, data: bytes = b"") -> None:
         self.scan: BodyScan | None = None
         self._data: bytes | None = data
-        self._file: IO[bytes] | None = None
+        self.file: IO[bytes] | None = None
         self.length = len(data)
 
     @classmethod
@@ -130,7 +131,7 @@ class RequestBody:
         """
         body = cls()
         body._data = None
-        body._file = file
+        body.file = file
         body.length = length
         return body
 
@@ -146,9 +147,9 @@ class RequestBody:
         """
         if self._data is not None:
             return io.BytesIO(self._data)
-        if self._file is None:
+        if self.file is None:
             raise ValueError("the request's body is closed")
-        return io.BufferedReader(_Reader(self._file.fileno(), self.length), _PIECE)
+        return io.BufferedReader(_Reader(self.file.fileno(), self.length), _PIECE)
 
     def spill(self) -> None:
         """
@@ -165,7 +166,7 @@ class RequestBody:
         except StorageFull:
             file.close()
             raise
-        self._data, self._file = None, file
+        self._data, self.file = None, file
 
     def as_producer(self) -> _BodyProducer:
         """An L{IBodyProducer} that sends all of it; each sends it once."""
@@ -173,9 +174,9 @@ class RequestBody:
 
     def close(self) -> None:
         """Let go of it.  Harmless when repeated; readers stay."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self.file is not None:
+            self.file.close()
+            self.file = None
         self._data = None
 
 

@@ -85,11 +85,13 @@ class LlhttpChannel:
 
     __slots__ = (
         "_ahead",
+        "_alone",
         "_closing",
         "_current",
         "_full",
         "_heads",
         "_lingers_until",
+        "_max_body",
         "_paused",
         "_producer",
         "_pumping",
@@ -112,12 +114,15 @@ class LlhttpChannel:
         self.keeps_alive = True
         self.client_is_http_1_0 = False
         self._heads = site.heads
+        self._max_body = site.limits.body
         self._reader = RequestReader(self, site.limits, site.heads)
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
         self._queue: deque[tuple[RequestHead, RequestBody] | Refusal] = deque()
         # Nothing is being read, answered or queued: the next byte begins a request.
         self._ready = True
+        # The present request came whole, and nothing has happened since.
+        self._alone = False
         self._closing = False
         self._lingers_until: float | None = None
         # Bytes read while they could not be answered; whether that has stopped the reading.
@@ -164,11 +169,16 @@ class LlhttpChannel:
         self._touched = True
         if self._ready:
             found = self._heads.whole_request(data)
-            if found is not None and len(found[1]) <= self.site.limits.body:
-                self._start(found[0], RequestBody(found[1]))
-                return
+            if found is not None:
+                head, body = found
+                if len(body) <= self._max_body:
+                    self._ready = False
+                    self._alone = True
+                    self._start(head, RequestBody(body))
+                    return
         if self._closing:
             return
+        self._alone = False
         if self._current is not None or self._full:
             self._ahead += len(data)
         self._ready = False
@@ -205,10 +215,10 @@ class LlhttpChannel:
         self._queue.append(refusal)
 
     def _start(self, head: RequestHead, body: RequestBody) -> None:
-        self._ready = False
-        self.keeps_alive = head.keep_alive and not self.site.stopping
+        site = self.site
+        self.keeps_alive = head.keep_alive and not site.stopping
         self.client_is_http_1_0 = head.is_http_1_0
-        request = self._current = self.site.request_factory(self, head, body)
+        request = self._current = site.request_factory(self, head, body)
         request.process()
 
     def _pump(self) -> None:
@@ -251,10 +261,10 @@ class LlhttpChannel:
         self._touched = True
         if not self.keeps_alive:
             self._close()
-        elif self._queue or self._ahead or self._full or self._reader.in_message:
-            self._pump()
-        else:
+        elif self._alone:
             self._ready = True
+        else:
+            self._pump()
 
     def _refuse(self, error: ApiError, *, with_body: bool = True) -> None:
         """Answer what is no request, and close once the client can have read it."""
@@ -326,10 +336,10 @@ class LlhttpChannel:
 
     # -------------------------------------------------- IReplyChannel
 
-    def begin_reply(self, request: IRequest, producer: IPushProducer) -> None:
+    def begin_reply(self, request: Any, producer: IPushProducer) -> None:
         """See L{IReplyChannel.begin_reply}."""
         self._producer = producer
-        cast(LlmuxRequest, request).startedWriting = 1
+        request.startedWriting = 1
         if self._full:
             producer.pauseProducing()
 
@@ -364,10 +374,16 @@ class LlhttpChannel:
             transport = getattr(transport, "transport", None)
         return count
 
-    def end_reply(self, request: IRequest) -> None:
+    def end_reply(self, request: Any) -> None:
         """See L{IReplyChannel.end_reply}."""
-        cast(LlmuxRequest, request).reply_ended()
-        self._reply_over()
+        request.finished = 1
+        if request.touched or request.body.file is not None:
+            request.let_go(None)
+        if self._alone and self.keeps_alive:
+            self._current = self._producer = None
+            self._ready = self._touched = True
+        else:
+            self._reply_over()
 
     def abort_reply(self, request: IRequest) -> None:
         """See L{IReplyChannel.abort_reply}."""
@@ -468,6 +484,7 @@ class LlhttpChannel:
     def pauseProducing(self) -> None:
         """The transport has enough for now."""
         self._full = True
+        self._alone = False
         if self._producer is not None:
             self._producer.pauseProducing()
 

@@ -57,7 +57,10 @@ class _Lazy(Generic[_T]):
     def __get__(self, instance: object, owner: type) -> Any:
         if instance is None:
             return self
-        value = instance.__dict__[self._name] = self._make(instance)
+        value = self._make(instance)
+        attributes: Any = instance.__dict__
+        attributes[self._name] = value
+        attributes["touched"] = True
         return value
 
 
@@ -67,6 +70,8 @@ class LlmuxRequest(Request):
 
     @ivar head: what stood before the body.
     @ivar body: closed when the request is over.
+    @ivar touched: something has been made that was asked for.  (To look into
+        C{__dict__} would make one.)
     @ivar departed: called when the client leaves before its reply is
         complete; C{notifyFinish} for those who ask often.
     """
@@ -83,6 +88,8 @@ class LlmuxRequest(Request):
         def write(self, data: bytes) -> None: ...
         def finish(self) -> None: ...
         def _handleStar(self) -> None: ...
+
+    touched = False
 
     # What the base's __init__ sets, as its own argument says.
     queued = False
@@ -226,13 +233,13 @@ class LlmuxRequest(Request):
         cast(Any, super()).processingFailed(reason)
         return reason
 
-    def reply_ended(self) -> None:
-        """The reply is out, by way of L{llmux.web.interfaces.IReplyChannel}."""
-        self.finished = 1
-        self._let_go(None)
+    def let_go(self, reason: Failure | None) -> None:
+        """
+        It is over.  Close what has been opened, and tell those who asked to
+        be told.
 
-    def _let_go(self, reason: Failure | None) -> None:
-        """Close what has been opened, and tell those who asked to be told."""
+        @param reason: why the client has gone; None if it was answered.
+        """
         attributes = self.__dict__
         self.body.close()
         if "content" in attributes:
@@ -254,7 +261,7 @@ class LlmuxRequest(Request):
         self._remember_channel()
         self.channel.requestDone(self)
         del self.channel
-        self._let_go(None)
+        self.let_go(None)
 
     def connectionLost(self, reason: Failure) -> None:
         """The client has gone."""
@@ -263,4 +270,4 @@ class LlmuxRequest(Request):
             self.departed()
         self._remember_channel()
         self.channel = None
-        self._let_go(reason)
+        self.let_go(reason)
