@@ -158,7 +158,7 @@ def test_costs_that_make_no_sense(word: str) -> None:
     [
         (["--policy", "fifoo"], "did you mean fifo"),
         (["--policy", "cost_aware:quantums=1"], "did you mean quantum"),
-        (["--policy", "cost_aware:quantum=-1"], "quantum must be 0 or more, not -1"),
+        (["--policy", "cost_aware:quantum=-1"], "policy.quantum: must be 0 or more, not -1"),
         (["--policy", "cost_aware:quantum"], "not KEY=VALUE"),
         (["--policy", "fifo:min_active_secs=soon"], "is not a number of seconds"),
         (["-c", "/nonexistent.yaml"], "it cannot be read"),
