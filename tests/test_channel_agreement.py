@@ -12,9 +12,8 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmux.web.body import RequestBody
-from llmux.web.head import HeadMemo, RequestHead
-from llmux.web.reader import Limits, Refusal, RequestReader
+from llmux.web.head import HeadMemo
+from llmux.web.reader import Item, Limits, Refusal, RequestReader
 from tests.test_channel import Bench, Client, Echo
 
 LIMITS = Limits(body=300, head=600, uri=100, headers=12)
@@ -32,36 +31,23 @@ class Seen:
     body: bytes
 
 
-class Sink:
-    """Collects what a reader reads."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen | tuple[int, str]] = []
-
-    def request_read(self, head: RequestHead, body: RequestBody) -> None:
-        data = body.in_memory()
-        assert data is not None
-        self.seen.append(
-            Seen(
-                head.method,
-                head.uri,
-                head.version,
-                head.headers_for(len(data)),
-                head.keep_alive,
-                data,
-            )
-        )
-
-    def refused(self, refusal: Refusal) -> None:
-        self.seen.append((refusal.status, refusal.message))
+def seen(item: Item) -> Seen | tuple[int, str]:
+    if isinstance(item, Refusal):
+        return item.status, item.message
+    head, body = item
+    data = body.in_memory()
+    assert data is not None
+    return Seen(
+        head.method, head.uri, head.version, head.headers_for(len(data)), head.keep_alive, data
+    )
 
 
 def read(pieces: list[bytes]) -> list[Seen | tuple[int, str]]:
-    sink = Sink()
-    reader = RequestReader(sink, LIMITS, HeadMemo())
+    queue: list[Item] = []
+    reader = RequestReader(queue, LIMITS, HeadMemo())
     for piece in pieces:
         reader.feed(piece)
-    return sink.seen
+    return [seen(item) for item in queue]
 
 
 def read_by_h11(data: bytes) -> tuple[list[Seen], bool]:

@@ -5,7 +5,6 @@ either through twisted.web's Request or as the very bytes that go out.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +31,7 @@ from llmux.web.body import RequestBody
 from llmux.web.errors import ApiError, raw_reply
 from llmux.web.head import RequestHead
 from llmux.web.interfaces import IReplyChannel
-from llmux.web.reader import Refusal, RequestReader
+from llmux.web.reader import Item, Refusal, RequestReader
 from llmux.web.request import LlmuxRequest
 
 if TYPE_CHECKING:
@@ -115,10 +114,10 @@ class LlhttpChannel:
         self.client_is_http_1_0 = False
         self._heads = site.heads
         self._max_body = site.limits.body
-        self._reader = RequestReader(self, site.limits, site.heads)
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
-        self._queue: deque[tuple[RequestHead, RequestBody] | Refusal] = deque()
+        self._queue: list[Item] = []
+        self._reader = RequestReader(self._queue, site.limits, site.heads)
         # Nothing is being read, answered or queued: the next byte begins a request.
         self._ready = True
         # The present request came whole, and nothing has happened since.
@@ -206,14 +205,6 @@ class LlhttpChannel:
 
     # -------------------------------------------------- requests, in order
 
-    def request_read(self, head: RequestHead, body: RequestBody) -> None:
-        """See L{llmux.web.reader.RequestSink}."""
-        self._queue.append((head, body))
-
-    def refused(self, refusal: Refusal) -> None:
-        """See L{llmux.web.reader.RequestSink}."""
-        self._queue.append(refusal)
-
     def _start(self, head: RequestHead, body: RequestBody) -> None:
         site = self.site
         self.keeps_alive = head.keep_alive and not site.stopping
@@ -228,7 +219,7 @@ class LlhttpChannel:
         self._pumping = True
         queue = self._queue
         while queue and self._current is None and not (self._full or self._closing):
-            item = queue.popleft()
+            item = queue.pop(0)
             if isinstance(item, Refusal):
                 self._refuse(
                     ApiError(item.status, item.message, item.code), with_body=not item.is_head

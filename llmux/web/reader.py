@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -15,7 +14,7 @@ from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, StorageFull
 from llmux.web.body_scan import AT_ONCE, BodyScan
 from llmux.web.head import HeadMemo, RequestHead
 
-__all__ = ["Limits", "Refusal", "RequestReader", "RequestSink"]
+__all__ = ["Item", "Limits", "Refusal", "RequestReader"]
 
 _LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
@@ -75,14 +74,8 @@ def _after(mark: bytes, tail: bytes, data: bytes, at: int) -> int:
     return -1 if found < 0 else found + len(mark)
 
 
-class RequestSink(Protocol):
-    """Where a reader puts what it has read, in order."""
-
-    def request_read(self, head: RequestHead, body: RequestBody) -> None:
-        """A request is complete."""
-
-    def refused(self, refusal: Refusal) -> None:
-        """This request is to be refused; the reader is closed."""
+Item = tuple[RequestHead, RequestBody] | Refusal
+"""What a reader has read: a complete request, or why there are no more."""
 
 
 class RequestReader:
@@ -108,18 +101,23 @@ class RequestReader:
         "_line_read",
         "_memo",
         "_parser",
+        "_queue",
         "_raw",
         "_refusal",
         "_remaining",
-        "_sink",
         "_tail",
         "closed",
         "expecting",
         "in_message",
     )
 
-    def __init__(self, sink: RequestSink, limits: Limits, memo: HeadMemo) -> None:
-        self._sink = sink
+    def __init__(self, queue: list[Item], limits: Limits, memo: HeadMemo) -> None:
+        """
+        @param queue: gets what is read, in order; a refusal is the last.
+        @param limits: what is larger is refused.
+        @param memo: learns the heads.
+        """
+        self._queue = queue
         self._limits = limits
         self._memo = memo
         self._parser: HttpRequestParser | None = None
@@ -168,7 +166,7 @@ class RequestReader:
         except Refusal as refusal:
             refusal.is_head = self._head is not None and self._head.method == b"HEAD"
             self.close()
-            self._sink.refused(refusal)
+            self._queue.append(refusal)
 
     # ------------------------------------------------------------------ head
 
@@ -360,7 +358,7 @@ class RequestReader:
         self._begin()
         if not head.keep_alive:
             self.close()
-        self._sink.request_read(head, body)
+        self._queue.append((head, body))
 
     # ----------------------------------------------------- called by llhttp
 
