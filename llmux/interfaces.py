@@ -97,8 +97,8 @@ class IRunningHook(Interface):
     def kill() -> None:
         """
         End it: TERM to its process group, and KILL if it is still there a
-        little later.  L{exited} still fires, when it has exited.  Harmless on
-        a hook that has exited.
+        little later.  L{exited} still fires, when the whole group is gone.
+        Harmless on a hook that has exited.
         """
 
 
