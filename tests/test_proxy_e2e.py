@@ -13,6 +13,7 @@ import treq.client
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer, ResponseFailed, ResponseNeverReceived
@@ -31,6 +32,16 @@ from tests.proxy_world import chat
 
 SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+PATIENCE = 60.0
+
+
+def in_time(deferred: Deferred[Any]) -> Deferred[Any]:
+    """Fails if it takes so long that it will never come."""
+    from twisted.internet import reactor
+
+    return deferred.addTimeout(PATIENCE, cast(IReactorTime, reactor))
 
 
 class Wire(Protocol):
@@ -66,7 +77,7 @@ class Wire(Protocol):
         fired: Deferred[None] = Deferred()
         self._waiting.append((condition, fired))
         self._look()
-        return fired
+        return in_time(fired)
 
     def got(self, data: bytes) -> Deferred[None]:
         """Fires when this has come."""
@@ -104,7 +115,7 @@ class Backend(Factory):
         while len(self.wires) <= number:
             waiting: Deferred[Wire] = Deferred()
             self._waiting.append(waiting)
-            await waiting
+            await in_time(waiting)
         return self.wires[number]
 
 
