@@ -227,7 +227,12 @@ def test_plot(trace: str, tmp_path: Path) -> None:
     assert main([trace, "--plot", str(again)]) == 0
     text = file.read_text()
     ElementTree.fromstring(text)
-    for word in ("fifo: 41 answered, mean wait", "cost_aware: 41 answered", "requests waiting", "minutes"):
+    for word in (
+        "fifo: 41 answered, mean wait",
+        "cost_aware: 41 answered",
+        "requests waiting",
+        "minutes",
+    ):
         assert word in text
     assert text == again.read_text()
     png = tmp_path / "picture.PNG"
