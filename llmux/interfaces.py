@@ -126,7 +126,10 @@ class LeftReason(Enum):
 
 
 class Arrived(Struct, frozen=True):
-    """A request wants C{model}.  C{request} is its number, never used again."""
+    """
+    A request for C{model} has to wait, or asks to be admitted to a drain.
+    C{request} is its number, never used again.
+    """
 
     now: float
     model: str
@@ -134,7 +137,10 @@ class Arrived(Struct, frozen=True):
 
 
 class Forwarded(Struct, frozen=True):
-    """The request has been given a guard: it goes to its backend now."""
+    """
+    The request has been given a guard: it goes to its backend now.  One that
+    found its model awake has C{waited} 0.0, and no L{Arrived} before it.
+    """
 
     now: float
     model: str

@@ -177,8 +177,8 @@ class ModelSwitcher:
         self._wanted: dict[str, ModelQueue] = {}
         self._requests = 0
         self._in_flight = 0
-        self._observers = list(observers)
-        self._observed: frozenset[type[Any]] = frozenset()
+        self._observers: tuple[Observer, ...] = tuple(observers)
+        self._listeners: dict[type[Any], tuple[Observer, ...]] = {}
         self._tells_of_requests = False
         self._choose_events()
         self._context = _ScheduleContext(self._queues, self._wanted, self.costs)
@@ -218,7 +218,7 @@ class ModelSwitcher:
 
     def add_observer(self, observer: Observer) -> None:
         """Tell it of every event from now on."""
-        self._observers.append(observer)
+        self._observers += (observer,)
         self._choose_events()
 
     def start(self) -> Deferred[None]:
@@ -376,11 +376,14 @@ class ModelSwitcher:
     def _acquire_watched(self, queue: ModelQueue, request: int) -> InFlightGuard:
         """A guard at once, while somebody watches or waits."""
         now = self._clock.seconds()
-        self.tell(Arrived(now, queue.name, request))
         guard = InFlightGuard(self, queue, request, now)
         queue.guards.add(guard)
         self._in_flight += 1
-        self.tell(Forwarded(now, queue.name, request, 0.0))
+        listeners = self._listeners[Forwarded]
+        if listeners:
+            event = Forwarded(now, queue.name, request, 0.0)
+            for listen in listeners:
+                listen(event)
         if self._wanted and self._quiet_until <= now:
             self.consider()
         return guard
@@ -406,7 +409,9 @@ class ModelSwitcher:
         if self._tells_of_requests:
             now = self._clock.seconds()
             service = 0.0 if guard.forwarded is None else now - guard.forwarded
-            self.tell(Completed(now, queue.name, guard.request, service, answered))
+            event = Completed(now, queue.name, guard.request, service, answered)
+            for listen in self._listeners[Completed]:
+                listen(event)
         if self._wanted:
             emptied = not queue.guards and not self._held_back
             if emptied or self._quiet_until <= self._clock.seconds():
@@ -506,17 +511,17 @@ class ModelSwitcher:
     # ------------------------------------------------------ asking the policy
 
     def _choose_events(self) -> None:
-        self._observed = _EVERY_EVENT if self._observers else self._policy.observed
-        self._tells_of_requests = bool(self._observed & _REQUEST_EVENTS)
+        observed = self._policy.observed
+        self._listeners = {
+            kind: ((self._policy.observe,) if kind in observed else ()) + self._observers
+            for kind in _EVERY_EVENT
+        }
+        self._tells_of_requests = any(self._listeners[kind] for kind in _REQUEST_EVENTS)
 
     def tell(self, event: PolicyEvent) -> None:
         """Something happened: tell those who want to know."""
-        kind = type(event)
-        if kind in self._observed:
-            if kind in self._policy.observed:
-                self._policy.observe(event)
-            for observer in self._observers:
-                observer(event)
+        for listen in self._listeners[type(event)]:
+            listen(event)
 
     def _look(self, now: float, phase: SlotPhase) -> _ScheduleContext:
         context = self._context

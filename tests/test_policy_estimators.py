@@ -118,17 +118,16 @@ def test_drain() -> None:
         service.add(float(seconds))
     flying = InFlightTimes()
     assert flying.drain(100.0, service) == 0
-    flying.forwarded(1, 99.0)
-    flying.forwarded(2, 100.0)
+    flying[1] = 99.0
+    flying[2] = 100.0
     assert len(flying) == 2
     # Of those over 0 the 70 % quantile is 7; of those over 1 it is 8, less 1.
     assert flying.drain(100.0, service) == 7
-    flying.completed(2)
-    flying.completed(2)
-    flying.forwarded(3, 91.5)
+    flying.pop(2)
+    flying[3] = 91.5
     assert flying.drain(100.0, service) == 7
     for number in range(10, 1000):
-        flying.forwarded(number, 100.0)
+        flying[number] = 100.0
     assert flying.drain(100.0, service) == 7
 
 

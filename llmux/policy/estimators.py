@@ -222,40 +222,26 @@ class Ghosts:
         self.squares = 0.0
 
 
-class InFlightTimes:
-    """When each request in flight of a model was forwarded, oldest first."""
+class InFlightTimes(OrderedDict[int, float]):
+    """
+    When each request in flight of a model was forwarded, oldest first.
 
-    __slots__ = ("_since",)
+    (Not a dict: to find its first key walks over the places of all those
+    deleted before it.)
+    """
 
     LOOKED_AT = 4
-
-    def __init__(self) -> None:
-        # Not a dict: to find its first key walks over the places of all those
-        # deleted before it.
-        self._since: OrderedDict[int, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._since)
-
-    def forwarded(self, request: int, now: float) -> None:
-        """The request went to its backend."""
-        self._since[request] = now
-
-    def completed(self, request: int) -> None:
-        """Its exchange is over."""
-        self._since.pop(request, None)
 
     def drain(self, now: float, service: ServiceTimes) -> float:
         """
         An estimate of the seconds until none is in flight, if none is added: the
         longest time left to any of the four oldest and the four newest.
         """
-        since = self._since
-        if len(since) <= 2 * self.LOOKED_AT:
-            starts = list(since.values())
+        if len(self) <= 2 * self.LOOKED_AT:
+            starts = list(self.values())
         else:
-            starts = list(islice(since.values(), self.LOOKED_AT))
-            starts += islice(reversed(since.values()), self.LOOKED_AT)
+            starts = list(islice(self.values(), self.LOOKED_AT))
+            starts += islice(reversed(self.values()), self.LOOKED_AT)
         remaining = service.remaining
         return max((remaining(now - start) for start in starts), default=0.0)
 

@@ -122,26 +122,36 @@ class Knowledge:
 
     def _forwarded(self, event: Forwarded) -> None:
         model = self.models[event.model]
-        model.waiting.discard(event.request)
-        if not model.waiting:
+        now, request = event.now, event.request
+        if model.gaps.idle_since is not None:
+            model.gaps.arrived(now)
+        if model.waiting:
+            model.waiting.discard(request)
+        if model.demand_since is not None and not model.waiting:
             # A drain that is called off serves its model's waiters without a wake.
             model.satisfied()
-        if len(model.in_flight) < UNQUEUED:
-            model.unqueued.add(event.request)
-        model.in_flight.forwarded(event.request, event.now)
+        in_flight = model.in_flight
+        if len(in_flight) < UNQUEUED:
+            model.unqueued.add(request)
+        in_flight[request] = now
 
     def _completed(self, event: Completed) -> None:
         model = self.models[event.model]
-        model.in_flight.completed(event.request)
-        if event.request in model.unqueued:
-            model.unqueued.discard(event.request)
-            if event.answered:
-                model.alone.add(event.service)
+        now, request = event.now, event.request
+        in_flight, unqueued = model.in_flight, model.unqueued
+        in_flight.pop(request, None)
         if event.answered:
-            model.service.add(event.service)
-            model.interval.completed(event.now)
-            self.pace.completed(event.now)
-        model.maybe_emptied(event.now)
+            service = event.service
+            if request in unqueued:
+                unqueued.remove(request)
+                model.alone.add(service)
+            model.service.add(service)
+            model.interval.completed(now)
+            self.pace.completed(now)
+        elif request in unqueued:
+            unqueued.remove(request)
+        if not in_flight and not model.waiting:
+            model.gaps.emptied(now)
 
     def _left(self, event: Left) -> None:
         model = self.models[event.model]
