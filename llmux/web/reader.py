@@ -210,7 +210,7 @@ class RequestReader:
         try:
             parser.feed_data(piece)
         except HttpParserUpgrade:
-            self._refusal = Refusal(
+            self._refusal = self._refusal or Refusal(
                 501,
                 "WebSocket and other upgrades, and CONNECT, are not supported here; "
                 "send a plain HTTP/1.1 request.",
@@ -218,7 +218,9 @@ class RequestReader:
             )
         except HttpParserError as error:
             reason = str(error).replace("`", "")
-            self._refusal = Refusal(400, f"This is not a valid HTTP/1.1 request: {reason}.")
+            self._refusal = self._refusal or Refusal(
+                400, f"This is not a valid HTTP/1.1 request: {reason}."
+            )
 
     def _oversized(self, raw: bytes) -> Refusal:
         line = raw.find(b"\r\n")

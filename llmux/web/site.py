@@ -63,7 +63,10 @@ class LlmuxSite(Site):
         self.request_factory = request_factory
         self.clock = reactor
         self.limits = Limits() if limits is None else limits
-        self.heads = HeadMemo()
+        # Lengths have not always the same number of digits.
+        self.heads = HeadMemo(
+            min(2048, self.limits.head - 64), min(64, self.limits.headers - 1)
+        )
         self.routes: dict[bytes, tuple[IResource, int]] = {}
         self.stopping = False
         self.idle_timeout = idle_timeout
