@@ -87,10 +87,10 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
     @ivar drain_timeout_secs: after this long a drain aborts what is still in
         flight; None never.
     @ivar settings: the policy's own, an instance of its factory's C{settings};
-        None if it has none.
+        None if it has none, or for its defaults.
     """
 
-    name: Name = "fifo"
+    name: Name = "cost_aware"
     request_timeout_secs: OptionalDuration = None
     drain_before_switch: Flag = True
     min_active_secs: Seconds = 0.0

@@ -16,6 +16,7 @@ from llmux.config import (
     load_config,
     parse_config,
 )
+from llmux.policy.cost_aware import CostAwareSettings
 
 MODEL = "port: 8001, wake: up, sleep: down, alive: ask"
 GOOD = f"models: {{a: {{{MODEL}}}}}\n"
@@ -50,7 +51,7 @@ class TestSound:
         config = parse_config(GOOD.encode(), "dir/c.yaml")
         assert config == Config(
             models={"a": ModelConfig(port=8001, wake="up", sleep="down", alive="ask")},
-            policy=PolicyConfig(),
+            policy=PolicyConfig(settings=CostAwareSettings()),
             directory=os.path.abspath("dir"),
             file="dir/c.yaml",
         )
@@ -64,9 +65,9 @@ class TestSound:
         assert (config.sleep_on_exit, config.max_body_mb) == (False, 512)
         assert config.request_log is None
         policy = config.policy
-        assert (policy.name, policy.drain_before_switch) == ("fifo", True)
+        assert (policy.name, policy.drain_before_switch) == ("cost_aware", True)
         assert (policy.request_timeout_secs, policy.drain_timeout_secs) == (None, None)
-        assert (policy.min_active_secs, policy.settings) == (0.0, None)
+        assert policy.min_active_secs == 0.0
 
     def test_every_key(self) -> None:
         config = parse_config(
@@ -112,6 +113,7 @@ request_log: requests.jsonl
             weight=4.0,
         )
         assert config.policy == PolicyConfig(
+            name="fifo",
             request_timeout_secs=300.0,
             drain_before_switch=False,
             min_active_secs=5.0,
@@ -163,7 +165,9 @@ request_log: requests.jsonl
 
     @pytest.mark.parametrize("policy", ["", "policy:\n", "policy: {}\n", "policy: ~\n"])
     def test_policy_left_empty(self, policy: str) -> None:
-        assert parse_config((GOOD + policy).encode(), "c.yaml").policy == PolicyConfig()
+        assert parse_config((GOOD + policy).encode(), "c.yaml").policy == PolicyConfig(
+            settings=CostAwareSettings()
+        )
 
     def test_byte_order_mark(self) -> None:
         for name, text in ("c.yaml", GOOD), ("c.json", GOOD_JSON + "}"):

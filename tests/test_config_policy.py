@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from llmux.config import Config, ConfigError, config_from_mapping
 from llmux.interfaces import ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
 from llmux.policy import PolicyLookupError, build_policy, find_policy, known_policies
+from llmux.policy.cost_aware import CostAwarePolicy
 from llmux.policy.fifo import FifoPolicy, FifoPolicyFactory
 from twisted.plugins import llmux_policies
 
@@ -69,7 +70,14 @@ def test_ours() -> None:
     verifyObject(ISwitchPolicyFactory, factory)
     assert isinstance(factory, FifoPolicyFactory)
     assert "fifo" in known_policies()
-    assert isinstance(build_policy(configure()), FifoPolicy)
+    assert isinstance(build_policy(configure(name="fifo")), FifoPolicy)
+
+
+def test_the_default() -> None:
+    """Whether it comes from a file or is made by hand."""
+    assert isinstance(build_policy(configure()), CostAwarePolicy)
+    by_hand = Config(models=configure().models)
+    assert isinstance(build_policy(by_hand), CostAwarePolicy)
 
 
 def test_settings(thoughtful: ThoughtfulFactory) -> None:

@@ -81,7 +81,12 @@ def build_policy(config: Config) -> ISwitchPolicy:
         min_active=policy.min_active_secs,
         drain_before_switch=policy.drain_before_switch,
     )
-    return find_policy(policy.name).build(context, policy.settings)
+    factory = find_policy(policy.name)
+    settings = policy.settings
+    if settings is None and factory.settings is not None:
+        # A PolicyConfig that was not read from a file, but made by hand.
+        settings = factory.settings()
+    return factory.build(context, settings)
 
 
 def _our_factories() -> Iterable[ISwitchPolicyFactory]:
