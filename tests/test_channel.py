@@ -4,6 +4,7 @@ The channel without sockets: order, limits, refusals, timeouts, back-pressure.
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import pytest
@@ -402,6 +403,17 @@ def test_refused(echo: Bench, data: bytes, status: int) -> None:
         assert len(client.replies()) == 1
         echo.clock.pump([1] * 7)
         assert not client.wire.connected
+
+
+def test_no_room_for_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    client = Client(LlmuxSite(Echo(), Clock()))
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+    for _ in range(30):
+        client.send(b"x" * 100_000)
+    (reply,) = client.replies()
+    assert reply.status == 507
+    client.wire.lose()
 
 
 def test_a_refusal_waits_for_its_turn(held: Bench) -> None:

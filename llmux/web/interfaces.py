@@ -61,7 +61,9 @@ class IReplyChannel(Interface):
 
     client_is_http_1_0: bool = Attribute("No chunked encoding for this request.")
     keeps_alive: bool = Attribute(
-        "The connection will carry another request: no C{Connection: close} is due."
+        "The connection will carry another request: no C{Connection: close} is due, and to "
+        "a client of HTTP/1.0 C{Connection: keep-alive} is.  Set it to False to have "
+        "C{end_reply} close: for a reply whose end is the end of the connection."
     )
 
     def begin_reply(request: IRequest, producer: IPushProducer) -> None:
