@@ -23,6 +23,7 @@ _KEY = b"model"
 _ESCAPED_KEY = re.compile(
     rb"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"
 )
+_QUOTED_KEY = re.compile(b'"' + _ESCAPED_KEY.pattern + b'"')
 _LONGEST_KEY = len(r"\u006d\u006f\u0064\u0065\u006c")
 _MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\n\r"
@@ -153,7 +154,7 @@ class ModelScan:
 
     def _suspects(self, plain: bytes, outside: list[bytes], strings: list[bytes]) -> list[int]:
         """Which strings may be the key, at whatever depth."""
-        if b"\\u00" in plain:
+        if b"\\u00" in plain and _QUOTED_KEY.search(plain):
             matches = _ESCAPED_KEY.fullmatch
             found = [
                 at
@@ -167,12 +168,19 @@ class ModelScan:
         # A colon comes after it; it may yet come after what is there (unless one has
         # come before: a value, of a model called "model").
         last = len(strings) - 1
-        return [
+        found = [
             at
             for at in found
-            if (after := outside[at + 1].lstrip(_BLANK)).startswith(b":")
+            if (after := outside[at + 1])[:1] == b":"
+            or (after := after.lstrip(_BLANK))[:1] == b":"
             or (at == last and not after and not outside[at].rstrip(_BLANK).endswith(b":"))
         ]
+        if len(found) > 1:
+            between = b"".join(outside[found[0] + 1 : found[-1] + 1])
+            if not between.translate(None, _NO_BRACKETS):
+                # All at the same depth, where the last one counts.
+                return found[-1:]
+        return found
 
     def _member(
         self, piece: bytes, outside: list[bytes], strings: list[bytes], at: int
