@@ -96,6 +96,49 @@ def test_a_protocol_that_raises_loses_its_connection(
     pair.until(lambda: bool(pair.client.lost))
 
 
+def test_timed_calls_are_not_held_up(pair: Pair) -> None:
+    """Neither those that events make, nor those that were there, nor calls from threads."""
+    reactor = pair.reactor
+    happened: list[str] = []
+    reactor.callLater(0.05, happened.append, "old")
+    # As in the main loop, which is not entered here.
+    reactor.running = True
+    assert pair.client.transport
+    pair.client.transport.write(b"x")
+
+    def received(data: bytes) -> None:
+        happened.append("read")
+        reactor.callLater(0, happened.append, "new")
+
+    pair.server.dataReceived = received  # type: ignore[method-assign]  # instead of recording
+    reactor.callInThread(lambda: reactor.callFromThread(happened.append, "thread"))
+    for _ in range(50):
+        reactor.runUntilCurrent()
+        if len(happened) == 4:
+            break
+        pair.iterate(reactor.timeout())
+    assert set(happened) == {"old", "read", "new", "thread"}
+    assert happened.index("read") < happened.index("new") < happened.index("old")
+    reactor.running = False
+    pool = reactor.getThreadPool()
+    pool.stop()
+
+
+def test_it_stops_when_the_reactor_does(pair: Pair) -> None:
+    reactor = pair.reactor
+    reactor.running = True
+    pair.server.dataReceived = lambda data: setattr(reactor, "_justStopped", True)  # type: ignore[method-assign]  # likewise
+    assert pair.client.transport
+    pair.client.transport.write(b"x")
+    reactor.runUntilCurrent()
+    for _ in range(20):
+        pair.iterate(None)
+        if reactor._justStopped:
+            break
+    assert reactor._justStopped
+    reactor._justStopped = reactor.running = False
+
+
 def test_other_reactors_are_left_alone() -> None:
     assert bare_polling(Clock()) is None
     assert bare_polling(SelectReactor.__new__(SelectReactor)) is None
