@@ -489,6 +489,24 @@ def test_an_idle_connection_is_closed(echo: Bench) -> None:
     assert echo.clock.getDelayedCalls() == []
 
 
+def test_a_head_that_comes_by_the_byte_is_refused_in_time(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"GET /")
+    for _ in range(63):
+        client.send(b"a")
+        echo.clock.pump([1])
+    assert client.statuses() == [408]
+
+
+def test_a_body_may_take_its_time(echo: Bench) -> None:
+    client = echo.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n")
+    for _ in range(90):
+        client.send(b"x")
+        echo.clock.pump([1])
+    assert client.statuses() == [200]
+
+
 @pytest.mark.parametrize("part", [b"GET / HT", GET[:-2], EXPECTING % 3 + b"ab"])
 def test_half_a_request_is_refused_in_time(echo: Bench, part: bytes) -> None:
     client = echo.client()

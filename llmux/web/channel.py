@@ -88,6 +88,7 @@ class LlhttpChannel:
         "_closing",
         "_current",
         "_full",
+        "_head_since",
         "_heads",
         "_lingers_until",
         "_max_body",
@@ -134,6 +135,8 @@ class LlhttpChannel:
         self._send: Callable[[bytes], int] | None = None
         # For the sweep: something has happened; when that was noticed.
         self._touched = True
+        # Since when the sweep has seen a head that is not whole.
+        self._head_since: float | None = None
         self._since = 0.0
         self._unsent_before = 0
 
@@ -207,6 +210,7 @@ class LlhttpChannel:
 
     def _start(self, head: RequestHead, body: RequestBody) -> None:
         site = self.site
+        self._head_since = None
         self.keeps_alive = head.keep_alive and not site.stopping
         self.client_is_http_1_0 = head.is_http_1_0
         request = self._current = site.request_factory(self, head, body)
@@ -304,7 +308,13 @@ class LlhttpChannel:
         elif self._current is not None:
             return
         elif self._reader.in_message and not self._paused:
-            if quiet >= site.read_timeout:
+            # A byte now and then keeps a body alive, which may be large, but not a head.
+            if not self._reader.in_head:
+                self._head_since = None
+            elif self._head_since is None:
+                self._head_since = now
+            slow = self._head_since is not None and now - self._head_since >= site.read_timeout
+            if slow or quiet >= site.read_timeout:
                 self._refuse(
                     ApiError(
                         408, f"The request did not arrive: {site.read_timeout:g} s passed."

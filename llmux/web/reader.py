@@ -140,6 +140,11 @@ class RequestReader:
         self._complete = False
         self._refusal: Refusal | None = None
 
+    @property
+    def in_head(self) -> bool:
+        """A request has begun, and its head is not complete."""
+        return self.in_message and self._head is None
+
     def close(self) -> None:
         """Read nothing more, and forget a request that is not complete."""
         self.closed = True
