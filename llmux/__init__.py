@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from llmux.policy.fifo import FifoPolicy
     from llmux.proxy.resource import ProxyResource
+    from llmux.schedule import ScheduleContext
     from llmux.service import make_service
     from llmux.settings import SwitchSettings
     from llmux.switcher import (
@@ -76,6 +77,7 @@ __all__ = [
     "PolicyContext",
     "PolicyDecision",
     "ProxyResource",
+    "ScheduleContext",
     "SwitchCostTracker",
     "SwitchError",
     "SwitchSettings",
@@ -114,6 +116,7 @@ _HOMES = {
     ),
     "llmux.policy.fifo": ("FifoPolicy",),
     "llmux.proxy.resource": ("ProxyResource",),
+    "llmux.schedule": ("ScheduleContext",),
     "llmux.service": ("make_service",),
     "llmux.settings": ("SwitchSettings",),
     "llmux.switcher": (

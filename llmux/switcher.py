@@ -14,7 +14,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from llmux.cost import SwitchCostTracker
 from llmux.errors import (
@@ -32,7 +31,6 @@ from llmux.interfaces import (
     Failed,
     Forwarded,
     IHookRunner,
-    IScheduleContext,
     ISwitchPolicy,
     Left,
     LeftReason,
@@ -44,6 +42,7 @@ from llmux.interfaces import (
 )
 from llmux.lifecycle import Lifecycle
 from llmux.metrics import Metrics
+from llmux.schedule import ScheduleContext
 from llmux.settings import SwitchSettings
 from llmux.slot import SlotState
 from llmux.transitions import Transitions
@@ -94,50 +93,6 @@ class Switching:
 SwitcherState = Idle | Active | Switching
 
 
-@implementer(IScheduleContext)
-class _ScheduleContext:
-    """The policy's view of the switcher: one object, brought up to date for each question."""
-
-    def __init__(
-        self,
-        queues: Mapping[str, ModelQueue],
-        wanted: Mapping[str, ModelQueue],
-        costs: SwitchCostTracker,
-    ) -> None:
-        self._queues = queues
-        self._wanted = wanted
-        self._costs = costs
-        self.now = 0.0
-        self.phase = SlotPhase.IDLE
-        self.awake: str | None = None
-        self.woke_at = 0.0
-        self.in_flight = 0
-        self.target: str | None = None
-
-    def wanted(self) -> Sequence[str]:
-        now, awake = self.now, self.awake
-        return [
-            name
-            for name, queue in self._wanted.items()
-            if name != awake and queue.backoff.until <= now
-        ]
-
-    def waiting(self, model: str) -> int:
-        return len(self._queues[model].waiters)
-
-    def oldest(self, model: str) -> float:
-        return self._queues[model].oldest()
-
-    def sum_of_ages(self, model: str) -> float:
-        return self._queues[model].sum_of_ages(self.now)
-
-    def sum_of_squared_ages(self, model: str) -> float:
-        return self._queues[model].sum_of_squared_ages(self.now)
-
-    def switch_cost(self, source: str | None, target: str) -> float | None:
-        return self._costs.estimate(source, target)
-
-
 class ModelSwitcher:
     """
     Gives guards for models, and has at most one model awake.
@@ -181,7 +136,7 @@ class ModelSwitcher:
         self._listeners: dict[type[Any], tuple[Observer, ...]] = {}
         self._tells_of_requests = False
         self._choose_events()
-        self._context = _ScheduleContext(self._queues, self._wanted, self.costs)
+        self._context = ScheduleContext(self._queues, self._wanted, self.costs)
         self._asking = False
         self._ask_again = False
         # Until then the answer would be the same, unless something changes for
@@ -523,7 +478,7 @@ class ModelSwitcher:
         for listen in self._listeners[type(event)]:
             listen(event)
 
-    def _look(self, now: float, phase: SlotPhase) -> _ScheduleContext:
+    def _look(self, now: float, phase: SlotPhase) -> ScheduleContext:
         context = self._context
         awake, target = self._transitions.awake, self._transitions.target
         context.now = now

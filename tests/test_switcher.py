@@ -346,3 +346,7 @@ def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
                 client.finish()
             world.advance(0.3)
             assert len(world.hooks.running) <= 1
+
+
+def test_the_view_is_what_policies_are_promised() -> None:
+    verifyObject(IScheduleContext, World().switcher._context)
