@@ -47,14 +47,12 @@ def find_model(
     @return: the model, or None if it names none; a L{Deferred} of it for a
         large body.  The body must not be closed until that has fired.
     """
-    scan = body.scan
-    if scan is not None:
-        return scan.finish()
     data = body.in_memory()
     if data is None or len(data) > AT_ONCE:
+        scan = body.scan
+        if scan is not None:
+            return scan.finish()
         return _search_in_turns(body, content_type, cooperator or _cooperator)
-    if not data:
-        return None
     try:
         model = _decode(data).model
     except msgspec.ValidationError:
