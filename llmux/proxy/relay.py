@@ -18,10 +18,10 @@ from llmux.proxy.interfaces import IExchange
 from llmux.proxy.pool import Backend
 from llmux.proxy.stalls import in_socket
 from llmux.web.body import RequestBody
-from llmux.web.channel import unsent
 from llmux.web.errors import ApiError, answer, backend_error
 from llmux.web.interfaces import IReplyChannel, ITurn
 from llmux.web.request import LlmuxRequest
+from llmux.web.transport import unsent
 
 if TYPE_CHECKING:
     from llmux.proxy.resource import ProxyResource

@@ -5,25 +5,17 @@ either through twisted.web's Request or as the very bytes that go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet._producer_helpers import _PullToPush
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
-    IAddress,
-    IConsumer,
-    IProducer,
     IProtocol,
     IPushProducer,
-    ISSLTransport,
     ITCPTransport,
     ITransport,
 )
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
-from twisted.web.http import NO_BODY_CODES
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
@@ -33,6 +25,7 @@ from llmux.web.head import RequestHead
 from llmux.web.interfaces import IReplyChannel
 from llmux.web.reader import Item, Refusal, RequestReader
 from llmux.web.request import LlmuxRequest
+from llmux.web.transport import RequestTransport, unsent
 
 if TYPE_CHECKING:
     from llmux.web.site import LlmuxSite
@@ -55,31 +48,15 @@ _LINGER_QUIET = 5.0
 """Seconds of silence from it that end this."""
 
 
-def unsent(transport: Any) -> int:
-    """How many bytes written to this transport are still in this process."""
-    count = 0
-    # TLS keeps what it has not encrypted apart from what it has.
-    while transport is not None and not isinstance(transport, Connection):
-        count += sum(map(len, getattr(transport, "_appSendBuffer", ())))
-        transport = getattr(transport, "transport", None)
-    if transport is not None:
-        count += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    return count
-
-
-_NOWHERE = UNIXAddress(None)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @implementer(IProtocol, IReplyChannel, IPushProducer)
-class LlhttpChannel:
+class LlhttpChannel(RequestTransport):
     """
     One client's connection.  To the requests it makes it is what
     L{twisted.web.http.HTTPChannel} is.
 
-    @ivar keeps_alive: the connection will outlive the present reply.  Whoever
-        writes the reply may set it to False.
-    @ivar client_is_http_1_0: of the present request.
     """
 
     __slots__ = (
@@ -87,13 +64,11 @@ class LlhttpChannel:
         "_alone",
         "_closing",
         "_current",
-        "_full",
         "_head_since",
         "_heads",
         "_lingers_until",
         "_max_body",
         "_paused",
-        "_producer",
         "_pumping",
         "_queue",
         "_reader",
@@ -102,17 +77,12 @@ class LlhttpChannel:
         "_since",
         "_touched",
         "_unsent_before",
-        "client_is_http_1_0",
-        "keeps_alive",
         "site",
-        "transport",
     )
 
     def __init__(self, site: LlmuxSite) -> None:
         self.site = site
-        self.transport: Any = None
-        self.keeps_alive = True
-        self.client_is_http_1_0 = False
+        super().__init__()
         self._heads = site.heads
         self._max_body = site.limits.body
         # The request being answered, and those read after it.
@@ -129,9 +99,6 @@ class LlhttpChannel:
         self._ahead = 0
         self._paused = False
         self._pumping = False
-        # Whose writes fill the transport; whether they have.
-        self._producer: Any = None
-        self._full = False
         self._send: Callable[[bytes], int] | None = None
         # For the sweep: something has happened; when that was noticed.
         self._touched = True
@@ -360,20 +327,7 @@ class LlhttpChannel:
 
     def unsent(self) -> int:
         """See L{IReplyChannel.unsent}."""
-        transport = self.transport
-        count = 0
-        # TLS keeps what it has not encrypted apart from what it has.
-        while transport is not None:
-            count += sum(map(len, getattr(transport, "_appSendBuffer", ())))
-            if isinstance(transport, Connection):
-                return (
-                    count
-                    + len(transport.dataBuffer)
-                    - transport.offset
-                    + transport._tempDataLen
-                )
-            transport = getattr(transport, "transport", None)
-        return count
+        return unsent(self.transport)
 
     def end_reply(self, request: Any) -> None:
         """See L{IReplyChannel.end_reply}."""
@@ -396,78 +350,6 @@ class LlhttpChannel:
     def requestDone(self, request: LlmuxRequest) -> None:
         """The Request has been finished."""
         self._reply_over()
-
-    def writeHeaders(
-        self,
-        version: bytes,
-        code: bytes,
-        reason: bytes,
-        headers: Headers | Iterable[tuple[bytes, bytes]],
-    ) -> None:
-        """Write the head of a reply."""
-        if not isinstance(headers, Headers):
-            given, headers = headers, Headers()
-            for name, value in given:
-                headers.addRawHeader(name, value)
-        connection = headers.getRawHeaders(b"Connection", [])
-        if any(b"close" in value.lower() for value in connection):
-            self.keeps_alive = False
-        lines = [b"%b %b %b" % (version, code, reason)]
-        if self.client_is_http_1_0 and self.keeps_alive:
-            if headers.hasHeader(b"Content-Length") or int(code) in NO_BODY_CODES:
-                lines.append(b"Connection: keep-alive")
-            else:
-                self.keeps_alive = False
-        for name, values in headers.getAllRawHeaders():
-            lines += [b"%b: %b" % (name, value) for value in values]
-        lines += (b"", b"")
-        self.transport.write(b"\r\n".join(lines))
-
-    def write(self, data: bytes) -> None:
-        """Write some of the body of a reply."""
-        self.transport.write(data)
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Likewise."""
-        self.transport.writeSequence(iovec)
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """See L{IConsumer.registerProducer}."""
-        if self._producer is not None:
-            raise RuntimeError(
-                f"cannot register {producer}: {self._producer} was never unregistered"
-            )
-        if streaming:
-            self._producer = producer
-            if self._full:
-                cast(IPushProducer, producer).pauseProducing()
-        else:
-            puller = self._producer = _PullToPush(producer, cast(IConsumer, self))
-            puller.startStreaming()
-            if self._full:
-                puller.pauseProducing()
-
-    def unregisterProducer(self) -> None:
-        """See L{IConsumer.unregisterProducer}."""
-        producer, self._producer = self._producer, None
-        if isinstance(producer, _PullToPush):
-            producer.stopStreaming()
-
-    def getPeer(self) -> IAddress:
-        """See L{ITransport.getPeer}."""
-        return cast(IAddress, self.transport.getPeer())
-
-    def getHost(self) -> IAddress:
-        """See L{ITransport.getHost}."""
-        try:
-            return cast(IAddress, self.transport.getHost())
-        except AttributeError:
-            # A socket that is closed no longer knows.
-            return _NOWHERE
-
-    def isSecure(self) -> bool:
-        """The client speaks TLS to us."""
-        return bool(ISSLTransport.providedBy(self.transport))
 
     def loseConnection(self) -> None:
         """Close once what has been written is out."""
