@@ -1,11 +1,13 @@
 """
-Reading from sockets without a logging context for each event, and without a
-round of the reactor's main loop where it has nothing else to do.
+Reading from sockets without a logging context for each event, without a round
+of the reactor's main loop where it has nothing else to do, and of many streams
+at once.
 """
 
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +21,24 @@ __all__ = ["bare_polling"]
 _MOST_ROUNDS = 256
 """Polls before the reactor's own loop gets its turn, come what may."""
 
+_CROWD = 4000.0
+"""Pieces of replies per second from which on they are read together."""
 
-def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
+_PAUSE = 0.001
+"""Seconds between two polls then, and the most that a piece comes later for it."""
+
+_WINDOW = 40
+"""Pieces over which their rate is taken."""
+
+_PIECE = 4096
+"""Bytes; what brings as many at once is a body, and wants speed."""
+
+
+def bare_polling(
+    reactor: Any, sleep: Callable[[float], None] = time.sleep
+) -> Callable[[float | None], None] | None:
     """
-    A C{doIteration} for this reactor that does what its own does, with two
+    A C{doIteration} for this reactor that does what its own does, with three
     differences.
 
     A TCP connection with something to read is read at once.  The reactor's
@@ -37,6 +53,12 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
     relayed.  It is for a process that llmux has to itself; another's log may
     want the prefix.
 
+    Where backends send more than 4000 small pieces a second and clients
+    nothing, it polls but once in a millisecond: to be woken costs as much as to
+    read.  Network cards do the same (interrupt moderation).  A request, or a
+    piece of some size, ends that at once.
+
+    @param sleep: does nothing for so many seconds.
     @return: None if the reactor is not Twisted's for epoll, or is not
         built as it was when this was written.
     """
@@ -56,9 +78,14 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
     poll = poller.poll
     call_with_logger: Callable[..., object] = log.callWithLogger
     readable = select.EPOLLIN
+    # Since when how many small pieces have come; whether they come thick and fast.
+    began = 0.0
+    pieces = 0
+    crowded = False
 
-    def read(connection: Any) -> None:
+    def read(connection: Any, from_backend: bool) -> None:
         """What L{Connection.doRead} does, and what the reactor does about its outcome."""
+        nonlocal pieces, crowded
         why: Exception | None
         try:
             data = connection.socket.recv(65536)
@@ -70,6 +97,11 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
             if not data:
                 why = CONNECTION_DONE
             else:
+                if from_backend and len(data) < _PIECE:
+                    pieces += 1
+                else:
+                    pieces = 0
+                    crowded = False
                 try:
                     connection.protocol.dataReceived(data)
                     return
@@ -79,6 +111,7 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
         disconnect(connection, why, True)
 
     def iterate(timeout: float | None) -> None:
+        nonlocal began, pieces, crowded
         wait = -1.0 if timeout is None else timeout
         for _ in range(_MOST_ROUNDS):
             try:
@@ -88,8 +121,8 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
                 kind = type(selectable)
-                if event == readable and (kind is Server or kind is Client):
-                    read(selectable)
+                if event == readable and (kind is Client or kind is Server):
+                    read(selectable, kind is Client)
                 elif selectable is not None:
                     call_with_logger(selectable, whole, selectable, descriptor, event)
             if (
@@ -99,12 +132,16 @@ def bare_polling(reactor: Any) -> Callable[[float | None], None] | None:
                 or not reactor.running
             ):
                 return
+            now = seconds()
             pending = reactor._pendingTimedCalls
-            if not pending:
-                wait = -1.0
-                continue
-            wait = pending[0].time - seconds()
-            if wait <= 0:
+            wait = pending[0].time - now if pending else -1.0
+            if pending and wait <= 0:
                 return
+            if pieces >= _WINDOW:
+                crowded = pieces > _CROWD * (now - began)
+                began = now
+                pieces = 0
+            if crowded and (wait < 0 or wait > _PAUSE):
+                sleep(_PAUSE)
 
     return iterate

@@ -38,6 +38,8 @@ class Pair:
 
     def __init__(self) -> None:
         self.reactor = EPollReactor()
+        self.clock = Clock()
+        self.slept: list[float] = []
         found = bare_polling(self.reactor)
         assert found is not None
         self.iterate = found
@@ -122,6 +124,87 @@ def test_timed_calls_are_not_held_up(pair: Pair) -> None:
     reactor.running = False
     pool = reactor.getThreadPool()
     pool.stop()
+
+
+@pytest.fixture
+def crowd(pair: Pair) -> Pair:
+    """One on a clock that is moved by hand, in whose reactor nothing is due for long."""
+    pair.reactor.seconds = pair.clock.seconds
+    found = bare_polling(pair.reactor, pair.slept.append)
+    assert found is not None
+    pair.iterate = found
+    pair.reactor.callLater(1000, list)
+    pair.reactor.runUntilCurrent()
+    pair.reactor.running = True
+    return pair
+
+
+def send(
+    pair: Pair, count: int, apart: float, piece: bytes = b"x", *, back: bool = True
+) -> None:
+    """
+    So many pieces, so many seconds apart, from backend to client, as it were; or from
+    client to backend.
+    """
+    here, there = (pair.server, pair.client) if back else (pair.client, pair.server)
+    assert here.transport
+    write = here.transport.write
+    left = count
+
+    def received(data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        pair.clock.advance(apart)
+        if left:
+            write(piece)
+        else:
+            # So that the loop comes back.
+            pair.reactor.threadCallQueue.append((list, (), {}))
+
+    there.dataReceived = received  # type: ignore[method-assign]  # instead of recording
+    write(piece)
+    while left:
+        pair.iterate(1.0)
+    pair.reactor.threadCallQueue.clear()
+
+
+def test_pieces_that_come_thick_and_fast_are_read_together(crowd: Pair) -> None:
+    send(crowd, 100, apart=0.0001)
+    assert set(crowd.slept) == {0.001}
+
+
+def test_pieces_that_come_now_and_then_are_read_at_once(crowd: Pair) -> None:
+    send(crowd, 100, apart=0.0003)
+    assert not crowd.slept
+
+
+def test_a_lull_ends_the_pauses(crowd: Pair) -> None:
+    send(crowd, 100, apart=0.0001)
+    crowd.clock.advance(10)
+    send(crowd, 100, apart=0.0003)
+    crowd.slept.clear()
+    send(crowd, 100, apart=0.0003)
+    assert not crowd.slept
+
+
+def test_a_request_ends_the_pauses(crowd: Pair) -> None:
+    send(crowd, 100, apart=0.0001)
+    send(crowd, 1, apart=0.0001, back=False)
+    crowd.slept.clear()
+    send(crowd, 39, apart=0.0001)
+    assert not crowd.slept
+
+
+def test_large_pieces_are_read_at_once(crowd: Pair) -> None:
+    send(crowd, 100, apart=0.0001, piece=bytes(8192))
+    assert not crowd.slept
+
+
+def test_no_pause_lasts_beyond_a_timed_call(crowd: Pair) -> None:
+    crowd.reactor.callLater(0.0005, list)
+    crowd.reactor.runUntilCurrent()
+    send(crowd, 100, apart=0.0)
+    assert not crowd.slept
 
 
 def test_it_stops_when_the_reactor_does(pair: Pair) -> None:
