@@ -1,13 +1,14 @@
 """
 What the cost-aware policy learns as it goes.
 
-Every estimator is shown one observation at a time, in O(log n) of a small
-fixed n or less, and keeps a bounded number of them.
+Every estimator is shown one observation at a time, in O(1), and keeps a
+bounded number of them; what takes a sorted list of them is worked out when it
+is asked for.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from itertools import islice
 from math import exp
@@ -60,8 +61,9 @@ class ServiceTimes:
     def __init__(self, initial: float = 1.0) -> None:
         self.mean = initial
         self._known = 0
-        self._recent: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._recent: deque[float] = deque(maxlen=self.KEPT)
+        # Of what is recent; None until somebody asks again.
+        self._sorted: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -70,12 +72,14 @@ class ServiceTimes:
         """A request took this long."""
         known = self._known = self._known + 1
         self.mean += (seconds - self.mean) * (1 / (known + 1) if known < 19 else 0.05)
-        recent, ordered = self._recent, self._sorted
-        if len(recent) == self.KEPT:
-            # The one before the insertion point equals what is looked for.
-            del ordered[bisect_right(ordered, recent.popleft()) - 1]
-        recent.append(seconds)
-        insort(ordered, seconds)
+        self._recent.append(seconds)
+        self._sorted = None
+
+    def _ordered(self) -> list[float]:
+        ordered = self._sorted
+        if ordered is None:
+            ordered = self._sorted = sorted(self._recent)
+        return ordered
 
     def remaining(self, elapsed: float, quantile: float = 0.7) -> float:
         """
@@ -83,7 +87,7 @@ class ServiceTimes:
         C{elapsed} seconds, over those of the known ones that ran for longer.
         One that has outrun them all is given the mean once more.
         """
-        ordered = self._sorted
+        ordered = self._ordered()
         first = bisect_right(ordered, elapsed)
         beyond = len(ordered) - first
         if not beyond:
@@ -92,7 +96,7 @@ class ServiceTimes:
 
     def mean_excess(self, seconds: float) -> float:
         """The mean over the known ones of max(x - seconds, 0); unknown, the mean less it."""
-        ordered = self._sorted
+        ordered = self._ordered()
         if not ordered:
             return max(self.mean - seconds, 0.0)
         beyond = ordered[bisect_right(ordered, seconds) :]
@@ -165,19 +169,15 @@ class AbsenceGaps:
     last 16 times from "nothing in flight and nothing queued" to the next
     arrival.
 
-    @ivar median: their median, None until two are known.
-    @ivar upper: their upper quartile, None until two are known.
     @ivar idle_since: since when the model has had nothing to do, or None.
     """
 
-    __slots__ = ("_recent", "idle_since", "median", "upper")
+    __slots__ = ("_recent", "idle_since")
 
     KEPT = 16
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.KEPT)
-        self.median: float | None = None
-        self.upper: float | None = None
         self.idle_since: float | None = None
 
     def emptied(self, now: float) -> None:
@@ -191,11 +191,20 @@ class AbsenceGaps:
             return
         self.idle_since = None
         self._recent.append(now - since)
-        if len(self._recent) >= 2:
-            ordered = sorted(self._recent)
-            last = len(ordered) - 1
-            self.median = ordered[int(0.5 * last + 0.5)]
-            self.upper = ordered[int(0.75 * last + 0.5)]
+
+    @property
+    def median(self) -> float | None:
+        """Their median, None until two are known."""
+        return self._quantile(0.5)
+
+    @property
+    def upper(self) -> float | None:
+        """Their upper quartile, None until two are known."""
+        return self._quantile(0.75)
+
+    def _quantile(self, share: float) -> float | None:
+        last = len(self._recent) - 1
+        return sorted(self._recent)[int(share * last + 0.5)] if last >= 1 else None
 
 
 class Ghosts:
