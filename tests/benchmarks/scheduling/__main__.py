@@ -25,13 +25,12 @@ from llmux.simulate.hooks import SwitchCosts
 from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.trace import Trace
-from tests.benchmarks.scheduling.families import FAMILIES, SLOTS, Scenario
+from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
 from tests.benchmarks.scheduling.recorded import RECORDED
 from tests.benchmarks.scheduling.reference import ExhaustivePolicy
 
 __all__ = ["Comparison", "compare", "main", "measure", "table"]
 
-REGIMES = ("light", "medium", "heavy", "overload", "closed", "batch")
 SHORTEST_WAIT = 0.01
 """Seconds; a scenario in which fifo's mean wait is less says nothing."""
 
@@ -175,7 +174,7 @@ def main() -> None:
         print()
         for result in results:
             print(
-                f"{result.regime:8} {result.scenario:40} {result.policy:12} "
+                f"{result.regime:12} {result.scenario:40} {result.policy:12} "
                 f"mean {result.mean:.2f} p99 {result.p99:.2f} "
                 f"answered {result.throughput:.2f} worst model {result.worst_model:.2f}"
             )

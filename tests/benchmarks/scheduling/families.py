@@ -22,7 +22,9 @@ from llmux.simulate.trace import Trace, TraceRequest
 __all__ = [
     "FAMILIES",
     "HORIZON",
+    "REGIMES",
     "SLOTS",
+    "THOUGHTS",
     "WARM_UP",
     "Scenario",
     "agents",
@@ -43,7 +45,7 @@ class Scenario:
     """
     One run.
 
-    @ivar regime: C{light}, C{medium}, C{heavy}, C{overload}, C{closed} or C{batch}.
+    @ivar regime: how much there is to do, or what agents are like; one of C{REGIMES}.
     @ivar costs: seconds of a switch, per pair; the pair (None, None) is all others.
     """
 
@@ -185,14 +187,26 @@ LOADS = [
     (0.8, "heavy"),
     (1.1, "overload"),
 ]
-AGENTS: list[tuple[str, int, int, tuple[float, float], float]] = [
-    ("2x2 quick", 2, 2, (2, 5), 1.0),
-    ("2x2", 2, 2, (2, 30), 1.0),
-    ("6x3", 6, 3, (2, 30), 1.0),
-    ("8x4 roaming", 8, 4, (2, 30), 0.8),
-    ("16x2", 16, 2, (2, 10), 1.0),
-    ("24x4 roaming", 24, 4, (5, 20), 0.9),
+AGENTS = [
+    (2, 2, 1.0),
+    (4, 4, 1.0),
+    (8, 2, 1.0),
+    (16, 4, 1.0),
+    (8, 4, 0.8),
+    (24, 2, 1.0),
+    (48, 4, 0.9),
 ]
+"""How many, with how many models, and how loyal to them."""
+THOUGHTS = [
+    ("agents, 2 s", (1.0, 3.0)),
+    ("agents, 6 s", (2.0, 10.0)),
+    ("agents, 16 s", (2.0, 30.0)),
+]
+"""
+How long they think from reply to request.  It decides what there is to be gained:
+whoever thinks for as long as a switch takes may as well be left for another.
+"""
+REGIMES = ("light", "medium", "heavy", "overload", *(name for name, _ in THOUGHTS), "batch")
 
 
 def _open(seed: int) -> Iterator[Scenario]:
@@ -209,15 +223,16 @@ def _open(seed: int) -> Iterator[Scenario]:
 
 
 def _closed(seed: int) -> Iterator[Scenario]:
-    for name, count, models, think, loyalty in AGENTS:
-        for cost, costs in ALIKE:
-            yield Scenario(
-                f"agents {name} cost {cost}",
-                "closed",
-                partial(agents, seed, count, models, think, loyalty=loyalty),
-                costs,
-                seed=seed,
-            )
+    for regime, think in THOUGHTS:
+        for count, models, loyalty in AGENTS:
+            for cost, costs in ALIKE:
+                yield Scenario(
+                    f"{count} agents on {models}, loyal {loyalty:g}, cost {cost}",
+                    regime,
+                    partial(agents, seed, count, models, think, loyalty=loyalty),
+                    costs,
+                    seed=seed,
+                )
 
 
 def _batch(seed: int) -> Iterator[Scenario]:

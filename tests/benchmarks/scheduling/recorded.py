@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from random import Random
 
 from llmux.simulate.trace import Trace, TraceRequest
-from tests.benchmarks.scheduling.families import ALIKE, SLOTS, Scenario, zipf
+from tests.benchmarks.scheduling.families import ALIKE, SLOTS, THOUGHTS, Scenario, zipf
 
 __all__ = ["RECORDED", "mooncake", "mooncake_agents", "servegen"]
 
@@ -160,12 +161,12 @@ def RECORDED(seed: int) -> list[Scenario]:
                         seed=seed,
                     )
                 )
-    for count, think in ((6, (2.0, 30.0)), (16, (2.0, 30.0)), (32, (2.0, 10.0))):
+    for count, (regime, think) in product((6, 16, 32), THOUGHTS):
         for cost, costs in ALIKE:
             scenarios.append(
                 Scenario(
-                    f"mooncake agents {count} cost {cost}",
-                    "closed",
+                    f"mooncake, {count} agents, cost {cost}",
+                    regime,
                     partial(mooncake_agents, seed, count, think, 7200.0),
                     costs,
                     seed=seed,
