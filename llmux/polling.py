@@ -24,7 +24,7 @@ _MOST_ROUNDS = 256
 _CROWD = 4000.0
 """Pieces of replies per second from which on they are read together."""
 
-_PAUSE = 0.001
+_PAUSE = 0.0005
 """Seconds between two polls then, and the most that a piece comes later for it."""
 
 _WINDOW = 40
@@ -54,7 +54,7 @@ def bare_polling(
     want the prefix.
 
     Where backends send more than 4000 small pieces a second and clients
-    nothing, it polls but once in a millisecond: to be woken costs as much as to
+    nothing, it polls but once in half a millisecond: to be woken costs as much as to
     read.  Network cards do the same (interrupt moderation).  A request, or a
     piece of some size, ends that at once.
 
