@@ -117,11 +117,16 @@ class Daemon:
         def pin() -> None:
             os.sched_setaffinity(0, cores)
 
+        # Who has installed a program in Python has its modules compiled: from the first
+        # start on, that is what is measured here too.
+        environment = dict(os.environ)
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:
             begun = time.perf_counter()
             self.process = subprocess.Popen(
                 command,
                 cwd=directory,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
