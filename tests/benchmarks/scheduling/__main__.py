@@ -174,7 +174,7 @@ def main() -> None:
         print()
         for result in results:
             print(
-                f"{result.regime:12} {result.scenario:40} {result.policy:12} "
+                f"{result.regime:12} {result.scenario:48} {result.policy:12} "
                 f"mean {result.mean:.2f} p99 {result.p99:.2f} "
                 f"answered {result.throughput:.2f} worst model {result.worst_model:.2f}"
             )

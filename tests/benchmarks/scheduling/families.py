@@ -227,7 +227,7 @@ def _closed(seed: int) -> Iterator[Scenario]:
         for count, models, loyalty in AGENTS:
             for cost, costs in ALIKE:
                 yield Scenario(
-                    f"{count} agents on {models}, loyal {loyalty:g}, cost {cost}",
+                    f"{count} {regime}, {models} models, loyal {loyalty:g}, cost {cost}",
                     regime,
                     partial(agents, seed, count, models, think, loyalty=loyalty),
                     costs,

@@ -165,7 +165,7 @@ def RECORDED(seed: int) -> list[Scenario]:
         for cost, costs in ALIKE:
             scenarios.append(
                 Scenario(
-                    f"mooncake, {count} agents, cost {cost}",
+                    f"mooncake, {count} {regime}, cost {cost}",
                     regime,
                     partial(mooncake_agents, seed, count, think, 7200.0),
                     costs,
