@@ -58,7 +58,7 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     stretch: float = 1.5
     cap: float = 4.0
     floor: float = 1.0
-    linger: float = 0.7
+    linger: float = 1.0
     pace: float = 1.2
     initial_switch_cost_secs: float = 10.0
 
@@ -148,19 +148,23 @@ class CostAwarePolicy:
     def _when_empty(
         self, context: IScheduleContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
-        """Linger if its clients tend to be back sooner than the others would miss the time."""
+        """
+        Linger if its clients tend to be back sooner than the others would miss the time.
+
+        Three of four are back within the upper quartile.  The median would do for agents,
+        but among clients who come at random it is met by chance too often.
+        """
         model = self._models[awake]
-        median, upper = model.gaps.median, model.gaps.upper
-        since = model.gaps.idle_since
-        if median is None or upper is None or since is None:
+        gap, since = model.gaps.upper, model.gaps.idle_since
+        if gap is None or since is None:
             return PolicyDecision.switch(target)
         absence = self._absence(context, wanted, awake, target, 0.0)
         weighted = sum(self._models[name].weight * context.waiting(name) for name in wanted)
-        delay = weighted * (median + model.service.mean)
-        if delay >= self._settings.linger * (absence - median):
+        delay = weighted * (gap + model.service.mean)
+        if delay >= self._settings.linger * (absence - gap):
             return PolicyDecision.switch(target)
         until = min(
-            since + 1.25 * upper + 0.25,
+            since + 1.25 * gap + 0.25,
             min(self._starves_at(context, name, 0.0) for name in wanted),
         )
         if context.now + TICK < until:
