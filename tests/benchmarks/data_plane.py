@@ -170,9 +170,9 @@ def main(arguments: Sequence[str]) -> int:
     table = markdown(run.results, titles, names, reference)
     today = datetime.date.today().isoformat()
     command = shlex.join(["python", "tests/benchmarks/data_plane.py", *arguments])
-    measured = ", ".join(f"{c.name} {c.version}" for c in contestants if c.version)
+    versions = "".join(f" {c.name} {c.version}." for c in contestants if c.version)
     note = (
-        f"{today}, `{command}`, {rounds} rounds. {machine}.{f' {measured}.' if measured else ''}\n"
+        f"{today}, `{command}`, {rounds} rounds. {machine}.{versions}\n"
         f"Load average at the end of each round: "
         f"{', '.join(f'{load:.1f}' for load in run.loads)}."
     )
