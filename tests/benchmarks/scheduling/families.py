@@ -178,7 +178,7 @@ SHAPES: list[tuple[str, list[float], bool]] = [
     ("bursty3", [1 / 3] * 3, True),
 ]
 LOADS = [
-    (0.002, "light"),
+    (0.002, "idle"),
     (0.01, "light"),
     (0.05, "light"),
     (0.15, "medium"),
@@ -187,6 +187,7 @@ LOADS = [
     (0.8, "heavy"),
     (1.1, "overload"),
 ]
+"""At the least of them hardly two requests meet, and all policies do the same."""
 AGENTS = [
     (2, 2, 1.0),
     (4, 4, 1.0),
@@ -206,7 +207,15 @@ THOUGHTS = [
 How long they think from reply to request.  It decides what there is to be gained:
 whoever thinks for as long as a switch takes may as well be left for another.
 """
-REGIMES = ("light", "medium", "heavy", "overload", *(name for name, _ in THOUGHTS), "batch")
+REGIMES = (
+    "idle",
+    "light",
+    "medium",
+    "heavy",
+    "overload",
+    *(name for name, _ in THOUGHTS),
+    "batch",
+)
 
 
 def _open(seed: int) -> Iterator[Scenario]:
