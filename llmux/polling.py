@@ -54,9 +54,9 @@ def bare_polling(
     want the prefix.
 
     Where backends send more than 4000 small pieces a second and clients
-    nothing, it polls but once in half a millisecond: to be woken costs as much as to
-    read.  Network cards do the same (interrupt moderation).  A request, or a
-    piece of some size, ends that at once.
+    nothing, it polls but once in half a millisecond, so that one awakening
+    serves for several.  Network cards do the same (interrupt moderation).  A
+    request, or a piece of some size, ends that as soon as it is read.
 
     @param sleep: does nothing for so many seconds.
     @return: None if the reactor is not Twisted's for epoll, or is not
@@ -134,9 +134,11 @@ def bare_polling(
                 return
             now = seconds()
             pending = reactor._pendingTimedCalls
-            wait = pending[0].time - now if pending else -1.0
-            if pending and wait <= 0:
-                return
+            wait = -1.0
+            if pending:
+                wait = pending[0].time - now
+                if wait <= 0:
+                    return
             if pieces >= _WINDOW:
                 crowded = pieces > _CROWD * (now - began)
                 began = now

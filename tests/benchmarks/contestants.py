@@ -117,8 +117,8 @@ class Daemon:
         def pin() -> None:
             os.sched_setaffinity(0, cores)
 
-        # Who has installed a program in Python has its modules compiled: from the first
-        # start on, that is what is measured here too.
+        # Who has installed a program in Python has its modules compiled.  In a checkout
+        # the first to start does that, if it may.
         environment = dict(os.environ)
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:

@@ -187,7 +187,8 @@ LOADS = [
     (0.8, "heavy"),
     (1.1, "overload"),
 ]
-"""At the least of them hardly two requests meet, and all policies do the same."""
+"""At the least of them hardly two requests meet: there is next to nothing to decide."""
+
 AGENTS = [
     (2, 2, 1.0),
     (4, 4, 1.0),
@@ -198,6 +199,7 @@ AGENTS = [
     (48, 4, 0.9),
 ]
 """How many, with how many models, and how loyal to them."""
+
 THOUGHTS = [
     ("agents, 2 s", (1.0, 3.0)),
     ("agents, 6 s", (2.0, 10.0)),
@@ -207,6 +209,7 @@ THOUGHTS = [
 How long they think from reply to request.  It decides what there is to be gained:
 whoever thinks for as long as a switch takes may as well be left for another.
 """
+
 REGIMES = (
     "idle",
     "light",
