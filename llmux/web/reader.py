@@ -160,6 +160,7 @@ class RequestReader:
         at, size = 0, len(data)
         try:
             while at < size and not self.closed:
+                before = at
                 if self._head is None:
                     at = self._feed_head(data, at)
                 elif self._remaining >= 0:
@@ -168,6 +169,9 @@ class RequestReader:
                     at = self._feed_chunked(data, at)
                 if self._complete:
                     self._finish()
+                elif at == before:
+                    # The head was whole and nothing was to follow, yet llhttp waits for more.
+                    raise Refusal(400, "This is not a valid HTTP/1.1 request.")
         except Refusal as refusal:
             refusal.is_head = self._head is not None and self._head.method == b"HEAD"
             self.close()
@@ -244,7 +248,9 @@ class RequestReader:
         words = line.split(b" ")
         if len(words) != 3:
             raise Refusal(400, "The request line is not METHOD, target and HTTP version.")
-        if words[2] not in _VERSIONS:
+        if words[2] not in _VERSIONS or words[0] == b"PRI":
+            # PRI opens HTTP/2. llhttp knows this method, and waits after the head for the
+            # rest of HTTP/2's preface, which is no body that we could bound.
             raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported here.")
         if len(words[1]) > self._limits.uri:
             raise self._uri_too_long()
