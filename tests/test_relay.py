@@ -5,6 +5,8 @@ our own channel and through twisted.web's.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -408,3 +410,32 @@ def test_metrics(stock: bool) -> None:
 
 def test_the_interface() -> None:
     assert verifyClass(IGuardedResource, ProxyResource)
+
+
+def test_a_body_that_cannot_be_opened_ends_the_exchange_with_its_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def out_of_descriptors(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    world = ProxyWorld()
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    end = world.accept()
+    end.send(PLAIN)
+    world.settle()
+    before = client.received
+    # On the same connections: a body that lies in a file.
+    client.send(chat(padding=2_000_000)[:-1])
+    monkeypatch.setattr(os, "dup", out_of_descriptors)
+    client.send(chat(padding=2_000_000)[-1:])
+    world.settle()
+    (reply,) = replies(client.received[len(before) :], [b"POST"], closed=client.closed)
+    assert reply.status == 502
+    assert end.transport.aborted
+    assert world.in_flight() == 0
+    # Nothing that the backend still says reaches the client, whose next request is its own.
+    end.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    world.settle()
+    assert b"408" not in client.received

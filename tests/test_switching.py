@@ -15,6 +15,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmux.interfaces import HookKind, HookResult, IRunningHook
+from llmux.proxy.head import RequestTemplate
 from llmux.web import switching
 from llmux.web.interfaces import ITurn
 from tests.conftest import LoggedFailures
@@ -356,6 +357,31 @@ def test_a_resource_that_raises(stock: bool, logged_failures: LoggedFailures) ->
         assert answer_to(client).status == 500
         assert world.in_flight() == 0
     assert len(logged_failures.flush(ValueError)) == 2
+
+
+@SITES
+def test_an_exchange_whose_start_raises_is_hung_up(
+    stock: bool, monkeypatch: pytest.MonkeyPatch, logged_failures: LoggedFailures
+) -> None:
+    def broken(*args: object) -> None:
+        raise ValueError("broken")
+
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    end = world.accept()
+    end.send(PLAIN)
+    world.settle()
+    before = len(client.received)
+    monkeypatch.setattr(RequestTemplate, "render", broken)
+    client.send(chat())
+    world.settle()
+    assert replies(client.received[before:], [b"POST"], closed=False)[0].status == 500
+    # The backend's connection, which may have seen half a request, is not used again.
+    assert end.transport.aborted
+    assert world.in_flight() == 0
+    assert len(logged_failures.flush(ValueError)) == 1
 
 
 @SITES

@@ -200,7 +200,14 @@ class BackendConnection:
         self._send = None
         self._sending = producer
         self.transport.registerProducer(producer, True)
-        producer.startProducing(self.transport).addCallbacks(
+        try:
+            sent = producer.startProducing(self.transport)
+        except (OSError, ValueError):
+            # No descriptor was left to open the body with, say.  The head is out: a backend
+            # that is left waiting would answer into the next exchange of this connection.
+            self._break("the request's body could not be read", heard=True)
+            return
+        sent.addCallbacks(
             self._body_sent,
             self._body_failed,
             callbackArgs=(producer,),

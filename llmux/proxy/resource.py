@@ -102,4 +102,9 @@ class ProxyResource(Resource):
                 ),
             )
             relay = RequestRelay(self, turn, backend, template, body_of(request))
-        relay.start()
+        try:
+            relay.start()
+        except Exception:
+            # Whatever this was, the client is answered without it: its exchange must end.
+            relay.hang_up()
+            raise
