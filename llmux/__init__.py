@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from llmux._version import __version__
 
 if TYPE_CHECKING:
+    from llmux.app import build_app
     from llmux.config import Config, ConfigError, ModelConfig, PolicyConfig, load_config
-    from llmux.cost import SwitchCostTracker
+    from llmux.daemon.service import make_service
     from llmux.errors import (
         HookFailed,
         Internal,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         SwitchError,
         SwitchTimeout,
     )
-    from llmux.hooks import HookRunner
+    from llmux.hooks.runner import HookRunner
     from llmux.interfaces import (
         HookKind,
         HookResult,
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     )
     from llmux.policy.fifo import FifoPolicy
     from llmux.proxy.resource import ProxyResource
-    from llmux.schedule import ScheduleContext
-    from llmux.service import make_service
-    from llmux.settings import SwitchSettings
-    from llmux.switcher import (
+    from llmux.proxy.switching import SwitchingResource
+    from llmux.switching.cost import SwitchCostTracker
+    from llmux.switching.settings import SwitchSettings
+    from llmux.switching.switcher import (
         Active,
         Idle,
         InFlightGuard,
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
         SwitcherState,
         Switching,
     )
-    from llmux.web.app import build_app
-    from llmux.web.switching import SwitchingResource
+    from llmux.switching.view import ScheduleContext
 
 __all__ = [
     "Active",
@@ -93,7 +93,7 @@ __all__ = [
 
 _HOMES = {
     "llmux.config": ("Config", "ConfigError", "ModelConfig", "PolicyConfig", "load_config"),
-    "llmux.cost": ("SwitchCostTracker",),
+    "llmux.switching.cost": ("SwitchCostTracker",),
     "llmux.errors": (
         "HookFailed",
         "Internal",
@@ -102,7 +102,7 @@ _HOMES = {
         "SwitchError",
         "SwitchTimeout",
     ),
-    "llmux.hooks": ("HookRunner",),
+    "llmux.hooks.runner": ("HookRunner",),
     "llmux.interfaces": (
         "HookKind",
         "HookResult",
@@ -116,10 +116,10 @@ _HOMES = {
     ),
     "llmux.policy.fifo": ("FifoPolicy",),
     "llmux.proxy.resource": ("ProxyResource",),
-    "llmux.schedule": ("ScheduleContext",),
-    "llmux.service": ("make_service",),
-    "llmux.settings": ("SwitchSettings",),
-    "llmux.switcher": (
+    "llmux.switching.view": ("ScheduleContext",),
+    "llmux.daemon.service": ("make_service",),
+    "llmux.switching.settings": ("SwitchSettings",),
+    "llmux.switching.switcher": (
         "Active",
         "Idle",
         "InFlightGuard",
@@ -127,8 +127,8 @@ _HOMES = {
         "SwitcherState",
         "Switching",
     ),
-    "llmux.web.app": ("build_app",),
-    "llmux.web.switching": ("SwitchingResource",),
+    "llmux.app": ("build_app",),
+    "llmux.proxy.switching": ("SwitchingResource",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from llmux.cli import main
+from llmux.command.main import main
 
 sys.exit(main())

@@ -12,7 +12,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from llmux._version import __version__
-from llmux.log import LOG_FORMATS, LogObserver, log_observer
+from llmux.monitoring.log import LOG_FORMATS, LogObserver, log_observer
 
 __all__ = ["Options", "makeService", "make_log_observer"]
 
@@ -119,8 +119,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from llmux.config import ConfigError, load_config
-    from llmux.process import ProcessOwner
-    from llmux.service import LlmuxService
+    from llmux.daemon.service import LlmuxService
+    from llmux.daemon.signals import ProcessOwner
 
     try:
         config = load_config(options["config"], port=options["port"])

@@ -16,7 +16,7 @@ class HookLog:
     """
     The log of hooks while it is the context of a C{with}.
 
-    @ivar events: everything logged by llmux.hooks.
+    @ivar events: everything logged by llmux.hooks.runner.
     @ivar keep_lines: false to only count the output.
     @ivar characters: how many hooks have written, ends of lines left out.
     """
@@ -35,7 +35,7 @@ class HookLog:
         globalLogPublisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace") != "llmux.hooks":
+        if event.get("log_namespace") != "llmux.hooks.runner":
             return
         self.characters += len(event.get("line", ""))
         if self.keep_lines or "line" not in event:

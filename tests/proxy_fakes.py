@@ -13,10 +13,11 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmux.proxy.connection import BackendConnection
-from llmux.proxy.head import Framing, Repeats, ReplyHead
-from llmux.proxy.interfaces import IExchange
-from llmux.proxy.pool import Backend, BackendPool, PoolSettings
+from llmux.backend.connection import BackendConnection
+from llmux.backend.exchange import IExchange
+from llmux.backend.pool import Backend, BackendPool, PoolSettings
+from llmux.backend.reply import Framing, ReplyHead
+from llmux.backend.template import Repeats
 
 __all__ = ["PLAIN", "BackendEnd", "Network", "RecordedExchange", "Reply", "Transport", "begin"]
 

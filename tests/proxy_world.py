@@ -15,17 +15,17 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
+from llmux.backend.connection import BackendConnection
+from llmux.backend.pool import BackendPool
 from llmux.interfaces import HookKind
-from llmux.metrics import Metrics
+from llmux.monitoring.metrics import Metrics
 from llmux.policy.fifo import FifoPolicy
-from llmux.proxy.connection import BackendConnection
-from llmux.proxy.pool import BackendPool
 from llmux.proxy.resource import ProxyResource
-from llmux.settings import SwitchSettings
-from llmux.switcher import ModelSwitcher
+from llmux.proxy.switching import SwitchingResource
+from llmux.switching.settings import SwitchSettings
+from llmux.switching.switcher import ModelSwitcher
 from llmux.web.reader import Limits
 from llmux.web.site import LlmuxSite
-from llmux.web.switching import SwitchingResource
 from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import BackendEnd, Transport
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 from zope.interface.verify import verifyObject
 
-from llmux.proxy.head import Framing, Repeats, fields_of, reason_of
-from llmux.proxy.interfaces import IExchange
+from llmux.backend.exchange import IExchange
+from llmux.backend.reply import Framing, fields_of, reason_of
+from llmux.backend.template import Repeats
 from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
 
 OK = b"HTTP/1.1 200 OK"

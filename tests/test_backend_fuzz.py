@@ -8,7 +8,7 @@ import h11
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmux.proxy.head import fields_of
+from llmux.backend.reply import fields_of
 from tests.proxy_fakes import Network, RecordedExchange
 
 FIELDS = st.lists(

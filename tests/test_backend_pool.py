@@ -14,8 +14,8 @@ from twisted.internet.error import (
 )
 from twisted.internet.testing import MemoryReactorClock
 
-from llmux.proxy.head import Repeats
-from llmux.proxy.pool import BackendPool, PoolSettings
+from llmux.backend.pool import BackendPool, PoolSettings
+from llmux.backend.template import Repeats
 from tests.proxy_fakes import (
     PLAIN,
     BackendEnd,

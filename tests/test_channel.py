@@ -17,8 +17,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmux.web.channel import LlhttpChannel
-from llmux.web.interfaces import IReplyChannel
 from llmux.web.reader import Limits
+from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
 from tests.web_fakes import Leaf, Reply, Wire, replies

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llmux.web.head import HeadMemo
+from llmux.web.head_memo import HeadMemo
 from llmux.web.reader import Item, Limits, Refusal, RequestReader
 from tests.test_channel import Bench, Client, Echo
 

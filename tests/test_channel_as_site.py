@@ -19,7 +19,7 @@ from twisted.web.resource import EncodingResourceWrapper, Resource
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Request, Site
 from twisted.web.util import Redirect
 
-from llmux.web.interfaces import IReplyChannel
+from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
 from tests.web_fakes import Leaf, Wire

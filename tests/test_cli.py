@@ -20,7 +20,7 @@ from types import ModuleType
 import pytest
 
 from llmux._version import __version__
-from llmux.cli import main
+from llmux.command.main import main
 from tests.daemon import (
     LLMUX,
     Backend,
@@ -481,22 +481,27 @@ class TestOtherCommands:
         for word in "--config", "--port", "--verbose", "llmux check", "llmux demo":
             assert word in out
 
-    @pytest.mark.parametrize("name", ["demo", "simulate"])
-    def test_handed_on(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("name", "module"),
+        [("demo", "llmux.demo.launch"), ("simulate", "llmux.simulate.compare")],
+    )
+    def test_handed_on(self, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         given: list[Sequence[str]] = []
 
         def their_main(argv: Sequence[str]) -> int:
             given.append(argv)
             return 7
 
-        module = ModuleType(f"llmux.{name}.main")
-        module.__dict__["main"] = their_main
-        monkeypatch.setitem(sys.modules, f"llmux.{name}.main", module)
+        replaced = ModuleType(module)
+        replaced.__dict__["main"] = their_main
+        monkeypatch.setitem(sys.modules, module, replaced)
         assert main([name, "--some", "option"]) == 7
         assert given == [["--some", "option"]]
 
 
 def test_help_imports_no_reactor() -> None:
-    ask_python = "import sys, llmux.cli; print('twisted.internet.reactor' in sys.modules)"
+    ask_python = (
+        "import sys, llmux.command.main; print('twisted.internet.reactor' in sys.modules)"
+    )
     ended = run("-c", ask_python, cwd=Path(__file__).parent.parent, command=(sys.executable,))
     assert ended.stdout == "False\n"

@@ -12,9 +12,10 @@ import pytest
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llmux.app import build_policy
 from llmux.config import Config, ConfigError, config_from_mapping
 from llmux.interfaces import ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
-from llmux.policy import PolicyLookupError, build_policy, find_policy, known_policies
+from llmux.policy.catalog import PolicyLookupError, find_policy, known_policies
 from llmux.policy.cost_aware import CostAwarePolicy
 from llmux.policy.fifo import FifoPolicy, FifoPolicyFactory
 from twisted.plugins import llmux_policies

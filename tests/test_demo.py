@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-import llmux.demo.main
+import llmux.demo.launch
 from llmux.config import load_config
 from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, free_ports
 from llmux.demo.models import MODELS, install_commands
@@ -345,8 +345,8 @@ class TestMain:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """One line, with commands to paste; nothing is written."""
-        monkeypatch.setattr(llmux.demo.main, "install_commands", lambda python: ["a", "b"])
-        assert llmux.demo.main.main(["--directory", str(tmp_path / "x")]) == 1
+        monkeypatch.setattr(llmux.demo.launch, "install_commands", lambda python: ["a", "b"])
+        assert llmux.demo.launch.main(["--directory", str(tmp_path / "x")]) == 1
         said = capsys.readouterr().err
         assert said == "llmux demo: it needs more packages; install them: a && b\n"
         assert not (tmp_path / "x").exists()
@@ -363,10 +363,12 @@ class TestMain:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(llmux.demo.main, "install_commands", lambda python: [])
+        monkeypatch.setattr(llmux.demo.launch, "install_commands", lambda python: [])
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            status = llmux.demo.main.main(["-p", str(port), "--directory", str(tmp_path / "x")])
+            status = llmux.demo.launch.main(
+                ["-p", str(port), "--directory", str(tmp_path / "x")]
+            )
         assert status == 1
         assert capsys.readouterr().err.startswith(f"llmux demo: port {port} is taken")
         assert not (tmp_path / "x").exists()
@@ -374,6 +376,6 @@ class TestMain:
     @pytest.mark.parametrize("port", ["0", "65536", "x"])
     def test_no_port(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as raised:
-            llmux.demo.main.main(["-p", port])
+            llmux.demo.launch.main(["-p", port])
         assert raised.value.code == 2
         assert port in capsys.readouterr().err

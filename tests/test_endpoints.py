@@ -10,8 +10,8 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from llmux.metrics import Metrics
-from llmux.web.endpoints import Root
+from llmux.monitoring.metrics import Metrics
+from llmux.proxy.endpoints import Root
 from llmux.web.site import LlmuxSite
 
 

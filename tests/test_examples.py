@@ -25,7 +25,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from llmux.config import Config, ModelConfig, load_config
-from llmux.hooks import HookRunner
+from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, HookResult
 
 from .daemon import LLMUX, TWISTD, Daemon, free_port

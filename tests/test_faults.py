@@ -15,7 +15,7 @@ from llmux.errors import HookFailed, NotReady, SwitchTimeout
 from llmux.interfaces import Failed, HookKind, ISwitchPolicy, Left, LeftReason, PolicyContext
 from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicy
-from llmux.switcher import Active, Idle, Switching
+from llmux.switching.switcher import Active, Idle, Switching
 from tests.conftest import LoggedFailures
 from tests.world import ALIVE, SLEEP, WAKE, World
 

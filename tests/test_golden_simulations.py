@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from llmux.simulate.main import main
+from llmux.simulate.compare import main
 from llmux.simulate.trace import Trace
 from tests.benchmarks.scheduling.families import agents, batches, open_loop, zipf
 from tests.benchmarks.scheduling.recorded import mooncake, mooncake_agents, servegen

@@ -21,9 +21,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import LogLevel
 
-from llmux._shell import Watch, watch_by_pidfd, watch_by_signal, watch_exit
 from llmux.config import ModelConfig
-from llmux.hooks import HookRunner, Lines
+from llmux.hooks.runner import HookRunner, Lines
+from llmux.hooks.spawn import Watch, watch_by_pidfd, watch_by_signal, watch_exit
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 
 from .hook_log import HookLog
@@ -198,7 +198,7 @@ async def test_no_signal_ignored_or_blocked(
     Whatever we were started with, a hook's C{kill -INT} works.  (dash, which
     is sh to many, unblocks signals by itself.)
     """
-    monkeypatch.setattr("llmux._shell.SHELL", shell)
+    monkeypatch.setattr("llmux.hooks.spawn.SHELL", shell)
     was = signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
@@ -547,7 +547,7 @@ PROGRAM = """
     import sys
     from twisted.internet import reactor
     from llmux.config import ModelConfig
-    from llmux.hooks import HookRunner
+    from llmux.hooks.runner import HookRunner
     from llmux.interfaces import HookKind
 
     script, kill = sys.argv[1:]

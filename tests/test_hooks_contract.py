@@ -14,9 +14,9 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from llmux._shell import Watch, watch_by_pidfd, watch_by_signal
 from llmux.config import ModelConfig
-from llmux.hooks import HookRunner
+from llmux.hooks.runner import HookRunner
+from llmux.hooks.spawn import Watch, watch_by_pidfd, watch_by_signal
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 from .fakes import FakeHook, FakeHookRunner

@@ -14,7 +14,7 @@ from twisted.python import log as legacy
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from llmux.log import format_json, format_text, log_observer
+from llmux.monitoring.log import format_json, format_text, log_observer
 from tests.conftest import LoggedFailures
 
 MOMENT = 1795306401.25
@@ -41,7 +41,10 @@ class Unspeakable:
 
 
 def event(
-    text: str = "", level: Any = LogLevel.info, namespace: str = "llmux.switcher", **more: Any
+    text: str = "",
+    level: Any = LogLevel.info,
+    namespace: str = "llmux.x",
+    **more: Any,
 ) -> LogEvent:
     """An event as Logger makes it."""
     base = {"log_format": text, "log_level": level, "log_namespace": namespace}
@@ -62,7 +65,7 @@ class TestJSON:
         assert as_json(e) == {
             "time": "2026-11-22T00:13:21.250Z",
             "level": "info",
-            "namespace": "llmux.switcher",
+            "namespace": "llmux.x",
             "message": "b is awake",
             "event": "model_activated",
             "model": "b",

@@ -17,10 +17,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Cooperator
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmux.proxy.model_name.find import find_model
+from llmux.proxy.model_name.form import AT_ONCE, BodyScan
+from llmux.proxy.model_name.json_scan import ModelScan
 from llmux.web.body import IN_MEMORY, IncomingBody, RequestBody
-from llmux.web.body_scan import AT_ONCE, BodyScan
-from llmux.web.json_scan import ModelScan
-from llmux.web.model_name import find_model
 
 case = SynchronousTestCase()
 

@@ -21,14 +21,14 @@ from llmux.interfaces import (
     PolicyContext,
     Woke,
 )
-from llmux.policy import find_policy, known_policies
+from llmux.policy.catalog import find_policy, known_policies
 from llmux.policy.cost_aware import (
     CostAwarePolicy,
     CostAwarePolicyFactory,
     CostAwareSettings,
 )
-from llmux.simulate.hooks import SwitchCosts
 from llmux.simulate.run import Record, Run
+from llmux.simulate.scripts import SwitchCosts
 from llmux.simulate.trace import Trace, TraceRequest
 from tests.world import SLEEP, WAKE, Client, World
 

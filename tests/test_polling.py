@@ -13,7 +13,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from llmux.polling import bare_polling
+from llmux.daemon.reactor import bare_polling
 from tests.conftest import LoggedFailures
 
 

@@ -20,13 +20,13 @@ from twisted.web.client import FileBodyProducer, ResponseFailed, ResponseNeverRe
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from llmux.backend.agent import BackendAgent
+from llmux.backend.pool import BackendPool
 from llmux.policy.fifo import FifoPolicy
-from llmux.proxy.agent import BackendAgent
-from llmux.proxy.pool import BackendPool
 from llmux.proxy.resource import ProxyResource
-from llmux.switcher import ModelSwitcher
+from llmux.proxy.switching import SwitchingResource
+from llmux.switching.switcher import ModelSwitcher
 from llmux.web.site import LlmuxSite
-from llmux.web.switching import SwitchingResource
 from tests.fakes import FakeHookRunner
 from tests.proxy_world import chat
 

@@ -23,11 +23,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from llmux.app import build_app
 from llmux.config import config_from_mapping
-from llmux.hooks import HookRunner
+from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, IHookRunner, IRunningHook
-from llmux.switcher import ModelSwitcher
-from llmux.web.app import build_app
+from llmux.switching.switcher import ModelSwitcher
 from llmux.web.site import LlmuxSite
 
 reactor: Any = installed

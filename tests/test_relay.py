@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pytest
 from zope.interface.verify import verifyClass
 
+from llmux.proxy.guarded import IGuardedResource
 from llmux.proxy.resource import ProxyResource
-from llmux.web.interfaces import IGuardedResource
 from tests.proxy_world import ProxyWorld, chat
 from tests.web_fakes import Reply, replies
 

@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Woke
-from llmux.request_log import RequestLog
+from llmux.monitoring.request_log import RequestLog
 from llmux.simulate.trace import read_trace
 from tests.world import World
 

@@ -21,7 +21,7 @@ from zope.interface.verify import verifyObject
 
 from llmux import Active, Idle
 from llmux.config import Config, ConfigError, load_config
-from llmux.service import LlmuxService, make_service
+from llmux.daemon.service import LlmuxService, make_service
 from tests.daemon import Backend, ask, backend, connect, write_config
 
 reactor: Any = installed
@@ -130,7 +130,7 @@ async def test_client_that_takes_nothing_of_its_reply(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend is done; the client would keep the rest waiting for ever."""
-    monkeypatch.setattr("llmux.service.LAST_REPLIES", 0.2)
+    monkeypatch.setattr("llmux.daemon.service.LAST_REPLIES", 0.2)
     config = configure(shutdown_timeout_secs=0.1)
     service = LlmuxService(config, reactor)
     service.startService()

@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.systemd import ListenFDs
 
 from llmux.config import Config, ConfigError, ModelConfig
-from llmux.listener import Listener, describe_address
+from llmux.daemon.listener import Listener, describe_address
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from twisted.logger import ILogObserver, globalLogPublisher
 
-from llmux.process import ProcessOwner, raise_file_limit
+from llmux.daemon.signals import ProcessOwner, raise_file_limit
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -113,7 +113,7 @@ def test_third_signal_ends_it_on_the_spot(monkeypatch: pytest.MonkeyPatch) -> No
     kills: list[tuple[int, int]] = []
     own = os.getpid()
     with monkeypatch.context() as patched:
-        patched.setattr("llmux.process.os.kill", lambda *call: kills.append(call))
+        patched.setattr("llmux.daemon.signals.os.kill", lambda *call: kills.append(call))
         signal.raise_signal(signal.SIGTERM)
     assert kills == [(own, signal.SIGTERM)]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -182,6 +182,6 @@ def test_file_limit(events: list[str]) -> None:
 
 
 def test_few_files(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> None:
-    monkeypatch.setattr("llmux.process.raise_file_limit", lambda: 1024)
+    monkeypatch.setattr("llmux.daemon.signals.raise_file_limit", lambda: 1024)
     start(Reactor(), Service())
     assert events == ["few_files"]

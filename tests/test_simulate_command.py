@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llmux.cli import main as llmux
-from llmux.simulate.main import main
+from llmux.command.main import main as llmux
+from llmux.simulate.compare import main
 from llmux.simulate.options import UsageError, switch_costs
 from llmux.simulate.progress import ProgressBar
 from llmux.simulate.report import duration
@@ -205,7 +205,7 @@ def test_bad_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_standard_input_and_no_reactor(trace: str) -> None:
     """In a process of its own, which must not install a reactor to jump through time."""
     script = (
-        "import sys; from llmux.simulate.main import main; "
+        "import sys; from llmux.simulate.compare import main; "
         "status = main(['-', '--json']); "
         "assert 'twisted.internet.reactor' not in sys.modules; sys.exit(status)"
     )

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from llmux.app import build_policy
 from llmux.config import load_config
-from llmux.policy import build_policy
-from llmux.simulate.hooks import SwitchCosts
 from llmux.simulate.run import Run
+from llmux.simulate.scripts import SwitchCosts
 from llmux.simulate.trace import read_trace
 from tests.daemon import Daemon, connect, free_port
 

@@ -13,11 +13,11 @@ from zope.interface.verify import verifyObject
 
 from llmux.interfaces import HookKind, IHookRunner, IRunningHook
 from llmux.policy.fifo import FifoPolicy
-from llmux.settings import SwitchSettings
 from llmux.simulate.figures import Figures, figures, percentile
-from llmux.simulate.hooks import NumberHooks, SwitchCosts
 from llmux.simulate.run import Mode, Record, Run
+from llmux.simulate.scripts import NumberHooks, SwitchCosts
 from llmux.simulate.trace import Trace, TraceRequest
+from llmux.switching.settings import SwitchSettings
 
 
 def run(*requests: TraceRequest, cost: float = 10.0, **options: Any) -> Record:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from automat import NoTransition
 
-from llmux.slot import TABLE, Slot, SlotCore, SlotState, make_slot
+from llmux.switching.slot import TABLE, Slot, SlotCore, SlotState, make_slot
 
 INPUTS = [name for name in vars(Slot) if not name.startswith("_")]
 ROWS = {(state, input_.__name__): (new, act.__name__) for state, input_, new, act in TABLE}

@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 from llmux.errors import ModelNotFound, NotReady
 from llmux.interfaces import HookKind, IScheduleContext, ISwitchPolicy, PolicyDecision
 from llmux.policy.fifo import FifoPolicy
-from llmux.switcher import Active, Idle, Switching
+from llmux.switching.switcher import Active, Idle, Switching
 from tests.world import ALIVE, SLEEP, WAKE, World
 
 

@@ -14,10 +14,10 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llmux.backend.template import RequestTemplate
 from llmux.interfaces import HookKind, HookResult, IRunningHook
-from llmux.proxy.head import RequestTemplate
-from llmux.web import switching
-from llmux.web.interfaces import ITurn
+from llmux.proxy import switching
+from llmux.proxy.guarded import ITurn
 from tests.conftest import LoggedFailures
 from tests.proxy_world import ClientEnd, ProxyWorld, chat
 from tests.web_fakes import Reply, replies

@@ -246,7 +246,11 @@ class TestDaemon:
             assert second.stderr.endswith("choose another place\n")
             os.kill(daemon.pid, signal.SIGTERM)
             wait_until(lambda: not daemon.is_there(), "the end of the daemon")
-        assert sorted(os.listdir(tmp_path)) == ["config.json", "elsewhere", "llmux.log"]
+        assert sorted(os.listdir(tmp_path)) == [
+            "config.json",
+            "elsewhere",
+            "llmux.log",
+        ]
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
     def test_another_user(self, behind: Backend) -> None:

@@ -19,14 +19,8 @@ from llmux.errors import (
     SwitchError,
     SwitchTimeout,
 )
-from llmux.web.errors import (
-    ApiError,
-    answer,
-    backend_error,
-    from_switch_error,
-    no_model,
-    raw_reply,
-)
+from llmux.proxy.refusals import backend_error, from_switch_error, no_model
+from llmux.web.error_reply import ApiError, answer, raw_reply
 from llmux.web.site import LlmuxSite
 from tests.web_fakes import Leaf, Reply, Wire, replies
 

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 
 from llmux.interfaces import HookKind, ISwitchPolicy, PolicyEvent, Slept, Woke
 from llmux.policy.fifo import FifoPolicy
-from llmux.settings import SwitchSettings
-from llmux.switcher import InFlightGuard, ModelSwitcher, SwitcherState
+from llmux.switching.settings import SwitchSettings
+from llmux.switching.switcher import InFlightGuard, ModelSwitcher, SwitcherState
 from tests.fakes import FakeHookRunner
 
 WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE

@@ -12,14 +12,17 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from llmux.proxy.connection import BackendConnection
-from llmux.proxy.head import ReplyHead, RequestTemplate, fields_of, reason_of
-from llmux.proxy.interfaces import IExchange
-from llmux.proxy.pool import Backend
+from llmux.backend.connection import BackendConnection
+from llmux.backend.exchange import IExchange
+from llmux.backend.pool import Backend
+from llmux.backend.reply import ReplyHead, fields_of, reason_of
+from llmux.backend.template import RequestTemplate
+from llmux.proxy.guarded import ITurn
+from llmux.proxy.refusals import backend_error
 from llmux.proxy.stalls import in_socket
 from llmux.web.body import RequestBody
-from llmux.web.errors import ApiError, answer, backend_error
-from llmux.web.interfaces import IReplyChannel, ITurn
+from llmux.web.error_reply import ApiError, answer
+from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.transport import unsent
 
@@ -166,7 +169,7 @@ class Relay:
             self._backend.withdraw(self)
 
     def aborted(self, reason: str) -> None:
-        """See L{InFlightGuard.on_abort<llmux.switcher.InFlightGuard>}."""
+        """See L{InFlightGuard.on_abort<llmux.switching.switcher.InFlightGuard>}."""
         guard = self.turn.guard
         self.hang_up()
         if self.answering:

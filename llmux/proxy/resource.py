@@ -13,13 +13,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from llmux.proxy.head import RequestTemplate
-from llmux.proxy.pool import Backend, BackendPool
+from llmux.backend.pool import Backend, BackendPool
+from llmux.backend.template import RequestTemplate
+from llmux.proxy.guarded import IGuardedResource, ITurn
+from llmux.proxy.refusals import no_model
 from llmux.proxy.relay import ChannelRelay, Relay, RequestRelay
 from llmux.proxy.stalls import Stalls
 from llmux.web.body import body_of
-from llmux.web.errors import answer, no_model
-from llmux.web.interfaces import IGuardedResource, ITurn
+from llmux.web.error_reply import answer
 from llmux.web.request import LlmuxRequest
 
 __all__ = ["ProxyResource", "RequestMetrics"]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from llmux.config import Config, config_from_mapping, load_config
-from llmux.simulate.hooks import SwitchCosts
+from llmux.simulate.scripts import SwitchCosts
 from llmux.simulate.trace import Trace
 
 __all__ = ["DEFAULT_SWITCH_COST", "UsageError", "candidates", "parser", "switch_costs"]

@@ -14,12 +14,12 @@ from twisted.python.failure import Failure
 
 from llmux.errors import SwitchError
 from llmux.interfaces import ISwitchPolicy
-from llmux.settings import SwitchSettings
-from llmux.simulate.backend import Backend
 from llmux.simulate.clock import HeapClock
-from llmux.simulate.hooks import NumberHooks, SwitchCosts
+from llmux.simulate.scripts import NumberHooks, SwitchCosts
+from llmux.simulate.simulated_backend import Backend
 from llmux.simulate.trace import Trace
-from llmux.switcher import Active, InFlightGuard, ModelSwitcher, Switching
+from llmux.switching.settings import SwitchSettings
+from llmux.switching.switcher import Active, InFlightGuard, ModelSwitcher, Switching
 
 __all__ = ["Mode", "Record", "Run"]
 

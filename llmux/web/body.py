@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer, IRequest
 from zope.interface import implementer
 
-from llmux.web.body_scan import BodyScan
+from llmux.proxy.model_name.form import BodyScan
 
 __all__ = [
     "IN_MEMORY",

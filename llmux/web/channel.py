@@ -20,11 +20,11 @@ from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
 from llmux.web.body import RequestBody
-from llmux.web.errors import ApiError, raw_reply
-from llmux.web.head import RequestHead
-from llmux.web.interfaces import IReplyChannel
+from llmux.web.error_reply import ApiError, raw_reply
 from llmux.web.reader import Item, Refusal, RequestReader
+from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
+from llmux.web.request_head import RequestHead
 from llmux.web.transport import RequestTransport, unsent
 
 if TYPE_CHECKING:

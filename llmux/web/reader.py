@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from llmux.proxy.model_name.form import AT_ONCE, BodyScan
 from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, StorageFull
-from llmux.web.body_scan import AT_ONCE, BodyScan
-from llmux.web.head import HeadMemo, RequestHead
+from llmux.web.head_memo import HeadMemo
+from llmux.web.request_head import RequestHead
 
 __all__ = ["Item", "Limits", "Refusal", "RequestReader"]
 

@@ -24,8 +24,8 @@ from twisted.web.server import Request
 
 from llmux._version import __version__
 from llmux.web.body import RequestBody
-from llmux.web.errors import ApiError, answer
-from llmux.web.head import RequestHead
+from llmux.web.error_reply import ApiError, answer
+from llmux.web.request_head import RequestHead
 
 if TYPE_CHECKING:
     from llmux.web.channel import LlhttpChannel

@@ -14,7 +14,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from llmux.web.channel import LlhttpChannel
-from llmux.web.head import HeadMemo
+from llmux.web.head_memo import HeadMemo
 from llmux.web.reader import Limits
 from llmux.web.request import LlmuxRequest
 

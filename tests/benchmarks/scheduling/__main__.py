@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from math import exp, log
 from multiprocessing import Pool
 
+from llmux.app import build_policy
 from llmux.interfaces import ISwitchPolicy
-from llmux.policy import build_policy
 from llmux.policy.fifo import FifoPolicy
 from llmux.simulate.figures import Figures, figures
-from llmux.simulate.hooks import SwitchCosts
 from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
+from llmux.simulate.scripts import SwitchCosts
 from llmux.simulate.trace import Trace
 from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
 from tests.benchmarks.scheduling.recorded import RECORDED

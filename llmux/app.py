@@ -1,0 +1,100 @@
+"""
+The parts, put together from a configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.web.resource import IResource
+
+from llmux.backend.pool import BackendPool
+from llmux.config import Config
+from llmux.hooks.runner import HookRunner
+from llmux.interfaces import IHookRunner, ISwitchPolicy
+from llmux.monitoring.metrics import Metrics
+from llmux.policy.catalog import find_policy
+from llmux.proxy.drop_connections import ConnectionDroppingHooks
+from llmux.proxy.endpoints import Root
+from llmux.proxy.resource import ProxyResource
+from llmux.proxy.switching import SwitchingResource
+from llmux.switching.settings import SwitchSettings
+from llmux.switching.switcher import ModelSwitcher
+
+__all__ = ["build_app", "build_policy", "settings_of"]
+
+
+def build_app(
+    config: Config,
+    reactor: Any,
+    *,
+    hooks: IHookRunner | None = None,
+    metrics: Metrics | None = None,
+) -> tuple[IResource, ModelSwitcher]:
+    """
+    The root of the Resource tree, for any Site, and who decides which model
+    is awake.  Nothing runs before the switcher's C{start}, or before the
+    first request that names a model.
+
+    @param hooks: runs the scripts; the configuration's own if None.
+    @param metrics: counts; a new one if None.
+    """
+    metrics = Metrics() if metrics is None else metrics
+    pool = BackendPool(reactor)
+    models = config.models
+    backends = {name: (model.host, model.port) for name, model in models.items()}
+    if hooks is None:
+        hooks = HookRunner(reactor, models, config.directory, metrics=metrics)
+    switcher = ModelSwitcher(
+        reactor,
+        ConnectionDroppingHooks(hooks, pool, backends),
+        build_policy(config),
+        {name: model.wake_timeout_secs for name, model in models.items()},
+        settings_of(config),
+        metrics,
+    )
+    switcher.call_when_stopped(pool.close)
+    proxy = ProxyResource(
+        pool,
+        backends,
+        reactor,
+        others_wait=switcher.others_wait,
+        client_stall_timeout=config.client_stall_timeout_secs,
+        metrics=metrics,
+    )
+    switching = SwitchingResource(
+        proxy,
+        switcher,
+        reactor,
+        max_body=config.max_body_mb * 2**20,
+        metrics=metrics,
+    )
+    return Root(models, switching, metrics), switcher
+
+
+def settings_of(config: Config) -> SwitchSettings:
+    """What a configuration wants of the switcher."""
+    policy = config.policy
+    return SwitchSettings(
+        request_timeout=policy.request_timeout_secs,
+        drain_before_switch=policy.drain_before_switch,
+        min_active=policy.min_active_secs,
+        drain_timeout=policy.drain_timeout_secs,
+        shutdown_timeout=config.shutdown_timeout_secs,
+        sleep_on_exit=config.sleep_on_exit,
+    )
+
+
+def build_policy(config: Config) -> ISwitchPolicy:
+    """
+    The policy that a configuration asks for.
+
+    @raise ValueError: one of its settings is out of range.
+    """
+    policy = config.policy
+    factory = find_policy(policy.name)
+    settings = policy.settings
+    if settings is None and factory.settings is not None:
+        # A PolicyConfig that was not read from a file, but made by hand.
+        settings = factory.settings()
+    return factory.build(config.policy_context(), settings)

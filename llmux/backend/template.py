@@ -1,0 +1,93 @@
+"""
+The head of a request as bytes: which of its lines go on to the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from llmux.backend.reply import HOP_BY_HOP
+
+__all__ = ["Repeats", "RequestTemplate"]
+
+_REWRITTEN = frozenset({b"content-length", b"expect", b"host"})
+_EXPECT_A_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
+_IDEMPOTENT = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
+
+
+class Repeats(Enum):
+    """
+    Whether a request may be sent again on a new connection, when one that had
+    been used before was closed without a byte of a reply.
+    """
+
+    ALWAYS = "always"
+    """Its method is idempotent: sending it twice does no harm (RFC 9110 9.2.2)."""
+    IF_UNSEEN = "if unseen"
+    """If the backend closed so early that it can only have been for idleness."""
+    NEVER = "never"
+
+
+class RequestTemplate:
+    """
+    What requests with the same head have in common on their way to a
+    backend.
+
+    Hop-by-hop headers stay behind, and those that Connection names, and
+    C{Expect}, which has been dealt with; Host becomes the backend's, and
+    Content-Length that of the body, which is complete.  Nothing is invented:
+    C{X-Forwarded-For} and its like pass as they came.
+
+    @ivar is_head: the method is HEAD.
+    @ivar repeats: always for an idempotent method.
+    """
+
+    __slots__ = ("_fields", "_first", "_has_length", "is_head", "repeats")
+
+    def __init__(
+        self, method: bytes, uri: bytes, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        self.is_head = method == b"HEAD"
+        self.repeats = Repeats.ALWAYS if method in _IDEMPOTENT else Repeats.IF_UNSEEN
+        self._has_length = method in _EXPECT_A_BODY
+        self._first = b"%b %b HTTP/1.1\r\nHost: " % (method, uri)
+        kept: list[tuple[bytes, bytes, bytes]] = []
+        named: set[bytes] = set()
+        for name, value in headers:
+            lowered = name.lower()
+            if lowered in _REWRITTEN:
+                self._has_length = self._has_length or lowered == b"content-length"
+            elif lowered not in HOP_BY_HOP:
+                kept.append((lowered, name, value))
+            elif lowered == b"connection":
+                named.update(token.strip().lower() for token in value.split(b","))
+        self._fields = b"".join(
+            b"\r\n%b: %b" % (name, value)
+            for lowered, name, value in kept
+            if lowered not in named
+        )
+
+    def render(self, host: bytes, length: int) -> bytes:
+        """
+        The head, empty line included.
+
+        @param host: what Host says.
+        @param length: of the body.
+        """
+        if length or self._has_length:
+            return b"%b%b%b\r\nContent-Length: %d\r\n\r\n" % (
+                self._first,
+                host,
+                self._fields,
+                length,
+            )
+        return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
+
+    def render_chunked(self, host: bytes) -> bytes:
+        """The head of a request whose body comes in chunks, empty line included."""
+        return b"%b%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (
+            self._first,
+            host,
+            self._fields,
+        )

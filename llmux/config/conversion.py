@@ -1,0 +1,366 @@
+"""
+Plain values to a L{Config}, each problem with the path of its key.
+
+msgspec converts the values one by one: left to convert a whole model it would
+name the path without the key, and it suggests nothing for a key that it does
+not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import Meta, Struct
+from twisted.internet.abstract import isIPv6Address
+
+from llmux.config.error import ConfigError, Path, key_path, shown
+from llmux.config.values import Config, ModelConfig, Name, PolicyConfig, Script
+from llmux.policy.catalog import PolicyLookupError, find_policy
+
+__all__ = ["Conversion"]
+
+MAX_SCRIPT_BYTES = 128 * 1024 - 1
+"""Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
+
+LIKE = 0.6
+"""How alike a suggestion is to what it is suggested for, as difflib counts."""
+
+_KINDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a mapping",
+    "str": "a string",
+}
+
+# Kept in PolicyConfig or Config, and taken from either place in the file.
+_EITHER_PLACE = (
+    "client_stall_timeout_secs",
+    "drain_timeout_secs",
+    "shutdown_timeout_secs",
+    "sleep_on_exit",
+)
+_NOT_KEYS = {"settings", "directory", "file"}
+
+_HERE = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
+"""Who listens on one of these is found at the others."""
+
+
+class Conversion:
+    """Of one document.  What is wrong with it is raised as L{ConfigError}."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def fail(self, path: Path, problem: str, remedy: str) -> NoReturn:
+        raise ConfigError(self.file, key_path(path), problem, remedy)
+
+    def config(self, document: object, directory: str, port: int | None) -> Config:
+        if document is None:
+            self.fail((), "it holds no configuration", 'it needs at least "models:"')
+        if not isinstance(document, dict):
+            self.fail((), f"it holds {shown(document)}", 'begin with a mapping: "models:"')
+        keys = dict(document)
+        raw_policy = self.policy_keys(keys)
+        self.check_known((), keys, {*_keys(Config), *_EITHER_PLACE})
+        models = self.models(keys.pop("models", None))
+        if port is not None:
+            if "listen" in keys:
+                self.fail(
+                    ("listen",),
+                    "the port given by -p cannot override it",
+                    "leave out one of the two",
+                )
+            keys.pop("port", None)
+        for key in ("host", "port"):
+            if "listen" in keys and key in keys:
+                self.fail(("listen",), f"given together with {key}", "leave out one of the two")
+        paths: dict[str, Path] = {
+            key: ("policy", key) for key in _EITHER_PLACE if key in raw_policy
+        }
+        either = {key: raw_policy.pop(key) for key in paths}
+        either |= {key: keys.pop(key) for key in _EITHER_PLACE if key in keys}
+        paths = {key: paths.get(key, (key,)) for key in either}
+        fields = self.fields((), Config, keys | either, paths)
+        if port is not None:
+            fields["port"] = port
+        policy = self.policy(raw_policy, either, paths)
+        config = Config(
+            **fields, models=models, policy=policy, directory=directory, file=self.file
+        )
+        self.check_policy(config)
+        if config.listen is None:
+            for name, model in models.items():
+                same = model.host == config.host or {model.host, config.host} <= _HERE
+                if same and model.port == config.port:
+                    self.fail(
+                        ("models", name, "port"),
+                        f"{model.port} is where llmux itself listens",
+                        "give the port of the model's server, or llmux another",
+                    )
+        return config
+
+    # -------------------------------------------------------------- models
+
+    def models(self, raw: object) -> dict[str, ModelConfig]:
+        if raw is None or raw == {}:
+            self.fail(
+                ("models",),
+                "there are none",
+                "give at least one, with port, wake, sleep and alive",
+            )
+        if not isinstance(raw, dict):
+            self.fail(
+                ("models",),
+                f"{shown(raw)} is not a mapping of names to models",
+                'write "NAME:" and, indented under it, port, wake, sleep and alive',
+            )
+        return {name: self.model(name, value) for name, value in raw.items()}
+
+    def model(self, name: object, raw: object) -> ModelConfig:
+        if not isinstance(name, str):
+            self.fail(
+                ("models",), f"the name {shown(name)} is not a string", "put it in quotes"
+            )
+        path = ("models", name)
+        if not name.strip():
+            self.fail(path, "a model's name is empty", "give it the name that requests use")
+        if not name.isprintable():
+            self.fail(path, "the name holds a control character", "remove it")
+        if raw is None:
+            raw = {}
+        if not isinstance(raw, dict):
+            self.fail(
+                path,
+                f"{shown(raw)} is not a model",
+                "give it port, wake, sleep and alive, indented under its name",
+            )
+        self.check_known(path, raw, _keys(ModelConfig))
+        model = ModelConfig(**self.fields(path, ModelConfig, raw))
+        for hook in ("wake", "sleep", "alive"):
+            self.check_script((*path, hook), getattr(model, hook))
+        if not _is_host(model.host):
+            self.fail(
+                (*path, "host"),
+                f"{shown(model.host)} is neither a host's name nor an IP address",
+                "give it without http://, brackets and port",
+            )
+        return model
+
+    def check_script(self, path: Path, script: str) -> None:
+        if not script.strip():
+            self.fail(path, "the script is empty", 'give a command; "true" does nothing')
+        if "\0" in script:
+            self.fail(path, "the script holds a NUL character", "remove it")
+        if len(script.encode("utf-8", "surrogatepass")) > MAX_SCRIPT_BYTES:
+            self.fail(
+                path, "the script is longer than 128 KiB", "put it in a file and call that"
+            )
+
+    # -------------------------------------------------------------- policy
+
+    def policy_keys(self, keys: dict[str, Any]) -> dict[str, Any]:
+        raw = keys.pop("policy", None)
+        if raw is None:
+            raw = {}
+        if not isinstance(raw, dict):
+            remedy = "indent its keys under it"
+            if isinstance(raw, str):
+                remedy = f"write {{name: {raw}}}" if raw.isprintable() else "write {name: NAME}"
+            self.fail(("policy",), f"{shown(raw)} is not a mapping", remedy)
+        for key in _EITHER_PLACE:
+            if key in raw and key in keys:
+                self.fail(
+                    ("policy", key), "given here and at the top level", "remove one of the two"
+                )
+        return dict(raw)
+
+    def policy(
+        self, raw: dict[str, Any], either: dict[str, Any], paths: Mapping[str, Path]
+    ) -> PolicyConfig:
+        core = _keys(PolicyConfig)
+        given = {key: raw[key] for key in raw if key in core}
+        fields = self.fields(("policy",), PolicyConfig, given | either, paths)
+        name = fields.get("name", PolicyConfig().name)
+        try:
+            factory = find_policy(name)
+        except PolicyLookupError as e:
+            self.fail(("policy", "name"), str(e), e.remedy)
+        settings_type = factory.settings
+        own = _keys(settings_type) if settings_type is not None else []
+        self.check_known(("policy",), raw, {*core, *own, *_EITHER_PLACE})
+        settings = None
+        if settings_type is not None:
+            given = {key: raw[key] for key in raw if key in own and key not in core}
+            converted = self.fields(("policy",), settings_type, given)
+            try:
+                settings = settings_type(**converted)
+            except ValueError as e:
+                self.policy_refuses(e, own)
+        return PolicyConfig(**fields, settings=settings)
+
+    def check_policy(self, config: Config) -> None:
+        policy = config.policy
+        try:
+            find_policy(policy.name).build(config.policy_context(), policy.settings)
+        except ValueError as e:
+            settings = config.policy.settings
+            self.policy_refuses(e, () if settings is None else _keys(type(settings)))
+
+    def policy_refuses(self, error: ValueError, own: Iterable[str]) -> NoReturn:
+        message = " ".join(str(error).split()) or "a value is out of range"
+        found = [
+            (match.start(), key)
+            for key in own
+            if (match := re.search(rf"\b{re.escape(key)}\b", message))
+        ]
+        path: Path = ("policy",)
+        if found:
+            path = ("policy", min(found)[1])
+            message = message.removeprefix(f"{path[1]} ")
+        problem, _, remedy = message.partition("; ")
+        self.fail(path, problem, remedy or "change it, or leave it out for the default")
+
+    # --------------------------------------------------------------- keys
+
+    def check_known(self, path: Path, keys: Iterable[str], known: Iterable[str]) -> None:
+        known = set(known)
+        for key in keys:
+            if not isinstance(key, str):
+                self.fail(path, f"the key {shown(key)} is not a string", "put it in quotes")
+            if key not in known:
+                self.unknown((*path, key), key, known)
+
+    def unknown(self, path: Path, key: str, known: set[str]) -> NoReturn:
+        level = path[0] if len(path) > 1 else "top"
+        places = (
+            ("top", _keys(Config), "it belongs at the top level"),
+            ("policy", _keys(PolicyConfig), 'it belongs under "policy:"'),
+            ("models", _keys(ModelConfig), 'it belongs under a model\'s name in "models:"'),
+        )
+        for place, there, remedy in places:
+            if place != level and key in there:
+                self.fail(path, "not known here", remedy)
+        suggestions = [("", known), *((f" {r}", there) for p, there, r in places if p != level)]
+        _, meant, remedy = max(
+            (_likeness(key, word), word, remedy)
+            for remedy, words in suggestions
+            for word in words
+        )
+        if _likeness(key, meant) >= LIKE:
+            self.fail(
+                path, "unknown key", f"did you mean {meant}?{remedy * (meant not in known)}"
+            )
+        self.fail(path, "unknown key", f"known here: {', '.join(sorted(known))}")
+
+    def fields(
+        self,
+        path: Path,
+        type_: type[Struct],
+        raw: Mapping[str, Any],
+        paths: Mapping[str, Path] | None = None,
+    ) -> dict[str, Any]:
+        """
+        Those of C{raw} that are fields of C{type_}, converted one by one so that an error
+        knows its key.
+
+        @param paths: where those stand in the file that do not stand at C{path}.
+        """
+        paths = paths or {}
+        converted = {}
+        for field in msgspec.structs.fields(type_):
+            key = field.encode_name
+            if key in _NOT_KEYS and type_ in (Config, PolicyConfig):
+                continue
+            if key in raw:
+                converted[field.name] = self.value(
+                    paths.get(key, (*path, key)), field.type, raw[key]
+                )
+            elif field.required and key != "models":
+                self.fail((*path, key), "missing", f"give {_meta(field.type)[0] or 'it'}")
+        return converted
+
+    def value(self, path: Path, type_: Any, raw: Any) -> Any:
+        try:
+            value = msgspec.convert(raw, type_)
+        except msgspec.ValidationError as e:
+            message, _, inner = str(e).partition(" - at `$")
+            noun, remedy = _meta(type_)
+            if noun and not inner:
+                self.fail(path, f"{_called(raw)} is not {noun}", _quotes(raw, type_) or remedy)
+            what = f"what is at {inner.rstrip('`')}" if inner else _called(raw)
+            expected = _expected(message)
+            problem = f"{what} is not {expected}" if expected else f"{what}: {message}"
+            default = "change it, or leave it out for the default"
+            self.fail(path, problem, _quotes(raw, type_) or default)
+        if isinstance(value, str):
+            if not value.strip() and type_ is not Script:
+                self.fail(path, "empty", f"give {_meta(type_)[0] or 'it'}")
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                self.fail(
+                    path, "it holds half of a surrogate pair", "write the character whole"
+                )
+        return value
+
+
+def _keys(type_: type[Struct]) -> list[str]:
+    skipped = _NOT_KEYS if type_ in (Config, PolicyConfig) else ()
+    return [name for name in type_.__struct_encode_fields__ if name not in skipped]
+
+
+def _meta(type_: Any) -> tuple[str, str]:
+    for meta in getattr(type_, "__metadata__", ()):
+        if isinstance(meta, Meta) and meta.title:
+            return meta.title, meta.description or "change it"
+    return "", ""
+
+
+def _called(raw: object) -> str:
+    if isinstance(raw, str):
+        return "the empty string" if not raw else f"the string {shown(raw)}"
+    return shown(raw)
+
+
+def _expected(message: str) -> str:
+    """What msgspec expected, in the words of the file; empty if it does not say."""
+    found = re.match(r"Expected `([^`]*)`(?:, got .*)?(.*)", message)
+    if found is None:
+        return ""
+    kinds = [_KINDS.get(kind, kind) for kind in found[1].split(" | ")]
+    return " or ".join(kinds) + found[2]
+
+
+def _is_host(text: str) -> bool:
+    """It can be looked up and be put in a Host header."""
+    if isIPv6Address(text):
+        return True
+    try:
+        name = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return re.fullmatch(r"[\w.-]{1,253}", name, re.ASCII) is not None
+
+
+def _likeness(key: str, word: str) -> float:
+    return SequenceMatcher(None, key.lower().replace("-", "_"), word).ratio()
+
+
+def _quotes(raw: object, type_: Any) -> str:
+    """The remedy where quotes are all that is wrong."""
+    if isinstance(raw, bool | int | float) and type_ in (Script, Name):
+        return f'write it in quotes: "{shown(raw)}"'
+    if isinstance(raw, str):
+        try:
+            return (
+                f"write it without quotes: {shown(msgspec.convert(raw, type_, strict=False))}"
+            )
+        except msgspec.ValidationError:
+            pass
+    return ""

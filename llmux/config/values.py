@@ -1,0 +1,131 @@
+"""The values that a configuration has, with their ranges and defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from llmux.interfaces import PolicyContext
+
+__all__ = ["Config", "ModelConfig", "Name", "PolicyConfig", "Script"]
+
+# title: what the value is; description: what to give instead.
+Port = Annotated[int, Meta(ge=1, le=65535, title="a port", description="give 1 to 65535")]
+Script = Annotated[
+    str, Meta(min_length=1, title="a shell script", description="give one, in quotes")
+]
+Name = Annotated[str, Meta(min_length=1, title="a name", description="give one, in quotes")]
+Duration = Annotated[
+    float,
+    Meta(gt=0, title="a time limit in seconds", description="give a number above 0"),
+]
+Seconds = Annotated[
+    float,
+    Meta(ge=0, title="a number of seconds", description="give a number, 0 or more"),
+]
+Weight = Annotated[float, Meta(gt=0, title="a weight", description="give a number above 0")]
+Megabytes = Annotated[
+    int,
+    Meta(
+        ge=1, title="a whole number of megabytes", description="give a whole number, 1 or more"
+    ),
+]
+Flag = Annotated[
+    bool, Meta(title="true or false", description="give one of them, without quotes")
+]
+OptionalDuration = Annotated[
+    Duration | None,
+    Meta(
+        title="a time limit in seconds",
+        description="give a number above 0, or leave it out for no limit",
+    ),
+]
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True):
+    """
+    One model: where its backend listens, and the three scripts that move it.
+
+    @ivar weight: what its waiters count, for policies that weigh.
+    """
+
+    port: Port
+    wake: Script
+    sleep: Script
+    alive: Script
+    host: Name = "127.0.0.1"
+    wake_timeout_secs: Duration = 900.0
+    sleep_timeout_secs: Duration = 300.0
+    alive_timeout_secs: Duration = 10.0
+    weight: Weight = 1.0
+
+
+class PolicyConfig(Struct, frozen=True, kw_only=True):
+    """
+    When to switch.
+
+    @ivar name: of the policy that decides.
+    @ivar request_timeout_secs: the longest that a request waits; None for ever.
+    @ivar drain_before_switch: requests in flight end before the sleep hook.
+    @ivar min_active_secs: the shortest that a model is awake.
+    @ivar drain_timeout_secs: after this long a drain aborts what is still in
+        flight; None never.
+    @ivar settings: the policy's own, an instance of its factory's C{settings};
+        None if it has none, or for its defaults.
+    """
+
+    name: Name = "cost_aware"
+    request_timeout_secs: OptionalDuration = None
+    drain_before_switch: Flag = True
+    min_active_secs: Seconds = 0.0
+    drain_timeout_secs: OptionalDuration = None
+    settings: Any = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """
+    The whole.
+
+    @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
+    @ivar client_stall_timeout_secs: how long a client may take no byte while
+        others wait for its model to drain.
+    @ivar shutdown_timeout_secs: how long requests in flight have when told to
+        stop.
+    @ivar sleep_on_exit: put the awake model to sleep on the way out.
+    @ivar max_body_mb: larger request bodies are refused (MiB).
+    @ivar request_log: a file that gets a line for each request, or None.
+    @ivar directory: hooks run here, and relative paths start here; absolute.
+    @ivar file: what it was read from, as messages name it.
+    """
+
+    models: Mapping[str, ModelConfig]
+    policy: PolicyConfig = PolicyConfig()
+    port: Port = 3000
+    host: Name = "127.0.0.1"
+    listen: Annotated[
+        Name | None,
+        Meta(title="an endpoint", description='give a string, as in "tcp:3000"'),
+    ] = None
+    client_stall_timeout_secs: Duration = 60.0
+    shutdown_timeout_secs: Seconds = 30.0
+    sleep_on_exit: Flag = False
+    max_body_mb: Megabytes = 512
+    request_log: Annotated[
+        Name | None, Meta(title="a file name", description="give a string, or leave it out")
+    ] = None
+    directory: str = msgspec.field(default_factory=os.getcwd)
+    file: str = "configuration"
+
+    def policy_context(self) -> PolicyContext:
+        """What a policy is told at its birth."""
+        policy = self.policy
+        return PolicyContext(
+            weights={name: model.weight for name, model in self.models.items()},
+            request_timeout=policy.request_timeout_secs,
+            min_active=policy.min_active_secs,
+            drain_before_switch=policy.drain_before_switch,
+        )

@@ -1,0 +1,1 @@
+"""The process: what listens, what signals mean, how the reactor polls."""

@@ -1,0 +1,74 @@
+"""
+llmux in the foreground of a terminal, or under an init system without twistd.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from llmux.config import Config
+
+__all__ = ["serve"]
+
+
+def serve(
+    config: Config,
+    *,
+    log_format: str = "text",
+    verbose: bool = False,
+    up: Callable[[], object] | None = None,
+) -> int:
+    """
+    Run llmux in the foreground, log to stderr, until a signal stops it.  This
+    takes the process over: it can be done once.
+
+    @param up: called when connections are accepted.
+    @return: the exit status, as of L{main}.
+    @raise ConfigError: it cannot listen, or something that the configuration
+        names cannot be used.
+    """
+    reactor = _reactor(config)
+    from twisted.application.service import IService
+    from twisted.logger import globalLogBeginner
+
+    from llmux.daemon.service import LlmuxService
+    from llmux.daemon.signals import ProcessOwner
+    from llmux.monitoring.log import log_observer
+
+    service = LlmuxService(config, reactor)
+    observer = log_observer(sys.stderr, log_format, verbose)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    owner = ProcessOwner(reactor, service, hangup_stops=sys.stdin.isatty())
+    IService(owner).setServiceParent(service)
+    IService(service).privilegedStartService()
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    if up is not None:
+        reactor.callWhenRunning(up)
+    reactor.run()
+    return 0 if owner.aborted_by is None else 128 + owner.aborted_by
+
+
+def _reactor(config: Config) -> Any:
+    """
+    The reactor.  Where it is installed, Twisted imports OpenSSL along with it:
+    a fifth of the time until llmux listens and of the memory that it then has,
+    for nothing unless clients come by TLS.
+    """
+    plain = config.listen is None or config.listen.partition(":")[0] in _PLAIN_ENDPOINTS
+    blocked = plain and not {"OpenSSL", "twisted.internet.reactor"} & sys.modules.keys()
+    if blocked:
+        sys.modules["OpenSSL"] = cast(ModuleType, None)
+    try:
+        from twisted.internet import reactor
+    finally:
+        if blocked:
+            del sys.modules["OpenSSL"]
+    return reactor
+
+
+_PLAIN_ENDPOINTS = frozenset({"systemd", "tcp", "tcp6", "unix"})

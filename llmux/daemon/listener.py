@@ -1,0 +1,277 @@
+"""
+Where clients connect.
+
+The socket is bound when the service is made, so that a busy port is one line
+on stderr and an exit status: later, a daemonizing twistd would hang and leave
+its pidfile.  Clients that come in between wait in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from contextlib import chdir
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from llmux.config import Config
+from llmux.config.error import ConfigError, shown
+
+__all__ = ["Listener", "describe_address", "make_endpoint"]
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a thousand clients may come at once."""
+
+_UNIX = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])+)")
+
+
+class Listener(Service):
+    """
+    Listens where the configuration says.  Made, it is bound; it accepts
+    connections from its start on.
+
+    @ivar port: what it listens on; None while an endpoint takes its time, and
+        once it has stopped.
+    @raise ConfigError: it cannot listen there.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any, factory: IProtocolFactory) -> None:
+        self.port: IListeningPort | None = None
+        self._config = config
+        self._reactor = reactor
+        self._stopped = False
+        self._late = False
+        self._failure: Failure | None = None
+        self._listen(factory)
+
+    def _listen(self, factory: IProtocolFactory) -> None:
+        config = self._config
+        if config.listen is None:
+            try:
+                port = self._reactor.listenTCP(
+                    config.port, factory, backlog=BACKLOG, interface=config.host
+                )
+            except (CannotListenError, OSError, ValueError, OverflowError) as e:
+                raise _refused(config, e) from None
+            self._bound(port)
+            return
+        endpoint = make_endpoint(config, self._reactor)
+        if _is_systemds_unix_socket(endpoint):
+            self._bound(_adopt(endpoint, self._reactor, factory))
+            return
+        # Most endpoints answer at once, but they need not.
+        endpoint.listen(factory).addCallbacks(self._bound, self._not_bound)
+        self._late = True
+        if self._failure is not None:
+            raise _refused(config, self._failure.value) from None
+
+    def _not_bound(self, failure: Failure) -> None:
+        self._failure = failure
+        if self._late:
+            self._log.error("{why}", why=_refused(self._config, failure.value))
+
+    def _bound(self, port: IListeningPort) -> None:
+        self.port = port
+        if self._stopped:
+            port.stopListening()
+        elif self.running:
+            self._accept()
+        elif IPushProducer.providedBy(port):
+            IPushProducer(port).pauseProducing()
+
+    def _accept(self) -> None:
+        port = self.port
+        if port is None or not self.running:
+            return
+        if IPushProducer.providedBy(port):
+            IPushProducer(port).resumeProducing()
+        where = describe_address(port.getHost())
+        self._log.info("listening on {address}", event="listening", address=where)
+
+    def privilegedStartService(self) -> None:
+        """Before privileges are dropped, and after the fork of a daemon."""
+        _own_lock(self.port)
+
+    def startService(self) -> None:
+        """Accept connections, those included that have come since it was made."""
+        self.running = True
+        self._reactor.callWhenRunning(self._accept)
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more.  Fires when the socket is closed; never fails."""
+        self.running = False
+        self._stopped = True
+        port, self.port = self.port, None
+        if port is None:
+            return succeed(None)
+        stopped: Deferred[Any] = Deferred.fromCoroutine(_stop(port))
+        return stopped.addErrback(
+            lambda failure: self._log.warn(
+                "while closing {address}: {why}",
+                address=describe_address(port.getHost()),
+                why=failure.value,
+            )
+        )
+
+
+async def _stop(port: IListeningPort) -> None:
+    stopping = port.stopListening()
+    if stopping is not None:
+        await stopping
+
+
+def make_endpoint(config: Config, reactor: Any) -> IStreamServerEndpoint:
+    """
+    The endpoint that C{listen} describes.  Relative paths in it start at the
+    configuration's directory.
+
+    @raise ConfigError: it describes none.
+    """
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        with chdir(config.directory):
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, _absolute(config))
+    except Exception as e:
+        raise _bad_endpoint(config, e) from None
+    return endpoint
+
+
+def describe_address(address: object) -> str:
+    """C{http://127.0.0.1:3000}, C{http://[::1]:3000} or C{unix:/run/llmux.sock}."""
+    host = getattr(address, "host", None)
+    if host is not None:
+        host = f"[{host}]" if ":" in host else host
+        return f"http://{host}:{getattr(address, 'port', 0)}"
+    name = getattr(address, "name", None)
+    if name is not None:
+        return "unix:" + os.fsdecode(name)
+    return str(address)
+
+
+def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
+    family: object = getattr(endpoint, "addressFamily", None)
+    return family == socket.AF_UNIX and hasattr(endpoint, "fileno")
+
+
+def _adopt(endpoint: Any, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+    # Twisted would change the mode of systemd's socket, and at the end shut it
+    # down and delete it: none of that is ours to do.  It does so to paths only,
+    # not to abstract names, which begin with NUL.
+    from twisted.internet.unix import Port
+
+    os.set_blocking(endpoint.fileno, False)
+    port: Any = Port._fromListeningDescriptor(reactor, endpoint.fileno, factory)
+    port._bindPath = b"\0" + port._bindPath
+    port._shouldShutdown = False
+    port.startListening()
+    os.close(endpoint.fileno)
+    adopted: IListeningPort = port
+    return adopted
+
+
+def _own_lock(port: IListeningPort | None) -> None:
+    # The lock beside a unix socket names the process that made it.  A daemon
+    # is another one: unchanged, the lock would count as stale from now on.
+    lock = getattr(port, "lockFile", None)
+    if lock is None or not lock.locked:
+        return
+    owner = os.readlink(lock.name)
+    if int(owner) != os.getpid():
+        new = lock.name + b".new"
+        os.symlink(str(os.getpid()), new)
+        os.replace(new, lock.name)
+
+
+def _absolute(config: Config) -> str:
+    """
+    The endpoint, a relative unix socket made absolute: a daemon changes its
+    directory between binding and closing.
+    """
+    listen = config.listen or ""
+    found = _UNIX.match(listen)
+    if found is None or found["path"].startswith(("/", "\0")):
+        return listen
+    from twisted.internet.endpoints import quoteStringArgument
+
+    directory = quoteStringArgument(config.directory)
+    return f"unix:{directory}/{found['path']}{listen[found.end() :]}"
+
+
+def _where(config: Config) -> tuple[str, str]:
+    """The key that says where to listen, and the place in words."""
+    if config.listen is not None:
+        return "listen", shown(config.listen)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return "port", f"{host}:{config.port}"
+
+
+def _refused(config: Config, error: BaseException | None) -> ConfigError:
+    key, place = _where(config)
+    reason: object = error
+    if isinstance(error, CannotListenError):
+        reason = error.socketError
+    number = reason.errno if isinstance(reason, OSError) else None
+    other = "choose another with port: or -p" if key == "port" else "choose another place"
+    problem, remedy = f"cannot listen on {place}: {_why(reason)}", "change it"
+    if isinstance(reason, socket.gaierror):
+        key = "host" if key == "port" else key
+        remedy = "give an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+    elif number == errno.EADDRINUSE or reason == "Cannot acquire lock":
+        problem, remedy = f"{place} is in use", f"stop what listens there, or {other}"
+    elif number in (errno.EACCES, errno.EPERM):
+        problem = f"not permitted to listen on {place}"
+        remedy = "choose a port from 1024 up, or start as root with twistd's --uid"
+        if key == "listen":
+            remedy = "choose another place, or start as a user who may"
+    elif number in (errno.ENOENT, errno.ENOTDIR):
+        remedy = "make its directory first, or choose another"
+    elif number == errno.EADDRNOTAVAIL:
+        key = "host" if key == "port" else key
+        problem = f"{place} is no address of this machine"
+        remedy = "give one that is, such as 127.0.0.1 or 0.0.0.0"
+    return ConfigError(config.file, key, problem, remedy)
+
+
+def _bad_endpoint(config: Config, error: Exception) -> ConfigError:
+    listen = config.listen or ""
+    problem = f"{shown(listen)} cannot be used: {_why(error)}"
+    remedy = "write it as in tcp:3000:interface=127.0.0.1 or unix:/run/llmux.sock"
+    if listen.startswith("systemd:"):
+        remedy = "write systemd:domain=INET:index=0, and let systemd's socket unit start llmux"
+        if isinstance(error, LookupError):
+            problem = f"systemd has passed no socket that fits {shown(listen)}"
+    elif listen.startswith("ssl:"):
+        remedy = "write ssl:3000:privateKey=KEY.pem:certKey=CERT.pem, with files that exist"
+        if isinstance(error, ImportError):
+            remedy = "install TLS with: pip install 'twisted[tls]'"
+    return ConfigError(config.file, "listen", problem, remedy)
+
+
+def _why(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+        name = error.filename2 or error.filename
+        if name:
+            text += f": {os.fsdecode(name)}"
+    else:
+        text = str(error)
+        if isinstance(error, LookupError | AttributeError | AssertionError) or not text:
+            text = f"{type(error).__name__} {text}".strip()
+    text = " ".join(text.split())
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,135 @@
+"""
+The whole as an IService: bound when made, serving from its start on, and
+gentle when stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from llmux.config import Config
+from llmux.config.error import ConfigError
+from llmux.daemon.listener import Listener
+
+if TYPE_CHECKING:
+    from llmux.monitoring.request_log import RequestLog
+
+__all__ = ["LlmuxService", "make_service"]
+
+LAST_REPLIES = 5.0
+"""Seconds that clients get at least to take the ends of their replies when llmux stops."""
+
+
+def make_service(config: Config, reactor: Any) -> IService:
+    """
+    llmux, ready to start: its sockets are bound and its files open.
+
+    @raise ConfigError: something that the configuration names cannot be used.
+    """
+    return LlmuxService(config, reactor)
+
+
+@implementer(IService)
+class LlmuxService(MultiService):
+    """
+    Everything under one roof.
+
+    Stopped, it takes no new connections, refuses who waits, lets requests in
+    flight finish and their replies reach the clients, all within
+    C{shutdown_timeout_secs}, and aborts what is left.
+
+    @ivar config: what it was made from.
+    @ivar resource: the root of the Resource tree.
+    @ivar switcher: who is awake.
+    @ivar listener: where clients connect.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        MultiService.__init__(self)
+        from llmux.app import build_app
+        from llmux.web.reader import Limits
+        from llmux.web.site import LlmuxSite
+
+        self.config = config
+        self._reactor = reactor
+        self._stopping: Deferred[None] | None = None
+        self.resource, self.switcher = build_app(config, reactor)
+        self._site = LlmuxSite(
+            self.resource, reactor, limits=Limits(body=config.max_body_mb * 2**20)
+        )
+        self._site.noisy = False
+        self._request_log = _open_request_log(config)
+        if self._request_log is not None:
+            self.switcher.add_observer(self._request_log)
+        # Last, so that nothing is bound if anything else is amiss.
+        try:
+            self.listener = Listener(config, reactor, self._site)
+        except ConfigError:
+            if self._request_log is not None:
+                self._request_log.close()
+            raise
+        IService(self.listener).setServiceParent(self)
+
+    def startService(self) -> None:
+        """Find out what is awake, and accept connections; requests wait for the former."""
+        self.switcher.start().addErrback(
+            lambda failure: self._log.failure("the switcher did not start", failure)
+        )
+        MultiService.startService(self)
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when all is over; never fails.  See L{abort}."""
+        if self._stopping is None:
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        waiter: Deferred[None] = Deferred()
+        self._stopping.addBoth(waiter.callback)
+        return waiter
+
+    async def _stop(self) -> None:
+        began = self._reactor.seconds()
+        await MultiService.stopService(self)
+        self._site.stop_accepting_requests()
+        await self.switcher.stop()
+        passed = self._reactor.seconds() - began
+        patience = max(LAST_REPLIES, self.config.shutdown_timeout_secs - passed)
+        timer = self._reactor.callLater(patience, self._site.abort_all)
+        await self._site.all_closed()
+        if timer.active():
+            timer.cancel()
+        if self._request_log is not None:
+            self._request_log.close()
+
+    def abort(self) -> None:
+        """Cut short what L{stopService} waits for: requests, replies and hooks."""
+        self.switcher.abort()
+        self._site.abort_all()
+
+    def reopen_logs(self) -> None:
+        """Open the request log anew: logrotate has moved it away."""
+        if self._request_log is not None:
+            self._request_log.reopen()
+
+
+def _open_request_log(config: Config) -> RequestLog | None:
+    if config.request_log is None:
+        return None
+    from llmux.monitoring.request_log import RequestLog
+
+    path = os.path.join(config.directory, config.request_log)
+    try:
+        return RequestLog(path)
+    except OSError as e:
+        raise ConfigError(
+            config.file,
+            "request_log",
+            f"{path} cannot be written: {(e.strerror or str(e)).lower()}",
+            "name a file in a directory that exists and may be written",
+        ) from None

@@ -1,0 +1,167 @@
+"""
+What only the owner of the process may do, and llmux inside another's process
+leaves alone: signals, the limit on open files, the garbage collector, the
+reactor's way of polling.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from llmux.daemon.reactor import bare_polling
+from llmux.daemon.service import LlmuxService
+
+__all__ = ["ProcessOwner", "raise_file_limit"]
+
+FEW_FILES = 4096
+MANY_FILES = 1 << 20
+"""
+As far as the limit is raised.  Where the hard limit is "infinite", programs in
+hooks that close every possible descriptor one by one would take minutes.
+"""
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+def raise_file_limit() -> int:
+    """
+    Let the process open as many files as it may.
+
+    @return: how many that is.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MANY_FILES if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft
+    return wanted
+
+
+class ProcessOwner(Service):
+    """
+    Raises the limit on open files, and sees to signals while the reactor runs.
+
+    TERM and INT stop llmux; a second one, while it is stopping, aborts what it
+    waits for; a third ends the process on the spot.  HUP and USR1 open the logs
+    anew.
+
+    @param hangup_stops: HUP means that the terminal has gone: stop.
+    @param reopen: further logs to open anew on HUP.
+    @ivar aborted_by: the signal that cut the stop short, or None.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        service: LlmuxService,
+        *,
+        hangup_stops: bool = False,
+        reopen: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        self.aborted_by: int | None = None
+        self._reactor = reactor
+        self._service = service
+        self._hangup_stops = hangup_stops
+        self._reopen = reopen
+        self._stop_by: dict[int, Handler] = {}
+        self._previous_usr1: Handler = None
+        self._signals = 0
+        self._early = False
+
+    def privilegedStartService(self) -> None:
+        """Before anything else is started: see to it that no signal is lost."""
+        self._stop_by[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._told_early)
+        if not self._hangup_stops:
+            signal.signal(signal.SIGHUP, self._told_to_reopen)
+        self._previous_usr1 = signal.signal(signal.SIGUSR1, self._told_to_reopen)
+        # The reactor puts its own handlers in place when it starts: ours come after.
+        self._reactor.callWhenRunning(self._reactor_runs)
+
+    def startService(self) -> None:
+        """Let the process open as many files as it may."""
+        self.running = True
+        limit = raise_file_limit()
+        if limit < FEW_FILES:
+            self._log.warn(
+                "only {limit} files may be open at once, and each request takes two: raise it "
+                "with LimitNOFILE= (systemd) or ulimit -n",
+                event="few_files",
+                limit=limit,
+            )
+
+    def _reactor_runs(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._stop_by[number] = signal.signal(number, self._told_to_stop)
+        if self._hangup_stops:
+            self._stop_by[signal.SIGHUP] = self._stop_by[signal.SIGTERM]
+            signal.signal(signal.SIGHUP, self._told_to_stop)
+        if self._early:
+            self._told_to_stop(signal.SIGTERM, None)
+        iterate = bare_polling(self._reactor)
+        if iterate is not None:
+            self._reactor.doIteration = iterate
+        # What has been built stays.  To look at it takes a full collection some 20 ms,
+        # and streams stand still meanwhile.
+        gc.collect()
+        gc.freeze()
+
+    def _told_early(self, number: int, frame: FrameType | None) -> None:
+        self._early = True
+
+    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._reactor.callFromThread(self._log_stop, number)
+            previous = self._stop_by[number]
+            if callable(previous):
+                previous(number, frame)
+            else:
+                # INT was ignored when we were started, as by C{llmux &} in a
+                # script, and then the reactor leaves it alone.
+                self._reactor.callFromThread(self._reactor.stop)
+        elif self._signals == 2:
+            self.aborted_by = number
+            self._reactor.callFromThread(self._abort, number)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _log_stop(self, number: int) -> None:
+        self._log.info(
+            "{signal}: stopping; a second one aborts what is in flight",
+            event="stopping",
+            signal=signal.Signals(number).name,
+        )
+
+    def _abort(self, number: int) -> None:
+        self._log.warn(
+            "{signal} again: aborting", event="aborting", signal=signal.Signals(number).name
+        )
+        self._service.abort()
+
+    def _told_to_reopen(self, number: int, frame: FrameType | None) -> None:
+        previous = self._previous_usr1
+        if number == signal.SIGUSR1 and callable(previous):
+            previous(number, frame)
+        self._reactor.callFromThread(self._reopen_logs, number == signal.SIGHUP)
+
+    def _reopen_logs(self, all_of_them: bool) -> None:
+        for reopen in (self._service.reopen_logs, *(self._reopen if all_of_them else ())):
+            try:
+                reopen()
+            except OSError as e:
+                self._log.error("a log cannot be opened anew: {error}", error=e)

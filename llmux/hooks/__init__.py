@@ -1,0 +1,1 @@
+"""The owner's scripts: how they are started, limited, killed and heard."""

@@ -1,0 +1,1 @@
+"""What llmux tells of itself: metrics, the log, the log of requests."""

@@ -1,0 +1,76 @@
+"""
+Policies: which there are, and how one is found by its name.
+
+Ours come through the same door as anybody's: a module under
+C{twisted/plugins} with an instance of an L{ISwitchPolicyFactory} in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from twisted.plugin import getPlugins
+
+from llmux.interfaces import ISwitchPolicyFactory
+
+__all__ = ["PolicyLookupError", "find_policy", "known_policies"]
+
+
+class PolicyLookupError(LookupError):
+    """
+    No policy, or more than one, goes by this name.
+
+    @ivar remedy: what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+def find_policy(name: str) -> ISwitchPolicyFactory:
+    """
+    The factory that goes by this name.
+
+    @raise PolicyLookupError: there is none, or there are several.
+    """
+    # Without a writable dropin.cache getPlugins imports every plugin that is
+    # installed, Twisted's own included, which takes longer than all the rest
+    # of starting up.  So ours are looked at first.
+    for factory in _our_factories():
+        if factory.name == name:
+            return factory
+    found = [factory for factory in _all_factories() if factory.name == name]
+    if len(found) > 1:
+        modules = " and ".join(sorted(type(factory).__module__ for factory in found))
+        raise PolicyLookupError(
+            f'two policies are called "{name}", in {modules}',
+            "uninstall one of the two",
+        )
+    if not found:
+        known = known_policies()
+        close = get_close_matches(name, known, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise PolicyLookupError(
+            f'no policy is called "{name if name.isprintable() else ascii(name)}"',
+            f"{meant}known: {', '.join(known)}",
+        )
+    return found[0]
+
+
+def known_policies() -> list[str]:
+    """The names of all that are installed, sorted."""
+    return sorted({factory.name for factory in _all_factories()})
+
+
+def _our_factories() -> Iterable[ISwitchPolicyFactory]:
+    from twisted.plugins import llmux_policies
+
+    for value in vars(llmux_policies).values():
+        if ISwitchPolicyFactory.providedBy(value):
+            yield value
+
+
+def _all_factories() -> list[ISwitchPolicyFactory]:
+    return list(getPlugins(ISwitchPolicyFactory))

@@ -1,0 +1,42 @@
+"""
+What the backends' connections have to do with a model's sleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zope.interface import implementer
+
+from llmux.backend.pool import BackendPool
+from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+
+__all__ = ["ConnectionDroppingHooks"]
+
+
+@implementer(IHookRunner)
+class ConnectionDroppingHooks:
+    """
+    Runs another's hooks; before a model's sleep hook its unused connections
+    are closed, for they would not survive (and a checkpoint of the backend
+    may fail because of them).
+    """
+
+    def __init__(
+        self,
+        hooks: IHookRunner,
+        pool: BackendPool,
+        backends: Mapping[str, tuple[str, int]],
+    ) -> None:
+        """
+        @param backends: for each model its backend's host and port.
+        """
+        self._hooks = hooks
+        self._pool = pool
+        self._backends = backends
+
+    def start(self, model: str, hook: HookKind) -> IRunningHook:
+        """See L{IHookRunner.start}."""
+        if hook is HookKind.SLEEP:
+            self._pool.forget(*self._backends[model])
+        return self._hooks.start(model, hook)

@@ -1,0 +1,1 @@
+"""The search for the name of the model in a request's body."""

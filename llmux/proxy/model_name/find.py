@@ -1,0 +1,116 @@
+"""
+Which model a request names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator, TaskStopped
+
+from llmux.proxy.model_name.form import AT_ONCE, BodyScan
+from llmux.web.body import RequestBody
+
+__all__ = ["find_model", "search_turns"]
+
+_PIECE = 16 * 1024
+_TURN = 0.002
+"""Seconds that the search in a large body takes before others have a turn."""
+
+
+class _Named(msgspec.Struct):
+    model: Any = None
+
+
+_decode = msgspec.json.Decoder(_Named).decode
+
+
+def find_model(
+    body: RequestBody, content_type: bytes | None, cooperator: Cooperator | None = None
+) -> str | Deferred[str | None] | None:
+    """
+    Of a JSON object, the value of its own C{model} key: the last, if it has
+    several.  Of a form, its C{model} field.
+
+    A parser that accepts the body sees the same model in it.  For a body
+    that is no proper JSON or form the answer is None, though not for every
+    large one (see L{llmux.proxy.model_name.json_scan}).
+
+    @param cooperator: shares the reactor's time for large bodies that were
+        not searched as they came.
+    @return: the model, or None if it names none; a L{Deferred} of it for a
+        large body.  The body must not be closed until that has fired.
+    """
+    data = body.in_memory()
+    if data is None or len(data) > AT_ONCE:
+        scan = body.scan
+        if scan is not None:
+            return scan.finish()
+        return _search_in_turns(body, content_type, cooperator or _cooperator)
+    try:
+        model = _decode(data).model
+    except msgspec.ValidationError:
+        # It is JSON, but not an object.
+        return None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _search(data, content_type)
+    return model if type(model) is str else None
+
+
+def _search(data: bytes, content_type: bytes | None) -> str | None:
+    """Where msgspec does not see JSON: there is JSON that only others take."""
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\n\r")
+    if text.startswith(b"{"):
+        try:
+            document = json.loads(data)
+        except RecursionError:
+            pass
+        except ValueError:
+            return None
+        else:
+            model = document.get("model")
+            if type(model) is not str:
+                return None
+            return model.encode("utf-8", "replace").decode()
+    scan = BodyScan(content_type)
+    scan.feed(data)
+    return scan.finish()
+
+
+def _search_in_turns(
+    body: RequestBody, content_type: bytes | None, cooperator: Cooperator
+) -> Deferred[str | None]:
+    scan = BodyScan(content_type)
+
+    def pieces() -> Iterator[None]:
+        with body.open() as reader:
+            while piece := reader.read(_PIECE):
+                scan.feed(piece)
+                yield
+
+    task = cooperator.cooperate(pieces())
+    found: Deferred[str | None] = Deferred(lambda _: task.stop())
+    task.whenDone().addCallbacks(
+        lambda _: found.callback(scan.finish()),
+        lambda failure: None if failure.check(TaskStopped) else found.errback(failure),
+    )
+    return found
+
+
+def _turn() -> Callable[[], bool]:
+    end = perf_counter() + _TURN
+    return lambda: perf_counter() > end
+
+
+def search_turns(clock: IReactorTime) -> Cooperator:
+    """For L{find_model}: turns of this clock."""
+    return Cooperator(_turn, lambda step: clock.callLater(0, step))
+
+
+_cooperator = Cooperator(_turn)

@@ -1,0 +1,108 @@
+"""C{llmux simulate}: which policy suits these requests?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from math import inf
+
+from llmux.app import build_policy, settings_of
+from llmux.config import Config
+from llmux.config.error import ConfigError, printable
+from llmux.simulate.figures import Figures, figures
+from llmux.simulate.options import UsageError, candidates, parser, switch_costs
+from llmux.simulate.progress import ProgressBar
+from llmux.simulate.report import as_json, as_table, duration
+from llmux.simulate.run import Record, Run
+from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.trace import Trace, TraceError, read_trace
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """
+    Run the command.
+
+    @return: 0; 1 if the trace, the configuration or an option is not sound.
+    """
+    options = parser().parse_args(argv)
+    try:
+        trace = _read(options.trace)
+        runs = candidates(options.policy, options.config, trace)
+        models = list(runs[0][1].models)
+        costs = switch_costs(options.switch_cost, models, options.jitter)
+        until = inf if options.until is None else options.until
+        if until <= options.warm_up:
+            raise UsageError("--until: nothing is left after the --warm-up")
+        draw = None
+        if options.plot is not None:
+            from llmux.simulate.plot import plotter
+
+            draw = plotter(options.plot)
+    except (ConfigError, UsageError, TraceError) as error:
+        print(f"llmux simulate: {error}", file=sys.stderr)
+        return 1
+    results: list[Figures] = []
+    records: list[tuple[str, Record]] = []
+    for name, config in runs:
+        bar = ProgressBar(sys.stderr, name)
+        record = _run(config, trace, costs, options.slots, until, options.seed, bar)
+        bar.clear()
+        results.append(figures(name, trace, record, options.warm_up))
+        if draw is not None:
+            records.append((name, record))
+    if options.json:
+        print(as_json(results))
+    else:
+        print(_about(trace, models, costs, options.slots))
+        print(as_table(results))
+    if draw is not None:
+        try:
+            draw(trace, records)
+        except OSError as error:
+            print(f"llmux simulate: {options.plot}: {error.strerror}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _read(name: str) -> Trace:
+    try:
+        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as lines:
+            return read_trace(lines)
+    except OSError as error:
+        raise UsageError(f"{printable(name)}: {error.strerror}") from None
+    except TraceError as error:
+        raise TraceError(f"{printable(name)}: {error}") from None
+
+
+def _run(
+    config: Config,
+    trace: Trace,
+    costs: SwitchCosts,
+    slots: int,
+    until: float,
+    seed: int,
+    progress: ProgressBar,
+) -> Record:
+    return Run(
+        trace,
+        build_policy(config),
+        list(config.models),
+        costs,
+        slots=slots,
+        until=until,
+        seed=seed,
+        settings=settings_of(config),
+    ).go(progress)
+
+
+def _about(trace: Trace, models: Sequence[str], costs: SwitchCosts, slots: int) -> str:
+    requests = f"{len(trace.requests)} request{'s' * (len(trace.requests) != 1)}"
+    several = f"{len(models)} model{'s' * (len(models) != 1)}"
+    special = f" ({len(costs.pairs)} of them their own)" if costs.pairs else ""
+    return (
+        f"{requests} for {several}, {slots} at once; "
+        f"a switch takes {duration(costs.default)}{special}\n"
+    )

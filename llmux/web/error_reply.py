@@ -1,0 +1,92 @@
+"""
+What clients are told when something is wrong: OpenAI's shape, which its
+client libraries turn into their own exceptions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from twisted.web.http import RESPONSES
+from twisted.web.iweb import IRequest
+
+__all__ = ["ApiError", "answer", "raw_reply"]
+
+_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    501: "not_supported",
+    502: "backend_error",
+    503: "not_ready",
+    504: "timeout",
+    507: "insufficient_storage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """
+    An error reply.
+
+    @ivar status: the HTTP status.
+    @ivar message: what is wrong and what to do, fit for a client.
+    @ivar code: a word for programs; by the status if empty.
+    @ivar param: the field of the request that is at fault.
+    @ivar retry_after: seconds after which to try again.
+    """
+
+    status: int
+    message: str
+    code: str = ""
+    param: str | None = None
+    retry_after: float | None = None
+
+    @property
+    def type(self) -> str:
+        """OpenAI's word for whose fault it is."""
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+    def body(self) -> bytes:
+        """The JSON document."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "code": self.code or _CODES.get(self.status, "error"),
+            "param": self.param,
+        }
+        return json.dumps({"error": error}).encode() + b"\n"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Those that belong to it, Content-Length excepted."""
+        headers = [(b"Content-Type", b"application/json")]
+        if self.retry_after is not None:
+            headers.append((b"Retry-After", b"%d" % max(1, math.ceil(self.retry_after))))
+        return headers
+
+
+def answer(request: IRequest, error: ApiError) -> None:
+    """Answer a request, on any channel, that has not been answered."""
+    request.setResponseCode(error.status)
+    for name, value in error.headers():
+        request.setHeader(name, value)
+    body = error.body()
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.write(body)
+    request.finish()
+
+
+def raw_reply(error: ApiError, *, with_body: bool = True) -> bytes:
+    """
+    The same as the bytes of a whole HTTP/1.1 reply, the last of its
+    connection.
+    """
+    body = error.body()
+    lines = [b"HTTP/1.1 %d %b" % (error.status, RESPONSES.get(error.status, b"Error"))]
+    lines += [b"%b: %b" % header for header in error.headers()]
+    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b"", b""]
+    return b"\r\n".join(lines) + (body if with_body else b"")

@@ -1,0 +1,207 @@
+"""
+The heads of requests that were read before, so that the same bytes need not be
+parsed again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llmux.web.request_head import RequestHead
+
+__all__ = ["HeadMemo", "memo_key"]
+
+_LENGTH_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_SPELLING = len(_LENGTH_SPELLINGS[0])
+_END = b"\r\n\r\n"
+_SIZES = [b"%d" % size for size in range(4096)]
+"""Numbers as they are written, which takes longer than the rest of a look-up."""
+
+
+def memo_key(raw: bytes) -> bytes | None:
+    """
+    What two heads have in common that differ in nothing but the number after
+    Content-Length.
+
+    @param raw: a head without the empty line that ends it.
+    @return: None if the length is not written in the usual way.
+    """
+    for spelling in _LENGTH_SPELLINGS:
+        at = raw.find(spelling)
+        if at >= 0:
+            at += _SPELLING
+            stop = raw.find(b"\r\n", at)
+            if stop < 0:
+                stop = len(raw)
+            digits = raw[at:stop]
+            if not digits.isdigit() or digits != b"%d" % int(digits):
+                return None
+            return raw[:at] + raw[stop:]
+    return raw
+
+
+# Lines that mean nothing to who reads a request: any of these is what llhttp makes of it.
+_ORDINARY = re.compile(
+    rb"(?!(?:connection|content-length|content-type|expect|host|proxy-connection|"
+    rb"transfer-encoding|upgrade):)"
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+((?:[!-~\x80-\xff]++[ \t]*+)*+)",
+    re.IGNORECASE,
+)
+
+
+_OTHER, _HOST, _TYPE = range(3)
+
+
+class HeadMemo:
+    """
+    The heads and the lines seen of late, so that a client's hundredth request
+    need not be parsed like its first, though it has a header of its own.
+    Tables of pure functions: they change no outcome.
+
+    Heads that say how a body is to be read in any way but a plain
+    Content-Length do not go in.
+    """
+
+    max_heads = 512
+    max_lines = 2048
+
+    def __init__(self, max_raw: int = 2048, max_headers: int = 64) -> None:
+        """
+        @param max_raw: longer heads, in bytes, are not kept.
+        @param max_headers: nor those with more headers.
+        """
+        self.max_raw = max_raw
+        self.max_headers = max_headers
+        # Without the number after Content-Length.
+        self._heads: dict[bytes, RequestHead] = {}
+        # Request lines of HTTP/1.1: method, target in origin form, path.
+        self._starts: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        # Header lines: name and value, and what they are to us.
+        self._lines: dict[bytes, tuple[tuple[bytes, bytes], int]] = {}
+
+    def remember(self, raw: bytes, head: RequestHead) -> None:
+        """
+        Keep C{head}, which a parser made of C{raw} (the empty line at the end
+        left out), if it is of the plain kind.
+        """
+        if len(raw) > self.max_raw or head.expects_continue:
+            return
+        key = memo_key(raw)
+        if key is None or (head.length_at >= 0) != (key is not raw):
+            return
+        self._keep(key, head)
+        if head.is_http_1_0:
+            return
+        start, *lines = raw.split(b"\r\n")
+        if len(self._starts) >= self.max_heads:
+            self._starts.clear()
+        self._starts[start] = (head.method, head.uri, head.path)
+        for line, header in zip(lines, head.headers, strict=True):
+            name = header[0].lower()
+            if name == b"host":
+                self._learn(line, header, _HOST)
+            elif name == b"content-type":
+                self._learn(line, header, _TYPE)
+            elif name == b"connection" and header[1].lower() == b"keep-alive":
+                self._learn(line, header, _OTHER)
+
+    def _keep(self, key: bytes, head: RequestHead) -> None:
+        if len(self._heads) >= self.max_heads:
+            self._heads.clear()
+        self._heads[key] = head
+
+    def _learn(self, line: bytes, header: tuple[bytes, bytes], kind: int) -> None:
+        if len(self._lines) >= self.max_lines:
+            self._lines.clear()
+        self._lines[line] = (header, kind)
+
+    def whole_request(self, data: bytes) -> tuple[RequestHead, bytes] | None:
+        """
+        If C{data} is exactly one request whose head is known, or made of
+        lines that are, its head and its body.
+        """
+        raw, end, body = data.partition(_END)
+        before, spelling, rest = raw.partition(b"\r\nContent-Length: ")
+        if not spelling:
+            before, spelling, rest = raw.partition(b"\r\ncontent-length: ")
+        if spelling:
+            digits, line_end, after = rest.partition(b"\r\n")
+            size = len(body)
+            if digits != (_SIZES[size] if size < 4096 else b"%d" % size):
+                return None
+            key = before + spelling + line_end + after
+        elif body:
+            return None
+        else:
+            key = raw
+        head = self._heads.get(key)
+        if head is None:
+            if len(raw) > self.max_raw:
+                return None
+            if spelling:
+                lines = before.split(b"\r\n")
+                length_at = len(lines) - 1
+                if line_end:
+                    lines += after.split(b"\r\n")
+                head = self._put_together(key, lines, length_at, (spelling[2:-2], digits))
+            else:
+                head = self._put_together(key, raw.split(b"\r\n"), -1, None)
+            if head is None:
+                return None
+        return (head, body) if end else None
+
+    def _put_together(
+        self,
+        key: bytes,
+        lines: list[bytes],
+        length_at: int,
+        length: tuple[bytes, bytes] | None,
+    ) -> RequestHead | None:
+        """
+        The head that these lines make, C{length} apart, if all that is out of
+        the ordinary in them is known.
+        """
+        start = self._starts.get(lines[0])
+        if start is None or len(lines) > self.max_headers:
+            return None
+        known = self._lines
+        hosts = 0
+        content_type = None
+        headers = []
+        is_new = False
+        del lines[0]
+        for line in lines:
+            entry = known.get(line)
+            if entry is None:
+                found = _ORDINARY.fullmatch(line)
+                if found is None:
+                    return None
+                name, value = found.groups()
+                header = (name, value.rstrip(b" \t"))
+                self._learn(line, header, _OTHER)
+                is_new = True
+            else:
+                header, kind = entry
+                if kind == _HOST:
+                    hosts += 1
+                elif kind == _TYPE:
+                    content_type = header[1] if content_type is None else content_type
+            headers.append(header)
+        if hosts != 1:
+            return None
+        if length is not None:
+            headers.insert(length_at, length)
+        method, uri, path = start
+        head = RequestHead(
+            method,
+            uri,
+            b"HTTP/1.1",
+            tuple(headers),
+            True,
+            path=path,
+            length_at=length_at,
+            content_type=content_type,
+        )
+        if not is_new:
+            self._keep(key, head)
+        return head
