@@ -8,6 +8,7 @@ anything.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -46,25 +47,40 @@ __all__ = [
 
 
 class HookKind(Enum):
-    """Which of a model's three scripts."""
+    """The kinds of hooks: each model has a script of every kind."""
 
     WAKE = "wake"
     SLEEP = "sleep"
     ALIVE = "alive"
 
 
+_NO_ANSWER = frozenset({os.EX_TEMPFAIL, 126, 127})
+"""
+Exit statuses by which an C{alive} hook says neither yes nor no: EX_TEMPFAIL
+(75), "I cannot tell just now"; 126 and 127, with which a shell says that a
+command cannot be executed, or was not found.
+"""
+
+_LAST_WORDS = 200
+
+
 class HookResult(Struct, frozen=True):
     """
     How a hook ended.
 
-    @ivar exit_code: the shell's exit status; None when it did not exit by
-        itself (a signal, a time limit, or it could not be started).
-    @ivar timed_out: it ran past its time limit and was killed for it.
-    @ivar duration: seconds from its start to its exit.
+    An C{alive} hook has three answers.  I{Yes} is L{ok}; I{no} is L{says_no};
+    everything else is I{unknown}, which never counts as asleep and never as
+    dead: exit status 75, 126 or 127, a signal, the time limit, or a script
+    that could not be started.
+
+    @ivar exit_code: the shell's exit status; None when the shell did not exit
+        by itself (a signal, a time limit, or it could not be started).
+    @ivar timed_out: the hook ran past its time limit and was killed for it.
+    @ivar duration: seconds from the hook's start to its exit.
     @ivar reason: the outcome in a few words fit for a client: "exit status 3",
-        "time limit of 5 s", "killed by signal 9", "could not be started".
-        Never any of the hook's own output.
-    @ivar stderr: the last 4 KiB of what it wrote to stderr, for the log.
+        "exit status 127 (command not found)", "time limit of 5 s", "killed by
+        signal 9", "could not be started".  Never any of the hook's own output.
+    @ivar stderr: the last 4 KiB of what the hook wrote to stderr, for the log.
     """
 
     exit_code: int | None
@@ -75,16 +91,22 @@ class HookResult(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """It exited with status 0."""
+        """The hook exited with status 0."""
         return self.exit_code == 0
 
     @property
     def says_no(self) -> bool:
+        """The C{alive} hook ran to its end, and its answer is no."""
+        return not (self.exit_code is None or self.ok or self.exit_code in _NO_ANSWER)
+
+    @property
+    def last_words(self) -> str:
         """
-        For C{alive}: it ran to its end and said no.  An alive hook that is
-        neither L{ok} nor this is I{unknown}, which never counts as asleep.
+        The last line of stderr that is not blank, at most 200 characters of
+        it; "" if there is none.  For the log, which escapes what is not
+        printable: never for a client.
         """
-        return self.exit_code is not None and self.exit_code != 0
+        return self.stderr.rstrip().rpartition("\n")[2].strip()[:_LAST_WORDS]
 
 
 class IRunningHook(Interface):

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
+from llmux.hooks.runner import exit_reason
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["FakeHook", "FakeHookRunner", "Outcome"]
@@ -81,7 +82,7 @@ class FakeHook:
 
     def _exit(self) -> None:
         code = self.outcome.exit_code
-        self._finish(code, "killed by signal 9" if code is None else f"exit status {code}")
+        self._finish(code, "killed by signal 9" if code is None else exit_reason(code))
 
     def _finish(self, exit_code: int | None, reason: str) -> None:
         self._cancel()

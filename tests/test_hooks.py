@@ -501,6 +501,30 @@ async def test_nothing_is_left(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_alive_script_with_a_typo_says_neither_yes_nor_no(hooks: Hooks) -> None:
+    result = await hooks.run("crul http://127.0.0.1:1/", HookKind.ALIVE)
+    assert result.reason == "exit status 127 (command not found)"
+    assert "crul" in result.last_words
+    assert not result.ok and not result.says_no
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        ("", ""),
+        (" \n\n", ""),
+        ("one\n two \n\n  \n", "two"),
+        ("progress\rdone", "progress\rdone"),
+        ("first\n" + "x" * 300 + "\n", "x" * 200),
+    ],
+)
+def test_last_words_are_the_last_line_of_stderr_that_is_not_blank(
+    stderr: str, words: str
+) -> None:
+    assert HookResult(1, False, 0.0, "exit status 1", stderr).last_words == words
+
+
+@pytest_twisted.ensureDeferred
 async def test_events_and_metrics(hooks: Hooks) -> None:
     """Outcomes are logged and counted."""
     await hooks.run("true", HookKind.WAKE)

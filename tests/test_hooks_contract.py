@@ -165,6 +165,24 @@ async def test_exit_status(world: World, code: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (75, "exit status 75 (temporary failure)"),
+        (126, "exit status 126 (command cannot be executed)"),
+        (127, "exit status 127 (command not found)"),
+    ],
+)
+async def test_a_status_that_is_no_answer_says_neither_yes_nor_no(
+    world: World, code: int, reason: str
+) -> None:
+    """EX_TEMPFAIL, and what a shell says of a command that it could not run."""
+    result = await world.result(world.start(exit_code=code, hook=HookKind.ALIVE))
+    assert (result.exit_code, result.reason) == (code, reason)
+    assert not result.ok and not result.says_no
+
+
+@pytest_twisted.ensureDeferred
 async def test_signal(world: World) -> None:
     """A hook that a signal ends has no exit status: its answer is unknown."""
     result = await world.result(world.start(exit_code=None))

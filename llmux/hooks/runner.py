@@ -24,7 +24,7 @@ from llmux.config import ModelConfig
 from llmux.hooks.spawn import OutputPipe, Shell, Watch, watch_exit
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
-__all__ = ["HookMetrics", "HookRunner", "IHookReactor", "Lines"]
+__all__ = ["HookMetrics", "HookRunner", "IHookReactor", "Lines", "exit_reason"]
 
 GRACE = 5.0
 """Seconds from TERM to KILL, and from there until a hook is given up."""
@@ -178,7 +178,7 @@ class _Run:
         elif status < 0:
             self._finish(None, f"killed by signal {-status}")
         else:
-            self._finish(status, f"exit status {status}")
+            self._finish(status, exit_reason(status))
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -298,6 +298,20 @@ class _Run:
         lines = Lines()
         pipe.received = received
         pipe.closed = lambda: log(lines.end())
+
+
+_MEANINGS = {
+    os.EX_TEMPFAIL: "temporary failure",
+    126: "command cannot be executed",
+    127: "command not found",
+}
+"""What a shell, or sysexits.h, means by an exit status."""
+
+
+def exit_reason(status: int) -> str:
+    """An exit status in words: C{exit status 127 (command not found)}."""
+    meaning = _MEANINGS.get(status)
+    return f"exit status {status} ({meaning})" if meaning else f"exit status {status}"
 
 
 def _cancel(call: IDelayedCall | None) -> None:
