@@ -28,7 +28,7 @@ from llmux.policy.cost_aware import (
     CostAwareSettings,
 )
 from llmux.simulate.run import Record, Run
-from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
 from tests.world import SLEEP, WAKE, Client, World
 
@@ -477,7 +477,7 @@ def simulate(
     policy = CostAwarePolicy(
         PolicyContext(weights=dict.fromkeys(trace.models(), 1.0)), CostAwareSettings(**values)
     )
-    run = Run(trace, policy, trace.models(), SwitchCosts(cost), slots=10_000, seed=seed)
+    run = Run(trace, policy, trace.models(), HookTimes(cost), slots=10_000, seed=seed)
     return trace, run.go()
 
 

@@ -16,7 +16,7 @@ import pytest
 from llmux.app import build_policy
 from llmux.config import load_config
 from llmux.simulate.run import Run
-from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import read_trace
 from tests.daemon import Daemon, connect, free_port
 
@@ -113,7 +113,7 @@ def simulated(trace: Path, config_file: Path) -> str:
     config = load_config(str(config_file))
     with trace.open("rb") as lines:
         requests = read_trace(lines)
-    run = Run(requests, build_policy(config), config.models, SwitchCosts(2 * HOOK))
+    run = Run(requests, build_policy(config), config.models, HookTimes(2 * HOOK))
     return "".join(model for _, model in run.go().woken)
 
 

@@ -11,24 +11,25 @@ import pytest
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+from llmux.interfaces import HookKind, IHookRunner, IRunningHook, ISwitchPolicy
 from llmux.policy.fifo import FifoPolicy
 from llmux.simulate.figures import Figures, figures, percentile
+from llmux.simulate.followed_policy import FollowedPolicy
 from llmux.simulate.run import Mode, Record, Run
-from llmux.simulate.scripts import NumberHooks, SwitchCosts
+from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.trace import Trace, TraceRequest
 from llmux.switching.settings import SwitchSettings
 
 
 def run(*requests: TraceRequest, cost: float = 10.0, **options: Any) -> Record:
     trace = Trace.of(requests)
-    costs = options.pop("costs", SwitchCosts(cost))
+    costs = options.pop("costs", HookTimes(cost))
     return Run(trace, FifoPolicy(), trace.models(), costs, **options).go()
 
 
 def test_hooks_made_of_numbers() -> None:
     clock = Clock()
-    hooks = NumberHooks(clock, SwitchCosts(10), Random(1), lambda: "b")
+    hooks = NumberHooks(clock, HookTimes(10), Random(1), lambda: "b")
     assert verifyObject(IHookRunner, hooks)
     alive = hooks.start("a", HookKind.ALIVE)
     assert verifyObject(IRunningHook, alive)
@@ -59,14 +60,41 @@ def test_one_after_the_other() -> None:
 
 
 def test_costs_of_pairs() -> None:
-    costs = SwitchCosts(10, {("a", "b"): 4, (None, "a"): 7})
+    costs = HookTimes(10, {("a", "b"): 4, (None, "a"): 7})
     record = run(TraceRequest("a", 1, 0.0), TraceRequest("b", 1, 1.0), costs=costs)
     assert record.woken == [(7.0, "a"), (12.0, "b")]
 
 
+def test_the_policy_that_is_followed_is_a_policy() -> None:
+    assert verifyObject(ISwitchPolicy, FollowedPolicy(FifoPolicy()))
+
+
+def test_a_sleep_hook_takes_the_time_of_the_model_to_which_the_drain_leads_in_the_end() -> None:
+    """The client that wanted b gives up while a drains, so that the switch leads to c."""
+    costs = HookTimes(10, {("a", "b"): 100, ("a", "c"): 4})
+    record = run(
+        TraceRequest("a", 10, 0.0),
+        TraceRequest("b", 1, 6.0, patience=2),
+        TraceRequest("c", 1, 7.0),
+        costs=costs,
+    )
+    assert record.woken == [(5.0, "a"), (19.0, "c")]
+    assert (15.0, Mode.SWITCHING, None) in record.modes
+
+
+def test_a_drain_that_is_called_off_is_recorded_as_serving_again() -> None:
+    record = run(TraceRequest("a", 10, 0.0), TraceRequest("b", 1, 6.0, patience=2))
+    assert record.modes[2:] == [
+        (5.0, Mode.SERVING, "a"),
+        (6.0, Mode.DRAINING, "a"),
+        (8.0, Mode.SERVING, "a"),
+        (15.0, Mode.IDLE, "a"),
+    ]
+
+
 def test_jitter_is_by_the_seed() -> None:
     requests = [TraceRequest("ab"[n % 2], 1, float(n)) for n in range(20)]
-    costs = SwitchCosts(10, jitter=0.2)
+    costs = HookTimes(10, jitter=0.2)
     one, same, other = (run(*requests, costs=costs, seed=seed).woken for seed in (1, 1, 2))
     assert one == same != other
     gaps = [b - a - 1 for (a, _), (b, _) in pairwise(one)]
@@ -147,7 +175,7 @@ def test_percentile() -> None:
 
 def of(warm_up: float = 0.0, until: float = inf, *requests: TraceRequest) -> Figures:
     trace = Trace.of(requests)
-    made = Run(trace, FifoPolicy(), trace.models(), SwitchCosts(10), until=until).go()
+    made = Run(trace, FifoPolicy(), trace.models(), HookTimes(10), until=until).go()
     return figures("fifo", trace, made, warm_up)
 
 

@@ -15,7 +15,7 @@ from llmux.simulate.options import UsageError, candidates, parser, switch_costs
 from llmux.simulate.progress import ProgressBar
 from llmux.simulate.report import as_json, as_table, duration
 from llmux.simulate.run import Record, Run
-from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceError, read_trace
 
 __all__ = ["main"]
@@ -80,7 +80,7 @@ def _read(name: str) -> Trace:
 def _run(
     config: Config,
     trace: Trace,
-    costs: SwitchCosts,
+    costs: HookTimes,
     slots: int,
     until: float,
     seed: int,
@@ -98,7 +98,7 @@ def _run(
     ).go(progress)
 
 
-def _about(trace: Trace, models: Sequence[str], costs: SwitchCosts, slots: int) -> str:
+def _about(trace: Trace, models: Sequence[str], costs: HookTimes, slots: int) -> str:
     requests = f"{len(trace.requests)} request{'s' * (len(trace.requests) != 1)}"
     several = f"{len(models)} model{'s' * (len(models) != 1)}"
     special = f" ({len(costs.pairs)} of them their own)" if costs.pairs else ""

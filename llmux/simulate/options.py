@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from llmux.config import Config, config_from_mapping, load_config
-from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
 
 __all__ = ["DEFAULT_SWITCH_COST", "UsageError", "candidates", "parser", "switch_costs"]
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> SwitchCosts:
+def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> HookTimes:
     """
     What C{--switch-cost} says.
 
@@ -138,7 +138,7 @@ def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> 
             pairs[_pair(word, pair, models)] = seconds
         else:
             default = seconds
-    return SwitchCosts(default, pairs, jitter)
+    return HookTimes(default, pairs, jitter)
 
 
 def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]:

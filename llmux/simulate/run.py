@@ -15,11 +15,12 @@ from twisted.python.failure import Failure
 from llmux.errors import SwitchError
 from llmux.interfaces import ISwitchPolicy
 from llmux.simulate.clock import HeapClock
-from llmux.simulate.scripts import NumberHooks, SwitchCosts
-from llmux.simulate.simulated_backend import Backend
+from llmux.simulate.followed_policy import FollowedPolicy
+from llmux.simulate.scripts import HookTimes, NumberHooks
+from llmux.simulate.simulated_backend import SimulatedBackend
 from llmux.simulate.trace import Trace
 from llmux.switching.settings import SwitchSettings
-from llmux.switching.switcher import Active, InFlightGuard, ModelSwitcher, Switching
+from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 
 __all__ = ["Mode", "Record", "Run"]
 
@@ -89,7 +90,7 @@ class Run:
         trace: Trace,
         policy: ISwitchPolicy,
         models: Iterable[str],
-        costs: SwitchCosts,
+        costs: HookTimes,
         *,
         slots: int = 16,
         until: float = inf,
@@ -100,13 +101,14 @@ class Run:
         self._trace = trace
         self._until = until
         self._clock = HeapClock()
-        self._hooks = NumberHooks(self._clock, costs, Random(seed), self._leads_to)
+        self._policy = FollowedPolicy(policy)
+        self._hooks = NumberHooks(self._clock, costs, Random(seed), self._next_model)
         self.record.woken = self._hooks.woken
         self.switcher = ModelSwitcher(
-            self._clock, self._hooks, policy, dict.fromkeys(models, inf), settings
+            self._clock, self._hooks, self._policy, dict.fromkeys(models, inf), settings
         )
         self._backends = {
-            name: Backend(self._clock, slots, self._began, self._served)
+            name: SimulatedBackend(self._clock, slots, self._began, self._served)
             for name in self.switcher.models
         }
         self._clients: dict[int, _Client] = {}
@@ -118,6 +120,8 @@ class Run:
         self._next = 0
         self._ended = 0
         self._in_flight = 0
+        self._waiting = dict.fromkeys(self.switcher.models, 0)
+        self._all_waiting = 0
         self._mode: tuple[Mode, str | None] = (Mode.IDLE, None)
 
     def go(self, progress: Callable[[float], object] | None = None) -> Record:
@@ -145,22 +149,31 @@ class Run:
             parts.append(self._clock.seconds() / self._until)
         return max(parts)
 
-    def _leads_to(self) -> str | None:
-        state = self.switcher.state
-        return state.target if isinstance(state, Switching) else None
+    def _next_model(self) -> str | None:
+        """The model for which a sleep hook that starts now makes room."""
+        return self._policy.target
+
+    def _drains(self, awake: str) -> bool:
+        """
+        The awake model drains: the policy has decided to wake another model, and
+        somebody still waits for another one.
+        """
+        return (
+            self._policy.target not in (None, awake)
+            and self._all_waiting > self._waiting[awake]
+        )
 
     def _look(self) -> None:
-        """Record what the GPU does, if it does something else now."""
-        state = self.switcher.state
-        awake: str | None = None
+        """Record what the GPU does, if that has changed."""
+        awake = None if self._hooks.changing else self._hooks.awake
         if self._hooks.changing:
             mode = Mode.SWITCHING
-        elif isinstance(state, Switching):
-            mode, awake = Mode.DRAINING, state.source
-        elif isinstance(state, Active):
-            mode, awake = Mode.SERVING if self._in_flight else Mode.IDLE, state.model
-        else:
+        elif awake is None:
             mode = Mode.IDLE
+        elif self._drains(awake):
+            mode = Mode.DRAINING
+        else:
+            mode = Mode.SERVING if self._in_flight else Mode.IDLE
         if (mode, awake) != self._mode:
             self._mode = mode, awake
             self.record.modes.append((self._clock.seconds(), mode, awake))
@@ -189,20 +202,29 @@ class Run:
         if guard is not None:
             self._forward(guard, client)
             return
+        self._waiting[request.model] += 1
+        self._all_waiting += 1
         client.deferred = self.switcher.acquire(request.model)
         client.deferred.addCallbacks(
             self._forward, self._refused, callbackArgs=(client,), errbackArgs=(client,)
         )
 
     def _forward(self, guard: InFlightGuard, client: _Client) -> None:
+        if client.deferred is not None:
+            self._waits_no_longer(client)
         client.guard = guard
         guard.on_abort = lambda _: self._abort(client)
         self._in_flight += 1
         request = self._trace.requests[client.number]
         self._backends[request.model].submit(client.number, request.service)
 
+    def _waits_no_longer(self, client: _Client) -> None:
+        self._waiting[self._trace.requests[client.number].model] -= 1
+        self._all_waiting -= 1
+
     def _refused(self, failure: Failure, client: _Client) -> None:
         failure.trap(SwitchError, CancelledError)
+        self._waits_no_longer(client)
         self._leave(client)
 
     def _began(self, number: int) -> None:

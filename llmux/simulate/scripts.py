@@ -12,11 +12,11 @@ from zope.interface import implementer
 
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
-__all__ = ["NumberHooks", "SwitchCosts"]
+__all__ = ["HookTimes", "NumberHooks"]
 
 
 @dataclass(frozen=True)
-class SwitchCosts:
+class HookTimes:
     """
     Seconds of sleep and wake hooks.
 
@@ -64,6 +64,7 @@ class NumberHooks:
     Every sleep and wake succeeds after what the switch costs, and C{alive}
     tells the truth at once.
 
+    @ivar awake: the model that is awake, or None.
     @ivar changing: a sleep or a wake hook runs.
     @ivar woken: (when, model) for every wake, in order.
     """
@@ -71,18 +72,19 @@ class NumberHooks:
     def __init__(
         self,
         clock: IReactorTime,
-        costs: SwitchCosts,
+        costs: HookTimes,
         random: Random,
         target: Callable[[], str | None],
     ) -> None:
         """
-        @param target: says where the switch under way leads.
+        @param target: called as a sleep hook starts; returns the model for
+            which it makes room, or None.
         """
         self._clock = clock
         self._costs = costs
         self._random = random
         self._target = target
-        self._awake: str | None = None
+        self.awake: str | None = None
         self._slept: str | None = None
         self.changing = False
         self.woken: list[tuple[float, str]] = []
@@ -90,7 +92,7 @@ class NumberHooks:
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         running = _NumberHook()
         if hook is HookKind.ALIVE:
-            running.exited.callback(_result(0 if model == self._awake else 1, 0.0))
+            running.exited.callback(_result(0 if model == self.awake else 1, 0.0))
             return running
         if hook is HookKind.SLEEP:
             seconds = self._costs.sleep(model, self._target())
@@ -104,9 +106,9 @@ class NumberHooks:
 
     def _exit(self, running: _NumberHook, model: str, hook: HookKind, seconds: float) -> None:
         if hook is HookKind.SLEEP:
-            self._awake, self._slept = None, model
+            self.awake, self._slept = None, model
         else:
-            self._awake, self._slept = model, None
+            self.awake, self._slept = model, None
             self.changing = False
             self.woken.append((self._clock.seconds(), model))
         running.exited.callback(_result(0, seconds))

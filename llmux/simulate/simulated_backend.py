@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Backend"]
+__all__ = ["SimulatedBackend"]
 
 
-class Backend:
+class SimulatedBackend:
     """
     Serves some requests at once; the others wait inside it, first come, first
     served.  Requests are numbers here.

@@ -23,7 +23,7 @@ from llmux.policy.fifo import FifoPolicy
 from llmux.simulate.figures import Figures, figures
 from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
-from llmux.simulate.scripts import SwitchCosts
+from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
 from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
 from tests.benchmarks.scheduling.recorded import RECORDED
@@ -53,7 +53,7 @@ class Comparison:
 def measure(scenario: Scenario, policy: ISwitchPolicy, trace: Trace, name: str) -> Figures:
     """The figures of one run."""
     pairs = {(a, b): s for (a, b), s in scenario.costs.items() if b is not None}
-    costs = SwitchCosts(scenario.costs[None, None], pairs, scenario.jitter)
+    costs = HookTimes(scenario.costs[None, None], pairs, scenario.jitter)
     record = Run(
         trace,
         policy,
