@@ -12,6 +12,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from llmux._version import __version__
+from llmux.daemon.twisted_gaps import install_reactor
 from llmux.monitoring.log import LOG_FORMATS, LogObserver, log_observer
 
 __all__ = ["Options", "makeService", "make_log_observer"]
@@ -53,11 +54,14 @@ class Options(usage.Options):
     opt_V = opt_version
 
     def postOptions(self) -> None:
-        """Log in our format, unless twistd was told another way to log."""
+        """Choose the reactor and the format of the log, where twistd was not told which."""
         if self["log-format"] not in LOG_FORMATS:
             raise usage.UsageError(f"--log-format is text or json, not {self['log-format']!r}")
         if self.parent is None:
             return
+        # Nothing has imported the reactor by now, unless twistd was told which
+        # (--reactor); then only its clock is replaced.
+        install_reactor()
         if self.parent.get("logger") or self.parent.get("syslog"):
             if self["log-format"] != "text":
                 raise usage.UsageError("--log-format goes with neither --syslog nor --logger")

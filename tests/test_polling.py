@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
+from twisted.application.reactors import IReactorInstaller, getReactorTypes
+from twisted.internet import posixbase
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
@@ -12,8 +16,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
 
-from llmux.daemon.reactor import bare_polling
+from llmux.daemon.reactor import LlmuxReactor
+from llmux.daemon.twisted_gaps import REACTOR_PARTS, use_monotonic_clock
 from tests.conftest import LoggedFailures
 
 
@@ -39,14 +45,12 @@ class Pair:
     """Two connected sockets on a reactor of their own, which is driven by hand."""
 
     def __init__(self) -> None:
-        self.reactor = EPollReactor()
         self.clock = Clock()
         self.slept: list[float] = []
-        found = bare_polling(self.reactor)
-        assert found is not None
-        self.iterate = found
+        self.reactor = cast(Any, LlmuxReactor(self.slept.append))
+        self.iterate = self.reactor.doIteration
         self.server, self.client = Recorder(), Recorder()
-        self.port = self.reactor.listenTCP(
+        self.port: Any = self.reactor.listenTCP(
             0, Factory.forProtocol(lambda: self.server), interface="127.0.0.1"
         )
         connectProtocol(
@@ -68,9 +72,17 @@ class Pair:
 def pair() -> Iterator[Pair]:
     pair = Pair()
     yield pair
-    for selectable in pair.reactor.removeAll():
+    dismantle(pair.reactor)
+
+
+def dismantle(reactor: Any) -> None:
+    """Close what the reactor holds open, its own wakers included."""
+    for selectable in reactor.removeAll():
         selectable.connectionLost(Failure(ConnectionDone()))
-    pair.reactor._poller.close()
+    for waker in list(reactor._internalReaders):
+        waker.connectionLost(Failure(ConnectionDone()))
+    if isinstance(reactor, EPollReactor):
+        reactor._poller.close()
 
 
 def test_bytes_go_both_ways(pair: Pair) -> None:
@@ -132,9 +144,6 @@ def test_timed_calls_are_not_held_up(pair: Pair) -> None:
 def crowd(pair: Pair) -> Pair:
     """One on a clock that is moved by hand, in whose reactor nothing is due for long."""
     pair.reactor.seconds = pair.clock.seconds
-    found = bare_polling(pair.reactor, pair.slept.append)
-    assert found is not None
-    pair.iterate = found
     pair.reactor.callLater(1000, list)
     pair.reactor.runUntilCurrent()
     pair.reactor.running = True
@@ -224,6 +233,37 @@ def test_it_stops_when_the_reactor_does(pair: Pair) -> None:
     reactor._justStopped = reactor.running = False
 
 
-def test_other_reactors_are_left_alone() -> None:
-    assert bare_polling(Clock()) is None
-    assert bare_polling(SelectReactor.__new__(SelectReactor)) is None
+def test_the_clock_cannot_be_stepped(pair: Pair) -> None:
+    before = time.monotonic()
+    call = pair.reactor.callLater(7, list)
+    assert before + 7 <= call.getTime() <= time.monotonic() + 7
+
+
+@pytest.mark.parametrize("kind", [SelectReactor, EPollReactor])
+def test_a_reactor_of_twisteds_gets_a_monotonic_clock(kind: Callable[[], Any]) -> None:
+    reactor = kind()
+    use_monotonic_clock(reactor)
+    before = time.monotonic()
+    call = reactor.callLater(7, list)
+    assert before + 7 <= call.getTime() <= time.monotonic() + 7
+    dismantle(reactor)
+
+
+def test_a_clock_by_which_calls_were_scheduled_stays() -> None:
+    reactor: Any = SelectReactor()
+    reactor.callLater(7, list)
+    use_monotonic_clock(reactor)
+    assert abs(reactor.seconds() - time.time()) < 1
+    dismantle(reactor)
+
+
+def test_a_twisted_that_is_built_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "_doReadOrWrite" in REACTOR_PARTS
+    monkeypatch.delattr(posixbase._PollLikeMixin, "_doReadOrWrite")
+    with pytest.raises(AttributeError, match="_doReadOrWrite"):
+        LlmuxReactor()
+
+
+def test_twistd_finds_it_by_its_name() -> None:
+    (found,) = [one for one in getReactorTypes() if one.shortName == "llmux"]
+    verifyObject(IReactorInstaller, found)

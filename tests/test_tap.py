@@ -84,7 +84,9 @@ class TestOptions:
             parse(option)
         assert capsys.readouterr().out == f"llmux {__version__}\n"
 
-    def test_another_way_to_log(self) -> None:
+    def test_another_way_to_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The reactor that the tests run on stays as it is.
+        monkeypatch.setattr("llmux.tap.install_reactor", lambda: None)
         for arguments in ["--syslog"], ["--logger", "twisted.logger.jsonFileLogObserver"]:
             options = ServerOptions()
             options.parseOptions([*arguments, "llmux"])
@@ -95,7 +97,7 @@ class TestOptions:
 
 
 class TestForeground:
-    @pytest.mark.parametrize("reactor", ["epoll", "poll", "select"])
+    @pytest.mark.parametrize("reactor", ["llmux", "epoll", "poll", "select"])
     def test_a_request_and_a_graceful_end(
         self, tmp_path: Path, behind: Backend, reactor: str
     ) -> None:

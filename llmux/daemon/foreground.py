@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from llmux.daemon.twisted_gaps import install_reactor, without_openssl
 
 if TYPE_CHECKING:
     from llmux.config import Config
@@ -54,20 +56,11 @@ def serve(
 
 
 def _reactor(config: Config) -> Any:
-    """
-    The reactor.  Where it is installed, Twisted imports OpenSSL along with it:
-    a fifth of the time until llmux listens and of the memory that it then has,
-    for nothing unless clients come by TLS.
-    """
+    """The reactor: llmux's own, where this platform has epoll(7)."""
     plain = config.listen is None or config.listen.partition(":")[0] in _PLAIN_ENDPOINTS
-    blocked = plain and not {"OpenSSL", "twisted.internet.reactor"} & sys.modules.keys()
-    if blocked:
-        sys.modules["OpenSSL"] = cast(ModuleType, None)
-    try:
+    with without_openssl() if plain else nullcontext():
+        install_reactor()
         from twisted.internet import reactor
-    finally:
-        if blocked:
-            del sys.modules["OpenSSL"]
     return reactor
 
 

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from llmux.config import Config
 from llmux.config.error import ConfigError, shown
+from llmux.daemon.twisted_gaps import adopt_unix_socket, own_lock
 
 __all__ = ["Listener", "describe_address", "make_endpoint"]
 
@@ -72,7 +73,8 @@ class Listener(Service):
             return
         endpoint = make_endpoint(config, self._reactor)
         if _is_systemds_unix_socket(endpoint):
-            self._bound(_adopt(endpoint, self._reactor, factory))
+            descriptor = endpoint.fileno  # type: ignore[attr-defined]  # it has one
+            self._bound(adopt_unix_socket(descriptor, self._reactor, factory))
             return
         # Most endpoints answer at once, but they need not.
         endpoint.listen(factory).addCallbacks(self._bound, self._not_bound)
@@ -105,7 +107,7 @@ class Listener(Service):
 
     def privilegedStartService(self) -> None:
         """Before privileges are dropped, and after the fork of a daemon."""
-        _own_lock(self.port)
+        own_lock(self.port)
 
     def startService(self) -> None:
         """Accept connections, those included that have come since it was made."""
@@ -167,35 +169,6 @@ def describe_address(address: object) -> str:
 def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
     family: object = getattr(endpoint, "addressFamily", None)
     return family == socket.AF_UNIX and hasattr(endpoint, "fileno")
-
-
-def _adopt(endpoint: Any, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
-    # Twisted would change the mode of systemd's socket, and at the end shut it
-    # down and delete it: none of that is ours to do.  It does so to paths only,
-    # not to abstract names, which begin with NUL.
-    from twisted.internet.unix import Port
-
-    os.set_blocking(endpoint.fileno, False)
-    port: Any = Port._fromListeningDescriptor(reactor, endpoint.fileno, factory)
-    port._bindPath = b"\0" + port._bindPath
-    port._shouldShutdown = False
-    port.startListening()
-    os.close(endpoint.fileno)
-    adopted: IListeningPort = port
-    return adopted
-
-
-def _own_lock(port: IListeningPort | None) -> None:
-    # The lock beside a unix socket names the process that made it.  A daemon
-    # is another one: unchanged, the lock would count as stale from now on.
-    lock = getattr(port, "lockFile", None)
-    if lock is None or not lock.locked:
-        return
-    owner = os.readlink(lock.name)
-    if int(owner) != os.getpid():
-        new = lock.name + b".new"
-        os.symlink(str(os.getpid()), new)
-        os.replace(new, lock.name)
 
 
 def _absolute(config: Config) -> str:

@@ -1,7 +1,7 @@
 """
-Reading from sockets without a logging context for each event, without a round
-of the reactor's main loop where it has nothing else to do, and of many streams
-at once.
+The reactor of a process that llmux has to itself: Twisted's epoll reactor with a
+monotonic clock, without a logging context for each event, and without a round of
+the main loop between two polls where that loop has nothing to do.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST, installReactor
 from twisted.internet.tcp import Client, Server
 from twisted.python import log
 
-__all__ = ["bare_polling"]
+from llmux.daemon.twisted_gaps import check_reactor_parts
+
+__all__ = ["LlmuxReactor", "install"]
 
 _MOST_ROUNDS = 256
 """Polls before the reactor's own loop gets its turn, come what may."""
@@ -34,84 +36,58 @@ _PIECE = 4096
 """Bytes; what brings as many at once is a body, and wants speed."""
 
 
-def bare_polling(
-    reactor: Any, sleep: Callable[[float], None] = time.sleep
-) -> Callable[[float | None], None] | None:
+class LlmuxReactor(EPollReactor):
     """
-    A C{doIteration} for this reactor that does what its own does, with three
-    differences.
+    Twisted's reactor for epoll, with four differences.
 
-    A TCP connection with something to read is read at once.  The reactor's
-    own calls it by way of L{log.callWithLogger}, which puts together a
+    The clock is monotonic, so that a step of the system's clock neither delays
+    a timed call nor brings one forward.
+
+    A TCP connection with something to read is read at once.  The parent class
+    calls the connection by way of L{log.callWithLogger}, which puts together a
     context for log messages, for a prefix that nothing in llmux prints.
 
-    And it polls again as long as no timed call is due or new, no thread
-    calls, and the reactor is not stopping: those are all that the main loop
-    looks at between two polls.
-
-    Together they are a third of what Python spends on an event that is
-    relayed.  It is for a process that llmux has to itself; another's log may
-    want the prefix.
+    The reactor polls again as long as no timed call is due or new, no thread
+    calls, and the reactor is not stopping: the main loop looks at nothing else
+    between two polls.
 
     Where backends send more than 4000 small pieces a second and clients
-    nothing, it polls but once in half a millisecond, so that one awakening
-    serves for several.  Network cards do the same (interrupt moderation).  A
-    request, or a piece of some size, ends that as soon as it is read.
+    nothing, the reactor polls but once in half a millisecond, so that one
+    awakening serves for several pieces.  Network cards do the same (interrupt
+    moderation).  A request, or a piece of some size, ends that as soon as it
+    is read.
 
-    @param sleep: does nothing for so many seconds.
-    @return: None if the reactor is not Twisted's for epoll, or is not
-        built as it was when this was written.
+    The second and the third difference are together a third of what Python
+    spends on an event that is relayed.  A process that llmux shares with other
+    services had better keep the usual reactor: their log may want the prefix.
     """
-    if type(reactor) is not EPollReactor:
-        return None
-    try:
-        poller: select.epoll = reactor._poller
-        selectables: dict[int, Any] = reactor._selectables
-        whole: Callable[..., None] = reactor._doReadOrWrite
-        disconnect: Callable[..., None] = reactor._disconnectSelectable
-        seconds: Callable[[], float] = reactor.seconds
-        # Looked up each time below: they are replaced now and then.
-        _ = reactor._newTimedCalls, reactor._pendingTimedCalls, reactor.threadCallQueue
-        _ = reactor._justStopped, reactor.running
-    except AttributeError:
-        return None
-    poll = poller.poll
-    call_with_logger: Callable[..., object] = log.callWithLogger
-    readable = select.EPOLLIN
-    # Since when how many small pieces have come; whether they come thick and fast.
-    began = 0.0
-    pieces = 0
-    crowded = False
 
-    def read(connection: Any, from_backend: bool) -> None:
-        """What L{Connection.doRead} does, and what the reactor does about its outcome."""
-        nonlocal pieces, crowded
-        why: Exception | None
-        try:
-            data = connection.socket.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            why = CONNECTION_LOST
-        else:
-            if not data:
-                why = CONNECTION_DONE
-            else:
-                if from_backend and len(data) < _PIECE:
-                    pieces += 1
-                else:
-                    pieces = 0
-                    crowded = False
-                try:
-                    connection.protocol.dataReceived(data)
-                    return
-                except Exception as error:
-                    log.err()
-                    why = error
-        disconnect(connection, why, True)
+    seconds = staticmethod(time.monotonic)
 
-    def iterate(timeout: float | None) -> None:
-        nonlocal began, pieces, crowded
+    def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        """
+        @param sleep: does nothing for so many seconds.
+        """
+        self._sleep = sleep
+        # Since when how many small pieces have come; whether they come thick and fast.
+        self._began = 0.0
+        self._pieces = 0
+        self._crowded = False
+        EPollReactor.__init__(self)
+        check_reactor_parts(self)
+
+    def doPoll(self, timeout: float | None) -> None:
+        """
+        Wait for events and pass them on, C{timeout} seconds at most; without
+        limit if None.  Returns when the main loop has something to do.
+        """
+        poller: select.epoll = self._poller
+        poll = poller.poll
+        selectables: dict[int, Any] = self._selectables
+        whole: Callable[..., None] = self._doReadOrWrite
+        call_with_logger: Callable[..., object] = log.callWithLogger
+        read = self._read
+        readable = select.EPOLLIN
         wait = -1.0 if timeout is None else timeout
         for _ in range(_MOST_ROUNDS):
             try:
@@ -126,24 +102,62 @@ def bare_polling(
                 elif selectable is not None:
                     call_with_logger(selectable, whole, selectable, descriptor, event)
             if (
-                reactor._newTimedCalls
-                or reactor.threadCallQueue
-                or reactor._justStopped
-                or not reactor.running
+                self._newTimedCalls
+                or self.threadCallQueue
+                or self._justStopped
+                or not self.running
             ):
                 return
-            now = seconds()
-            pending = reactor._pendingTimedCalls
+            now = self.seconds()
+            pending = self._pendingTimedCalls
             wait = -1.0
             if pending:
                 wait = pending[0].time - now
                 if wait <= 0:
                     return
-            if pieces >= _WINDOW:
-                crowded = pieces > _CROWD * (now - began)
-                began = now
-                pieces = 0
-            if crowded and (wait < 0 or wait > _PAUSE):
-                sleep(_PAUSE)
+            if self._pieces >= _WINDOW:
+                self._crowded = self._pieces > _CROWD * (now - self._began)
+                self._began = now
+                self._pieces = 0
+            if self._crowded and (wait < 0 or wait > _PAUSE):
+                self._sleep(_PAUSE)
 
-    return iterate
+    doIteration = doPoll
+
+    def _read(self, connection: Any, from_backend: bool) -> None:
+        """What L{Connection.doRead} does, and what the reactor does about its outcome."""
+        why: Exception | None
+        try:
+            data = connection.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            why = CONNECTION_LOST
+        else:
+            if not data:
+                why = CONNECTION_DONE
+            else:
+                if from_backend and len(data) < _PIECE:
+                    self._pieces += 1
+                else:
+                    self._pieces = 0
+                    self._crowded = False
+                try:
+                    connection.protocol.dataReceived(data)
+                    return
+                except Exception as error:
+                    log.err()
+                    why = error
+        disconnect: Callable[..., None] = self._disconnectSelectable
+        disconnect(connection, why, True)
+
+
+def install() -> None:
+    """
+    Install a L{LlmuxReactor} as the reactor of this process.
+
+    @raise ReactorAlreadyInstalledError: the process has a reactor.
+    @raise AttributeError: this Twisted's reactor is built in another way than
+        L{LlmuxReactor} takes for granted.
+    """
+    installReactor(LlmuxReactor())

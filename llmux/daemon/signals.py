@@ -1,7 +1,6 @@
 """
 What only the owner of the process may do, and llmux inside another's process
-leaves alone: signals, the limit on open files, the garbage collector, the
-reactor's way of polling.
+leaves alone: signals, the limit on open files, the garbage collector.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from llmux.daemon.reactor import bare_polling
 from llmux.daemon.service import LlmuxService
 
 __all__ = ["ProcessOwner", "raise_file_limit"]
@@ -111,9 +109,6 @@ class ProcessOwner(Service):
             signal.signal(signal.SIGHUP, self._told_to_stop)
         if self._early:
             self._told_to_stop(signal.SIGTERM, None)
-        iterate = bare_polling(self._reactor)
-        if iterate is not None:
-            self._reactor.doIteration = iterate
         # What has been built stays.  To look at it takes a full collection some 20 ms,
         # and streams stand still meanwhile.
         gc.collect()

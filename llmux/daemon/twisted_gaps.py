@@ -1,0 +1,172 @@
+"""
+Every place where llmux leans on a private part of Twisted, with the reason.
+
+A private part may change with any release of Twisted, so the tests run with the
+lowest version that setup.cfg admits and with the latest.
+
+===================================  ==========================================
+where                                what, and why
+===================================  ==========================================
+L{check_reactor_parts}               the names that
+                                     L{llmux.daemon.reactor.LlmuxReactor} reads:
+                                     Twisted has no public hook between the poll
+                                     and C{doRead}
+L{adopt_unix_socket}                 systemd's Unix socket must keep its mode and
+                                     its file; a Twisted port takes both over
+L{own_lock}                          a daemon's lock names the process that made
+                                     it, which is not the daemon
+L{without_openssl}                   C{twisted.internet.tcp} imports OpenSSL for
+                                     connections that may never come
+L{use_monotonic_clock}               a reactor's clock is C{time.time}, and no option
+                                     changes that
+L{has_reactor}                       whether a reactor is installed cannot be
+                                     asked without installing one
+===================================  ==========================================
+
+The HTTP server leans on C{twisted.web.http.HTTPChannel} and C{Request}
+(C{llmux/web/channel.py}, C{request.py}, C{site.py}), on the transport's C{_tempDataBuffer}
+and C{dataBuffer} (C{llmux/web/transport.py}), the hooks on
+C{twisted.internet.process.Process} (C{llmux/hooks/spawn.py}): each says why where it
+does so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, cast
+
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.python import runtime
+
+__all__ = [
+    "adopt_unix_socket",
+    "check_reactor_parts",
+    "has_reactor",
+    "install_reactor",
+    "own_lock",
+    "use_monotonic_clock",
+    "without_openssl",
+]
+
+REACTOR_PARTS = (
+    "_poller",
+    "_selectables",
+    "_doReadOrWrite",
+    "_disconnectSelectable",
+    "_newTimedCalls",
+    "_pendingTimedCalls",
+    "_justStopped",
+    "threadCallQueue",
+    "running",
+)
+"""What L{llmux.daemon.reactor.LlmuxReactor} reads of its parent class."""
+
+
+def check_reactor_parts(reactor: object) -> None:
+    """
+    See to it that this reactor is built as L{llmux.daemon.reactor.LlmuxReactor} expects.
+
+    @raise AttributeError: it is not.
+    """
+    for name in REACTOR_PARTS:
+        getattr(reactor, name)
+
+
+def has_reactor() -> bool:
+    """Tell whether a reactor is installed, without installing one."""
+    return "twisted.internet.reactor" in sys.modules
+
+
+def install_reactor() -> None:
+    """
+    Install L{llmux.daemon.reactor.LlmuxReactor} unless this process has a reactor.
+
+    Where that class cannot be had (there is no epoll(7), or Twisted has changed),
+    Twisted's own choice gets a monotonic clock.  Call this before anything is
+    scheduled.
+    """
+    if not has_reactor():
+        try:
+            from llmux.daemon.reactor import install
+
+            install()
+        except (ImportError, AttributeError):
+            pass
+    from twisted.internet import reactor
+
+    use_monotonic_clock(reactor)
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """
+    Let a reactor of Twisted's tell the time by a clock that nobody steps.
+
+    Does nothing to a reactor that has timed calls already, which were scheduled
+    by its present clock, nor to one whose clock is not Twisted's.
+    """
+    if reactor.seconds is runtime.seconds and not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
+@contextmanager
+def without_openssl() -> Iterator[None]:
+    """
+    Keep Twisted from importing OpenSSL while a reactor is imported.  OpenSSL is
+    a fifth of the time until llmux listens and of the memory that it then has,
+    for nothing unless clients come by TLS.  Does nothing where OpenSSL or a
+    reactor has been imported already.
+    """
+    if "OpenSSL" in sys.modules or has_reactor():
+        yield
+        return
+    sys.modules["OpenSSL"] = cast(ModuleType, None)
+    try:
+        yield
+    finally:
+        del sys.modules["OpenSSL"]
+
+
+def adopt_unix_socket(
+    descriptor: int, reactor: Any, factory: IProtocolFactory
+) -> IListeningPort:
+    """
+    A port on the Unix socket that systemd listens on.
+
+    A port of Twisted's would change the mode of the socket, and at the end shut
+    the socket down and delete its file: none of that is llmux's to do.  Twisted
+    does so to paths only, not to abstract names, which begin with NUL.
+
+    @param descriptor: of the socket; closed here.
+    """
+    from twisted.internet.unix import Port
+
+    os.set_blocking(descriptor, False)
+    port: Any = Port._fromListeningDescriptor(reactor, descriptor, factory)
+    port._bindPath = b"\0" + port._bindPath
+    port._shouldShutdown = False
+    port.startListening()
+    os.close(descriptor)
+    adopted: IListeningPort = port
+    return adopted
+
+
+def own_lock(port: IListeningPort | None) -> None:
+    """
+    Write this process into the lock beside a Unix socket.
+
+    The lock names the process that made it.  A daemon is another process:
+    unchanged, the lock would count as stale from now on.
+    """
+    lock = getattr(port, "lockFile", None)
+    if lock is None or not lock.locked:
+        return
+    owner = os.readlink(lock.name)
+    if int(owner) != os.getpid():
+        new = lock.name + b".new"
+        os.symlink(str(os.getpid()), new)
+        os.replace(new, lock.name)
