@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,9 @@ request_log: requests.jsonl
         assert config.shutdown_timeout_secs == 3
         assert config.sleep_on_exit is True
 
-    @pytest.mark.parametrize("host", ["::1", "10.0.0.1", "gpu_1.lan.", "münchen.example"])
+    @pytest.mark.parametrize(
+        "host", ["::1", "10.0.0.1", "gpu_1.lan.", "münchen.example", "fe80::1%eth0"]
+    )
     def test_hosts(self, host: str) -> None:
         text = model(host=f'"{host}"') + "port: 8001"
         assert parse_config(text.encode(), "c.yaml").models["a"].host == host
@@ -344,6 +347,7 @@ BAD_YAML = [
         model(port="9" * 5000),
         f'models.a.port: "{"9" * 57}..." cannot be read as a number; correct it',
     ),
+    (model(port="!!int ''"), 'models.a.port: "" cannot be read as a number; correct it'),
     (
         model(wake="true"),
         'models.a.wake: true is not a shell script; write it in quotes: "true"',
@@ -436,7 +440,21 @@ BAD_YAML = [
             f'models.a.host: "{host}" is neither a host\'s name nor an IP address; '
             "give it without http://, brackets and port",
         )
-        for host in ("http://gpu", "[::1]", "gpu:8000", "a b", "gpu\\r\\nX: y", "mü..x")
+        for host in (
+            "http://gpu",
+            "[::1]",
+            "gpu:8000",
+            "a b",
+            "gpu\\r\\nX: y",
+            "mü..x",
+            "fe80::1%x\\r\\nX: y",
+            "::1%",
+        )
+    ),
+    (
+        GOOD + 'host: "::1%a\\tb"',
+        'host: "::1%a\\tb" is neither a host\'s name nor an IP address; '
+        "give it without http://, brackets and port",
     ),
     # The policy.
     (GOOD + "policy: fifo", 'policy: "fifo" is not a mapping; write {name: fifo}'),
@@ -469,6 +487,11 @@ BAD_YAML = [
     ),
     (GOOD + "policy: {settings: {}}", "policy.settings: unknown key; known here: "),
     (GOOD + "directory: /", f"directory: unknown key; known here: {TOP_KEYS}"),
+    (
+        GOOD + "policy: {name: fifo, max_wait_secs: 3}",
+        "policy.max_wait_secs: fifo has no such setting; cost_aware has; "
+        "remove it, or write name: cost_aware",
+    ),
 ]
 
 BAD_JSON = [
@@ -520,6 +543,26 @@ class TestUnsound:
     @pytest.mark.parametrize(("text", "expected"), BAD_JSON, ids=_short)
     def test_json(self, text: str, expected: str) -> None:
         assert complaint(text, "c.json") == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (
+                GOOD + f"? {'k' * 10**6}\n: 1",
+                f'"{"k" * 57}...": unknown key; known here: {TOP_KEYS}',
+            ),
+            (
+                model(port="1" + ":1" * 10**5),
+                f'models.a.port: "{("1" + ":1" * 30)[:57]}..." cannot be read as a number; '
+                "correct it",
+            ),
+        ],
+        ids=["a key of a megabyte", "a number to base 60 of 100 000 digits"],
+    )
+    def test_long_words_take_no_long_time(self, text: str, expected: str) -> None:
+        began = time.process_time()
+        assert complaint(text) == expected
+        assert time.process_time() - began < 1
 
     def test_port_of_the_command_line_beside_listen(self) -> None:
         assert complaint(GOOD + "listen: tcp:1", port=5) == (

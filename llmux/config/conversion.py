@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 import msgspec
@@ -19,15 +18,16 @@ from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
 from llmux.config.values import Config, ModelConfig, Name, PolicyConfig, Script
-from llmux.policy.catalog import PolicyLookupError, find_policy
+from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_setting
+from llmux.similar_names import most_similar
 
 __all__ = ["Conversion"]
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
 """Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
 
-LIKE = 0.6
-"""How alike a suggestion is to what it is suggested for, as difflib counts."""
+LIKE_ELSEWHERE = 0.8
+"""How alike a key of another place must be to be suggested, as difflib counts."""
 
 _KINDS = {
     "array": "a list",
@@ -51,8 +51,15 @@ _HERE = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
 """Who listens on one of these is found at the others."""
 
 
+_ZONE = re.compile(r"[\w.-]{1,64}", re.ASCII)
+"""Of an IPv6 address, as in C{fe80::1%eth0}."""
+
+
 class Conversion:
-    """Of one document.  What is wrong with it is raised as L{ConfigError}."""
+    """
+    The conversion of one document.  What is wrong with the document is raised
+    as L{ConfigError}.
+    """
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -95,6 +102,7 @@ class Conversion:
         )
         self.check_policy(config)
         if config.listen is None:
+            self.check_host(("host",), config.host)
             for name, model in models.items():
                 same = model.host == config.host or {model.host, config.host} <= _HERE
                 if same and model.port == config.port:
@@ -144,13 +152,16 @@ class Conversion:
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
         for hook in ("wake", "sleep", "alive"):
             self.check_script((*path, hook), getattr(model, hook))
-        if not _is_host(model.host):
+        self.check_host((*path, "host"), model.host)
+        return model
+
+    def check_host(self, path: Path, host: str) -> None:
+        if not _is_host(host):
             self.fail(
-                (*path, "host"),
-                f"{shown(model.host)} is neither a host's name nor an IP address",
+                path,
+                f"{shown(host)} is neither a host's name nor an IP address",
                 "give it without http://, brackets and port",
             )
-        return model
 
     def check_script(self, path: Path, script: str) -> None:
         if not script.strip():
@@ -193,7 +204,15 @@ class Conversion:
             self.fail(("policy", "name"), str(e), e.remedy)
         settings_type = factory.settings
         own = _keys(settings_type) if settings_type is not None else []
-        self.check_known(("policy",), raw, {*core, *own, *_EITHER_PLACE})
+        known = {*core, *own, *_EITHER_PLACE}
+        for key in raw:
+            if key not in known and (others := policies_with_setting(str(key))):
+                self.fail(
+                    ("policy", str(key)),
+                    f"{name} has no such setting; {' and '.join(others)} has",
+                    f"remove it, or write name: {others[0]}",
+                )
+        self.check_known(("policy",), raw, known)
         settings = None
         if settings_type is not None:
             given = {key: raw[key] for key in raw if key in own and key not in core}
@@ -246,16 +265,14 @@ class Conversion:
         for place, there, remedy in places:
             if place != level and key in there:
                 self.fail(path, "not known here", remedy)
-        suggestions = [("", known), *((f" {r}", there) for p, there, r in places if p != level)]
-        _, meant, remedy = max(
-            (_likeness(key, word), word, remedy)
-            for remedy, words in suggestions
-            for word in words
-        )
-        if _likeness(key, meant) >= LIKE:
-            self.fail(
-                path, "unknown key", f"did you mean {meant}?{remedy * (meant not in known)}"
-            )
+        near = most_similar(key, known, LIKE_ELSEWHERE)
+        for place, there, remedy in places:
+            meant = most_similar(key, there, LIKE_ELSEWHERE)
+            if near is None and place != level and meant is not None:
+                self.fail(path, "unknown key", f"did you mean {meant}? {remedy}")
+        near = most_similar(key, known)
+        if near is not None:
+            self.fail(path, "unknown key", f"did you mean {near}?")
         self.fail(path, "unknown key", f"known here: {', '.join(sorted(known))}")
 
     def fields(
@@ -339,17 +356,14 @@ def _expected(message: str) -> str:
 
 def _is_host(text: str) -> bool:
     """It can be looked up and be put in a Host header."""
-    if isIPv6Address(text):
-        return True
+    address, percent, zone = text.partition("%")
+    if isIPv6Address(address):
+        return not percent or _ZONE.fullmatch(zone) is not None
     try:
         name = text.encode("idna").decode("ascii")
     except UnicodeError:
         return False
     return re.fullmatch(r"[\w.-]{1,253}", name, re.ASCII) is not None
-
-
-def _likeness(key: str, word: str) -> float:
-    return SequenceMatcher(None, key.lower().replace("-", "_"), word).ratio()
 
 
 def _quotes(raw: object, type_: Any) -> str:

@@ -43,9 +43,9 @@ def read_document(data: bytes, file: str) -> object:
         raise ConfigError(file, "", "the file is empty", 'it needs at least "models:"')
     if file.lower().endswith(".json"):
         return _read_json(text, file)
-    from llmux.config.yaml_reader import YAMLReader
+    from llmux.config.yaml_reader import read_yaml
 
-    return YAMLReader(file).read(text)
+    return read_yaml(text, file)
 
 
 # ---------------------------------------------------------------------- JSON

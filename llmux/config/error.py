@@ -21,6 +21,8 @@ __all__ = [
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 32
+LONGEST_SHOWN = 60
+"""Characters of a key or a value that a message shows."""
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -64,7 +66,7 @@ def key_path(path: Path) -> str:
         if isinstance(part, int):
             parts.append(f"[{part}]")
             continue
-        word = part if _PLAIN_KEY.match(part) else shown(part)
+        word = part if len(part) <= LONGEST_SHOWN and _PLAIN_KEY.match(part) else shown(part)
         parts.append(f".{word}" if parts else word)
     return "".join(parts)
 
@@ -76,7 +78,7 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return "a list"
     if isinstance(value, str):
-        text = value if len(value) <= 60 else value[:57] + "..."
+        text = value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 3] + "..."
         return f'"{printable(text)}"'
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

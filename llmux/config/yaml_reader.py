@@ -1,16 +1,19 @@
 """
 YAML as plain values.
 
-Built from the parser's events: PyYAML's own composer recurses in C, and a few
-hundred thousand brackets overflow its stack.
+PyYAML composes nodes, and L{read_yaml} makes values of them.  Composing is done
+by PyYAML's Python code even where its parser is the one in C: the composer in C
+recurses, and a few hundred thousand brackets overflow its stack.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from yaml.composer import Composer, ComposerError
+from yaml.reader import ReaderError
 
 from llmux.config.error import (
     MAX_DEPTH,
@@ -24,243 +27,219 @@ from llmux.config.error import (
     too_deep,
 )
 
-__all__ = ["YAMLReader"]
+__all__ = ["read_yaml"]
 
-MAX_MERGED = 100_000
+LONGEST_NUMBER = 1000
+"""Characters; PyYAML takes quadratic time over C{1:1:1:...}, a number to base 60."""
+
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = {_TAG + t for t in ("str", "int", "float", "bool", "null", "value", "merge")}
-_KINDS = {"int": "number", "float": "number", "bool": "boolean", "null": "null"}
+_TEXTS = ("str", "value", "merge")
+_KINDS = {"int": "a number", "float": "a number", "bool": "a boolean", "null": "null"}
 
 
-class _Frame:
-    """A mapping or sequence that is still open."""
+def read_yaml(text: str, file: str) -> object:
+    """
+    The values in a YAML document.
 
-    def __init__(self, path: Path, anchor: str | None, value: dict[str, Any] | list[Any]):
+    @param file: what errors call it.
+    @raise ConfigError: the text is not YAML, or more of YAML than a configuration may be.
+    """
+    try:
+        root = _Loader(text, file).get_single_node()
+        return None if root is None else _Values(file).value(root, ())
+    except ComposerError:
+        # The only kind that is left: those of aliases are found before.
+        raise ConfigError(
+            file, "", 'a second document begins with "---"', "keep one only"
+        ) from None
+    except yaml.MarkedYAMLError as e:
+        raise _syntax_error(file, e) from None
+    except ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        character = f"U+{ord(text[e.position]):04X}"
+        raise ConfigError(
+            file, "", f"line {line} holds the control character {character}", "remove it"
+        ) from None
+
+
+def _syntax_error(file: str, error: yaml.MarkedYAMLError) -> ConfigError:
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "it"
+    problem = printable(str(error.problem or error.context or error))
+    remedy = "correct it there (a colon, a bracket, a quote or the indentation)"
+    if "cannot start any token" in problem:
+        remedy = "indent with spaces, not tabs; put text that begins with @, ` or % in quotes"
+    elif "mapping values are not allowed" in problem:
+        remedy = 'put text that holds ": " in quotes, or begin a block with "|"'
+    return ConfigError(file, "", f"{where} is not YAML: {problem}", remedy)
+
+
+class _PlacedComposer(Composer):
+    """
+    A composer that knows where in the document each node stands.
+
+    It refuses what lies too deep, a key that is no text, and an alias of a node
+    that is not complete, so that what it returns can be walked by recursion.
+    """
+
+    file: str
+    path: Path = ()
+    peek_event: Any
+
+    def fail(self, path: Path, problem: str, remedy: str) -> NoReturn:
+        raise ConfigError(self.file, key_path(path), problem, remedy)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """
+        Compose the node that is next.
+
+        @param index: of an item of a sequence its number, of the value of a mapping its
+            key; None for a key and for the root.
+        """
+        path = self.path
+        event = self.peek_event()
+        if index is not None:
+            self.path = (*path, index.value if isinstance(index, yaml.Node) else index)
+        if isinstance(event, yaml.AliasEvent):
+            self._check_alias(event.anchor)
+        elif event.anchor is not None:
+            # YAML lets an anchor be given anew, which PyYAML takes for an error.
+            self.anchors.pop(event.anchor, None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(self.path) >= MAX_DEPTH:
+                raise too_deep(self.file)
+            if parent is not None and index is None:
+                kind = "mapping" if isinstance(event, yaml.MappingStartEvent) else "list"
+                self.fail(
+                    path,
+                    f"line {_line(event)} has a {kind} for a key",
+                    "a key is text; put it in quotes if it begins with a bracket or brace",
+                )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if parent is not None and index is None and not isinstance(node, yaml.ScalarNode):
+            self.fail(path, f"*{event.anchor} is no text for a key", "write the key out")
         self.path = path
-        self.anchor = anchor
-        self.value = value
-        self.key: str | None = None
-        self.lines: dict[str, int] = {}
-        self.merging = False
-        self.merged: list[dict[str, Any]] = []
+        return node
 
-    def next_path(self) -> Path:
-        if isinstance(self.value, list):
-            return (*self.path, len(self.value))
-        return (*self.path, "<<" if self.merging else self.key or "")
-
-    @property
-    def wants_key(self) -> bool:
-        return isinstance(self.value, dict) and self.key is None and not self.merging
-
-
-class YAMLReader:
-    """Makes the values of one file.  To be used once."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.resolver: Any = yaml.resolver.Resolver()
-        self.constructor = yaml.constructor.SafeConstructor()
-        self.anchors: dict[str, object] = {}
-        self.frames: list[_Frame] = []
-        self.merged = 0
-        self.documents = 0
-        self.root: object = None
-
-    def read(self, text: str) -> object:
-        loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        try:
-            for event in yaml.parse(text, Loader=loader):
-                self._event(event)
-        except yaml.MarkedYAMLError as e:
-            raise self._syntax_error(e) from None
-        except yaml.reader.ReaderError as e:
-            line = text.count("\n", 0, e.position) + 1
-            raise ConfigError(
-                self.file,
-                "",
-                f"line {line} holds the control character U+{ord(text[e.position]):04X}",
-                "remove it",
-            ) from None
-        return self.root
-
-    def _syntax_error(self, error: yaml.MarkedYAMLError) -> ConfigError:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "it"
-        problem = printable(str(error.problem or error.context or error))
-        remedy = "correct it there (a colon, a bracket, a quote or the indentation)"
-        if "cannot start any token" in problem:
-            remedy = (
-                "indent with spaces, not tabs; put text that begins with @, ` or % in quotes"
-            )
-        elif "mapping values are not allowed" in problem:
-            remedy = 'put text that holds ": " in quotes, or begin a block with "|"'
-        return ConfigError(self.file, "", f"{where} is not YAML: {problem}", remedy)
-
-    def _error(self, path: Path, problem: str, remedy: str) -> ConfigError:
-        return ConfigError(self.file, key_path(path), problem, remedy)
-
-    def _event(self, event: object) -> None:
-        if isinstance(event, yaml.ScalarEvent):
-            self._scalar(event)
-        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            self._open(event)
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            self._close()
-        elif isinstance(event, yaml.AliasEvent):
-            self._alias(event)
-        elif isinstance(event, yaml.DocumentStartEvent):
-            self.documents += 1
-            if self.documents > 1:
-                raise self._error((), 'a second document begins with "---"', "keep one only")
-
-    def _path(self) -> Path:
-        return self.frames[-1].next_path() if self.frames else ()
-
-    def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        is_mapping = isinstance(event, yaml.MappingStartEvent)
-        if self.frames and self.frames[-1].wants_key:
-            kind = "mapping" if is_mapping else "list"
-            raise self._error(
-                self.frames[-1].path,
-                f"line {_line(event)} has a {kind} for a key",
-                "a key is text; put it in quotes if it begins with a bracket or brace",
-            )
-        path = self._path()
-        self._check_tag(path, event.tag, {_TAG + "map"} if is_mapping else {_TAG + "seq"})
-        if len(self.frames) >= MAX_DEPTH:
-            raise too_deep(self.file)
-        self.frames.append(_Frame(path, event.anchor, {} if is_mapping else []))
-
-    def _close(self) -> None:
-        frame = self.frames.pop()
-        if isinstance(frame.value, dict):
-            for other in frame.merged:
-                self.merged += len(other)
-                if self.merged > MAX_MERGED:
-                    raise self._error(
-                        frame.path, '"<<" merges too many keys', "write the keys out"
-                    )
-                for key, value in other.items():
-                    frame.value.setdefault(key, value)
-        if frame.anchor is not None:
-            self.anchors[frame.anchor] = frame.value
-        self._place(frame.value)
-
-    def _alias(self, event: yaml.AliasEvent) -> None:
-        name = event.anchor
-        path = self._path()
-        if name not in self.anchors:
-            if any(frame.anchor == name for frame in self.frames):
-                raise self._error(path, f"*{name} refers to itself", "write the value out")
-            raise self._error(
-                path,
+    def _check_alias(self, name: str | None) -> None:
+        node = self.anchors.get(name)
+        if node is None:
+            self.fail(
+                self.path,
                 f"*{printable(str(name))} refers to nothing",
                 "put text that begins with * in quotes, or define the anchor before it",
             )
-        value = self.anchors[name]
-        if self.frames and self.frames[-1].wants_key:
-            if not isinstance(value, str):
-                raise self._error(
-                    path[:-1], f"*{name} is no text for a key", "write the key out"
-                )
-            self._take_key(value, _line(event))
-            return
-        self._place(value)
-
-    def _check_tag(self, path: Path, tag: str | None, known: set[str]) -> None:
-        if tag is not None and tag != "!" and tag not in known:
-            name = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
-            raise self._error(
-                path, f"the tag {printable(str(name))} means nothing here", "remove it"
+        if node.end_mark is None:
+            self.fail(
+                self.path, f"*{printable(str(name))} refers to itself", "write the value out"
             )
 
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
-        frame = self.frames[-1] if self.frames else None
-        wants_key = frame is not None and frame.wants_key
-        path = frame.path if frame is not None and wants_key else self._path()
-        self._check_tag(path, event.tag, _SCALARS)
-        tag = event.tag
-        if tag is None or tag == "!":
-            tag = self.resolver.resolve(yaml.ScalarNode, event.value, event.implicit)
-        kind = tag.removeprefix(_TAG)
-        if frame is not None and wants_key:
-            if kind == "merge":
-                frame.merging = True
-            elif kind in ("str", "value"):
-                if event.anchor is not None:
-                    self.anchors[event.anchor] = event.value
-                self._take_key(event.value, _line(event))
-            else:
-                raise self._odd_key(frame.path, event, kind)
-            return
-        value = self._value(event.value, tag, kind, path)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = value
-        self._place(value)
 
-    def _odd_key(self, path: Path, event: yaml.ScalarEvent, kind: str) -> ConfigError:
-        line = _line(event)
-        if not event.value:
-            return self._error(path, f"the key in line {line} is empty", "give it a name")
-        text = printable(event.value)
-        what = {"null": "null", "timestamp": "a date"}.get(kind, f"a {_KINDS.get(kind, kind)}")
-        return self._error(
-            path,
-            f"the key {text} in line {line} is {what} in YAML",
-            f'write it in quotes: "{text}"',
-        )
+_PyYAMLLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    def _value(self, text: str, tag: str, kind: str, path: Path) -> object:
-        if kind in ("str", "value", "merge"):
-            return text
-        if kind not in _KINDS:
-            raise self._error(
-                path,
-                f"{printable(text)} is a {'date' if kind == 'timestamp' else kind} in YAML",
-                "write it in quotes",
-            )
-        node = yaml.ScalarNode(tag, text)
-        try:
-            value: object = getattr(self.constructor, f"construct_yaml_{kind}")(node)
-        except (ValueError, KeyError, OverflowError):
-            raise self._error(
-                path, f"{shown(text)} cannot be read as a {_KINDS[kind]}", "correct it"
-            ) from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise not_finite(self.file, path)
+
+class _Loader(_PlacedComposer, _PyYAMLLoader):  # type: ignore[misc]  # one of two
+    """PyYAML's loader, the one in C where there is one, with the composer above."""
+
+    def __init__(self, text: str, file: str) -> None:
+        _PyYAMLLoader.__init__(self, text)
+        self.anchors = {}
+        self.file = file
+
+
+class _Values:
+    """The values of a document's nodes."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._constructor = yaml.constructor.SafeConstructor()
+        # What an alias repeats is made once, or a few lines could stand for millions.
+        self._made: dict[yaml.Node, object] = {}
+
+    def value(self, node: yaml.Node, path: Path) -> object:
+        """
+        The value of a node.
+
+        @param path: where the node stands.
+        """
+        if node in self._made:
+            return self._made[node]
+        value: object
+        if isinstance(node, yaml.ScalarNode):
+            value = self._scalar(node, path)
+        elif node.tag not in (_TAG + "seq", _TAG + "map"):
+            self._unknown_tag(node, path)
+        elif isinstance(node, yaml.MappingNode):
+            value = self._mapping(node, path)
+        else:
+            value = [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        self._made[node] = value
         return value
 
-    def _take_key(self, key: str, line: int) -> None:
-        frame = self.frames[-1]
-        if key in frame.lines:
-            where = f" (lines {frame.lines[key]} and {line})"
-            raise duplicate(self.file, (*frame.path, key), where)
-        frame.lines[key] = line
-        frame.key = key
+    def _fail(self, path: Path, problem: str, remedy: str) -> NoReturn:
+        raise ConfigError(self._file, key_path(path), problem, remedy)
 
-    def _place(self, value: object) -> None:
-        if not self.frames:
-            self.root = value
-            return
-        frame = self.frames[-1]
-        if isinstance(frame.value, list):
-            frame.value.append(value)
-        elif frame.merging:
-            others = value if isinstance(value, list) else [value]
-            for other in others:
-                if not isinstance(other, dict):
-                    raise self._error(
-                        frame.next_path(), f"{shown(other)} cannot be merged", "merge a mapping"
-                    )
-                frame.merged.append(other)
-            frame.merging = False
-        else:
-            assert frame.key is not None
-            frame.value[frame.key] = value
-            frame.key = None
+    def _unknown_tag(self, node: yaml.Node, path: Path) -> NoReturn:
+        name = "!!" + node.tag.removeprefix(_TAG) if node.tag.startswith(_TAG) else node.tag
+        self._fail(path, f"the tag {printable(name)} means nothing here", "remove it")
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
+        mapping: dict[str, object] = {}
+        lines: dict[str, int] = {}
+        merged: list[object] = []
+        for key_node, value_node in node.value:
+            key = self._key(key_node, path)
+            if key_node.tag == _TAG + "merge":
+                value = self.value(value_node, (*path, key))
+                merged += value if isinstance(value, list) else [value]
+                continue
+            line = _line(key_node)
+            if key in lines:
+                raise duplicate(self._file, (*path, key), f" (lines {lines[key]} and {line})")
+            lines[key] = line
+            mapping[key] = self.value(value_node, (*path, key))
+        for other in merged:
+            if not isinstance(other, dict):
+                self._fail((*path, "<<"), f"{shown(other)} cannot be merged", "merge a mapping")
+            mapping |= {key: other[key] for key in other if key not in mapping}
+        return mapping
+
+    def _key(self, node: yaml.ScalarNode, path: Path) -> str:
+        kind = node.tag.removeprefix(_TAG)
+        text: str = node.value
+        if kind in _TEXTS:
+            return text
+        if not text:
+            self._fail(path, f"the key in line {_line(node)} is empty", "give it a name")
+        if kind not in _KINDS and kind != "timestamp":
+            self._unknown_tag(node, path)
+        self._fail(
+            path,
+            f"the key {printable(text)} in line {_line(node)} is {_KINDS.get(kind, 'a date')}"
+            " in YAML",
+            f'write it in quotes: "{printable(text)}"',
+        )
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> object:
+        kind = node.tag.removeprefix(_TAG)
+        text: str = node.value
+        if kind in _TEXTS:
+            return text
+        if kind == "timestamp":
+            self._fail(path, f"{printable(text)} is a date in YAML", "write it in quotes")
+        if kind not in _KINDS:
+            self._unknown_tag(node, path)
+        try:
+            if len(text) > LONGEST_NUMBER:
+                raise ValueError
+            value: object = getattr(self._constructor, f"construct_yaml_{kind}")(node)
+        except (ValueError, LookupError, OverflowError):
+            self._fail(path, f"{shown(text)} cannot be read as {_KINDS[kind]}", "correct it")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise not_finite(self._file, path)
+        return value
 
 
-def _line(event: yaml.Event) -> int:
-    mark = event.start_mark
+def _line(at: yaml.Event | yaml.Node) -> int:
+    mark = at.start_mark
     return mark.line + 1 if mark is not None else 0

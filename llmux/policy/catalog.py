@@ -8,13 +8,13 @@ C{twisted/plugins} with an instance of an L{ISwitchPolicyFactory} in it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from twisted.plugin import getPlugins
 
 from llmux.interfaces import ISwitchPolicyFactory
+from llmux.similar_names import most_similar
 
-__all__ = ["PolicyLookupError", "find_policy", "known_policies"]
+__all__ = ["PolicyLookupError", "find_policy", "known_policies", "policies_with_setting"]
 
 
 class PolicyLookupError(LookupError):
@@ -50,8 +50,8 @@ def find_policy(name: str) -> ISwitchPolicyFactory:
         )
     if not found:
         known = known_policies()
-        close = get_close_matches(name, known, n=1)
-        meant = f"did you mean {close[0]}? " if close else ""
+        close = most_similar(name, known)
+        meant = f"did you mean {close}? " if close else ""
         raise PolicyLookupError(
             f'no policy is called "{name if name.isprintable() else ascii(name)}"',
             f"{meant}known: {', '.join(known)}",
@@ -62,6 +62,15 @@ def find_policy(name: str) -> ISwitchPolicyFactory:
 def known_policies() -> list[str]:
     """The names of all that are installed, sorted."""
     return sorted({factory.name for factory in _all_factories()})
+
+
+def policies_with_setting(key: str) -> list[str]:
+    """The names of the policies that have a setting of this name, sorted."""
+    return sorted(
+        factory.name
+        for factory in _all_factories()
+        if factory.settings is not None and key in factory.settings.__struct_encode_fields__
+    )
 
 
 def _our_factories() -> Iterable[ISwitchPolicyFactory]:
