@@ -11,6 +11,7 @@ from twisted.web.resource import IResource
 from llmux.backend.pool import BackendPool
 from llmux.config import Config
 from llmux.hooks.runner import HookRunner
+from llmux.hooks.state import StateDirectory, state_path
 from llmux.interfaces import IHookRunner, ISwitchPolicy
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.catalog import find_policy
@@ -44,7 +45,8 @@ def build_app(
     models = config.models
     backends = {name: (model.host, model.port) for name, model in models.items()}
     if hooks is None:
-        hooks = HookRunner(reactor, models, config.directory, metrics=metrics)
+        state = StateDirectory(state_path(config))
+        hooks = HookRunner(reactor, models, config.directory, state=state, metrics=metrics)
     switcher = ModelSwitcher(
         reactor,
         ConnectionDroppingHooks(hooks, pool, backends),

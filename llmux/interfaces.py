@@ -31,6 +31,7 @@ __all__ = [
     "IScheduleContext",
     "ISwitchPolicy",
     "ISwitchPolicyFactory",
+    "IWakeNotes",
     "Left",
     "LeftReason",
     "PolicyContext",
@@ -133,6 +134,33 @@ class IHookRunner(Interface):
 
         Never raises and never blocks: a hook that cannot be started is one
         whose C{exited} fires with C{exit_code} None.
+        """
+
+
+class IWakeNotes(Interface):
+    """
+    What an L{IHookRunner} may provide as well: its knowledge of wakes that a
+    former llmux had begun when it was killed.
+    """
+
+    interrupted: frozenset[str] = Attribute(
+        """
+        The models of which a former llmux began a wake and did not see its
+        end.  Such a model may be loading, with its resources taken, and its
+        C{alive} says no meanwhile: that no does not mean asleep.  It ends
+        when the model's C{sleep} hook has succeeded, or C{alive} says yes.
+        Constant.
+        """
+    )
+
+    def end_interrupted() -> Deferred[None]:
+        """
+        End the wake hooks of these models that still run: TERM to their process
+        groups, and KILL to those that are there a grace later.
+
+        To be called before any hook is started.  Harmless the second time.
+
+        @return: fires when all are gone, or have been sent KILL; never fails.
         """
 
 

@@ -114,6 +114,23 @@ def _log_file(path: str, options: Options) -> Any:
     return log_file
 
 
+def _owner(options: Options) -> tuple[int, int] | None:
+    """
+    The user and the group that C{twistd --uid --gid} will have the service run
+    as; None if it runs as what it is.
+    """
+    parent = options.parent or {}
+    user, group = parent.get("uid"), parent.get("gid")
+    if user is None:
+        return None
+    if group is None:
+        import pwd
+
+        # As twistd does.
+        group = pwd.getpwuid(user).pw_gid
+    return user, group
+
+
 def makeService(options: Options) -> IService:
     """
     The service, its sockets bound.
@@ -128,7 +145,7 @@ def makeService(options: Options) -> IService:
 
     try:
         config = load_config(options["config"], port=options["port"])
-        service = LlmuxService(config, reactor)
+        service = LlmuxService(config, reactor, owner=_owner(options))
     except ConfigError as e:
         raise SystemExit(str(e)) from None
     in_terminal = bool(options.parent and options.parent.get("nodaemon")) and sys.stdin.isatty()

@@ -6,7 +6,9 @@ whose failure nobody saw, a timer or a socket in the reactor.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
@@ -16,6 +18,17 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 
 _PATIENCE_TURNS = 200
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_home() -> Iterator[None]:
+    """What llmux keeps from one start to the next does not get into anybody's home."""
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        # pytest's directories are closed to others, and a daemon becomes another user.
+        os.chmod(directory, 0o755)
+        patch.delenv("STATE_DIRECTORY", raising=False)
+        patch.setenv("XDG_STATE_HOME", directory)
+        yield
 
 
 class LoggedFailures(list[Failure]):

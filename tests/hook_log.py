@@ -16,12 +16,13 @@ class HookLog:
     """
     The log of hooks while it is the context of a C{with}.
 
-    @ivar events: everything logged by llmux.hooks.runner.
+    @ivar events: everything logged in this namespace.
     @ivar keep_lines: false to only count the output.
     @ivar characters: how many hooks have written, ends of lines left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "llmux.hooks.runner") -> None:
+        self._namespace = namespace
         self.events: list[LogEvent] = []
         self.keep_lines = True
         self.characters = 0
@@ -35,7 +36,7 @@ class HookLog:
         globalLogPublisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace") != "llmux.hooks.runner":
+        if event.get("log_namespace") != self._namespace:
             return
         self.characters += len(event.get("line", ""))
         if self.keep_lines or "line" not in event:

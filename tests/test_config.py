@@ -24,7 +24,7 @@ GOOD = f"models: {{a: {{{MODEL}}}}}\n"
 GOOD_JSON = '{"models": {"a": {"port": 8001, "wake": "up", "sleep": "down", "alive": "ask"}}'
 TOP_KEYS = (
     "client_stall_timeout_secs, drain_timeout_secs, host, listen, max_body_mb, models, "
-    "policy, port, request_log, shutdown_timeout_secs, sleep_on_exit"
+    "policy, port, request_log, shutdown_timeout_secs, sleep_on_exit, state_dir"
 )
 TIME_LIMIT = "is not a time limit in seconds; give a number above 0"
 NO_LIMIT = ", or leave it out for no limit"
@@ -64,7 +64,7 @@ class TestSound:
         assert config.client_stall_timeout_secs == 60.0
         assert config.shutdown_timeout_secs == 30.0
         assert (config.sleep_on_exit, config.max_body_mb) == (False, 512)
-        assert config.request_log is None
+        assert (config.request_log, config.state_dir) == (None, None)
         policy = config.policy
         assert (policy.name, policy.drain_before_switch) == ("cost_aware", True)
         assert (policy.request_timeout_secs, policy.drain_timeout_secs) == (None, None)
@@ -99,6 +99,7 @@ shutdown_timeout_secs: 0
 sleep_on_exit: true
 max_body_mb: 2048
 request_log: requests.jsonl
+state_dir: state
 """,
             "c.yml",
         )
@@ -123,6 +124,7 @@ request_log: requests.jsonl
         assert (config.port, config.host, config.request_log) == (3001, "::", "requests.jsonl")
         assert (config.client_stall_timeout_secs, config.shutdown_timeout_secs) == (7.0, 0.0)
         assert (config.sleep_on_exit, config.max_body_mb) == (True, 2048)
+        assert config.state_dir == "state"
         # Whole numbers where others are wanted become others.
         assert isinstance(config.policy.min_active_secs, float)
 
@@ -420,6 +422,10 @@ BAD_YAML = [
         "shutdown_timeout_secs: -1 is not a number of seconds; give a number, 0 or more",
     ),
     (GOOD + "drain_timeout_secs: 0", f"drain_timeout_secs: 0 {TIME_LIMIT}{NO_LIMIT}"),
+    (
+        GOOD + "state_dir: ''",
+        "state_dir: the empty string is not a directory's name; give a string, or leave it out",
+    ),
     (
         GOOD + "request_log: ''",
         "request_log: the empty string is not a file name; give a string, or leave it out",

@@ -147,11 +147,12 @@ async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> Non
     """Ours, and who it is for."""
     monkeypatch.setenv("OF_OURS", "ours")
     await hooks.start(
-        'echo "$LLMUX_MODEL $LLMUX_HOOK $LLMUX_PORT $OF_OURS"',
+        'echo "$LLMUX_MODEL $LLMUX_HOOK $LLMUX_HOST $LLMUX_PORT $LLMUX_TIMEOUT_SECS $OF_OURS"',
         HookKind.SLEEP,
+        limit=900.5,
         name='org/é "model" $(date)',
     ).exited
-    assert hooks.log.lines() == ['org/é "model" $(date) sleep 8001 ours']
+    assert hooks.log.lines() == ['org/é "model" $(date) sleep 127.0.0.1 8001 900.5 ours']
 
 
 @pytest_twisted.ensureDeferred

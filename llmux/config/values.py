@@ -98,6 +98,8 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar sleep_on_exit: put the awake model to sleep on the way out.
     @ivar max_body_mb: larger request bodies are refused (MiB).
     @ivar request_log: a file that gets a line for each request, or None.
+    @ivar state_dir: where llmux keeps what outlives it, or None for the default
+        (L{llmux.hooks.state.state_path}).
     @ivar directory: hooks run here, and relative paths start here; absolute.
     @ivar file: what it was read from, as messages name it.
     """
@@ -116,6 +118,10 @@ class Config(Struct, frozen=True, kw_only=True):
     max_body_mb: Megabytes = 512
     request_log: Annotated[
         Name | None, Meta(title="a file name", description="give a string, or leave it out")
+    ] = None
+    state_dir: Annotated[
+        Name | None,
+        Meta(title="a directory's name", description="give a string, or leave it out"),
     ] = None
     directory: str = msgspec.field(default_factory=os.getcwd)
     file: str = "configuration"

@@ -52,15 +52,24 @@ class LlmuxService(MultiService):
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, *, owner: tuple[int, int] | None = None
+    ) -> None:
+        """
+        @param owner: the user and the group that this process will become, if
+            it will (C{twistd --uid}).
+        @raise ConfigError: something that the configuration names cannot be
+            used.
+        """
         MultiService.__init__(self)
         from llmux.app import build_app
+        from llmux.hooks.state import prepare_state
         from llmux.web.reader import Limits
         from llmux.web.site import LlmuxSite
 
-        self.config = config
         self._reactor = reactor
         self._stopping: Deferred[None] | None = None
+        config = self.config = prepare_state(config, owner)
         self.resource, self.switcher = build_app(config, reactor)
         self._site = LlmuxSite(
             self.resource, reactor, limits=Limits(body=config.max_body_mb * 2**20)

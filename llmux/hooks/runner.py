@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import (
     IDelayedCall,
     IReactorCore,
@@ -22,7 +22,8 @@ from zope.interface import implementer
 
 from llmux.config import ModelConfig
 from llmux.hooks.spawn import OutputPipe, Shell, Watch, watch_exit
-from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
+from llmux.hooks.state import StateDirectory, WakeNote, end_group
+from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes
 
 __all__ = ["HookMetrics", "HookRunner", "IHookReactor", "Lines", "exit_reason"]
 
@@ -53,7 +54,7 @@ class HookMetrics(Protocol):
         """
 
 
-@implementer(IHookRunner)
+@implementer(IHookRunner, IWakeNotes)
 class HookRunner:
     """
     Runs hooks as C{sh -c SCRIPT}.
@@ -70,22 +71,29 @@ class HookRunner:
         models: Mapping[str, ModelConfig],
         directory: str,
         *,
+        state: StateDirectory | None = None,
         metrics: HookMetrics | None = None,
         grace: float = GRACE,
         watch: Watch = watch_exit,
     ) -> None:
         """
         @param directory: where hooks run.
+        @param state: where each model has a directory of its own; without
+            one there is no C{LLMUX_STATE}, and no note of wakes.
         @param grace: seconds from TERM to KILL.
         @param watch: how to wait for the exit of a process.
         """
         self._reactor = reactor
         self._models = models
         self._directory = directory
+        self._state = state
         self._metrics = metrics
         self._grace = grace
         self._watch = watch
         self._environment = dict(os.environb)
+        self._noted: set[str] = set()
+        self._notes_of_others: dict[str, WakeNote] | None = None
+        self._ended: Deferred[None] | None = None
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         """
@@ -105,14 +113,87 @@ class HookRunner:
                 **self._environment,
                 b"LLMUX_MODEL": model.encode(),
                 b"LLMUX_HOOK": hook.value.encode(),
+                b"LLMUX_HOST": config.host.encode(),
                 b"LLMUX_PORT": b"%d" % config.port,
+                b"LLMUX_TIMEOUT_SECS": _seconds(limit).encode(),
             }
+            if self._state is not None:
+                if self._ended is None:
+                    self.end_interrupted()
+                path = self._state.model_directory(model)
+                environment[b"LLMUX_STATE"] = os.fsencode(path)
             shell = Shell(script, self._directory, environment, self._reactor)
         except (OSError, ValueError) as error:
             run.not_started(error)
         else:
             run.started(shell, self._watch)
+            if self._state is not None:
+                self._keep_note(self._state, model, hook, run, shell.pid)
         return run
+
+    # IWakeNotes
+
+    @property
+    def interrupted(self) -> frozenset[str]:
+        """See L{IWakeNotes}."""
+        return frozenset(self._interrupted())
+
+    def end_interrupted(self) -> Deferred[None]:
+        """See L{IWakeNotes.end_interrupted}."""
+        if self._ended is None:
+            self._ended = Deferred.fromCoroutine(self._end_interrupted())
+        waiter: Deferred[None] = Deferred()
+        self._ended.addCallback(lambda _: waiter.callback(None))
+        return waiter
+
+    def _interrupted(self) -> dict[str, WakeNote]:
+        if self._notes_of_others is None:
+            self._notes_of_others = {}
+            if self._state is not None:
+                self._notes_of_others = self._state.interrupted_wakes(self._models)
+            self._noted.update(self._notes_of_others)
+        return self._notes_of_others
+
+    async def _end_interrupted(self) -> None:
+        notes = self._interrupted()
+        for model, note in notes.items():
+            _log.warn(
+                "llmux ended before it was known whether {model} had woken"
+                + ("" if note.hook_is_gone else "; its wake hook still runs and is ended now"),
+                event="wake_interrupted",
+                model=model,
+            )
+        await DeferredList(
+            [
+                Deferred.fromCoroutine(end_group(note, self._reactor, self._grace))
+                for note in notes.values()
+            ]
+        )
+
+    def _keep_note(
+        self, state: StateDirectory, model: str, hook: HookKind, run: _Run, group: int
+    ) -> None:
+        """
+        A note is there from a wake hook's start until it is known whether the
+        model is awake: until alive has said yes, or a sleep hook has succeeded.
+        """
+        if hook is HookKind.WAKE:
+            state.note_wake(model, group)
+            self._noted.add(model)
+        elif model in self._noted:
+
+            def ended(result: HookResult) -> HookResult:
+                if result.ok and model in self._noted:
+                    self._noted.discard(model)
+                    state.forget_wake(model)
+                return result
+
+            run.exited.addCallback(ended)
+
+
+def _seconds(limit: float) -> str:
+    """A time limit as scripts read it: C{900}, C{0.5}."""
+    return f"{limit:.3f}".rstrip("0").rstrip(".")
 
 
 @implementer(IRunningHook)

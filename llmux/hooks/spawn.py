@@ -90,6 +90,11 @@ class Shell:
         self.stderr = OutputPipe(reactor, self._process.stderr)
         self._reactor = reactor
 
+    @property
+    def pid(self) -> int:
+        """The shell's process id, which is that of its process group too."""
+        return self._process.pid
+
     def start(self, ended: Ended, watch: Watch | None = None) -> None:
         """
         Begin to read its output and to wait for its exit.

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from llmux.backend.pool import BackendPool
-from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+from llmux.interfaces import HookKind, IHookRunner, IRunningHook, IWakeNotes
 
 __all__ = ["ConnectionDroppingHooks"]
 
 
-@implementer(IHookRunner)
+@implementer(IHookRunner, IWakeNotes)
 class ConnectionDroppingHooks:
     """
     Runs another's hooks; before a model's sleep hook its unused connections
@@ -32,6 +33,7 @@ class ConnectionDroppingHooks:
         @param backends: for each model its backend's host and port.
         """
         self._hooks = hooks
+        self._notes = IWakeNotes(hooks, None)
         self._pool = pool
         self._backends = backends
 
@@ -40,3 +42,12 @@ class ConnectionDroppingHooks:
         if hook is HookKind.SLEEP:
             self._pool.forget(*self._backends[model])
         return self._hooks.start(model, hook)
+
+    @property
+    def interrupted(self) -> frozenset[str]:
+        """See L{IWakeNotes}."""
+        return frozenset() if self._notes is None else self._notes.interrupted
+
+    def end_interrupted(self) -> Deferred[None]:
+        """See L{IWakeNotes.end_interrupted}."""
+        return succeed(None) if self._notes is None else self._notes.end_interrupted()

@@ -1,0 +1,365 @@
+"""
+What llmux keeps on disk from one start to the next.
+
+The state directory has one directory for each model, C{models/NAME}, which
+scripts know as C{LLMUX_STATE}.  While a model wakes, llmux leaves a note in
+there, so that an llmux that is started after another was killed (C{kill -9},
+out of memory) knows of the wake that nobody saw to its end.
+
+Nothing here is written with fsync: what counts is that a process may end at
+any time, not the machine.  After a new boot no process of before is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import signal
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from llmux.config import Config, ConfigError
+
+__all__ = ["StateDirectory", "WakeNote", "end_group", "prepare_state", "state_path"]
+
+_NOTE = ".wake"
+"""The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
+
+_LONGEST_NAME = 200
+"""Bytes; file systems end at 255."""
+
+_LOOK = 0.05
+"""Seconds between two looks at a process group that was sent TERM."""
+
+_log = Logger()
+
+
+def state_path(config: Config, environ: Mapping[str, str] = os.environ, home: str = "~") -> str:
+    """
+    The path of a configuration's state directory: C{state_dir} of the file, else
+    C{$STATE_DIRECTORY} (set by systemd), else C{$XDG_STATE_HOME/llmux/NAME},
+    else C{~/.local/state/llmux/NAME}.  NAME stands for the real path of the
+    configuration file, so that two configurations never share a directory.
+
+    @param home: the home directory of the user that llmux runs as.
+    """
+    if config.state_dir is not None:
+        return os.path.join(config.directory, os.path.expanduser(config.state_dir))
+    of_the_service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if of_the_service:
+        return of_the_service
+    of_states = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(of_states):
+        of_states = os.path.join(os.path.expanduser(home), ".local", "state")
+    file = os.path.realpath(os.path.join(config.directory, os.path.basename(config.file)))
+    name = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
+    return os.path.join(of_states, "llmux", name)
+
+
+def prepare_state(config: Config, owner: tuple[int, int] | None = None) -> Config:
+    """
+    Make the state directory of a daemon.
+
+    @param owner: the user and the group that the daemon will run as, if it
+        will not stay what it is now (C{twistd --uid}).
+    @return: the configuration with the directory's path in C{state_dir}.
+    @raise ConfigError: the directory cannot be made, or must not be used.
+    """
+    home = "~" if owner is None else pwd.getpwuid(owner[0]).pw_dir
+    path = state_path(config, home=home)
+    try:
+        StateDirectory(path).create(owner)
+    except OSError as e:
+        raise ConfigError(
+            config.file,
+            "state_dir",
+            f"{path} cannot be used: {_reason(e)}",
+            "name a directory that llmux may make, or that belongs to its user",
+        ) from None
+    return msgspec.structs.replace(config, state_dir=path)
+
+
+class WakeNote(Struct, frozen=True):
+    """
+    A wake that has begun, and of which the end is not known yet.
+
+    @ivar group: the process group of the wake hook.
+    @ivar group_started: when the hook's shell started, as its
+        C{/proc/PID/stat} says (field 22).  Together with C{boot} this tells
+        the shell from a later process with the same number.
+    @ivar llmux: the process that runs the hook.
+    @ivar llmux_started: when that process started.
+    @ivar boot: the id of the system's boot.
+    """
+
+    group: int
+    group_started: int | None
+    llmux: int
+    llmux_started: int | None
+    boot: str
+
+    @property
+    def llmux_is_gone(self) -> bool:
+        """The process that has left this note has ended."""
+        return self.boot != _boot_id() or _lacks(self.llmux, self.llmux_started)
+
+    @property
+    def hook_is_gone(self) -> bool:
+        """The shell of the wake hook has ended."""
+        return self.boot != _boot_id() or _lacks(self.group, self.group_started)
+
+
+_UNREADABLE = WakeNote(0, None, 0, None, "")
+"""Stands for a note that cannot be understood: its writer was killed while it wrote."""
+
+
+class StateDirectory:
+    """
+    The state directory of one configuration.
+
+    @ivar path: where; absolute.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._notes_fail = False
+
+    def create(self, owner: tuple[int, int] | None = None) -> None:
+        """
+        Make the directory, with mode 0700, unless it is there already.
+
+        @param owner: the user and the group that it shall belong to; those of
+            this process if None.
+        @raise OSError: it cannot be made; it belongs to another user, or
+            every user may write to it.
+        """
+        user = os.geteuid() if owner is None else owner[0]
+        _make_directories(self.path, owner)
+        # systemd's DynamicUser= has root make a link to the directory.
+        link = os.lstat(self.path)
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, user):
+            raise OSError("it is a link of another user")
+        found = os.stat(self.path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError("it is not a directory")
+        if found.st_uid != user:
+            raise PermissionError("it belongs to another user")
+        if found.st_mode & stat.S_IWOTH:
+            raise PermissionError("every user may write to it")
+        with _as_user(owner):
+            if not os.access(self.path, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError("its user may not write to it")
+
+    def model_directory(self, model: str) -> str:
+        """
+        The directory of a model's own; made if it is not there.
+
+        @raise OSError: it cannot be made, is a link, or belongs to another user.
+        """
+        path = self._of(model)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self.create()
+            _make_private(os.path.dirname(path))
+            _make_private(path)
+        _check_private(path)
+        return path
+
+    def note_wake(self, model: str, group: int) -> None:
+        """
+        Note that a wake hook of this model runs in this process group.
+
+        Without the note only a start after C{kill -9} is worse off: what goes
+        wrong is logged, once.
+        """
+        us = os.getpid()
+        note = WakeNote(group, _started(group), us, _started(us), _boot_id())
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self._note(model), flags, 0o600)
+            try:
+                os.write(fd, msgspec.json.encode(note))
+            finally:
+                os.close(fd)
+        except OSError as e:
+            self._note_failed(e)
+        else:
+            self._notes_fail = False
+
+    def forget_wake(self, model: str) -> None:
+        """Remove the note of this model's wake: its end is known."""
+        try:
+            os.unlink(self._note(model))
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            self._note_failed(e)
+
+    def interrupted_wakes(self, models: Iterable[str]) -> dict[str, WakeNote]:
+        """The notes that an llmux which is gone has left, by the names of models."""
+        found = {}
+        for model in models:
+            note = self._read_note(model)
+            if note is not None and note.llmux_is_gone:
+                found[model] = note
+        return found
+
+    def _read_note(self, model: str) -> WakeNote | None:
+        try:
+            fd = os.open(self._note(model), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            return msgspec.json.decode(os.read(fd, 4096), type=WakeNote)
+        except (OSError, msgspec.DecodeError):
+            return _UNREADABLE
+        finally:
+            os.close(fd)
+
+    def _note(self, model: str) -> str:
+        return os.path.join(self._of(model), _NOTE)
+
+    def _note_failed(self, error: OSError) -> None:
+        if not self._notes_fail:
+            self._notes_fail = True
+            _log.warn(
+                "no note of wakes can be kept in {path}: {error}; after a kill -9 the next "
+                "start may not know that a model was being woken",
+                event="wake_not_noted",
+                path=self.path,
+                error=_reason(error),
+            )
+
+    def _of(self, model: str) -> str:
+        return os.path.join(self.path, "models", _file_name(model))
+
+
+async def end_group(
+    note: WakeNote,
+    clock: IReactorTime,
+    grace: float,
+    signal_group: Callable[[int, int], None] = os.killpg,
+) -> None:
+    """
+    End what is left of a wake hook that a former llmux has started: TERM to
+    its process group, and KILL if the group is still there a grace later.
+
+    A hook whose shell is gone is left alone, for then nothing tells its group
+    from another of the same number; what the hook has left in the background
+    is for the model's C{sleep} hook to end.
+
+    @param grace: seconds from TERM to KILL.
+    @param signal_group: C{os.killpg}, or a stand-in.
+    """
+    if note.hook_is_gone:
+        return
+    try:
+        signal_group(note.group, signal.SIGTERM)
+        until = clock.seconds() + grace
+        while clock.seconds() < until:
+            await deferLater(clock, _LOOK)
+            signal_group(note.group, 0)
+        signal_group(note.group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        # It is gone, or has become another user's.
+        return
+
+
+def _file_name(model: str) -> str:
+    """
+    A name for a file, another one for each model.  Model names hold slashes,
+    or are C{..}.
+    """
+    name = quote(model, safe="", errors="surrogatepass")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+        name = f"{name[:100]}%{digest}"
+    return name
+
+
+def _make_directories(path: str, owner: tuple[int, int] | None, mode: int = 0o700) -> None:
+    if os.path.lexists(path):
+        return
+    # Those above are as private as the user's umask makes them.
+    _make_directories(os.path.dirname(path), owner, 0o777)
+    os.mkdir(path, mode)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+@contextmanager
+def _as_user(owner: tuple[int, int] | None) -> Iterator[None]:
+    if owner is None:
+        yield
+        return
+    before = os.geteuid(), os.getegid()
+    os.setegid(owner[1])
+    os.seteuid(owner[0])
+    try:
+        yield
+    finally:
+        os.seteuid(before[0])
+        os.setegid(before[1])
+
+
+def _make_private(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        _check_private(path)
+
+
+def _check_private(path: str) -> None:
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(f"{path} is not a directory of llmux's own")
+    if found.st_uid != os.geteuid():
+        raise PermissionError(f"{path} belongs to another user")
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _started(pid: int) -> int | None:
+    """
+    When a process started, in ticks since boot; None if there is no such
+    process, if it has exited and only waits to be reaped, or if this system
+    has no C{/proc}.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field, a program's name, may hold anything but is the
+            # only one that can hold a bracket.
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _lacks(pid: int, started: int | None) -> bool:
+    """There is no process with this number that has started then."""
+    return started is None or _started(pid) != started
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
