@@ -296,7 +296,11 @@ def _make_directories(path: str, owner: tuple[int, int] | None, mode: int = 0o70
         return
     # Those above are as private as the user's umask makes them.
     _make_directories(os.path.dirname(path), owner, 0o777)
-    os.mkdir(path, mode)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        # Another llmux was faster.
+        return
     if owner is not None:
         os.chown(path, *owner)
 
