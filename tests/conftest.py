@@ -1,6 +1,7 @@
 """
-No test passes that leaves something behind: a failure in the log, a Deferred
-whose failure nobody saw, a timer or a socket in the reactor.
+No test passes that leaves something behind: a failure in the log, a Deferred whose
+failure nobody saw, a timer or a socket in the reactor.  Nor does a test pass in which
+one turn of the reactor took more than 100 ms of CPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
+
+from tests.turns import LIMIT, TurnMeter, watch_stacks
 
 _PATIENCE_TURNS = 200
 
@@ -96,3 +99,48 @@ def clean_reactor() -> Iterator[None]:
         # Sockets that were closed go away in a turn or two.
         pytest_twisted.blockon(_turn(reactor))
     pytest.fail(f"left in the reactor: {sorted(map(repr, left))}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make our marker known."""
+    config.addinivalue_line(
+        "markers",
+        "own_cpu(reason): the test itself keeps the reactor's thread busy, so that its turns "
+        "are not judged",
+    )
+
+
+@pytest.fixture(scope="session")
+def turn_meter() -> TurnMeter | None:
+    """What measures the turns of the reactor; None if the reactor does not use epoll."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    poller = getattr(reactor, "_poller", None)
+    if poller is None:
+        return None
+    meter = reactor._poller = TurnMeter(poller)
+    watch_stacks(meter, lambda turn: None)
+    return meter
+
+
+@pytest.fixture(autouse=True)
+def short_turns(
+    request: pytest.FixtureRequest, turn_meter: TurnMeter | None, clean_reactor: None
+) -> Iterator[None]:
+    """
+    No turn of the reactor takes more than L{LIMIT} seconds of CPU in a test that polls.
+
+    In the tests' process the test itself is part of a turn: one that works hard between
+    two polls bears the mark C{own_cpu}, which says why.
+    """
+    if turn_meter is None:
+        yield
+        return
+    turn_meter.start_anew()
+    yield
+    polled = turn_meter.count > 0
+    turn_meter.close_turn()
+    worst = turn_meter.worst
+    if polled and worst.cpu > LIMIT and request.node.get_closest_marker("own_cpu") is None:
+        pytest.fail(f"a turn of the reactor took {worst.cpu:.3f} s of CPU:\n{worst.stack}")

@@ -367,6 +367,7 @@ async def test_many_lines(hooks: Hooks) -> None:
     assert hooks.log.lines() == [str(n) for n in range(1, 20001)]
 
 
+@pytest.mark.own_cpu("K8, S5 f: many short lines take too long; the mark goes with the mend")
 @pytest_twisted.ensureDeferred
 async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
     """While a hook writes as fast as it can, others have their turn."""

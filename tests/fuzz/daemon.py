@@ -1,0 +1,193 @@
+"""The daemon that is fuzzed, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.daemon import ROOT, environment, free_port
+
+__all__ = ["State", "WatchedDaemon", "get"]
+
+_TROUBLE = re.compile(r"Traceback|Unhandled|a defect|NoTransition|never retrieved")
+_SERIES = re.compile(r"^(llmux_[a-z_]+)(?:\{([^}]*)\})? ([0-9.e+-]+)$", re.MULTILINE)
+
+
+async def get(port: int, path: str, patience: float = 10.0) -> bytes:
+    """
+    The body of llmux's answer.
+
+    @raise OSError, TimeoutError, EOFError: there is none.
+    """
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+            )
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise EOFError(f"{path}: {head[:200]!r}")
+            return body
+        finally:
+            writer.close()
+
+    return await asyncio.wait_for(ask(), patience)
+
+
+class State:
+    """
+    What a daemon holds at a moment.
+
+    @ivar busy: exchanges in flight and waiters, by its own count.
+    @ivar clients: descriptors of connections from clients.
+    @ivar backends: of connections to backends.
+    @ivar others: all other descriptors.
+    @ivar resident: MiB.
+    """
+
+    def __init__(self, pid: int, port: int, exposition: str) -> None:
+        self.busy = 0.0
+        for name, _, value in _SERIES.findall(exposition):
+            if name in ("llmux_model_in_flight", "llmux_request_queue_depth"):
+                self.busy += float(value)
+        inodes = set()
+        total = 0
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                name = os.readlink(f"/proc/{pid}/fd/{fd}")
+            except OSError:
+                continue
+            total += 1
+            if name.startswith("socket:["):
+                inodes.add(name[8:-1])
+        self.clients = self.backends = 0
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[9] not in inodes or words[3] == "0A":
+                continue
+            if int(words[1].rpartition(":")[2], 16) == port:
+                self.clients += 1
+            else:
+                self.backends += 1
+        self.others = total - self.clients - self.backends
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        self.resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class WatchedDaemon:
+    """
+    C{python -m tests.watched_daemon} in a directory of its own.
+
+    @ivar port: where it listens.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        models: Mapping[str, Any],
+        prefix: tuple[str, ...] = (),
+        **keys: Any,
+    ) -> None:
+        """
+        @param prefix: a command that runs the daemon's.
+        """
+        self.directory = directory
+        self.port = free_port()
+        self._prefix = prefix
+        directory.mkdir(parents=True, exist_ok=True)
+        document = {"models": models, "port": self.port} | keys
+        (directory / "config.json").write_text(json.dumps(document, indent=1))
+        self._log = directory / "log"
+        self._turns = directory / "turns"
+        self._log_read = self._turns_read = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self, environ: Mapping[str, str] | None = None) -> None:
+        """Start it; it listens a little later."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                (
+                    *self._prefix,
+                    *(sys.executable, "-m", "tests.watched_daemon", str(self._turns)),
+                    *("-c", str(self.directory / "config.json"), "--log-format", "text"),
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment() | {"PYTHONPATH": str(ROOT)} | dict(environ or {}),
+            )
+
+    async def up(self, patience: float = 30.0) -> bool:
+        """Whether it answers within so many seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while loop.time() < until:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                return False
+            try:
+                await get(self.port, "/health", until - loop.time())
+                return True
+            except (OSError, EOFError, TimeoutError):
+                await asyncio.sleep(0.05)
+        return False
+
+    async def state(self) -> State:
+        """What it holds; this asks over a connection that counts as a client's."""
+        exposition = (await get(self.port, "/metrics")).decode()
+        return State(self.pid, self.port, exposition)
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has taken."""
+        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def trouble(self) -> list[str]:
+        """What has come to the log since the last call and should never be there."""
+        text, self._log_read = _new(self._log, self._log_read)
+        lines = text.splitlines()
+        found = []
+        for i, line in enumerate(lines):
+            if _TROUBLE.search(line) and not any(
+                _TROUBLE.search(x) for x in lines[max(0, i - 2) : i]
+            ):
+                found.append("\n".join(lines[max(0, i - 2) : i + 30]))
+        return found
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The long turns since the last call."""
+        text, self._turns_read = _new(self._turns, self._turns_read)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+
+def _new(path: Path, start: int) -> tuple[str, int]:
+    if not path.exists():
+        return "", start
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return data[:end].decode("utf-8", "replace"), start + end

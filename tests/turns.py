@@ -1,0 +1,153 @@
+"""
+How much of the processor the reactor's turns take.
+
+A turn is what happens between two polls: as long as one lasts, no other client is
+served.  The CPU time of the reactor's thread is taken, which other processes on the
+same machine do not lengthen.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LIMIT", "Turn", "TurnMeter", "watch_stacks"]
+
+LIMIT = 0.1
+"""Seconds of CPU that a turn may take at most."""
+
+_WORTH_A_LOOK = 0.03
+"""Seconds of CPU after which the stack of a turn is taken."""
+
+_LOOKS_EVERY = 0.015
+_DEEP = 14
+
+
+@dataclass(frozen=True)
+class Turn:
+    """
+    One turn that has ended, or that L{watch_stacks} found still under way.
+
+    @ivar cpu: seconds of CPU of the reactor's thread.
+    @ivar wall: seconds.
+    @ivar at: when it ended, or was looked at, by L{time.monotonic}.
+    @ivar stack: what ran in the middle of the turn, as lines; empty if nobody looked.
+    """
+
+    cpu: float
+    wall: float
+    stack: str
+    at: float = 0.0
+
+
+class TurnMeter:
+    """
+    An epoll object in place of another: it measures from each return of C{poll} to the
+    next call.  Everything else goes to the object behind it.
+
+    @ivar worst: the turn that took most CPU since L{start_anew}.
+    @ivar count: turns since then.
+    """
+
+    def __init__(self, epoll: Any, ended: Callable[[Turn], object] | None = None) -> None:
+        """
+        @param ended: is told of each turn that took longer than a third of L{LIMIT}.
+        """
+        self._epoll = epoll
+        self._poll = epoll.poll
+        self._ended = ended
+        self.began_cpu: float | None = None
+        self.began = 0.0
+        self.stack = ""
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget what was, the time that the present turn has taken so far included."""
+        self.worst = Turn(0.0, 0.0, "")
+        self.count = 0
+        if self.began_cpu is not None:
+            self.began_cpu = time.thread_time()
+            self.began = time.monotonic()
+            self.stack = ""
+
+    def close_turn(self) -> None:
+        """The present turn, if there is one, is over."""
+        began = self.began_cpu
+        if began is None:
+            return
+        cpu = time.thread_time() - began
+        self.began_cpu = None
+        self.count += 1
+        if cpu > self.worst.cpu:
+            now = time.monotonic()
+            self.worst = Turn(cpu, now - self.began, self.stack, now)
+            if self._ended is not None and cpu > LIMIT / 3:
+                self._ended(self.worst)
+        elif self._ended is not None and cpu > LIMIT:
+            now = time.monotonic()
+            self._ended(Turn(cpu, now - self.began, self.stack, now))
+        self.stack = ""
+
+    def poll(self, *arguments: Any) -> Any:
+        """See L{select.epoll.poll}."""
+        self.close_turn()
+        try:
+            return self._poll(*arguments)
+        finally:
+            self.began = time.monotonic()
+            self.began_cpu = time.thread_time()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+def _stack(thread: int) -> str:
+    places: list[tuple[str, int, str]] = []
+    # Who holds a frame holds what its variables hold: not for longer than must be.
+    frame = sys._current_frames().get(thread)
+    while frame is not None and len(places) < _DEEP:
+        code = frame.f_code
+        places.append((code.co_filename, frame.f_lineno or 0, code.co_name))
+        frame = frame.f_back
+    del frame
+    return "".join(
+        f'  File "{file}", line {line}, in {name}\n'
+        f"    {linecache.getline(file, line).strip()}\n"
+        for file, line, name in reversed(places)
+    )
+
+
+def watch_stacks(meter: TurnMeter, still_running: Callable[[Turn], object]) -> None:
+    """
+    From now on a thread looks at this thread, and keeps the stack of a turn that takes
+    long, for L{Turn.stack}.
+
+    @param still_running: is told once of a turn that has taken five seconds of CPU and
+        has not ended; it is called in the other thread.
+    """
+    thread = threading.get_ident()
+    clock = time.pthread_getcpuclockid(thread)
+
+    def look() -> None:
+        told: float | None = None
+        while True:
+            time.sleep(_LOOKS_EVERY)
+            began = meter.began_cpu
+            if began is None:
+                continue
+            cpu = time.clock_gettime(clock) - began
+            if cpu < _WORTH_A_LOOK or (meter.stack and cpu < 5):
+                continue
+            stack = meter.stack = _stack(thread)
+            if cpu >= 5 and told != began:
+                told = began
+                now = time.monotonic()
+                still_running(Turn(cpu, now - meter.began, stack, now))
+
+    threading.Thread(target=look, name=f"turns of {os.getpid()}", daemon=True).start()
