@@ -1,92 +1,35 @@
-"""A clock for simulations: time goes where the next call is."""
+"""A clock for simulations: the time is that of the call which is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Any
+from math import inf
 
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.base import DelayedCall
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 __all__ = ["HeapClock"]
 
 
-@implementer(IDelayedCall)
-class _Call:
-    """
-    A call to be made.
-
-    @ivar turn: which entry of the heap is this call's; those before a reset
-        are stale.  None when it has been made or cancelled.
-    """
-
-    __slots__ = ("arguments", "cancelled", "clock", "function", "keywords", "time", "turn")
-
-    def __init__(
-        self,
-        clock: HeapClock,
-        time: float,
-        function: Callable[..., object],
-        arguments: Sequence[Any],
-        keywords: dict[str, Any],
-    ) -> None:
-        self.clock = clock
-        self.time = time
-        self.function = function
-        self.arguments = arguments
-        self.keywords = keywords
-        self.turn: int | None = None
-        self.cancelled = False
-
-    def getTime(self) -> float:
-        return self.time
-
-    def active(self) -> bool:
-        return self.turn is not None
-
-    def cancel(self) -> None:
-        self._must_be_active()
-        self.cancelled = True
-        self.turn = None
-        self.clock._has_stale()
-
-    def reset(self, secondsFromNow: float) -> None:
-        self._must_be_active()
-        self._move(self.clock.seconds() + secondsFromNow)
-
-    def delay(self, secondsLater: float) -> None:
-        self._must_be_active()
-        self._move(self.time + secondsLater)
-
-    def _move(self, time: float) -> None:
-        self.time = time
-        self.clock._push(self)
-        self.clock._has_stale()
-
-    def _must_be_active(self) -> None:
-        if self.cancelled:
-            raise AlreadyCancelled
-        if self.turn is None:
-            raise AlreadyCalled
-
-
 @implementer(IReactorTime)
 class HeapClock:
     """
-    L{twisted.internet.task.Clock} for many calls: each costs O(log n), where
-    that one sorts all of them anew.
+    A clock like L{twisted.internet.task.Clock} that is fast with many calls: to
+    schedule a call costs O(log n), where C{Clock} sorts all calls anew.
 
-    Calls are made in the order of their times, and those of one time in the
-    order in which they were last scheduled or reset.
+    Calls are made in the order of their times. Calls for the same time are made
+    in the order in which they were scheduled.
     """
 
     def __init__(self, now: float = 0.0) -> None:
         self._now = now
-        self._heap: list[tuple[float, int, _Call]] = []
+        # The time of an entry is that of its call, unless the call was moved since.
+        self._heap: list[tuple[float, int, DelayedCall]] = []
         self._turns = 0
         self._stale = 0
+        self._of_calls = (self._cancelled, self._moved, self.seconds)
 
     def seconds(self) -> float:
         """The time, in seconds."""
@@ -95,63 +38,84 @@ class HeapClock:
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> IDelayedCall:
-        """Call it C{delay} seconds from now."""
+        """
+        Schedule a call for C{delay} seconds from now.
+
+        @raise ValueError: the delay is negative.
+        """
         if delay < 0:
             raise ValueError(f"a delay of {delay} s")
-        call = _Call(self, self._now + delay, callable, args, kw)
-        self._push(call)
+        time = self._now + delay
+        call = DelayedCall(time, callable, args, kw, *self._of_calls)
+        self._turns += 1
+        heappush(self._heap, (time, self._turns, call))
         return call
 
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
-        """Those that have yet to be made, in no order."""
-        return [call for _, turn, call in self._heap if call.turn == turn]
+        """The calls that have yet to be made, in no order."""
+        return list({call: None for _, _, call in self._heap if call.active()})
 
     def next_time(self) -> float | None:
-        """When the next call is due; None if there is none."""
+        """The time of the next call in seconds; None if no call is scheduled."""
         heap = self._heap
         while heap:
-            time, turn, call = heap[0]
-            if call.turn == turn:
+            time, _, call = heap[0]
+            if call.called or call.cancelled or call.time != time:
+                heappop(heap)
+                self._stale -= 1
+            elif call.delayed_time:
+                heappop(heap)
+                call.activate_delay()
+                self._push(call)
+            else:
                 return time
-            heappop(heap)
-            self._stale -= 1
         return None
 
-    def step(self) -> bool:
+    def step(self, until: float = inf) -> bool:
         """
-        Go to the next call and make it.  What it raises is raised here.
+        Go to the time of the next call, and make that call.  What the call raises
+        is raised here.
 
-        @return: False if there is none.
+        @param until: no call that is due later is made.
+        @return: False if no call is due.
         """
-        heap = self._heap
-        while heap:
-            time, turn, call = heappop(heap)
-            if call.turn != turn:
-                self._stale -= 1
-                continue
-            call.turn = None
-            if time > self._now:
-                self._now = time
-            call.function(*call.arguments, **call.keywords)
-            return True
-        return False
+        time = self.next_time()
+        if time is None or time > until:
+            return False
+        _, _, call = heappop(self._heap)
+        if time > self._now:
+            self._now = time
+        call.called = 1
+        call.func(*call.args, **call.kw)
+        return True
 
     def advance(self, seconds: float) -> None:
-        """Make all calls that are due within C{seconds}, and go there."""
+        """Make all calls that are due within C{seconds}; the time is then C{seconds} later."""
         end = self._now + seconds
-        while (due := self.next_time()) is not None and due <= end:
-            self.step()
+        while self.step(end):
+            pass
         self._now = max(self._now, end)
 
-    def _push(self, call: _Call) -> None:
+    def _push(self, call: DelayedCall) -> None:
         self._turns += 1
-        call.turn = self._turns
         heappush(self._heap, (call.time, self._turns, call))
 
-    def _has_stale(self) -> None:
-        """An entry of the heap is of no more use; too many of them are thrown out."""
+    def _moved(self, call: DelayedCall) -> None:
+        """The call is due earlier than before: its old entry is of no use any more."""
+        self._push(call)
+        self._count_stale()
+
+    def _cancelled(self, call: DelayedCall) -> None:
+        # DelayedCall says so only after this.
+        call.cancelled = 1
+        self._count_stale()
+
+    def _count_stale(self) -> None:
+        """Throw out the entries that are of no use once they are more than the others."""
         self._stale += 1
         if self._stale > 64 and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].turn == entry[1]]
+            self._heap = [
+                entry for entry in self._heap if entry[2].time == entry[0] and entry[2].active()
+            ]
             heapify(self._heap)
             self._stale = 0

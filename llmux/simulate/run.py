@@ -134,8 +134,7 @@ class Run:
         self._send_at_its_time()
         clock, until = self._clock, self._until
         steps = 0
-        while (due := clock.next_time()) is not None and due <= until:
-            clock.step()
+        while clock.step(until):
             self._look()
             steps += 1
             if progress is not None and not steps % 2000:
