@@ -4,37 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmux.policy.estimators import MovingAverage
+
 __all__ = ["SwitchCostTracker"]
 
 
 class SwitchCostTracker:
     """
-    An exponential moving average of the seconds that each switch took, per
-    pair of models.
+    The average seconds that switches took, per pair of models.
 
-    The first observation of a pair is its estimate; each later one moves it by
-    C{alpha}: e' = e + alpha (x - e).
+    Each pair has an exponential moving average: the first switch of a pair is its
+    estimate, and each later one moves the estimate by the fraction C{alpha}.
 
-    The source is None when nothing was awake.
+    The source of a pair is None when no model was awake.
     """
 
     def __init__(self, alpha: float = 0.3) -> None:
         self._alpha = alpha
-        self._estimates: dict[tuple[str | None, str], float] = {}
+        self._averages: dict[tuple[str | None, str], MovingAverage] = {}
 
     def record(self, source: str | None, target: str, seconds: float) -> None:
-        """A switch from C{source} to C{target} took this long."""
+        """A switch from C{source} to C{target} took C{seconds}."""
         pair = source, target
-        known = self._estimates.get(pair)
-        self._estimates[pair] = (
-            seconds if known is None else known + self._alpha * (seconds - known)
-        )
+        average = self._averages.get(pair)
+        if average is None:
+            average = self._averages[pair] = MovingAverage(self._alpha)
+        average.add(seconds)
 
     def estimate(self, source: str | None, target: str) -> float | None:
-        """The estimate for the pair in seconds, or None before its first observation."""
-        return self._estimates.get((source, target))
+        """The estimate for the pair in seconds, or None before its first switch."""
+        average = self._averages.get((source, target))
+        return None if average is None else average.value
 
     def __iter__(self) -> Iterator[tuple[str | None, str, float]]:
         """Every known (source, target, seconds)."""
-        for (source, target), seconds in self._estimates.items():
-            yield source, target, seconds
+        for (source, target), average in self._averages.items():
+            if average.value is not None:
+                yield source, target, average.value
