@@ -1,9 +1,9 @@
 """
-The seams that others implement, and the values that cross them.
+The interfaces that other packages implement, and the values that cross them.
 
-Nothing here does I/O, reads a clock or logs.  Times are seconds on the clock
-of the switcher (an L{IReactorTime}); only differences between them mean
-anything.
+This module has all that the author of a policy or of a hook runner needs.  It
+does no I/O, reads no clock and logs nothing.  Times are seconds on the clock of
+the switcher (an L{IReactorTime}): only differences between them mean anything.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "IWakeNotes",
     "Left",
     "LeftReason",
+    "Observer",
     "PolicyContext",
     "PolicyDecision",
     "PolicyEvent",
@@ -171,14 +172,18 @@ class LeftReason(Enum):
     """Why a waiter left without a guard."""
 
     DISCONNECTED = "disconnected"
+    """The client closed the connection."""
     TIMEOUT = "timeout"
+    """The request waited for longer than C{request_timeout_secs}."""
     FAILED = "failed"
+    """The request was refused: a hook failed, or llmux stops."""
 
 
 class Arrived(Struct, frozen=True):
     """
     A request for C{model} has to wait, or asks to be admitted to a drain.
-    C{request} is its number, never used again.
+
+    @ivar request: the request's number, which no later request has.
     """
 
     now: float
@@ -188,8 +193,10 @@ class Arrived(Struct, frozen=True):
 
 class Forwarded(Struct, frozen=True):
     """
-    The request has been given a guard: it goes to its backend now.  One that
-    found its model awake has C{waited} 0.0, and no L{Arrived} before it.
+    A request has been given a guard, and goes to its backend now.
+
+    @ivar waited: seconds since the request arrived.  A request that found its
+        model awake has 0.0, and no L{Arrived} came before.
     """
 
     now: float
@@ -200,10 +207,11 @@ class Forwarded(Struct, frozen=True):
 
 class Completed(Struct, frozen=True):
     """
-    The request's exchange with its backend is over.
+    A request's exchange with its backend is over.
 
-    @ivar service: seconds since it was forwarded.
-    @ivar answered: the whole reply arrived; False if it was cut short.
+    @ivar service: seconds since the request was forwarded.
+    @ivar answered: True if the whole reply arrived; False if the exchange was
+        cut short.
     """
 
     now: float
@@ -214,7 +222,11 @@ class Completed(Struct, frozen=True):
 
 
 class Left(Struct, frozen=True):
-    """A waiter left without a guard, C{age} seconds after it arrived."""
+    """
+    A waiter left without a guard.
+
+    @ivar age: seconds since the request arrived.
+    """
 
     now: float
     model: str
@@ -228,8 +240,9 @@ class Woke(Struct, frozen=True):
     C{model} is awake.
 
     @ivar previous: the model that was put to sleep for it, or None.
-    @ivar cost: seconds of sleep hook + wake hook + alive; no cooldown, no
-        drain.  None when it was adopted at start, which cost nothing.
+    @ivar cost: seconds of the sleep hook, the wake hook and C{alive} together,
+        without cooldown and drain.  None if llmux found the model awake when it
+        started, which cost nothing.
     """
 
     now: float
@@ -247,8 +260,10 @@ class Slept(Struct, frozen=True):
 
 class Failed(Struct, frozen=True):
     """
-    C{model} failed: its wake or sleep hook did, or its backend (C{hook} None).
-    The model is in back-off until C{retry_at}.
+    C{model} failed, and will not be woken before C{retry_at}.
+
+    @ivar hook: the hook that failed; None if the backend failed.
+    @ivar retry_at: the time at which the model's back-off ends.
     """
 
     now: float
@@ -259,37 +274,46 @@ class Failed(Struct, frozen=True):
 
 PolicyEvent = Arrived | Forwarded | Completed | Left | Woke | Slept | Failed
 
+Observer = Callable[[PolicyEvent], None]
+"""A function that is called with each event, after the policy was shown the event."""
+
 
 # -------------------------------------------------------------------- policy
 
 
 class SlotPhase(Enum):
-    """What the GPU is doing when a policy is asked."""
+    """What the GPU does when a policy is asked, and which answers make sense then."""
 
     IDLE = "idle"
-    """Nothing is awake.  C{switch} or stay."""
+    """No model is awake.  The policy answers C{switch} or C{stay}."""
     AWAKE = "awake"
-    """C{context.awake} serves.  C{switch} or stay."""
+    """C{context.awake} serves.  The policy answers C{switch} or C{stay}."""
     DRAINING = "draining"
     """
-    C{context.awake} closes towards C{context.target}.  Stay goes on draining,
-    C{reopen} calls the switch off, C{switch} rebinds the target.
+    C{context.awake} finishes its requests, to make room for C{context.target}.
+    C{stay} goes on draining, C{reopen} calls the switch off, and C{switch}
+    changes the target.
     """
     DRAINED = "drained"
-    """The last question before the sleep hook: stay keeps the target."""
+    """
+    The last request is finished: this is the last question before the sleep hook
+    starts.  The answers mean what they mean in C{DRAINING}.
+    """
 
 
 class PolicyDecision(Struct, frozen=True):
     """
-    What to do now.  Made by L{stay}, L{switch} and L{reopen}.
+    The answer of a policy.  Use L{stay}, L{switch} and L{reopen} to make one.
 
-    @ivar target: switch to this model (or rebind a drain to it).
-    @ivar ask_again_at: the latest time at which to ask again even if nothing
-        happens.
-    @ivar holds_while_busy: until C{ask_again_at} the answer will be the same
-        as long as the awake model has requests in flight and nobody joins or
-        leaves another model's queue: the switcher need not ask at each of
-        the awake model's arrivals and completions.
+    @ivar target: the model to wake, or to which a drain is to lead; None to
+        change nothing.
+    @ivar reopens: True to call a switch off while the awake model drains.
+    @ivar ask_again_at: the time at which the policy wants to be asked again at
+        the latest, even if nothing happens until then.
+    @ivar holds_while_busy: the answer will be the same until C{ask_again_at}, as
+        long as the awake model has requests in flight and no request joins or
+        leaves the waiters of another model.  The switcher then does not ask at
+        each arrival and completion of the awake model.
     """
 
     target: str | None = None
@@ -301,19 +325,19 @@ class PolicyDecision(Struct, frozen=True):
     def stay(
         cls, ask_again_at: float | None = None, *, holds_while_busy: bool = False
     ) -> PolicyDecision:
-        """Change nothing."""
+        """The decision to change nothing."""
         if ask_again_at is None:
             return _STAY
         return cls(ask_again_at=ask_again_at, holds_while_busy=holds_while_busy)
 
     @classmethod
     def switch(cls, target: str) -> PolicyDecision:
-        """Wake C{target}."""
+        """The decision to wake C{target}."""
         return cls(target=target)
 
     @classmethod
     def reopen(cls) -> PolicyDecision:
-        """The awake model, which drains, is to serve on."""
+        """The decision that the awake model, which drains, is to serve on."""
         return _REOPEN
 
 
@@ -323,9 +347,13 @@ _REOPEN = PolicyDecision(reopens=True)
 
 class PolicyContext(Struct, frozen=True):
     """
-    What does not change while a policy lives, given to it at birth.
+    What a policy is told when it is made.  None of this changes while it lives.
 
-    @ivar weights: every configured model and its weight.
+    @ivar weights: each configured model and its weight.
+    @ivar request_timeout: seconds that a request may wait; None for no limit.
+    @ivar min_active: seconds that a model stays awake at least.
+    @ivar drain_before_switch: whether requests in flight finish before a model
+        is put to sleep.
     """
 
     weights: Mapping[str, float]
@@ -336,9 +364,12 @@ class PolicyContext(Struct, frozen=True):
 
 class WaitingRequest:
     """
-    One request that waits, or asks to be admitted.
+    A request that waits, or that asks to be admitted to a drain.
 
-    @ivar arrived: when it first arrived; a retry keeps it.
+    @ivar model: the model that the request names.
+    @ivar request: the request's number, as in the events.
+    @ivar arrived: the time at which the request first arrived; a request that
+        waits a second time, because its backend failed, keeps that time.
     """
 
     __slots__ = ("arrived", "model", "request")
@@ -351,43 +382,48 @@ class WaitingRequest:
 
 class IScheduleContext(Interface):
     """
-    A live read-only view of the switcher, valid during the call that it is
-    given to.  Each question is O(1) or O(models).
+    A view of the switcher that a policy can only read.  The view is valid during
+    the call to which it is passed; each answer costs O(1) or O(models).
     """
 
     now: float = Attribute("The time of this question.")
-    phase: SlotPhase = Attribute("What the GPU is doing.")
-    awake: str | None = Attribute("The awake (or draining) model.")
-    woke_at: float = Attribute("Since when it is awake.")
-    in_flight: int = Attribute("Its requests in flight.")
-    target: str | None = Attribute("Where a drain leads.")
+    phase: SlotPhase = Attribute("What the GPU does, an L{SlotPhase}.")
+    awake: str | None = Attribute("The model that is awake, or drains; None if none is.")
+    woke_at: float = Attribute("The time at which the awake model woke.")
+    in_flight: int = Attribute("The number of requests in flight to the awake model.")
+    target: str | None = Attribute("The model for which the awake model drains, or None.")
 
     def wanted() -> Sequence[str]:
         """
-        The models with waiters that may be woken now: those in back-off are
-        left out, and so is the awake one.  In a fixed order.
+        The models that have waiters and may be woken now, in a fixed order.  The
+        awake model is not among them, and neither is a model in back-off.
         """
 
     def waiting(model: str) -> int:
-        """How many wait for it (those of a draining model included)."""
+        """The number of requests that wait for C{model}, which may be draining."""
 
     def oldest(model: str) -> float:
-        """When the first of its waiters arrived; infinity without waiters."""
+        """The time at which the first waiter of C{model} arrived; infinity without waiters."""
 
     def sum_of_ages(model: str) -> float:
-        """The sum over its waiters of (now - arrival), in seconds; O(1)."""
+        """The sum over the waiters of C{model} of (now - arrival), in seconds; O(1)."""
 
     def sum_of_squared_ages(model: str) -> float:
-        """The sum over its waiters of (now - arrival)^2, in square seconds; O(1)."""
+        """The sum over the waiters of C{model} of (now - arrival)^2, in s^2; O(1)."""
 
     def switch_cost(source: str | None, target: str) -> float | None:
-        """The learnt cost (EMA), None if this pair was never observed."""
+        """
+        The average seconds that a switch from C{source} to C{target} took lately;
+        None if no such switch was made.  C{source} is None if no model was awake.
+        """
 
 
 class Estimate(Struct, frozen=True):
     """
-    Something that a policy has learnt, for C{/metrics}: a gauge called
-    C{llmux_policy_NAME}, with these labels.
+    A value that a policy has learnt, shown at C{/metrics} as the gauge
+    C{llmux_policy_NAME} with these labels.
+
+    @ivar documentation: the metric's help text, one sentence.
     """
 
     name: str
@@ -398,55 +434,76 @@ class Estimate(Struct, frozen=True):
 
 class ISwitchPolicy(Interface):
     """
-    Decides which model is awake.  Deterministic in what it is shown: it reads
-    no clock, does not log, does no I/O.
+    A policy decides which model is awake.
+
+    A policy is deterministic in what it is shown: it reads no clock, logs nothing
+    and does no I/O.
+
+    A policy that fails harms no request.  If L{decide} or L{admit} raises, or
+    L{decide} answers what makes no sense (no L{PolicyDecision}, a target that is
+    not in C{context.wanted()}, C{reopen} while no model drains), then that question
+    is answered as the policy C{fifo} would answer.  If L{observe} or L{estimates}
+    raises, the event or the estimates are lost.  Each fault is counted in
+    C{/metrics}, and logged at most once a minute for each kind.
     """
 
     observed: frozenset[type[Any]] = Attribute(
-        "The event types that L{observe} wants to be told of; the others cost nothing."
+        "The types of the events that L{observe} is called with; other events cost nothing. "
+        "It does not change."
     )
 
     def observe(event: PolicyEvent) -> None:
-        """Something happened.  Told before the next question."""
+        """
+        Take note of an event.  The call comes before any question that the event
+        leads to.
+        """
 
     def decide(context: IScheduleContext) -> PolicyDecision:
         """
-        What now?  Asked after every event while somebody waits.  The switcher
-        ignores a target that nobody waits for, and holds the answer back
-        while the awake model is younger than C{min_active}.
+        Decide what to do now.
+
+        The switcher asks after each event while a request waits for a model that
+        is not awake, and while a model drains.  It does not ask while a hook runs,
+        nor while the awake model is younger than C{min_active}.
+
+        If a drain goes on, and nobody waits for its target any more, then it leads
+        to the model of the oldest waiter, unless the answer names another model.  If
+        nobody waits for another model at all, the drain is called off without a
+        question.
         """
 
     def admit(context: IScheduleContext, request: WaitingRequest) -> bool:
         """
-        A request arrives for the awake model while it drains: does it still
-        go in?  It is not among the waiters yet.  (To call the whole switch
-        off is L{decide}'s business: it is asked next, with the request
-        counted among the waiters if it was not let in.)
+        Decide whether a request for the awake model, which drains, goes to the
+        backend at once (True) or waits until the model is awake again (False).
+
+        The request is not among the waiters yet.  L{decide} is asked next in either
+        case, and may call the whole switch off; a request that was not admitted is
+        then one of the waiters.
         """
 
     def estimates() -> Iterable[Estimate]:
-        """What it has learnt, asked at each scrape of C{/metrics}."""
+        """The values that the policy has learnt; asked for at each scrape of C{/metrics}."""
 
 
 class ISwitchPolicyFactory(IPlugin):
     """
-    Makes policies of one name.  A distribution offers one by putting an
-    instance of it in a module under C{twisted/plugins}.
+    A factory makes policies of one name.
+
+    A distribution offers a policy by an instance of such a factory in a module
+    under C{twisted/plugins}.
     """
 
-    name: str = Attribute("What C{policy.name} says to choose it.")
+    name: str = Attribute("The C{policy.name} in the configuration that chooses this factory.")
     settings: type[Any] | None = Attribute(
         "A frozen msgspec.Struct with a default for every field: the further keys that "
-        "C{policy:} may then have.  None if it takes none."
+        "C{policy:} may have.  None if there are no further keys."
     )
 
     def build(context: PolicyContext, settings: Any) -> ISwitchPolicy:
         """
-        Make one.
+        Make a policy.
 
-        @param settings: an instance of L{settings}, or None.
+        @param settings: an instance of the class in L{settings}, or None.
         @raise ValueError: a value is out of range; the message names the key.
         """
-
-
-Observer = Callable[[PolicyEvent], None]
