@@ -115,26 +115,26 @@ class IRunningHook(Interface):
     """One run of a hook."""
 
     exited: Deferred[HookResult] = Attribute(
-        """Fires once, with a L{HookResult}, when the shell has exited; never fails."""
+        """A Deferred that fires with a L{HookResult} when the shell has exited; never fails."""
     )
 
     def kill() -> None:
         """
-        End it: TERM to its process group, and KILL if it is still there a
-        little later.  L{exited} still fires, when the whole group is gone.
-        Harmless on a hook that has exited.
+        End the hook: its process group gets TERM, and KILL if it is still there a
+        little later.  L{exited} fires when the whole group is gone.  For a hook
+        that has exited, a call does nothing.
         """
 
 
 class IHookRunner(Interface):
-    """Runs the scripts of models."""
+    """A hook runner runs the scripts of models."""
 
     def start(model: str, hook: HookKind) -> IRunningHook:
         """
         Start a hook under its time limit.
 
-        Never raises and never blocks: a hook that cannot be started is one
-        whose C{exited} fires with C{exit_code} None.
+        This method never raises and never blocks.  If a hook cannot be started, its
+        C{exited} fires with C{exit_code} None.
         """
 
 
