@@ -20,11 +20,12 @@ from llmux.backend.pool import BackendPool
 from llmux.interfaces import HookKind
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.fifo import FifoPolicy
+from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.settings import SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
-from llmux.web.reader import Limits
+from llmux.web.limits import Limits
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import BackendEnd, Transport
@@ -175,7 +176,9 @@ class ProxyWorld:
         if stock:
             self.site = Site(root, reactor=self.reactor)
         else:
-            self.site = LlmuxSite(root, self.reactor, limits=Limits(body=10_000_000))
+            self.site = LlmuxSite(
+                root, self.reactor, limits=Limits(body=10_000_000), scan=scan_on_arrival
+            )
         self._accepted = 0
         self.switcher.start()
         self.settle()

@@ -5,7 +5,7 @@ The channel without sockets: order, limits, refusals, timeouts, back-pressure.
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -16,8 +16,9 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llmux.web.channel import LlhttpChannel
-from llmux.web.reader import Limits
+from llmux.web.channel import LlhttpChannel, Phase
+from llmux.web.limits import MOST_AHEAD, Limits
+from llmux.web.reader import RequestReader
 from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
@@ -78,12 +79,20 @@ class Client:
 
     def __init__(self, site: LlmuxSite) -> None:
         self.wire = Wire()
+        self.clock = cast(Clock, site.clock)
         self.channel = site.buildProtocol(None)
         self.wire.connect(self.channel)
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.channel.dataReceived(piece)
+            self.settle()
+
+    def settle(self) -> None:
+        """Let the channel do what it has put off to later turns of the reactor."""
+        clock = self.clock
+        while any(call.getTime() <= clock.seconds() for call in clock.getDelayedCalls()):
+            clock.advance(0)
 
     def replies(self, *methods: bytes) -> list[Reply]:
         return replies(
@@ -154,28 +163,86 @@ def test_a_thousand_pipelined_requests_do_not_recurse(echo: Bench) -> None:
     assert client.wire.said().count(b"HTTP/1.1 200") == 3000
 
 
-def test_a_client_that_sends_ahead_is_not_read_further(held: Bench) -> None:
+def test_a_client_that_sends_ahead_is_read_on_while_it_waits(held: Bench) -> None:
+    """A socket that is not read does not tell that its client has left (S2)."""
     client, resource = held.client(), held_of(held)
-    client.send(GET * 10)
+    client.send(GET * 500)
     assert client.wire.reading
-    client.send(GET * 10)
-    assert not client.wire.reading
-    for _ in range(20):
+    client.wire.lose()
+    assert len(resource.lost) == 1
+
+
+def test_what_is_sent_ahead_is_answered_in_order_however_much_it_is(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(*[b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(500)])
+    for n in range(500):
+        assert [r.uri for r in resource.requests] == [b"/%d" % n]
+        resource.answer(b"%d" % n)
+        client.settle()
+    assert client.wire.said().count(b"HTTP/1.1 200") == 500
+
+
+def test_no_more_than_sixteen_requests_are_parsed_ahead(held: Bench) -> None:
+    client = held.client()
+    client.send(GET * 500)
+    assert len(client.channel._queue) == 16
+
+
+def test_a_client_that_sends_far_too_much_ahead_is_told_so_in_its_turn(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    many = GET * (MOST_AHEAD // len(GET) // 4 + 16)
+    for _ in range(5):
+        client.send(many)
+    client.send(GET * 10_000)
+    assert client.wire.reading
+    assert client.wire.said() == b""
+    for _ in range(17):
+        assert len(resource.requests) == 1
         resource.answer()
-    assert client.wire.reading
-    assert len(client.replies()) == 20
+        client.settle()
+    assert client.statuses() == [200] * 17 + [429]
+    assert resource.requests == []
 
 
-def test_a_body_sent_ahead_is_bounded_too(held: Bench) -> None:
+def test_a_large_body_sent_ahead_is_taken(held: Bench) -> None:
     held.site.limits = Limits()
     client = held.client()
-    client.send(GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
-    client.send(b"x" * 60_000)
-    assert client.wire.reading
-    client.send(b"x" * 60_000)
-    assert not client.wire.reading
+    client.send(GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+    for _ in range(30):
+        client.send(b"x" * 100_000)
     held_of(held).answer()
+    (second,) = held_of(held).requests
+    assert second.body.length == 3_000_000
+    client.wire.lose()
+
+
+def test_a_client_that_takes_no_replies_is_not_read_on(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET)
+    client.channel.pauseProducing()
+    resource.answer()
+    client.send(GET * 5000)
+    assert not client.wire.reading
+    assert resource.requests == []
+    client.channel.resumeProducing()
     assert client.wire.reading
+    assert len(resource.requests) == 1
+
+
+def test_one_turn_of_the_reactor_answers_some_and_no_more(echo: Bench) -> None:
+    """The others have their turn before a thousand pipelined requests are answered (S5)."""
+    client = echo.client()
+    client.channel.dataReceived(GET * 1000)
+    assert 1 <= client.wire.said().count(b"HTTP/1.1 200") <= 16
+    client.settle()
+    assert client.wire.said().count(b"HTTP/1.1 200") == 1000
+
+
+def test_what_is_left_for_a_later_turn_ends_with_the_connection(echo: Bench) -> None:
+    client = echo.client()
+    client.channel.dataReceived(GET * 1000)
+    client.wire.lose()
+    assert echo.clock.getDelayedCalls() == []
 
 
 def test_a_client_that_leaves_is_noticed_while_it_waits(held: Bench) -> None:
@@ -341,6 +408,7 @@ REFUSED = [
     (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc", 400),
     (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\nabc", 400),
     (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 20 + b"5\r\n\r\nabcde", 400),
     (
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"0\r\n\r\n",
@@ -406,6 +474,52 @@ def test_refused(echo: Bench, data: bytes, status: int) -> None:
         assert len(client.replies()) == 1
         echo.clock.pump([1] * 7)
         assert not client.wire.connected
+
+
+UPGRADES = [
+    b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+    b"Connection: upgrade\r\nupgrade: TLS/1.0, IRC/6.9\r\n",
+]
+
+
+@pytest.mark.parametrize("offer", UPGRADES)
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_an_offer_of_another_protocol_is_ignored(
+    echo: Bench, offer: bytes, framing: str
+) -> None:
+    """Java's HttpClient and curl --http2 make one with each request (D1; RFC 9110, 7.8)."""
+    body = b"Content-Length: 3\r\n\r\nabc"
+    if framing == "chunked":
+        body = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    data = b"POST /x HTTP/1.1\r\nHost: x\r\n" + offer + body
+    for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
+        client = echo.client()
+        client.send(*pieces)
+        client.send(*pieces)
+        client.send(GET)
+        assert [r.status for r in client.replies()] == [200] * 3
+        assert [r.body for r in client.replies()] == [b"POST /x abc"] * 2 + [b"GET /a "]
+
+
+def test_the_offer_itself_is_seen_by_resources(held: Bench) -> None:
+    client = held.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + UPGRADES[0] + b"\r\n")
+    (request,) = held_of(held).requests
+    assert request.getHeader(b"upgrade") == b"h2c"
+
+
+def test_an_error_of_the_readers_own_is_a_reply_and_one_entry_in_the_log(
+    held: Bench, logged_failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RequestReader, "_head_read", broken)
+    for _ in range(3):
+        client = held.client()
+        client.send(GET)
+        assert client.statuses() == [500]
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1
 
 
 def test_no_room_for_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,12 +616,55 @@ def test_a_head_that_comes_by_the_byte_is_refused_in_time(echo: Bench) -> None:
 
 
 def test_a_body_may_take_its_time(echo: Bench) -> None:
+    echo.site.min_upload_rate = 0.9
     client = echo.client()
     client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n")
     for _ in range(90):
         client.send(b"x")
         echo.clock.pump([1])
     assert client.statuses() == [200]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", b"x"),
+        (CHUNKED + b"1;", b"x"),
+        (CHUNKED + b"1\r\na\r\n0\r\nT: ", b"x"),
+        (CHUNKED, b"1\r\na\r\n"),
+    ],
+    ids=["a body", "an extension", "a trailer", "chunks"],
+)
+def test_what_comes_too_slowly_is_refused(echo: Bench, begin: bytes, more: bytes) -> None:
+    """A byte now and then keeps nothing alive (S12)."""
+    client = echo.client()
+    client.send(begin)
+    for _ in range(125):
+        client.send(more)
+        echo.clock.pump([1])
+    assert client.statuses() == [408]
+    assert not client.wire.connected or client.channel._phase is Phase.LINGERING
+
+
+def test_a_large_body_may_take_as_long_as_it_comes_fast_enough(echo: Bench) -> None:
+    echo.site.limits = Limits()
+    client = echo.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+    for _ in range(400):
+        client.send(b"x" * 150)
+        echo.clock.pump([1])
+    assert client.statuses() == [200]
+
+
+def test_empty_lines_do_not_keep_a_connection(echo: Bench) -> None:
+    client = echo.client()
+    for _ in range(77):
+        client.send(b"\r\n")
+        echo.clock.pump([1])
+    assert not client.wire.connected
 
 
 @pytest.mark.parametrize("part", [b"GET / HT", GET[:-2], EXPECTING % 3 + b"ab"])

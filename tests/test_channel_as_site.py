@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import klein
 import pytest
@@ -166,8 +166,10 @@ def said(site: Site, data: bytes) -> tuple[bytes, bool]:
     assert channel is not None
     wire.connect(channel)
     channel.dataReceived(data)
+    clock: Clock = cast(Any, site).reactor
     for _ in range(50):
         _theCooperator._tick()
+        clock.advance(0)
     connected = wire.connected
     if connected:
         wire.lose()

@@ -30,7 +30,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from llmux.web.channel import LlhttpChannel
-from llmux.web.reader import Limits
+from llmux.web.limits import Limits
 from llmux.web.request import LlmuxRequest
 from llmux.web.site import LlmuxSite
 from tests.web_fakes import Leaf, replies

@@ -22,9 +22,8 @@ from llmux.policy.cost_aware import CostAwareSettings
 MODEL = "port: 8001, wake: up, sleep: down, alive: ask"
 GOOD = f"models: {{a: {{{MODEL}}}}}\n"
 GOOD_JSON = '{"models": {"a": {"port": 8001, "wake": "up", "sleep": "down", "alive": "ask"}}'
-TOP_KEYS = (
-    "client_stall_timeout_secs, drain_timeout_secs, host, listen, max_body_mb, models, "
-    "policy, port, request_log, shutdown_timeout_secs, sleep_on_exit, state_dir"
+TOP_KEYS = ", ".join(
+    sorted({*Config.__struct_fields__, "drain_timeout_secs"} - {"directory", "file"})
 )
 TIME_LIMIT = "is not a time limit in seconds; give a number above 0"
 NO_LIMIT = ", or leave it out for no limit"

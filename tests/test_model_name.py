@@ -18,11 +18,49 @@ from twisted.internet.task import Cooperator
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmux.proxy.model_name.find import find_model
-from llmux.proxy.model_name.form import AT_ONCE, BodyScan
+from llmux.proxy.model_name.form import BodyScan
 from llmux.proxy.model_name.json_scan import ModelScan
 from llmux.web.body import IN_MEMORY, IncomingBody, RequestBody
+from llmux.web.limits import SCAN_ABOVE
 
 case = SynchronousTestCase()
+
+
+def test_a_scan_gives_up_what_takes_too_long_and_a_search_in_turns_finds_it() -> None:
+    """A document of forty thousand keys named model holds nobody up (S5)."""
+    depth = SCAN_ABOVE // 10
+    document = b'{"model":' * depth + b"1" + b"}" * depth
+    document = document[:-1] + b',"model":"a"}'
+    coming = IncomingBody(len(document), BodyScan(None, gives_up=True))
+    for at in range(0, len(document), 65536):
+        coming.write(document[at : at + 65536])
+    body = coming.finish()
+    assert body.scan is None
+    turns: list[Callable[[], None]] = []
+    later: Any = turns.append
+    result = find_model(body, None, Cooperator(lambda: lambda: True, later))
+    assert isinstance(result, Deferred)
+    while turns:
+        turns.pop()()
+    assert case.successResultOf(result) == "a"
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (b"utf-8", "\xe4"),
+        (b"ISO-8859-1", "\xc3\xa4"),
+        (b"windows-1252", "\xc3\xa4"),
+        (b"punycode", "\xe4"),
+    ],
+)
+def test_few_charsets_of_a_field_are_heeded(charset: bytes, name: str) -> None:
+    """Any other is read as UTF-8: some take half a second for 64 KiB (S5)."""
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n'
+        b"Content-Type: text/plain; charset=" + charset + b"\r\n\r\n\xc3\xa4\r\n--b--\r\n"
+    )
+    assert found(form, b"multipart/form-data; boundary=b") == name
 
 
 def by_json(document: bytes) -> str | None:
@@ -45,9 +83,15 @@ def scanned(pieces: list[bytes]) -> str | None:
 
 
 def found(data: bytes, content_type: bytes | None = None) -> str | None:
-    result = find_model(RequestBody(data), content_type)
-    assert not isinstance(result, Deferred)
-    return result
+    turns: list[Callable[[], None]] = []
+    later: Any = turns.append
+    cooperator = Cooperator(scheduler=later)
+    result = find_model(RequestBody(data), content_type, cooperator)
+    if not isinstance(result, Deferred):
+        return result
+    while turns:
+        turns.pop()()
+    return case.successResultOf(result)
 
 
 # --------------------------------------------------------------------- JSON
@@ -231,7 +275,7 @@ PADS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("name", PADS)
-@pytest.mark.parametrize("size", [AT_ONCE - 100, AT_ONCE + 100, 900_000])
+@pytest.mark.parametrize("size", [SCAN_ABOVE - 100, SCAN_ABOVE + 100, 900_000])
 @pytest.mark.parametrize("first", [True, False])
 def test_large_documents(name: str, size: int, first: bool) -> None:
     pad = b'"x":' + PADS[name](size)

@@ -23,6 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from llmux.backend.agent import BackendAgent
 from llmux.backend.pool import BackendPool
 from llmux.policy.fifo import FifoPolicy
+from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.switcher import ModelSwitcher
@@ -137,7 +138,11 @@ class Path:
             self.pool, {"a": address, "b": address}, reactor, others_wait=switcher.others_wait
         )
         root = SwitchingResource(proxy, switcher, reactor)
-        site = Site(root, reactor=reactor) if stock else LlmuxSite(root, reactor)
+        site: Site
+        if stock:
+            site = Site(root, reactor=reactor)
+        else:
+            site = LlmuxSite(root, reactor, scan=scan_on_arrival)
         site.noisy = False
         self._ports.append(reactor.listenTCP(0, site, interface="127.0.0.1"))
         self.port: int = self._ports[1].getHost().port

@@ -27,6 +27,7 @@ from llmux.app import build_app
 from llmux.config import config_from_mapping
 from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.switching.switcher import ModelSwitcher
 from llmux.web.site import LlmuxSite
 
@@ -281,7 +282,7 @@ class Chaos:
         self.hooks = Watched(HookRunner(reactor, config.models, str(directory)), self.backends)
         resource, self.switcher = build_app(config, reactor, hooks=self.hooks)
         self.hooks.switcher = self.switcher
-        self.site = LlmuxSite(resource, reactor)
+        self.site = LlmuxSite(resource, reactor, scan=scan_on_arrival)
         self.ports.append(reactor.listenTCP(0, self.site, interface="127.0.0.1"))
         self.outcomes: dict[str, int] = {}
         self.roll(0.0)

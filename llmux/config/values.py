@@ -27,6 +27,12 @@ Seconds = Annotated[
     float,
     Meta(ge=0, title="a number of seconds", description="give a number, 0 or more"),
 ]
+ByteRate = Annotated[
+    float,
+    Meta(
+        ge=0, title="a number of bytes per second", description="give a number, 0 for no limit"
+    ),
+]
 Weight = Annotated[float, Meta(gt=0, title="a weight", description="give a number above 0")]
 Megabytes = Annotated[
     int,
@@ -97,6 +103,8 @@ class Config(Struct, frozen=True, kw_only=True):
         stop.
     @ivar sleep_on_exit: put the awake model to sleep on the way out.
     @ivar max_body_mb: larger request bodies are refused (MiB).
+    @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
+        are refused; 0 for none.
     @ivar request_log: a file that gets a line for each request, or None.
     @ivar state_dir: where llmux keeps what outlives it, or None for the default
         (L{llmux.hooks.state.state_path}).
@@ -116,6 +124,7 @@ class Config(Struct, frozen=True, kw_only=True):
     shutdown_timeout_secs: Seconds = 30.0
     sleep_on_exit: Flag = False
     max_body_mb: Megabytes = 512
+    min_upload_bytes_per_sec: ByteRate = 100.0
     request_log: Annotated[
         Name | None, Meta(title="a file name", description="give a string, or leave it out")
     ] = None

@@ -64,7 +64,8 @@ class LlmuxService(MultiService):
         MultiService.__init__(self)
         from llmux.app import build_app
         from llmux.hooks.state import prepare_state
-        from llmux.web.reader import Limits
+        from llmux.proxy.model_name.find import scan_on_arrival
+        from llmux.web.limits import Limits
         from llmux.web.site import LlmuxSite
 
         self._reactor = reactor
@@ -72,7 +73,11 @@ class LlmuxService(MultiService):
         config = self.config = prepare_state(config, owner)
         self.resource, self.switcher = build_app(config, reactor)
         self._site = LlmuxSite(
-            self.resource, reactor, limits=Limits(body=config.max_body_mb * 2**20)
+            self.resource,
+            reactor,
+            limits=Limits(body=config.max_body_mb * 2**20),
+            min_upload_rate=config.min_upload_bytes_per_sec,
+            scan=scan_on_arrival,
         )
         self._site.noisy = False
         self._request_log = _open_request_log(config)

@@ -188,8 +188,13 @@ class SwitchingResource(Resource):
                 return NOT_DONE_YET
         else:
             headers = request.requestHeaders
-            if headers.hasHeader(b"upgrade"):
-                answer(request, ApiError(501, "Upgrade is not supported; use plain HTTP/1.1."))
+            # Any other offer of a protocol may be ignored (RFC 9110, 7.8).
+            offers = b",".join(headers.getRawHeaders(b"upgrade", ()))
+            if b"websocket" in offers.lower():
+                answer(
+                    request,
+                    ApiError(501, "WebSocket is not supported here; send plain HTTP/1.1."),
+                )
                 return NOT_DONE_YET
             body = body_of(request)
             if self._max_body is not None and body.length > self._max_body:

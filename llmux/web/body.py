@@ -9,7 +9,8 @@ import errno
 import io
 import os
 import tempfile
-from typing import IO, BinaryIO, cast
+from collections.abc import Callable
+from typing import IO, BinaryIO, Protocol, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer
@@ -17,22 +18,37 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer, IRequest
 from zope.interface import implementer
 
-from llmux.proxy.model_name.form import BodyScan
+from llmux.web.limits import FILE_PIECE, IN_MEMORY
 
 __all__ = [
     "IN_MEMORY",
     "BodyTooLarge",
     "IncomingBody",
     "RequestBody",
+    "Scan",
+    "ScanFactory",
     "StorageFull",
     "body_of",
 ]
 
-IN_MEMORY = 1024 * 1024
-"""Bodies up to this many bytes stay in memory."""
 
-_PIECE = 128 * 1024
-"""Bytes in one read or write of a file."""
+class Scan(Protocol):
+    """
+    A scan is shown a large body piece by piece while it comes, so that nobody
+    need read it again.  What it looks for is its maker's affair.
+
+    @ivar given_up: the rest of the body need not be shown.
+    """
+
+    @property
+    def given_up(self) -> bool: ...
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece."""
+
+
+ScanFactory = Callable[[bytes | None], Scan]
+"""Makes a scan for a body with this Content-Type."""
 
 
 class BodyTooLarge(Exception):
@@ -118,7 +134,7 @@ class RequestBody:
     __slots__ = ("_data", "file", "length", "scan")
 
     def __init__(self, data: bytes = b"") -> None:
-        self.scan: BodyScan | None = None
+        self.scan: Scan | None = None
         self._data: bytes | None = data
         self.file: IO[bytes] | None = None
         self.length = len(data)
@@ -149,7 +165,21 @@ class RequestBody:
             return io.BytesIO(self._data)
         if self.file is None:
             raise ValueError("the request's body is closed")
-        return io.BufferedReader(_Reader(self.file.fileno(), self.length), _PIECE)
+        return io.BufferedReader(_Reader(self.file.fileno(), self.length), FILE_PIECE)
+
+    def piece(self, at: int, size: int) -> bytes:
+        """
+        Up to C{size} bytes from C{at} on, none at its end.  This takes no
+        descriptor, unlike C{open}.
+
+        @raise OSError: the file cannot be read.
+        @raise ValueError: the body is closed.
+        """
+        if self._data is not None:
+            return self._data[at : at + size]
+        if self.file is None:
+            raise ValueError("the request's body is closed")
+        return os.pread(self.file.fileno(), size, at)
 
     def spill(self) -> None:
         """
@@ -215,7 +245,7 @@ class _BodyProducer:
         try:
             while not self._paused and self._reader is not None:
                 try:
-                    piece = self._reader.read(_PIECE)
+                    piece = self._reader.read(FILE_PIECE)
                 except OSError:
                     self._end(Failure())
                     return
@@ -264,7 +294,7 @@ class IncomingBody:
 
     __slots__ = ("_file", "_limit", "_pending", "_scan", "length")
 
-    def __init__(self, limit: int, scan: BodyScan | None = None) -> None:
+    def __init__(self, limit: int, scan: Scan | None = None) -> None:
         """
         @param limit: the most bytes that it may have.
         @param scan: is shown each piece as it comes.
@@ -283,11 +313,14 @@ class IncomingBody:
         self.length += len(data)
         if self.length > self._limit:
             raise BodyTooLarge
-        if self._scan is not None:
-            self._scan.feed(data)
+        scan = self._scan
+        if scan is not None:
+            scan.feed(data)
+            if scan.given_up:
+                self._scan = None
         pending = self._pending
         pending += data
-        if len(pending) >= _PIECE and self.length > IN_MEMORY:
+        if len(pending) >= FILE_PIECE and self.length > IN_MEMORY:
             self._flush()
 
     def _flush(self) -> None:

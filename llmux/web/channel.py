@@ -1,16 +1,31 @@
 """
-The server's side of a client's connection: requests in by llhttp, replies out
-either through twisted.web's Request or as the very bytes that go out.
+The channel is the server's side of a client's connection: requests come in by
+llhttp, replies go out either through twisted.web's Request or as the very
+bytes that are sent.
+
+A connection has a phase.  What has come and has not been parsed lies in
+C{_ahead}; what is parsed and waits for its turn, in the queue::
+
+    phase       a request is answered   what the next bytes are
+    IDLE        no                      the beginning of a request
+    READING     no                      what follows those that wait to be parsed
+    ANSWERING   yes                     sent ahead by a client that pipelines
+    LINGERING   no (refused)            not looked at: the client shall read its reply
+    CLOSED      perhaps, until told     not looked at
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from time import perf_counter
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IProtocol,
     IPushProducer,
+    IReactorTime,
     ITCPTransport,
     ITransport,
 )
@@ -19,99 +34,148 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
-from llmux.web.body import RequestBody
+from llmux.web.body import RequestBody, ScanFactory
 from llmux.web.error_reply import ApiError, raw_reply
+from llmux.web.head_memo import HeadMemo
+from llmux.web.limits import (
+    LINGER,
+    LINGER_QUIET,
+    MOST_AHEAD,
+    READ_AHEAD,
+    REPLIES_A_TURN,
+    TURN,
+    Limits,
+)
 from llmux.web.reader import Item, Refusal, RequestReader
 from llmux.web.reply_channel import IReplyChannel
 from llmux.web.request import LlmuxRequest
 from llmux.web.request_head import RequestHead
 from llmux.web.transport import RequestTransport, unsent
 
-if TYPE_CHECKING:
-    from llmux.web.site import LlmuxSite
-
-__all__ = ["LlhttpChannel"]
-
-_READ_AHEAD = 64 * 1024
-"""Bytes taken from a client that sends requests before it has its replies."""
-
-_MOST_QUEUED = 16
-"""Requests likewise."""
-
-_LINGER = 30.0
-"""
-Seconds for which a client that has been refused may go on sending: closed at
-once, its own bytes on the way would make its kernel drop our reply unread.
-"""
-
-_LINGER_QUIET = 5.0
-"""Seconds of silence from it that end this."""
-
+__all__ = ["ChannelOwner", "LlhttpChannel"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ChannelOwner(Protocol):
+    """
+    The owner of channels is the site, as far as a channel knows it; see
+    L{LlmuxSite<llmux.web.site.LlmuxSite>}.
+    """
+
+    heads: HeadMemo
+    limits: Limits
+    clock: IReactorTime
+    scan: ScanFactory | None
+    stopping: bool
+    read_timeout: float
+    idle_timeout: float
+    min_upload_rate: float
+    request_factory: Callable[..., LlmuxRequest]
+
+    def opened(self, channel: Any) -> None: ...
+    def lost(self, channel: Any) -> None: ...
+    def refused(self, error: ApiError) -> None: ...
+    def reading_failed(self, failure: Failure) -> None: ...
+
+
+class Phase(Enum):
+    """The phases of a connection: see above."""
+
+    IDLE = "idle"
+    READING = "reading"
+    ANSWERING = "answering"
+    LINGERING = "lingering"
+    CLOSED = "closed"
+
+
+_IDLE, _READING, _ANSWERING, _LINGERING, _CLOSED = Phase
+_NEXT = {
+    _IDLE: {_READING, _ANSWERING, _CLOSED},
+    _READING: {_IDLE, _ANSWERING, _LINGERING, _CLOSED},
+    _ANSWERING: {_READING, _CLOSED},
+    _LINGERING: {_CLOSED},
+    _CLOSED: {_CLOSED},
+}
+"""
+Which phase comes after which.  The way of a request that is alone, from IDLE to
+ANSWERING and back, is not checked.
+"""
 
 
 @implementer(IProtocol, IReplyChannel, IPushProducer)
 class LlhttpChannel(RequestTransport):
     """
-    One client's connection.  To the requests it makes it is what
-    L{twisted.web.http.HTTPChannel} is.
+    A channel is one client's connection.  To the requests that it makes it is
+    what L{twisted.web.http.HTTPChannel} is.
 
+    While a request of the connection waits or is in flight the connection is
+    read, whatever the client sends: an end that nobody reads is an end that
+    nobody sees.  What a client sends beyond C{MOST_AHEAD} is refused in its
+    turn, after the replies to what came before.
     """
 
     __slots__ = (
         "_ahead",
         "_alone",
-        "_closing",
+        "_at",
         "_current",
-        "_head_since",
         "_heads",
+        "_later",
         "_lingers_until",
         "_max_body",
         "_paused",
-        "_pumping",
+        "_phase",
         "_queue",
         "_reader",
-        "_ready",
         "_send",
         "_since",
         "_touched",
         "_unsent_before",
+        "_window",
+        "_working",
         "site",
     )
 
-    def __init__(self, site: LlmuxSite) -> None:
+    def __init__(self, site: ChannelOwner) -> None:
         self.site = site
         super().__init__()
         self._heads = site.heads
         self._max_body = site.limits.body
+        self._phase = _IDLE
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
         self._queue: list[Item] = []
-        self._reader = RequestReader(self._queue, site.limits, site.heads)
-        # Nothing is being read, answered or queued: the next byte begins a request.
-        self._ready = True
+        self._reader = RequestReader(self._queue, site.limits, site.heads, site.scan)
+        # What has not been parsed, and up to where of it has.
+        self._ahead = b""
+        self._at = 0
         # The present request came whole, and nothing has happened since.
         self._alone = False
-        self._closing = False
-        self._lingers_until: float | None = None
-        # Bytes read while they could not be answered; whether that has stopped the reading.
-        self._ahead = 0
+        # The transport is not read.
         self._paused = False
-        self._pumping = False
+        # L{_work} is running; it is to run in the next turn of the reactor.
+        self._working = False
+        self._later: IDelayedCall | None = None
+        self._lingers_until = 0.0
         self._send: Callable[[bytes], int] | None = None
         # For the sweep: something has happened; when that was noticed.
         self._touched = True
-        # Since when the sweep has seen a head that is not whole.
-        self._head_since: float | None = None
         self._since = 0.0
+        # While a request comes: since when, whether its head was coming then, and how much
+        # of its body had come.
+        self._window: tuple[float, bool, int] | None = None
         self._unsent_before = 0
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in _NEXT[self._phase], (self._phase, phase)
+        self._phase = phase
 
     # ------------------------------------------------------------- protocol
 
     @property
-    def factory(self) -> LlmuxSite:
-        """What Requests ask for, to log."""
+    def factory(self) -> ChannelOwner:
+        """The site, which Requests ask for by this name in order to log."""
         return self.site
 
     def logPrefix(self) -> str:
@@ -135,80 +199,158 @@ class LlhttpChannel(RequestTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """See L{IProtocol.dataReceived}."""
-        self._touched = True
-        if self._ready:
+        phase = self._phase
+        if phase is _IDLE:
             found = self._heads.whole_request(data)
             if found is not None:
                 head, body = found
                 if len(body) <= self._max_body:
-                    self._ready = False
+                    self._touched = True
                     self._alone = True
                     self._start(head, RequestBody(body))
                     return
-        if self._closing:
+            # Empty lines before a request are allowed, but show no life.
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return
+            self._enter(_READING)
+        elif phase is _LINGERING or phase is _CLOSED:
+            self._touched = True
             return
+        self._touched = True
         self._alone = False
-        if self._current is not None or self._full:
-            self._ahead += len(data)
-        self._ready = False
-        self._reader.feed(data)
-        self._pump()
+        if self._reader.closed:
+            return
+        if self._ahead:
+            self._ahead = self._ahead[self._at :] + data
+            self._at = 0
+        else:
+            self._ahead = data
+        self._work()
 
     def connectionLost(self, reason: Failure) -> None:
         """See L{IProtocol.connectionLost}."""
         self._send = None
-        self._ready = False
-        self._closing = True
+        self._enter(_CLOSED)
         self.site.lost(self)
-        self._reader.close()
-        self._drop_queue()
+        self._drop_what_was_read()
         self.stopProducing()
         request, self._current = self._current, None
         if request is not None:
             request.connectionLost(reason)
 
-    def _drop_queue(self) -> None:
+    def _drop_what_was_read(self) -> None:
+        self._reader.close()
         for item in self._queue:
             if not isinstance(item, Refusal):
                 item[1].close()
         self._queue.clear()
+        self._ahead = b""
+        self._at = 0
+        later, self._later = self._later, None
+        if later is not None:
+            later.cancel()
 
     # -------------------------------------------------- requests, in order
 
     def _start(self, head: RequestHead, body: RequestBody) -> None:
         site = self.site
-        self._head_since = None
+        self._phase = _ANSWERING
+        self._window = None
         self.keeps_alive = head.keep_alive and not site.stopping
         self.client_is_http_1_0 = head.is_http_1_0
         request = self._current = site.request_factory(self, head, body)
         request.process()
 
-    def _pump(self) -> None:
-        """Go on with what has been read, and with reading, as far as may be."""
-        if self._pumping:
+    def _work(self) -> None:
+        """
+        Parse what has come and answer what can be answered, for as long as
+        one turn of the reactor may take; the rest is done in the next.
+        """
+        if self._working:
             return
-        self._pumping = True
-        queue = self._queue
-        while queue and self._current is None and not (self._full or self._closing):
-            item = queue.pop(0)
-            if isinstance(item, Refusal):
-                self._refuse(
-                    ApiError(item.status, item.message, item.code), with_body=not item.is_head
-                )
+        if self._later is None:
+            self._working = True
+            end = perf_counter() + TURN
+            if self._work_until(lambda: perf_counter() > end):
+                self._later = self.site.clock.callLater(0, self._work_on)
+            self._working = False
+        self._settle()
+
+    def _work_on(self) -> None:
+        self._later = None
+        self._work()
+
+    def _work_until(self, is_overdue: Callable[[], bool]) -> bool:
+        """Return whether something is left that could be done at once."""
+        queue, reader = self._queue, self._reader
+        begun = fed = 0
+        while True:
+            if queue and self._phase is _READING and not self._full:
+                if begun and (begun >= REPLIES_A_TURN or is_overdue()):
+                    return True
+                begun += 1
+                item = queue.pop(0)
+                if isinstance(item, Refusal):
+                    self._refuse(
+                        ApiError(item.status, item.message, item.code),
+                        with_body=not item.is_head,
+                    )
+                else:
+                    self._enter(_ANSWERING)
+                    self._start(*item)
+            elif self._ahead and reader.ready_for_more and not self._is_blocked():
+                if fed and is_overdue():
+                    return True
+                fed += 1
+                self._feed(is_overdue)
             else:
-                self._start(*item)
-        self._pumping = False
-        if self._closing:
+                return False
+
+    def _is_blocked(self) -> bool:
+        """The client takes no replies, and nothing of it waits for anything else."""
+        return self._full and self._current is None
+
+    def _feed(self, is_overdue: Callable[[], bool]) -> None:
+        ahead = self._ahead
+        try:
+            self._at = self._reader.feed(ahead, self._at, is_overdue)
+        except Exception:
+            self.site.reading_failed(Failure())
+            self._reader.refuse(
+                Refusal(500, "The request could not be read.", "internal_error")
+            )
+        if self._at >= len(ahead) or self._reader.closed:
+            self._ahead = b""
+            self._at = 0
+
+    def _settle(self) -> None:
+        """Have the phase and the reading of the transport agree with what is left to do."""
+        phase = self._phase
+        if phase is _LINGERING or phase is _CLOSED:
             return
-        busy = self._current is not None or self._full
-        if not queue:
-            if not busy:
-                self._ahead = 0
-                self._ready = not self._reader.in_message
-            if self._reader.expecting and self._current is None:
-                self._reader.expecting = False
+        reader = self._reader
+        ahead = len(self._ahead) - self._at
+        is_busy = self._current is not None
+        if is_busy:
+            if ahead > MOST_AHEAD:
+                self._ahead = b""
+                self._at = 0
+                reader.refuse(
+                    Refusal(
+                        429,
+                        "Too many requests were sent ahead of their replies on this "
+                        "connection: wait for replies, or use several connections.",
+                        "too_many_requests",
+                    )
+                )
+        elif not (ahead or self._queue or self._full):
+            if reader.expecting:
+                reader.expecting = False
                 self.write_reply(_CONTINUE)
-        too_much = busy and (self._ahead > _READ_AHEAD or len(queue) > _MOST_QUEUED)
+            if not reader.in_message:
+                self._enter(_IDLE)
+        too_much = ahead > READ_AHEAD and not is_busy
         if too_much != self._paused:
             self._paused = too_much
             if too_much:
@@ -221,22 +363,22 @@ class LlhttpChannel(RequestTransport):
         self._current = None
         self._producer = None
         self._touched = True
+        if self._phase is _CLOSED:
+            return
+        self._enter(_READING)
         if not self.keeps_alive:
             self._close()
-        elif self._alone:
-            self._ready = True
         else:
-            self._pump()
+            self._work()
 
     def _refuse(self, error: ApiError, *, with_body: bool = True) -> None:
         """Answer what is no request, and close once the client can have read it."""
+        self._enter(_LINGERING)
+        self.site.refused(error)
         self.write_reply(raw_reply(error, with_body=with_body))
-        self._reader.close()
-        self._drop_queue()
-        self._closing = True
-        self._ready = False
+        self._drop_what_was_read()
         self._touched = True
-        self._lingers_until = self.site.clock.seconds() + _LINGER
+        self._lingers_until = self.site.clock.seconds() + LINGER
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
@@ -246,10 +388,9 @@ class LlhttpChannel(RequestTransport):
             self.transport.loseWriteConnection()
 
     def _close(self) -> None:
-        self._closing = True
-        self._ready = False
-        self._reader.close()
-        self._drop_queue()
+        self._enter(_CLOSED)
+        self._alone = False
+        self._drop_what_was_read()
         transport = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
@@ -263,30 +404,20 @@ class LlhttpChannel(RequestTransport):
     # -------------------------------------------------- as time goes by
 
     def look(self, now: float) -> None:
-        """Close the connection if nothing has happened on it for too long."""
+        """Close the connection if too little has happened on it for too long."""
         if self._touched:
             self._touched = False
             self._since = now
         quiet = now - self._since
         site = self.site
-        if self._lingers_until is not None:
-            if quiet >= _LINGER_QUIET or now >= self._lingers_until:
+        phase = self._phase
+        if phase is _LINGERING or phase is _CLOSED:
+            if phase is _LINGERING and (quiet >= LINGER_QUIET or now >= self._lingers_until):
                 self.abortConnection()
-        elif self._current is not None:
-            return
-        elif self._reader.in_message and not self._paused:
-            # A byte now and then keeps a body alive, which may be large, but not a head.
-            if not self._reader.in_head:
-                self._head_since = None
-            elif self._head_since is None:
-                self._head_since = now
-            slow = self._head_since is not None and now - self._head_since >= site.read_timeout
-            if slow or quiet >= site.read_timeout:
-                self._refuse(
-                    ApiError(
-                        408, f"The request did not arrive: {site.read_timeout:g} s passed."
-                    )
-                )
+        elif phase is _ANSWERING:
+            self._window = None
+        elif self._reader.in_message and not (self._paused or self._queue):
+            self._look_at_upload(now, quiet)
         elif quiet >= site.idle_timeout:
             unsent = self.unsent()
             if not unsent:
@@ -296,10 +427,43 @@ class LlhttpChannel(RequestTransport):
             self._unsent_before = unsent
             self._since = now
 
+    def _look_at_upload(self, now: float, quiet: float) -> None:
+        """
+        Refuse a head that has not come whole within C{read_timeout}, and a
+        body of which less than C{min_upload_rate} comes for so long.  Sizes of
+        chunks, their extensions, trailers and empty lines are no part of it.
+        """
+        site, reader = self.site, self._reader
+        window = self._window
+        if window is None or window[1] is not reader.in_head:
+            self._window = now, reader.in_head, reader.content
+            return
+        began, in_head, before = window
+        passed = now - began
+        if in_head:
+            if passed >= site.read_timeout:
+                message = f"The request did not arrive: {site.read_timeout:g} s passed."
+                self._refuse(ApiError(408, message))
+            return
+        came = reader.content - before
+        if quiet >= site.read_timeout or (
+            passed >= site.read_timeout and came < max(1, site.min_upload_rate * passed)
+        ):
+            self._refuse(
+                ApiError(
+                    408,
+                    f"The request's body did not arrive: of it came {came} bytes in the last "
+                    f"{max(passed, quiet):.0f} s; {site.min_upload_rate:g} a second are "
+                    "expected (min_upload_bytes_per_sec in the server's configuration).",
+                )
+            )
+        elif passed >= site.read_timeout:
+            self._window = now, in_head, reader.content
+
     def stop(self) -> None:
         """Take no further request: close now if idle, else with the present reply."""
         self.keeps_alive = False
-        if self._current is None and not self._reader.in_message and not self._closing:
+        if self._phase is _IDLE:
             self._close()
 
     # -------------------------------------------------- IReplyChannel
@@ -336,7 +500,8 @@ class LlhttpChannel(RequestTransport):
             request.let_go(None)
         if self._alone and self.keeps_alive:
             self._current = self._producer = None
-            self._ready = self._touched = True
+            self._phase = _IDLE
+            self._touched = True
         else:
             self._reply_over()
 
@@ -353,13 +518,14 @@ class LlhttpChannel(RequestTransport):
 
     def loseConnection(self) -> None:
         """Close once what has been written is out."""
-        if not self._closing:
+        if self._phase is not _CLOSED:
             self._close()
 
     def abortConnection(self) -> None:
         """Close at once, uncleanly."""
-        self._closing = True
-        self._ready = False
+        self._enter(_CLOSED)
+        self._alone = False
+        self._drop_what_was_read()
         self.transport.abortConnection()
 
     # -------------------------------------------------- IPushProducer
@@ -377,7 +543,7 @@ class LlhttpChannel(RequestTransport):
         if self._producer is not None:
             self._producer.resumeProducing()
         elif self._current is None:
-            self._pump()
+            self._work()
 
     def stopProducing(self) -> None:
         """The transport takes no more, ever."""

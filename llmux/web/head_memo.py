@@ -1,5 +1,5 @@
 """
-The heads of requests that were read before, so that the same bytes need not be
+The memo of heads that were read before, so that the same bytes need not be
 parsed again.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from llmux.web.request_head import RequestHead
+from llmux.web.request_head import MEANINGFUL, RequestHead
 
 __all__ = ["HeadMemo", "memo_key"]
 
@@ -40,10 +40,9 @@ def memo_key(raw: bytes) -> bytes | None:
     return raw
 
 
-# Lines that mean nothing to who reads a request: any of these is what llhttp makes of it.
+# Lines that mean nothing to this server: llhttp gives exactly these names and values.
 _ORDINARY = re.compile(
-    rb"(?!(?:connection|content-length|content-type|expect|host|proxy-connection|"
-    rb"transfer-encoding|upgrade):)"
+    rb"(?!(?:" + b"|".join(sorted(MEANINGFUL)) + rb"):)"
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+((?:[!-~\x80-\xff]++[ \t]*+)*+)",
     re.IGNORECASE,
 )
@@ -54,9 +53,10 @@ _OTHER, _HOST, _TYPE = range(3)
 
 class HeadMemo:
     """
-    The heads and the lines seen of late, so that a client's hundredth request
-    need not be parsed like its first, though it has a header of its own.
-    Tables of pure functions: they change no outcome.
+    The memo keeps the heads and the lines seen of late, so that a client's
+    hundredth request need not be parsed like its first, though it has a header
+    of its own.  Its tables are caches only: with or without them each request
+    is read the same way (C{tests/test_channel_agreement.py}).
 
     Heads that say how a body is to be read in any way but a plain
     Content-Length do not go in.

@@ -1,47 +1,39 @@
 """
-From a client's bytes to requests: llhttp, the limits, and what llhttp is too
-lenient about.  No transport and no clock here.
+The reader turns a client's bytes into requests: llhttp parses, and what it is
+too lenient about is refused here.  A reader knows no transport and no clock.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from llmux.proxy.model_name.form import AT_ONCE, BodyScan
-from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, StorageFull
+from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, ScanFactory, StorageFull
 from llmux.web.head_memo import HeadMemo
-from llmux.web.request_head import RequestHead
+from llmux.web.limits import FEED_STEP, MOST_QUEUED, SCAN_ABOVE, Limits
+from llmux.web.request_head import RequestHead, interpret
 
 __all__ = ["Item", "Limits", "Refusal", "RequestReader"]
 
 _LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
-_BLANKS = (b" ", b"\t")
-_TELLING = frozenset(
-    (b"content-length", b"content-type", b"expect", b"host", b"transfer-encoding")
-)
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    How large a request may be, in bytes.
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[;\r]")
+_LONGEST_CHUNK_SIZE = 17
+_LONGEST_LENGTH = 20
+"""Digits of a Content-Length: no number of 64 bits has more."""
 
-    @ivar body: the body, once its chunked encoding is undone.
-    @ivar head: the request line, the headers and the empty line after them.
-    @ivar uri: the target in the request line.
-    @ivar headers: how many of them.
-    """
+_UPGRADE_NAME = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
+_CONFUSED = "This is not a valid HTTP/1.1 request: its chunks do not add up."
 
-    body: int = 512 * 1024 * 1024
-    head: int = 64 * 1024
-    uri: int = 16 * 1024
-    headers: int = 200
+
+def _never() -> bool:
+    return False
 
 
 class Refusal(Exception):
@@ -81,8 +73,8 @@ Item = tuple[RequestHead, RequestBody] | Refusal
 
 class RequestReader:
     """
-    Reads the requests of one connection.  However the same bytes are cut into
-    pieces, the same requests and the same refusal come out.
+    A reader takes the bytes of one connection.  However the same bytes are cut
+    into pieces, the same requests and the same refusal come out.
 
     @ivar in_message: a request has begun and is not complete.
     @ivar expecting: the client waits for C{100 Continue}: the head has said
@@ -93,34 +85,46 @@ class RequestReader:
 
     __slots__ = (
         "_body",
-        "_chunk_overhead",
+        "_chunk_left",
         "_complete",
+        "_content",
         "_head",
         "_headers",
+        "_is_upgrade",
         "_keep_alive",
         "_limits",
         "_line_read",
         "_memo",
+        "_overhead",
         "_parser",
         "_queue",
         "_raw",
         "_refusal",
         "_remaining",
+        "_scan",
         "_tail",
         "closed",
         "expecting",
         "in_message",
     )
 
-    def __init__(self, queue: list[Item], limits: Limits, memo: HeadMemo) -> None:
+    def __init__(
+        self,
+        queue: list[Item],
+        limits: Limits,
+        memo: HeadMemo,
+        scan: ScanFactory | None = None,
+    ) -> None:
         """
         @param queue: gets what is read, in order; a refusal is the last.
         @param limits: what is larger is refused.
         @param memo: learns the heads.
+        @param scan: makes what is shown large bodies as they come.
         """
         self._queue = queue
         self._limits = limits
         self._memo = memo
+        self._scan = scan
         self._parser: HttpRequestParser | None = None
         self._raw = b""
         self.closed = False
@@ -133,11 +137,20 @@ class RequestReader:
         self._line_read = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._keep_alive = True
+        self._is_upgrade = False
         self._head: RequestHead | None = None
         self._body: IncomingBody | None = None
+        # Of a body with a Content-Length: bytes still to come; -1 for a chunked body.
         self._remaining = -1
+        # Of a chunked body: bytes still to come of the present chunk and of the end of
+        # line after it; 0 where a size is expected, -1 after the last chunk.
+        self._chunk_left = 0
+        # The beginning of a line that is not complete; at the very end, of the trailer.
         self._tail = b""
-        self._chunk_overhead = 0
+        # Bytes of data that the sizes of the chunks have announced so far and that came.
+        self._content = 0
+        # Bytes of sizes, extensions and trailers since the last byte of data.
+        self._overhead = 0
         self._complete = False
         self._refusal: Refusal | None = None
 
@@ -145,6 +158,16 @@ class RequestReader:
     def in_head(self) -> bool:
         """A request has begun, and its head is not complete."""
         return self.in_message and self._head is None
+
+    @property
+    def content(self) -> int:
+        """How many bytes of the present request's body have come, its encoding undone."""
+        return 0 if self._body is None else self._body.length
+
+    @property
+    def ready_for_more(self) -> bool:
+        """L{feed} would take something: no limit on what is queued stands in the way."""
+        return not self.closed and (self.in_message or len(self._queue) < MOST_QUEUED)
 
     def close(self) -> None:
         """Read nothing more, and forget a request that is not complete."""
@@ -156,27 +179,48 @@ class RequestReader:
             self._body.discard()
             self._body = None
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes from the client, of any length."""
-        at, size = 0, len(data)
+    def refuse(self, refusal: Refusal) -> None:
+        """Read nothing more, and say why where the next request would have been."""
+        self.close()
+        self._queue.append(refusal)
+
+    def feed(self, data: bytes, at: int = 0, is_overdue: Callable[[], bool] = _never) -> int:
+        """
+        Take bytes from the client, from C{at} on, until C{MOST_QUEUED} items
+        are queued.
+
+        @param is_overdue: asked now and then whether the rest is to be fed
+            later.
+        @return: up to where the bytes have been taken.
+        """
+        size = len(data)
+        look = at + FEED_STEP
         try:
             while at < size and not self.closed:
+                if not (self.in_message or len(self._queue) < MOST_QUEUED):
+                    return at
                 before = at
                 if self._head is None:
                     at = self._feed_head(data, at)
                 elif self._remaining >= 0:
                     at = self._feed_sized(data, at)
+                elif self._chunk_left >= 0:
+                    at = self._feed_chunks(data, at)
                 else:
-                    at = self._feed_chunked(data, at)
+                    at = self._feed_trailer(data, at)
                 if self._complete:
                     self._finish()
                 elif at == before:
                     # The head was whole and nothing was to follow, yet llhttp waits for more.
                     raise Refusal(400, "This is not a valid HTTP/1.1 request.")
+                if at >= look:
+                    if is_overdue():
+                        break
+                    look = at + FEED_STEP
         except Refusal as refusal:
             refusal.is_head = self._head is not None and self._head.method == b"HEAD"
-            self.close()
-            self._queue.append(refusal)
+            self.refuse(refusal)
+        return size if self.closed else at
 
     # ------------------------------------------------------------------ head
 
@@ -187,11 +231,11 @@ class RequestReader:
         """
         before = self._raw
         if not before:
-            # Empty lines before a request are allowed, and cost nothing.
-            while at < len(data) and data[at] in b"\r\n":
-                at += 1
-            if at == len(data):
-                return at
+            # Empty lines before a request are allowed.
+            if data[at] in b"\r\n":
+                at = len(data) - len(data[at:].lstrip(b"\r\n"))
+                if at == len(data):
+                    return at
             self.in_message = True
         # The request line apart: what is wrong with it is wrong before anything after it.
         mark = _END if self._line_read else _LINE_END
@@ -220,12 +264,7 @@ class RequestReader:
         try:
             parser.feed_data(piece)
         except HttpParserUpgrade:
-            self._refusal = self._refusal or Refusal(
-                501,
-                "WebSocket and other upgrades, and CONNECT, are not supported here; "
-                "send a plain HTTP/1.1 request.",
-                "not_supported",
-            )
+            self._is_upgrade = True
         except HttpParserError as error:
             reason = str(error).replace("`", "")
             self._refusal = self._refusal or Refusal(
@@ -257,40 +296,26 @@ class RequestReader:
             raise self._uri_too_long()
 
     def _head_read(self, raw: bytes) -> None:
-        """The parser has read a head: hold it against what llhttp does not mind."""
+        """The parser has read a head: refuse what llhttp lets pass."""
         method, target, version = raw[: raw.find(b"\r\n")].split(b" ")
         limits = self._limits
+        if self._is_upgrade:
+            self._decline_upgrade(raw, method)
         if len(self._headers) > limits.headers:
             raise Refusal(431, f"The request has more than {limits.headers} headers.")
-        hosts = 0
-        length_at = -1
-        content_type = expect = coding = None
-        headers = []
-        for name, value in self._headers:
-            if value[-1:] in _BLANKS:
-                value = value.rstrip(b" \t")
-            headers.append((name, value))
-            name = name.lower()
-            if name not in _TELLING:
-                continue
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                length_at = len(headers) - 1
-            elif name == b"content-type":
-                content_type = value if content_type is None else content_type
-            elif name == b"transfer-encoding":
-                coding = value if coding is None else coding + b", " + value
-            else:
-                expect = value
+        fields = interpret(self._headers)
+        length_at, coding, expect = fields.length_at, fields.coding, fields.expect
         is_1_1 = version == b"HTTP/1.1"
-        if hosts > 1 or (hosts == 0 and is_1_1):
+        if fields.hosts > 1 or (fields.hosts == 0 and is_1_1):
             raise Refusal(400, "An HTTP/1.1 request must have exactly one Host header.")
         if coding is not None:
             if not is_1_1:
                 raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")
             if coding.lower() != b"chunked":
                 raise Refusal(501, "The only Transfer-Encoding supported here is chunked.")
+        length = fields.headers[length_at][1] if length_at >= 0 else b"0"
+        if len(length) > _LONGEST_LENGTH:
+            raise Refusal(400, f"The Content-Length has more than {_LONGEST_LENGTH} digits.")
         uri = target
         if not target.startswith(b"/") and target != b"*":
             authority = _AUTHORITY.match(target)
@@ -303,10 +328,10 @@ class RequestReader:
             method,
             uri,
             version,
-            tuple(headers),
+            tuple(fields.headers),
             self._keep_alive,
             length_at=length_at,
-            content_type=content_type,
+            content_type=fields.content_type,
             expects_continue=expect is not None and is_1_1,
         )
         self._head = head
@@ -314,13 +339,45 @@ class RequestReader:
             raise Refusal(417, "The only expectation supported here is 100-continue.")
         if coding is None:
             self._memo.remember(raw[:-4], head)
-            self._remaining = int(headers[length_at][1]) if length_at >= 0 else 0
+            self._remaining = int(length)
             if self._remaining > limits.body:
                 raise self._body_too_large()
         if not self._complete:
-            scan = BodyScan(content_type) if self._remaining > AT_ONCE else None
+            scan = None
+            if self._scan is not None and self._remaining > SCAN_ABOVE:
+                scan = self._scan(fields.content_type)
             self._body = IncomingBody(limits.body, scan)
             self.expecting = head.expects_continue
+
+    def _decline_upgrade(self, raw: bytes, method: bytes) -> None:
+        """
+        Have llhttp read the head again without its offer to change to another
+        protocol, which a server may ignore (RFC 9110, 7.8).  WebSocket
+        cannot be ignored: its client understands no other reply.
+        """
+        headers = self._headers
+        offered = [
+            protocol.strip().lower()
+            for name, value in headers
+            if name.lower() == b"upgrade"
+            for protocol in value.split(b",")
+        ]
+        if method == b"CONNECT":
+            raise Refusal(501, "CONNECT is not supported here: this is no proxy for others.")
+        if b"websocket" in offered:
+            raise Refusal(
+                501,
+                "WebSocket is not supported here: send a plain HTTP/1.1 request; replies "
+                "stream as server-sent events.",
+                "not_supported",
+            )
+        self._complete = False
+        self._parser = None
+        self._headers = []
+        self._execute(_UPGRADE_NAME.sub(b"\r\nDeclined", raw))
+        self._headers = headers
+        if self._refusal is not None:
+            raise self._refusal
 
     def _body_too_large(self) -> Refusal:
         return Refusal(
@@ -339,21 +396,73 @@ class RequestReader:
         self._remaining -= stop - at
         return stop
 
-    def _feed_chunked(self, data: bytes, at: int) -> int:
+    def _feed_chunks(self, data: bytes, at: int) -> int:
         """
-        Feed up to the next empty line: a chunked message always ends with
-        one, and the head of the next request must not be fed with it.
+        Feed some of a chunked body, at most to the end of the line that
+        announces the last chunk.  The sizes are read here as well as by
+        llhttp, because llhttp does not tell where a message ends, and the
+        next head must not be fed with it.  Where both disagree the request is
+        refused.
         """
         self.expecting = False
+        start = at
+        end = min(len(data), at + FEED_STEP)
+        left, tail, content = self._chunk_left, self._tail, self._content
+        overhead, most = self._overhead, self._limits.head
+        is_sound = True
+        while at < end and left >= 0:
+            if left:
+                taken = min(left, end - at)
+                # The last two bytes are the end of the line.
+                content += max(left - 2, 0) - max(left - taken - 2, 0)
+                at += taken
+                left -= taken
+                overhead = 0
+                continue
+            # More than the limit need not be fed: it is refused below.
+            found = data.find(b"\n", at, min(end, at + most - overhead + 1))
+            stop = found + 1 if found >= 0 else min(end, at + most - overhead + 1)
+            line = tail + data[at:stop]
+            overhead += stop - at
+            at = stop
+            if found < 0:
+                tail = line[:_LONGEST_CHUNK_SIZE]
+                if overhead > most:
+                    break
+                continue
+            tail = b""
+            size = _CHUNK_SIZE.match(line)
+            if size is None:
+                is_sound = False
+                break
+            left = int(size[1], 16)
+            left = left + 2 if left else -1
+        self._chunk_left, self._tail, self._content = left, tail, content
+        self._overhead = overhead
+        self._feed_body(data[start:at])
+        if overhead > most:
+            raise self._too_much_overhead()
+        if self._complete or not is_sound or self.content != content:
+            raise Refusal(400, _CONFUSED)
+        if left < 0:
+            self._tail = _LINE_END
+        return at
+
+    def _feed_trailer(self, data: bytes, at: int) -> int:
+        """Feed up to the empty line that ends a chunked body."""
         tail = self._tail
+        limit = at + self._limits.head - self._overhead + 1
         ends = _after(_END, tail, data, at)
-        stop = len(data) if ends < 0 else ends
-        self._chunk_overhead += stop - at
+        stop = min(len(data) if ends < 0 else ends, limit)
+        self._overhead += stop - at
         self._feed_body(data[at:stop])
-        if self._chunk_overhead > self._limits.head and not self._complete:
-            raise Refusal(400, "The chunked body has too long a trailer or chunk extension.")
-        self._tail = b"" if ends >= 0 else (tail + data[max(at, stop - 3) : stop])[-3:]
+        if self._overhead > self._limits.head:
+            raise self._too_much_overhead()
+        self._tail = (tail + data[max(at, stop - 3) : stop])[-3:]
         return stop
+
+    def _too_much_overhead(self) -> Refusal:
+        return Refusal(400, "The chunked body has too long a trailer or chunk extension.")
 
     def _feed_body(self, piece: bytes) -> None:
         self._execute(piece)
@@ -386,7 +495,6 @@ class RequestReader:
         self._keep_alive = parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
-        self._chunk_overhead = 0
         if self._body is None or self._refusal is not None:
             return
         try:

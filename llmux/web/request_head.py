@@ -1,17 +1,108 @@
 """
-The head of a request, read once: it does not change, and a later request
-with the same head may share it.
+The head of a request, and what the fields in it mean to this server.
 """
 
 from __future__ import annotations
 
-__all__ = ["RequestHead"]
+from collections.abc import Iterable
+
+__all__ = ["MEANINGFUL", "Fields", "RequestHead", "interpret"]
+
+_OURS = frozenset(
+    (
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"origin",
+        b"transfer-encoding",
+    )
+)
+_LLHTTPS = frozenset((b"connection", b"proxy-connection", b"upgrade"))
+
+MEANINGFUL = _OURS | _LLHTTPS
+"""
+The names, in lower case, of all fields that change how a request is read or
+whether it is taken: by L{interpret}, and by llhttp.  Any other field passes.
+"""
+
+_BLANKS = (b" ", b"\t")
+
+
+class Fields:
+    """
+    The fields of a head, and what those say that mean something.
+
+    @ivar headers: names as they came, values without the whitespace around
+        them.
+    @ivar hosts: how many Host fields there are.
+    @ivar host: the last of them, or None.
+    @ivar origins: all Origin fields.
+    @ivar length_at: where Content-Length is among the headers, or -1.
+    @ivar content_type: the first Content-Type, or None.
+    @ivar expect: the last Expect, or None.
+    @ivar coding: all Transfer-Encodings, or None.
+    """
+
+    __slots__ = (
+        "coding",
+        "content_type",
+        "expect",
+        "headers",
+        "host",
+        "hosts",
+        "length_at",
+        "origins",
+    )
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.hosts = 0
+        self.host: bytes | None = None
+        self.origins: list[bytes] = []
+        self.length_at = -1
+        self.content_type: bytes | None = None
+        self.expect: bytes | None = None
+        self.coding: bytes | None = None
+
+
+def interpret(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """
+    What these header fields, as llhttp gives them, mean to this server.  The
+    memo of heads remembers the results; nothing else reads a request's fields.
+    """
+    fields = Fields()
+    kept = fields.headers
+    for name, value in headers:
+        if value[-1:] in _BLANKS:
+            value = value.rstrip(b" \t")
+        kept.append((name, value))
+        name = name.lower()
+        if name not in _OURS:
+            continue
+        if name == b"host":
+            fields.hosts += 1
+            fields.host = value
+        elif name == b"content-length":
+            fields.length_at = len(kept) - 1
+        elif name == b"content-type":
+            if fields.content_type is None:
+                fields.content_type = value
+        elif name == b"transfer-encoding":
+            coding = fields.coding
+            fields.coding = value if coding is None else coding + b", " + value
+        elif name == b"origin":
+            fields.origins.append(value)
+        else:
+            fields.expect = value
+    return fields
 
 
 class RequestHead:
     """
-    What stands before the body.  Never changed once made, except for
-    C{derived}.
+    A request head is what stands before the body.  Once made, nothing of it
+    changes but C{derived}, so that a later request with the same head may
+    share it.
 
     @ivar method: as it came.
     @ivar uri: the target, in origin form (or C{*}): the scheme and authority

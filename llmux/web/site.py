@@ -1,5 +1,5 @@
 """
-The factory of client connections, which knows them all.
+The site makes the channels of clients' connections, and knows them all.
 """
 
 from __future__ import annotations
@@ -9,19 +9,25 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
+from llmux.web.body import ScanFactory
 from llmux.web.channel import LlhttpChannel
+from llmux.web.error_reply import ApiError
 from llmux.web.head_memo import HeadMemo
-from llmux.web.reader import Limits
+from llmux.web.limits import Limits
 from llmux.web.request import LlmuxRequest
 
 __all__ = ["LlmuxSite"]
 
 _SWEEP = 1.0
 _MOST_ROUTES = 256
+_LOG_AGAIN = 60.0
+"""Seconds in which refusals of one kind are logged once."""
 
 
 class LlmuxSite(Site):
@@ -40,8 +46,10 @@ class LlmuxSite(Site):
     @ivar stopping: no further requests are taken on a connection.
     @ivar idle_timeout: seconds without a request after which a connection is
         closed.
-    @ivar read_timeout: seconds without a byte after which a request that is
-        not complete is refused.
+    @ivar read_timeout: seconds within which the head of a request must come,
+        and over which the rate of its body is taken.
+    @ivar min_upload_rate: bytes a second of a body that must come.
+    @ivar scan: makes what is shown large bodies as they come, or None.
     @ivar parse_forms: put forms from bodies into C{args}, as twisted.web does
         by default; they are read into memory.
     """
@@ -54,6 +62,8 @@ class LlmuxSite(Site):
         limits: Limits | None = None,
         idle_timeout: float = 75.0,
         read_timeout: float = 60.0,
+        min_upload_rate: float = 100.0,
+        scan: ScanFactory | None = None,
         parse_forms: bool = False,
         request_factory: Callable[..., LlmuxRequest] = LlmuxRequest,
     ) -> None:
@@ -71,10 +81,17 @@ class LlmuxSite(Site):
         self.stopping = False
         self.idle_timeout = idle_timeout
         self.read_timeout = read_timeout
+        self.min_upload_rate = min_upload_rate
+        self.scan = scan
         self.parse_forms = parse_forms
         self._connections: set[LlhttpChannel] = set()
         self._sweep: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
+        # For each kind of refusal, when it was logged and how many came since.
+        self._refusals: dict[tuple[int, str], tuple[float, int]] = {}
+        self._failures: set[object] = set()
+
+    _log = Logger()
 
     # --------------------------------------------------------- the factory
 
@@ -137,8 +154,39 @@ class LlmuxSite(Site):
         for channel in list(self._connections):
             channel.look(now)
 
+    def refused(self, error: ApiError) -> None:
+        """
+        Called when something that is no request is refused.  Each kind of
+        refusal is logged once a minute.
+        """
+        now = self.clock.seconds()
+        kind = error.status, error.code
+        logged, missed = self._refusals.get(kind, (now - _LOG_AGAIN, 0))
+        if now - logged < _LOG_AGAIN:
+            self._refusals[kind] = logged, missed + 1
+            return
+        self._refusals[kind] = now, 0
+        self._log.info(
+            "a request was refused with {status}: {reason}{more}",
+            event="request_refused",
+            status=error.status,
+            reason=error.message,
+            more=f" (and {missed} of this kind before)" if missed else "",
+        )
+
+    def reading_failed(self, failure: Failure) -> None:
+        """
+        Called when reading a request raised, which is a defect.  Each kind of
+        failure is logged once.
+        """
+        frame = failure.frames[-1] if failure.frames else None
+        kind = failure.type, frame and (frame[1], frame[2])
+        if kind not in self._failures:
+            self._failures.add(kind)
+            self._log.failure("a request could not be read", failure)
+
     def connections(self) -> int:
-        """How many there are."""
+        """How many connections there are."""
         return len(self._connections)
 
     def stop_accepting_requests(self) -> None:

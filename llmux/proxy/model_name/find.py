@@ -1,27 +1,33 @@
 """
-Which model a request names.
+The search for the model that a request names.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator, TaskStopped
 
-from llmux.proxy.model_name.form import AT_ONCE, BodyScan
+from llmux.proxy.model_name.form import BodyScan
 from llmux.web.body import RequestBody
+from llmux.web.limits import SCAN_ABOVE
 
-__all__ = ["find_model", "search_turns"]
+__all__ = ["find_model", "scan_on_arrival", "search_turns"]
 
 _PIECE = 16 * 1024
 _TURN = 0.002
 """Seconds that the search in a large body takes before others have a turn."""
+
+
+scan_on_arrival = partial(BodyScan, gives_up=True)
+"""The L{ScanFactory<llmux.web.body.ScanFactory>} of a site in front of models."""
 
 
 class _Named(msgspec.Struct):
@@ -48,9 +54,9 @@ def find_model(
         large body.  The body must not be closed until that has fired.
     """
     data = body.in_memory()
-    if data is None or len(data) > AT_ONCE:
+    if data is None or len(data) > SCAN_ABOVE:
         scan = body.scan
-        if scan is not None:
+        if isinstance(scan, BodyScan):
             return scan.finish()
         return _search_in_turns(body, content_type, cooperator or _cooperator)
     try:
@@ -59,14 +65,26 @@ def find_model(
         # It is JSON, but not an object.
         return None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _search(data, content_type)
+        found: str | object | None = _search(data, content_type)
+        if found is _NOT_YET:
+            return _search_in_turns(body, content_type, cooperator or _cooperator)
+        return cast("str | None", found)
     return model if type(model) is str else None
 
 
-def _search(data: bytes, content_type: bytes | None) -> str | None:
-    """Where msgspec does not see JSON: there is JSON that only others take."""
+_NOT_YET = object()
+
+
+def _search(data: bytes, content_type: bytes | None) -> str | object | None:
+    """
+    Where msgspec sees no JSON there may be JSON that only others take, or a form.
+
+    @return: the model, None, or C{_NOT_YET} if the search would take too long.
+    """
     text = data.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\n\r")
     if text.startswith(b"{"):
+        if len(data) > _PIECE:
+            return _NOT_YET
         try:
             document = json.loads(data)
         except RecursionError:
@@ -74,8 +92,8 @@ def _search(data: bytes, content_type: bytes | None) -> str | None:
         except ValueError:
             return None
         else:
-            model = document.get("model")
-            if type(model) is not str:
+            model: object = document.get("model")
+            if not isinstance(model, str):
                 return None
             return model.encode("utf-8", "replace").decode()
     scan = BodyScan(content_type)
@@ -89,10 +107,11 @@ def _search_in_turns(
     scan = BodyScan(content_type)
 
     def pieces() -> Iterator[None]:
-        with body.open() as reader:
-            while piece := reader.read(_PIECE):
-                scan.feed(piece)
-                yield
+        at = 0
+        while piece := body.piece(at, _PIECE):
+            scan.feed(piece)
+            at += len(piece)
+            yield
 
     task = cooperator.cooperate(pieces())
     found: Deferred[str | None] = Deferred(lambda _: task.stop())

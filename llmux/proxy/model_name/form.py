@@ -1,6 +1,6 @@
 """
-Which model a body names, from its pieces: a JSON document's C{model}, or the
-C{model} field of a form.
+A scan finds the model that a body names while the body comes in pieces: a JSON
+document's C{model}, or the C{model} field of a form.
 """
 
 from __future__ import annotations
@@ -14,28 +14,50 @@ from multipart import (  # type: ignore[import-untyped] # it has types, but no p
 
 from llmux.proxy.model_name.json_scan import ModelScan
 
-__all__ = ["AT_ONCE", "BodyScan"]
-
-AT_ONCE = 256 * 1024
-"""Bodies up to this many bytes need no scan: they are looked at in one go."""
+__all__ = ["BodyScan"]
 
 _FORM = b"multipart/form-data"
+_MOST_SUSPECTS = 256
+"""
+Strings in one piece that may be the key C{model}, at whatever depth.  A honest
+document has one for each of its objects at most; each costs 2.5 microseconds.
+"""
+
 _LONGEST_NAME = 64 * 1024
 _MOST_PARTS = 1000
 _MOST_HEADERS = 32
 _LONGEST_HEADER = 16 * 1024
+_CHARSETS = {
+    "iso-8859-1": "latin-1",
+    "latin-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+    "cp1252": "cp1252",
+}
+"""
+Charsets of a field that are heeded besides UTF-8.  Python has a hundred, and some
+take half a second for 64 KiB.
+"""
 
 
 class BodyScan:
     """
-    Takes a body piece by piece.  It is JSON if it begins like a JSON object,
-    whatever its Content-Type, which clients often get wrong; else a form, if
-    its Content-Type says so.
+    A scan takes a body piece by piece.  The body is JSON if it begins like a
+    JSON object, whatever its Content-Type, which clients often get wrong; else
+    a form, if its Content-Type says so.
+
+    @ivar given_up: the body takes too long to be scanned while it comes; a
+        new scan must be shown the whole, a little in each turn of the reactor.
     """
 
-    __slots__ = ("_content_type", "_scan")
+    __slots__ = ("_content_type", "_gives_up", "_scan", "given_up")
 
-    def __init__(self, content_type: bytes | None) -> None:
+    def __init__(self, content_type: bytes | None, *, gives_up: bool = False) -> None:
+        """
+        @param gives_up: give up a body that would take too long.
+        """
+        self.given_up = False
+        self._gives_up = gives_up
         self._content_type = content_type or b""
         self._scan: ModelScan | _FormScan | None = None
 
@@ -47,8 +69,10 @@ class BodyScan:
             if is_form and not piece.lstrip().startswith(b"{"):
                 scan = self._scan = _FormScan(self._content_type)
             else:
-                scan = self._scan = ModelScan()
+                scan = self._scan = ModelScan(_MOST_SUSPECTS if self._gives_up else None)
         scan.feed(piece)
+        if isinstance(scan, ModelScan) and scan.given_up:
+            self.given_up = True
 
     def finish(self) -> str | None:
         """The body is complete: which model it names, if any."""
@@ -57,8 +81,9 @@ class BodyScan:
 
 class _FormScan:
     """
-    Takes a C{multipart/form-data} body piece by piece.  Files in it pass
-    unseen, whatever they are called; of several fields the last one counts.
+    A form's scan takes a C{multipart/form-data} body piece by piece.  Files in
+    it pass unseen, whatever they are called; of several fields the last one
+    counts.
     """
 
     __slots__ = ("_charset", "_in_model", "_model", "_parser", "_value")
@@ -90,7 +115,7 @@ class _FormScan:
                 if isinstance(event, MultipartSegment):
                     self._in_model = event.name == "model" and event.filename is None
                     self._value = b""
-                    self._charset = event.charset or "utf-8"
+                    self._charset = _CHARSETS.get((event.charset or "").lower(), "utf-8")
                 elif not self._in_model:
                     continue
                 elif event is None:
@@ -98,17 +123,14 @@ class _FormScan:
                     self._model = self._decoded()
                 elif len(self._value) <= _LONGEST_NAME:
                     self._value += event
-        except (MultipartError, UnicodeError, LookupError):
+        except (MultipartError, UnicodeError):
             # What was found so far is all that anybody will find.
             self._parser = None
 
     def _decoded(self) -> str | None:
         if len(self._value) > _LONGEST_NAME:
             return None
-        try:
-            return self._value.decode(self._charset)
-        except (UnicodeError, LookupError):
-            return self._value.decode("utf-8", "replace")
+        return self._value.decode(self._charset, "replace")
 
     def finish(self) -> str | None:
         """The body is complete."""

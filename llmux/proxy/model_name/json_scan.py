@@ -41,12 +41,30 @@ class ModelScan:
     Takes a document piece by piece, and knows at its end what its C{model} is.
 
     @ivar failed: it is no JSON object; the rest need not be fed.
+    @ivar given_up: there were more suspects in a piece than was allowed, and
+        this scan knows nothing.
     """
 
-    __slots__ = ("_begun", "_escaped", "_in_string", "_left", "_model", "_open", "failed")
+    __slots__ = (
+        "_begun",
+        "_escaped",
+        "_in_string",
+        "_left",
+        "_model",
+        "_most_suspects",
+        "_open",
+        "failed",
+        "given_up",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, most_suspects: int | None = None) -> None:
+        """
+        @param most_suspects: give up where more strings of one piece may be
+            the key.
+        """
         self.failed = False
+        self.given_up = False
+        self._most_suspects = most_suspects
         self._model: str | None = None
         self._begun = False
         # The brackets that are open.
@@ -126,7 +144,11 @@ class ModelScan:
         outside, strings = parts[::2], parts[1::2]
         done = seen = 0
         at_top = -1
-        for at in self._suspects(plain, outside, strings):
+        suspects = self._suspects(plain, outside, strings)
+        if self._most_suspects is not None and len(suspects) > self._most_suspects:
+            self.given_up = self.failed = True
+            return
+        for at in suspects:
             # Where no bracket is between two of them, they are at the same depth.
             if b"".join(outside[seen : at + 1]).translate(None, _NO_BRACKETS):
                 self._structure(outside[done : at + 1], more=True)
