@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ _HOLDS = 1.0
 _MOST_PER_REQUEST = 2
 """How often the same request may reach a backend: it may be begun anew once."""
 
+_NOTICED = 3.0
+"""Seconds after which llmux has noticed a client's departure, however busy the machine."""
+
 _LONGEST = 30.0
 """Seconds in which each client has got its replies, unless the daemon is stuck."""
 
@@ -36,6 +40,7 @@ class Expected:
     keys: list[str] = field(default_factory=list)
     came: dict[str, int] = field(default_factory=dict)
     scripts: dict[str, list[Script]] = field(default_factory=dict)
+    left: float | None = None
 
 
 class Registry:
@@ -88,6 +93,12 @@ class Registry:
             return None
         owner = owners[0]
         came = owner.came[request.key] = owner.came.get(request.key, 0) + 1
+        if owner.left is not None and time.monotonic() - owner.left > _NOTICED:
+            self.found(
+                "passed on though its client had left",
+                f"{time.monotonic() - owner.left:.1f} s before: {request.target[:100]!r}",
+                owner.case,
+            )
         if problem:
             self.found(f"passed on {problem}", repr(request.raw)[:2000], owner.case)
         most = _MOST_PER_REQUEST * owner.keys.count(request.key)

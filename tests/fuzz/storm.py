@@ -189,7 +189,8 @@ class Storm:
         finally:
             self._recent.append((began, time.monotonic(), case))
             # What has been sent may still be on its way to a backend.
-            asyncio.get_running_loop().call_later(5.0, self._registry.end, expected)
+            expected.left = time.monotonic()
+            asyncio.get_running_loop().call_later(90.0, self._registry.end, expected)
 
     def _judge(self, case: Case, expected: Expected, heard: Heard) -> None:
         if not heard.connected:
