@@ -19,6 +19,9 @@ _SECOND = 10**9
 _TOLERANCE = _SECOND // 2
 """A request that went out just before a sleep hook began may be read just after (ns)."""
 
+_OF_NO_MODEL = ("408", "413", "507")
+"""Refused before the model's name is read: no model's counter has them."""
+
 _WAIT_SLACK = 12.0
 """Seconds beyond request_timeout_secs, for the reply and a busy machine."""
 
@@ -248,6 +251,8 @@ def _counters(episode: Episode) -> None:
             elif life.number in (outcome.life, outcome.last_life):
                 possible[outcome.model] += 1
         for model, status in {*certain, *life.counters}:
+            if status in _OF_NO_MODEL:
+                continue
             counted = life.counters.get((model, status), 0.0)
             least = certain.get((model, status), 0)
             if not least <= counted <= least + possible[model]:
