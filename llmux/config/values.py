@@ -40,6 +40,9 @@ Megabytes = Annotated[
         ge=1, title="a whole number of megabytes", description="give a whole number, 1 or more"
     ),
 ]
+Count = Annotated[
+    int, Meta(ge=1, title="a whole number", description="give a whole number, 1 or more")
+]
 Flag = Annotated[
     bool, Meta(title="true or false", description="give one of them, without quotes")
 ]
@@ -105,6 +108,8 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar max_body_mb: larger request bodies are refused (MiB).
     @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
         are refused; 0 for none.
+    @ivar max_connections: as many clients are connected at most; others wait in
+        the kernel's queue.
     @ivar request_log: a file that gets a line for each request, or None.
     @ivar state_dir: where llmux keeps what outlives it, or None for the default
         (L{llmux.hooks.state.state_path}).
@@ -125,6 +130,7 @@ class Config(Struct, frozen=True, kw_only=True):
     sleep_on_exit: Flag = False
     max_body_mb: Megabytes = 512
     min_upload_bytes_per_sec: ByteRate = 100.0
+    max_connections: Count = 8192
     request_log: Annotated[
         Name | None, Meta(title="a file name", description="give a string, or leave it out")
     ] = None

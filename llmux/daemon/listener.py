@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from llmux.config import Config
 from llmux.config.error import ConfigError, shown
-from llmux.daemon.twisted_gaps import adopt_unix_socket, own_lock
+from llmux.daemon.twisted_gaps import adopt_unix_socket, bound_accepts, own_lock
 
 __all__ = ["Listener", "describe_address", "make_endpoint"]
 
@@ -41,12 +41,12 @@ _UNIX = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])+)")
 
 class Listener(Service):
     """
-    Listens where the configuration says.  Made, it is bound; it accepts
-    connections from its start on.
+    Where the configuration says, connections are accepted.  A listener that
+    has been made is bound; it accepts connections from its start on.
 
-    @ivar port: what it listens on; None while an endpoint takes its time, and
-        once it has stopped.
-    @raise ConfigError: it cannot listen there.
+    @ivar port: what listens; None while an endpoint takes its time, and once
+        the listener has stopped.
+    @raise ConfigError: nothing can listen there.
     """
 
     _log = Logger()
@@ -58,6 +58,7 @@ class Listener(Service):
         self._stopped = False
         self._late = False
         self._failure: Failure | None = None
+        self._paused = False
         self._listen(factory)
 
     def _listen(self, factory: IProtocolFactory) -> None:
@@ -89,6 +90,7 @@ class Listener(Service):
 
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
+        bound_accepts(port, 1)
         if self._stopped:
             port.stopListening()
         elif self.running:
@@ -100,10 +102,28 @@ class Listener(Service):
         port = self.port
         if port is None or not self.running:
             return
-        if IPushProducer.providedBy(port):
+        if IPushProducer.providedBy(port) and not self._paused:
             IPushProducer(port).resumeProducing()
         where = describe_address(port.getHost())
         self._log.info("listening on {address}", event="listening", address=where)
+
+    def pause(self) -> None:
+        """Accept no connection until L{resume}: they wait in the kernel's queue."""
+        if not self._paused:
+            self._paused = True
+            if self.running and IPushProducer.providedBy(self.port):
+                IPushProducer(self.port).pauseProducing()
+
+    def resume(self) -> None:
+        """Accept connections again, if the service runs."""
+        if self._paused:
+            self._paused = False
+            if self.running and IPushProducer.providedBy(self.port):
+                IPushProducer(self.port).resumeProducing()
+
+    def accept_at_once(self, count: int) -> None:
+        """Let the port accept no more than so many connections in one go."""
+        bound_accepts(self.port, count)
 
     def privilegedStartService(self) -> None:
         """Before privileges are dropped, and after the fork of a daemon."""

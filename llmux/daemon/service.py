@@ -63,16 +63,16 @@ class LlmuxService(MultiService):
         """
         MultiService.__init__(self)
         from llmux.app import build_app
+        from llmux.daemon.admission import Admission, AdmittingSite
         from llmux.hooks.state import prepare_state
         from llmux.proxy.model_name.find import scan_on_arrival
         from llmux.web.limits import Limits
-        from llmux.web.site import LlmuxSite
 
         self._reactor = reactor
         self._stopping: Deferred[None] | None = None
         config = self.config = prepare_state(config, owner)
         self.resource, self.switcher = build_app(config, reactor)
-        self._site = LlmuxSite(
+        self._site = AdmittingSite(
             self.resource,
             reactor,
             limits=Limits(body=config.max_body_mb * 2**20),
@@ -91,6 +91,10 @@ class LlmuxService(MultiService):
                 self._request_log.close()
             raise
         IService(self.listener).setServiceParent(self)
+        self._admission = Admission(
+            reactor, self.listener, config.max_connections, self._site.connections
+        )
+        self._site.admission = self._admission
 
     def startService(self) -> None:
         """Find out what is awake, and accept connections; requests wait for the former."""
@@ -110,6 +114,7 @@ class LlmuxService(MultiService):
     async def _stop(self) -> None:
         began = self._reactor.seconds()
         await MultiService.stopService(self)
+        self._admission.stop()
         self._site.stop_accepting_requests()
         await self.switcher.stop()
         passed = self._reactor.seconds() - began

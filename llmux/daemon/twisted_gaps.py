@@ -13,6 +13,8 @@ L{check_reactor_parts}               the names that
                                      and C{doRead}
 L{adopt_unix_socket}                 systemd's Unix socket must keep its mode and
                                      its file; a Twisted port takes both over
+L{bound_accepts}                     C{tcp.Port} accepts ever more connections in one
+                                     go; pausing it does not end a round
 L{own_lock}                          a daemon's lock names the process that made
                                      it, which is not the daemon
 L{without_openssl}                   C{twisted.internet.tcp} imports OpenSSL for
@@ -45,6 +47,7 @@ from twisted.python import runtime
 
 __all__ = [
     "adopt_unix_socket",
+    "bound_accepts",
     "check_reactor_parts",
     "has_reactor",
     "install_reactor",
@@ -153,6 +156,30 @@ def adopt_unix_socket(
     os.close(descriptor)
     adopted: IListeningPort = port
     return adopted
+
+
+_FIRST_ACCEPTS = 100
+
+
+def bound_accepts(port: Any, count: int) -> None:
+    """
+    Keep the number of connections that a port accepts in one go at C{count}, 1 or 21.
+
+    Call this before the port accepts anything, and for each connection, from the
+    factory's C{buildProtocol}.
+
+    C{numberAccepts} is 100 to begin with.  After a round C{tcp.Port.doRead} adds
+    20 to it if just as many connections have been accepted, and else sets it to
+    how many those were.  The value that is set here within a round differs from
+    that number, so that C{numberAccepts} stays where it is.
+    """
+    number = getattr(port, "numberAccepts", None)
+    if number is None:
+        return
+    if number == _FIRST_ACCEPTS:
+        port.numberAccepts = 1
+    elif number >= count:
+        port.numberAccepts = 0
 
 
 def own_lock(port: IListeningPort | None) -> None:
