@@ -1,1 +1,1 @@
-"""Policies: which model should be awake.  They decide; they do nothing."""
+"""Policies decide which model is awake.  A policy only decides: the switcher acts."""

@@ -1,8 +1,8 @@
 """
-Policies: which there are, and how one is found by its name.
+The policies that are installed, and how to find a policy by its name.
 
-Ours come through the same door as anybody's: a module under
-C{twisted/plugins} with an instance of an L{ISwitchPolicyFactory} in it.
+Policies are Twisted plugins, those of llmux as well as those of others: a module
+under C{twisted/plugins} holds an instance of an L{ISwitchPolicyFactory}.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["PolicyLookupError", "find_policy", "known_policies", "policies_with_
 
 class PolicyLookupError(LookupError):
     """
-    No policy, or more than one, goes by this name.
+    No policy has this name, or more than one policy has.
 
-    @ivar remedy: what to do about it.
+    @ivar remedy: a sentence that says what the user can do.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -31,9 +31,9 @@ class PolicyLookupError(LookupError):
 
 def find_policy(name: str) -> ISwitchPolicyFactory:
     """
-    The factory that goes by this name.
+    Find the factory that has this name.
 
-    @raise PolicyLookupError: there is none, or there are several.
+    @raise PolicyLookupError: no factory has the name, or several have.
     """
     # Without a writable dropin.cache getPlugins imports every plugin that is
     # installed, Twisted's own included, which takes longer than all the rest
@@ -60,7 +60,7 @@ def find_policy(name: str) -> ISwitchPolicyFactory:
 
 
 def known_policies() -> list[str]:
-    """The names of all that are installed, sorted."""
+    """The names of all policies that are installed, sorted."""
     return sorted({factory.name for factory in _all_factories()})
 
 

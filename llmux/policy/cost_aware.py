@@ -1,6 +1,35 @@
 """
-Exhaustive service with a priced door: stay while it pays, switch when it
-pays, and let nobody starve.
+The default policy: serve the awake model until it is cheaper to leave it, and
+bound the time that any request waits.
+
+The words of this policy, and of L{llmux.policy.knowledge}:
+
+  - I{demand}: what makes a sleeping model wanted.  A model's demand begins when the
+    first request since the model last woke arrives, and ends when the model wakes,
+    even if that request has left by then.  The I{age} of a demand is the time since
+    its beginning.
+  - I{starving}: a demand is starving when its age has reached the I{limit},
+    C{max_wait_secs} or more.  A starving model is the next to wake.
+  - I{switch cost}: the seconds of a sleep hook and a wake hook together.
+  - I{quantum}: the time after a wake in which a model that has requests in flight is
+    not left, in switch costs.  I{floor}: the part of the quantum that holds even if
+    another model starves.
+  - I{drain}: the time in which the awake model finishes what it has in flight, before
+    its sleep hook runs.
+  - I{door}: the decision, for each request that arrives for the model that drains,
+    whether the request still goes in.  The door is open while the toll is low.
+  - I{toll}: what one more second of drain costs all those who wait for other models,
+    in weighted seconds.
+  - I{absence}: the seconds from now until the awake model could be awake again if it
+    were left now.
+  - I{ghost}: a waiter that gave up before its model woke.  Ghosts count in the toll,
+    so that a model with impatient clients is not forgotten.
+  - I{linger}: to keep a model awake that has nothing to do, because its clients tend
+    to come back soon after each reply, as agents do.
+  - I{gap}: the time from when a model has nothing to do to its next request.
+  - I{pace}: the requests that are answered per second.  The door stays open for a
+    model that answers faster than the whole of llmux did lately.
+  - I{weight}: how much one second of a model's waiters counts, by configuration.
 """
 
 from __future__ import annotations
@@ -28,29 +57,32 @@ from llmux.policy.knowledge import Knowledge, ModelKnowledge
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
 TICK = 0.001
-"""Seconds.  What is due within them is due: a timer may ring a rounding error early."""
+"""
+Tolerance in seconds: a deadline that is this close counts as reached, since a timer
+may fire early by a rounding error.
+"""
 
 
 class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
     The keys that C{policy: {name: cost_aware}} may have.
 
-    @ivar quantum: how long a model that has work is left alone after it woke, in
-        switch costs (there and back, halved).
-    @ivar max_wait_secs: seconds after which a model that is waited for goes
-        first, whatever it costs; stretched under overload.
-    @ivar stretch: the limit grows to this many times what first waiters have
-        lately had to wait.
+    @ivar quantum: the time after its wake for which a model that has work is not
+        left, in switch costs (there and back, halved).
+    @ivar max_wait_secs: the age of a demand, in seconds, from which its model is
+        next, whatever the switch costs; more under overload.
+    @ivar stretch: the limit grows to this many times the age that demands lately
+        had when they were met.
     @ivar cap: the limit grows to at most this many times C{max_wait_secs}.
-    @ivar floor: not even such a model evicts one that woke less than this many
-        switch costs ago.
-    @ivar linger: how gladly a model that has just run out of work is kept awake
-        for its next request; 0 never does.
-    @ivar pace: the door stays open, for longer than C{max_wait_secs} if need
-        be, while the awake model answers requests this many times as fast as
-        they were answered lately, switches and all.
-    @ivar initial_switch_cost_secs: what a switch is taken to cost in seconds,
-        until one has been seen.
+    @ivar floor: a model that woke less than this many switch costs ago is not left
+        even for a starving model.
+    @ivar linger: the weight of the wait that lingering saves, against the wait that
+        lingering causes; 0 turns lingering off.
+    @ivar pace: the door stays open, even for longer than C{max_wait_secs}, while the
+        awake model answers this many times as many requests per second as llmux
+        answered lately, its switches included.
+    @ivar initial_switch_cost_secs: the seconds that a switch is assumed to cost
+        until a switch has been made.
     """
 
     quantum: float = 1.5
@@ -64,6 +96,8 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         """
+        Check the values.
+
         @raise ValueError: a value is out of range; the message names the key.
         """
         for key in self.__struct_fields__:
@@ -76,17 +110,19 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 @implementer(ISwitchPolicy)
 class CostAwarePolicy:
     """
-    Stays at a model for as long as that costs those who wait for others less
-    than leaving it would cost its own clients.
+    The policy stays at a model as long as that costs those who wait for other
+    models less than to leave would cost the model's own clients.
 
-    The model that has just woken is left alone for a while (its quantum).
-    Then its door begins to close: a request for it still goes in if the delay
-    that it inflicts on all who wait for others is less than the wait that it is
-    spared, or if the model has so much to do that it serves faster than the
-    GPU does on the whole.  A model with nothing left to do is left at once,
-    unless its clients have a habit of coming back soon.  Where to: to the
-    model whose waiters have waited longest in sum, per second that it takes
-    to serve them; or to the one that is starving.
+    A model that has just woken is not left for a quantum.  After that it begins to
+    drain as soon as another model is wanted, and its door decides about each
+    further request: the request goes in if the delay that it causes to all who
+    wait is less than the wait that it is spared, or if the model has so much in
+    flight that it answers faster than llmux does on the whole.  A model that has
+    nothing to do is left at once, unless it pays to linger.
+
+    The next model is the one that starves for the longest time, if any does;
+    otherwise the one whose waiters have the largest sum of ages per second that it
+    takes to serve them.
     """
 
     def __init__(self, context: PolicyContext, settings: CostAwareSettings) -> None:
@@ -95,18 +131,18 @@ class CostAwarePolicy:
         self._drains = context.drain_before_switch
         self._knowledge = Knowledge(context.weights, settings.initial_switch_cost_secs)
         self._models = self._knowledge.models
-        # Each request brings three events: spare them a call.
+        # Each request brings three events; to look the method up here saves a call for each.
         self._learn = self._knowledge.learn
         self.observed = frozenset(self._learn)
 
     def observe(self, event: PolicyEvent) -> None:
-        """Learn from it."""
+        """See L{ISwitchPolicy.observe}."""
         self._learn[type(event)](event)
 
     # ------------------------------------------------------------- deciding
 
     def decide(self, context: IScheduleContext) -> PolicyDecision:
-        """Stay, linger, close the door, choose where to go, or call it off."""
+        """See L{ISwitchPolicy.decide}."""
         wanted = context.wanted()
         awake = context.awake
         phase = context.phase
@@ -134,7 +170,10 @@ class CostAwarePolicy:
         target: str,
         drain: float,
     ) -> PolicyDecision:
-        """Leave it alone until its quantum is over, or somebody starves."""
+        """
+        Decide about an awake model that has requests in flight: it stays until its
+        quantum is over or another model starves.
+        """
         settings = self._settings
         there = self._cost(context, awake, target)
         back = self._cost(context, target, awake)
@@ -149,10 +188,12 @@ class CostAwarePolicy:
         self, context: IScheduleContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
         """
-        Linger if its clients tend to be back sooner than the others would miss the time.
+        Decide about an awake model that has nothing to do: to linger pays if the wait
+        that it causes to all who wait is less than the wait that it saves.
 
-        How soon: within the upper quartile of the gaps so far.  To go by their median made
-        no difference to agents, but longer waits in light traffic.
+        The next request is expected after the upper quartile of the gaps so far.
+        (With the median instead, agents fared no better, and requests in light
+        traffic waited longer.)
         """
         model = self._models[awake]
         gap, since = model.gaps.upper, model.gaps.idle_since
@@ -172,16 +213,12 @@ class CostAwarePolicy:
         return PolicyDecision.switch(target)
 
     def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
-        """
-        Through the closing door if the delay that it inflicts on the others is
-        less than the wait that it is spared, or while the model serves faster
-        than all are served on the whole.
-        """
+        """See L{ISwitchPolicy.admit}.  This is the door."""
         wanted = context.wanted()
         if not wanted:
             return True
         if context.waiting(request.model):
-            # Nobody overtakes those whom the door was closed on.
+            # A request must not overtake those that were not let in.
             return False
         drain = self._drain(context)
         soon = context.now + TICK
@@ -206,9 +243,13 @@ class CostAwarePolicy:
         self, context: IScheduleContext, wanted: Sequence[str], model: ModelKnowledge
     ) -> bool:
         """
-        Charnov's marginal value theorem (1976), which says when to leave a patch: when
-        it yields less than going from patch to patch does on the whole.  What a model
-        yields is what it has in flight over the time that each takes (Little's law).
+        Whether the draining model answers faster than llmux does on the whole, so
+        that it is worth to go on with it.
+
+        This is the marginal value theorem (Charnov, 1976), which says when to leave a
+        patch: when it yields less than going from patch to patch yields on the whole.
+        A model's yield is the number of its requests in flight over the time that
+        each of them takes (Little's law).
         """
         service = model.alone.value
         if not service:
@@ -223,7 +264,7 @@ class CostAwarePolicy:
         return here > self._settings.pace * overall
 
     def _toll(self, context: IScheduleContext, wanted: Sequence[str], absence: float) -> float:
-        """What one second more costs all who wait for others, in weighted seconds."""
+        """The cost of one more second of drain to all waiters, in weighted seconds."""
         toll = 0.0
         scale = absence**-2 if absence else 0.0
         for name in wanted:
@@ -236,7 +277,7 @@ class CostAwarePolicy:
     # ------------------------------------------------------------- choosing
 
     def _pick(self, context: IScheduleContext, wanted: Sequence[str], drain: float) -> str:
-        """The longest demand if it starves, else the largest index of waiting per work."""
+        """The model of the oldest demand if that starves, else that of the largest index."""
         oldest = min(wanted, key=lambda name: self._demand_since(context, name))
         if self._starves_at(context, oldest, drain) <= context.now + TICK:
             return oldest
@@ -244,8 +285,8 @@ class CostAwarePolicy:
 
     def _index(self, context: IScheduleContext, name: str) -> float:
         """
-        Waiting work over set-up and service (Duenyas and Van Oyen, 1996): the
-        ages of its waiters, over the time until half of them will have been served.
+        How urgent a model is: the sum of its waiters' ages, over the seconds until
+        half of them will have been served (after Duenyas and Van Oyen, 1996).
         """
         model = self._models[name]
         ages = context.sum_of_ages(name)
@@ -267,9 +308,10 @@ class CostAwarePolicy:
         self, context: IScheduleContext, name: str, drain: float, *, at_most: bool = False
     ) -> float:
         """
-        When the model's demand reaches the limit on its age.
+        The time at which the model's demand reaches the limit.
 
-        @param at_most: the limit under the worst overload, and not today's.
+        @param at_most: take the limit that holds under the worst overload, instead of
+            the present one.
         """
         limit = self._limit(at_most)
         if self._timeout is not None:
@@ -296,8 +338,8 @@ class CostAwarePolicy:
         drain: float,
     ) -> float:
         """
-        How long the awake model is away if it goes now: its drain, one request
-        of each model that is waited for, and the switches between them.
+        The seconds for which the awake model is away if it is left now: its drain, one
+        request of each wanted model, and the switches between them.
         """
         seconds = drain
         previous = awake
@@ -307,7 +349,7 @@ class CostAwarePolicy:
         return seconds + self._cost(context, previous, awake)
 
     def _drain(self, context: IScheduleContext) -> float:
-        """Seconds until the awake model would have nothing in flight."""
+        """The expected seconds until the awake model has nothing in flight."""
         awake = context.awake
         if awake is None or not self._drains:
             return 0.0
@@ -319,7 +361,7 @@ class CostAwarePolicy:
         return self._knowledge.costs.guess(target) if known is None else known
 
     def estimates(self) -> Iterable[Estimate]:
-        """The limit on a demand's age, and what is known of each model."""
+        """See L{ISwitchPolicy.estimates}."""
         limit = Estimate(
             "starvation_limit_seconds",
             "Age of a model's oldest demand from which it goes first.",
@@ -337,15 +379,11 @@ def _round(wanted: Sequence[str], first: str) -> Iterator[str]:
 
 @implementer(ISwitchPolicyFactory)
 class CostAwarePolicyFactory:
-    """Makes L{CostAwarePolicy}."""
+    """The factory of L{CostAwarePolicy}."""
 
     name = "cost_aware"
     settings = CostAwareSettings
 
     def build(self, context: PolicyContext, settings: Any) -> ISwitchPolicy:
-        """
-        One policy for these models.
-
-        @raise ValueError: a setting is out of range; the message names it.
-        """
+        """See L{ISwitchPolicyFactory.build}."""
         return CostAwarePolicy(context, CostAwareSettings() if settings is None else settings)

@@ -1,9 +1,9 @@
 """
-What the cost-aware policy learns as it goes.
+Estimators: averages and quantiles of what has been observed.
 
-Every estimator is shown one observation at a time, in O(1), and keeps a
-bounded number of them; what takes a sorted list of them is worked out when it
-is asked for.
+An estimator is shown one observation at a time, which costs O(1), and keeps a
+bounded number of observations.  Results that need a sorted list are computed when
+somebody asks for them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = [
 
 class MovingAverage:
     """
-    An exponential moving average; the first observation is taken as it is.
+    An exponential moving average, which begins with the first observation.
 
-    @ivar value: the average, None before the first observation.
+    @ivar value: the average; None before the first observation.
     """
 
     __slots__ = ("_alpha", "value")
@@ -39,19 +39,19 @@ class MovingAverage:
         self.value: float | None = None
 
     def add(self, x: float) -> None:
-        """v' = v + alpha (x - v)."""
+        """Move the average v towards C{x}: v' = v + alpha (x - v)."""
         value = self.value
         self.value = x if value is None else value + self._alpha * (x - value)
 
 
 class ServiceTimes:
     """
-    How long a model's requests take from being forwarded to the end of the
-    reply, in seconds: the last 64 of them, and a moving average over all.
+    The service times of a model's requests, in seconds: from when a request is
+    forwarded to the end of its reply.  The last 64 are kept.
 
-    @ivar mean: the average, with step max(0.05, 1 / (n + 1)) for the n-th
-        observation, so that it is nearly the plain mean at first.  It begins at
-        C{initial}, which counts as one observation.
+    @ivar mean: a moving average over all service times, with step max(0.05, 1 / (n +
+        1)) for the n-th, so that at first it is nearly the plain mean.  The average
+        begins at C{initial}, which counts as one observation.
     """
 
     __slots__ = ("_known", "_recent", "_sorted", "mean")
@@ -62,14 +62,14 @@ class ServiceTimes:
         self.mean = initial
         self._known = 0
         self._recent: deque[float] = deque(maxlen=self.KEPT)
-        # Of what is recent; None until somebody asks again.
+        # The recent ones, sorted; None until somebody asks again.
         self._sorted: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self._recent)
 
     def add(self, seconds: float) -> None:
-        """A request took this long."""
+        """Add the service time of a request."""
         known = self._known = self._known + 1
         self.mean += (seconds - self.mean) * (1 / (known + 1) if known < 19 else 0.05)
         self._recent.append(seconds)
@@ -83,9 +83,9 @@ class ServiceTimes:
 
     def remaining(self, elapsed: float, quantile: float = 0.7) -> float:
         """
-        The quantile of the time left to a request that has run for
-        C{elapsed} seconds, over those of the known ones that ran for longer.
-        One that has outrun them all is given the mean once more.
+        The seconds that a request which has run for C{elapsed} seconds will still
+        take: a quantile over the recent requests that ran for longer than that.  If
+        none did, the mean.
         """
         ordered = self._ordered()
         first = bisect_right(ordered, elapsed)
@@ -95,7 +95,10 @@ class ServiceTimes:
         return ordered[first + int(quantile * (beyond - 1) + 0.5)] - elapsed
 
     def mean_excess(self, seconds: float) -> float:
-        """The mean over the known ones of max(x - seconds, 0); unknown, the mean less it."""
+        """
+        The mean over the recent service times x of max(x - seconds, 0); without recent
+        ones, the mean service time less C{seconds}, and at least 0.
+        """
         ordered = self._ordered()
         if not ordered:
             return max(self.mean - seconds, 0.0)
@@ -104,7 +107,10 @@ class ServiceTimes:
 
 
 class CompletionInterval:
-    """The average time between a model's completions while it is awake, EMA(0.1)."""
+    """
+    The average seconds between two completions of a model while the model is awake:
+    an exponential moving average with step 0.1.
+    """
 
     __slots__ = ("_average", "_last")
 
@@ -113,26 +119,26 @@ class CompletionInterval:
         self._last: float | None = None
 
     def completed(self, now: float) -> None:
-        """A request of the model was answered."""
+        """Note that a request of the model was answered."""
         if self._last is not None:
             self._average.add(now - self._last)
         self._last = now
 
     def restart(self, now: float) -> None:
-        """The model woke: its sleep is no interval between completions."""
+        """Note that the model woke: the time asleep is no interval between completions."""
         self._last = now
 
     @property
     def seconds(self) -> float | None:
-        """The average, None while it is unknown."""
+        """The average; None while it is unknown."""
         return self._average.value
 
 
 class Pace:
     """
-    How many requests have been answered per second lately: an exponentially
-    weighted count, with a time constant of a quarter of an hour, so that it
-    takes in some rounds of all models.
+    The number of requests that were answered per second lately: an exponentially
+    weighted count.  Its time constant of a quarter of an hour covers several rounds
+    of all models.
     """
 
     __slots__ = ("_began", "_count", "_last")
@@ -146,7 +152,7 @@ class Pace:
         self._count = 0.0
 
     def completed(self, now: float) -> None:
-        """A request was answered."""
+        """Note that a request was answered."""
         if self._began is None:
             self._began = self._last = now
         if now - self._last > self.STEP:
@@ -156,7 +162,7 @@ class Pace:
         self._count += 1
 
     def per_second(self, now: float) -> float:
-        """Requests per second; 0 before there is anything to count."""
+        """The requests answered per second; 0 before the first was answered."""
         if self._began is None or now <= self._began:
             return 0.0
         count = self._count * exp((self._last - now) / self.TIME)
@@ -165,11 +171,11 @@ class Pace:
 
 class AbsenceGaps:
     """
-    How long a model that has nothing to do waits for its next request: the
-    last 16 times from "nothing in flight and nothing queued" to the next
-    arrival.
+    The gaps between a model's work, in seconds: from when the model has nothing in
+    flight and no waiters to its next request.  The last 16 gaps are kept.
 
-    @ivar idle_since: since when the model has had nothing to do, or None.
+    @ivar idle_since: the time since which the model has had nothing to do; None while
+        it has something to do.
     """
 
     __slots__ = ("_recent", "idle_since")
@@ -181,11 +187,11 @@ class AbsenceGaps:
         self.idle_since: float | None = None
 
     def emptied(self, now: float) -> None:
-        """Nothing is in flight and nothing queued from now on."""
+        """Note that the model has nothing to do from now on."""
         self.idle_since = now
 
     def arrived(self, now: float) -> None:
-        """A request arrived; it ends the gap, if there was one."""
+        """Note that a request arrived, which ends the gap if there was one."""
         since = self.idle_since
         if since is None:
             return
@@ -194,12 +200,12 @@ class AbsenceGaps:
 
     @property
     def median(self) -> float | None:
-        """Their median, None until two are known."""
+        """The median of the gaps; None until two are known."""
         return self._quantile(0.5)
 
     @property
     def upper(self) -> float | None:
-        """Their upper quartile, None until two are known."""
+        """The upper quartile of the gaps; None until two are known."""
         return self._quantile(0.75)
 
     def _quantile(self, share: float) -> float | None:
@@ -209,9 +215,11 @@ class AbsenceGaps:
 
 class Ghosts:
     """
-    The requests for a model that gave up since it last woke, so that the
-    impatient are not forgotten: their number and the sum of the squares of the
-    ages at which they left.
+    The waiters that gave up since their model last woke.
+
+    @ivar count: the number of these waiters.
+    @ivar squares: the sum of the squares of the ages at which they left, in square
+        seconds.
     """
 
     __slots__ = ("count", "squares")
@@ -221,30 +229,31 @@ class Ghosts:
         self.squares = 0.0
 
     def add(self, age: float) -> None:
-        """One left, C{age} seconds after it arrived."""
+        """Note that a waiter gave up, C{age} seconds after it arrived."""
         self.count += 1
         self.squares += age * age
 
     def clear(self) -> None:
-        """The model woke."""
+        """Forget these waiters: their model woke."""
         self.count = 0
         self.squares = 0.0
 
 
 class InFlightTimes(OrderedDict[int, float]):
     """
-    When each request in flight of a model was forwarded, oldest first.
+    The requests in flight of a model, and the time at which each was forwarded,
+    oldest first.
 
-    (Not a dict: to find its first key walks over the places of all those
-    deleted before it.)
+    (An OrderedDict finds its first key at once; a dict has to pass over the places of
+    all keys that were deleted before it.)
     """
 
     LOOKED_AT = 4
 
     def drain(self, now: float, service: ServiceTimes) -> float:
         """
-        An estimate of the seconds until none is in flight, if none is added: the
-        longest time left to any of the four oldest and the four newest.
+        The expected seconds until no request is in flight, if none is added: the
+        longest time left to any of the four oldest and the four newest requests.
         """
         if len(self) <= 2 * self.LOOKED_AT:
             starts = list(self.values())
@@ -257,8 +266,9 @@ class InFlightTimes(OrderedDict[int, float]):
 
 class SwitchCosts:
     """
-    What to expect of a switch that was never made: the average over those to
-    the same model, EMA(0.3), else over all, else C{initial} seconds.
+    The expected cost of a switch that was never made, in seconds: the average over
+    the switches to the same model; without any, the average over all switches;
+    without any, C{initial}.  Both are exponential moving averages with step 0.3.
     """
 
     __slots__ = ("_all", "_by_target", "_initial")
@@ -269,7 +279,7 @@ class SwitchCosts:
         self._by_target: dict[str, MovingAverage] = {}
 
     def add(self, target: str, seconds: float) -> None:
-        """A switch to C{target} took this long, sleep and wake."""
+        """Note that a switch to C{target} took C{seconds} of sleep hook and wake hook."""
         self._all.add(seconds)
         average = self._by_target.get(target)
         if average is None:
@@ -277,6 +287,6 @@ class SwitchCosts:
         average.add(seconds)
 
     def guess(self, target: str) -> float:
-        """Seconds that a switch to C{target} takes, from wherever."""
+        """The expected seconds of a switch to C{target} from any model."""
         average = self._by_target.get(target, self._all).value
         return self._initial if average is None else average

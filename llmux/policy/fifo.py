@@ -1,4 +1,4 @@
-"""First come, first served: the model of the oldest waiter is next."""
+"""The simplest policy: first come, first served."""
 
 from __future__ import annotations
 
@@ -25,18 +25,23 @@ __all__ = ["FifoPolicy", "FifoPolicyFactory"]
 @implementer(ISwitchPolicy)
 class FifoPolicy:
     """
-    Switches as soon as anybody waits for another model, to the model whose
-    waiter has waited longest.  A drain is hard: who arrives for a model that
-    drains waits behind the switch.
+    The policy switches as soon as a request waits for another model, to the model
+    whose first waiter is the oldest of all.
+
+    Each drain is a hard one: a request that arrives for the model that drains waits
+    until that model is awake again.
     """
 
     observed: frozenset[type[Any]] = frozenset()
 
     def observe(self, event: PolicyEvent) -> None:
-        """Nothing that happened matters: the queue says it all."""
+        """Do nothing: the waiters alone decide."""
 
     def decide(self, context: IScheduleContext) -> PolicyDecision:
-        """The oldest waiter's model; the one that drains, if its own waiter is the oldest."""
+        """
+        Switch to the model of the oldest waiter; call a switch off if that waiter waits
+        for the model that drains.
+        """
         wanted = context.wanted()
         if not wanted:
             return PolicyDecision.stay()
@@ -51,21 +56,21 @@ class FifoPolicy:
         return PolicyDecision.switch(target)
 
     def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
-        """Never."""
+        """Admit no request."""
         return False
 
     def estimates(self) -> Iterable[Estimate]:
-        """It learns nothing."""
+        """Return nothing: the policy learns nothing."""
         return ()
 
 
 @implementer(ISwitchPolicyFactory)
 class FifoPolicyFactory:
-    """Makes L{FifoPolicy}; it has no settings."""
+    """The factory of L{FifoPolicy}, which has no settings."""
 
     name = "fifo"
     settings = None
 
     def build(self, context: PolicyContext, settings: Any) -> ISwitchPolicy:
-        """One policy, the same for every context."""
+        """See L{ISwitchPolicyFactory.build}.  The context makes no difference."""
         return FifoPolicy()

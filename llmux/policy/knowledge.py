@@ -1,4 +1,7 @@
-"""What a policy knows of its models, from the events that it has been shown."""
+"""
+What the policy C{cost_aware} knows of the models, learnt from events.  The words
+are explained in L{llmux.policy.cost_aware}.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +31,29 @@ from llmux.policy.estimators import (
 __all__ = ["Knowledge", "ModelKnowledge"]
 
 UNQUEUED = 4
-"""A request with fewer than so many ahead of it is taken to be served at once."""
+"""
+A request that is forwarded while fewer than this many are in flight is assumed to
+be served at once, without a queue inside its backend.
+"""
 
 
 class ModelKnowledge:
     """
     What is known of one model.
 
-    @ivar weight: what its waiters count.
-    @ivar waiting: its waiters, by number; those that have been in flight
-        before are not among them.
-    @ivar demand_since: when the first of those who waited since it last woke
-        arrived, even if that one has left; None if there was none.
-    @ivar ghosts: those who gave up since it last woke.
-    @ivar in_flight: since when each of its requests is in flight.
-    @ivar service: how long its requests take.
-    @ivar alone: the same of those that did not have to queue in its backend.
+    @ivar weight: how much a second of this model's waiters counts.
+    @ivar waiting: the numbers of the model's waiters.  A request that was in flight
+        before, and whose backend failed, is not among them.
+    @ivar demand_since: the time at which the model's demand began; None without demand.
+    @ivar ghosts: the waiters that gave up since the model last woke.
+    @ivar in_flight: the requests in flight.
+    @ivar unqueued: the numbers of the requests in flight that are assumed to be served
+        at once.
+    @ivar service: the service times of all requests.
+    @ivar alone: the average service time of the requests in C{unqueued}.
     @ivar interval: the time between completions.
-    @ivar gaps: how long it has nothing to do.
-    @ivar first_wait: from C{demand_since} to its wake.
+    @ivar gaps: the gaps between work.
+    @ivar first_wait: the average age of the model's demand when the model woke.
     """
 
     __slots__ = (
@@ -77,27 +84,26 @@ class ModelKnowledge:
         self.first_wait = MovingAverage(0.3)
 
     def satisfied(self) -> None:
-        """It is awake: nobody waits for it to wake any more."""
+        """End the model's demand."""
         if self.demand_since is not None:
             self.demand_since = None
             self.ghosts.clear()
 
     def maybe_emptied(self, now: float) -> None:
-        """Has it nothing to do?"""
+        """Begin a gap if the model has nothing to do."""
         if not self.waiting and not len(self.in_flight):
             self.gaps.emptied(now)
 
 
 class Knowledge:
     """
-    What is known of all.
+    What is known of all models.
 
-    @ivar models: of each model.
-    @ivar learn: what to call with an event of each kind.
-    @ivar costs: of switches.
-    @ivar pace: requests answered per second, all models together.
-    @ivar longest_first_wait: the longest of the models' C{first_wait}s, in
-        seconds.
+    @ivar models: what is known of each model, by name.
+    @ivar learn: the method to call with an event, by the event's type.
+    @ivar costs: the expected costs of switches.
+    @ivar pace: the requests answered per second, over all models.
+    @ivar longest_first_wait: the longest of the models' C{first_wait}, in seconds.
     """
 
     def __init__(self, weights: Mapping[str, float], initial_switch_cost: float) -> None:
@@ -159,7 +165,7 @@ class Knowledge:
         if event.reason is not LeftReason.FAILED:
             model.ghosts.add(event.age)
         elif not model.waiting:
-            # They were answered, if with an error: nobody waits for its wake.
+            # The waiters were answered, with an error: the demand is over.
             model.satisfied()
         model.maybe_emptied(event.now)
 
@@ -178,7 +184,7 @@ class Knowledge:
         model.interval.restart(event.now)
 
     def estimates(self) -> Iterable[Estimate]:
-        """Service times, gaps, intervals and first waits, as far as they are known."""
+        """The service times, gaps, intervals and first waits that are known."""
         for name, model in self.models.items():
             labels = {"model": name}
             for metric, documentation, value in (
