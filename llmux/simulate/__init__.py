@@ -1,4 +1,4 @@
 """
-C{llmux simulate}: the production switcher and policies on recorded or invented
-requests, under a clock that jumps, with hooks and backends made of numbers.
+C{llmux simulate} runs llmux's own switcher and policies on recorded or invented
+requests.  The clock jumps from call to call, and hooks and backends only take time.
 """

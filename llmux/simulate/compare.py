@@ -1,4 +1,4 @@
-"""C{llmux simulate}: which policy suits these requests?"""
+"""The command C{llmux simulate}, which compares policies on the same requests."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str]) -> int:
     """
-    Run the command.
+    Run the command C{llmux simulate}.
 
-    @return: 0; 1 if the trace, the configuration or an option is not sound.
+    @return: the exit status: 0, or 1 if the trace, the configuration or an option is
+        wrong.
     """
     options = parser().parse_args(argv)
     try:

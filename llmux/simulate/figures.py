@@ -1,4 +1,4 @@
-"""What a run amounts to."""
+"""The figures of a run: waits, switches, shares of time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ __all__ = ["Figures", "figures", "percentile"]
 @dataclass(frozen=True)
 class Figures:
     """
-    The figures of one policy: of the requests that were sent at or after the
-    warm-up, and of the time from there to the end.  Seconds throughout; None
-    where there is nothing to tell.
+    The figures of one run, in seconds: of the requests that were sent after the
+    warm-up, and of the time from the end of the warm-up to the end of the run.  A
+    figure is None where there is nothing to tell.
 
-    A request waits from when it was sent to when its service began, or it
-    ended without one, or the run ended.
+    A request waits from when it is sent until its service begins, the request ends
+    without an answer, or the run ends.
 
-    @ivar gave_up: requests that ended without an answer.
-    @ivar worst_model_wait_mean_s: the mean wait of the model with the longest.
-    @ivar switches: how often a model woke.
-    @ivar serving_share: the part of the time in which that was done; the four
-        shares sum to 1.  See L{Mode}.
+    @ivar policy: the name of the policy.
+    @ivar gave_up: the number of requests that ended without an answer.
+    @ivar worst_model_wait_mean_s: the longest of the models' mean waits.
+    @ivar switches: the number of wakes.
+    @ivar serving_share: the share of the time that was spent serving; the four shares
+        sum to 1.  See L{Mode}.
     """
 
     policy: str
@@ -49,16 +50,19 @@ class Figures:
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
-    """The least of these sorted values that C{part} of them do not exceed (nearest rank)."""
+    """
+    The least of the sorted values such that the share C{part} of all values do not
+    exceed that one (nearest rank).
+    """
     return ordered[max(0, ceil(part * len(ordered)) - 1)]
 
 
 def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> Figures:
     """
-    Work them out.
+    Compute the figures of a run.
 
-    @param policy: what to call it.
-    @param warm_up: requests sent before that, in seconds, do not count.
+    @param policy: the name to give to the policy.
+    @param warm_up: seconds; requests that were sent earlier do not count.
     """
     waits: list[float] = []
     per_model: dict[str, list[float]] = {}

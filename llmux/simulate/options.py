@@ -1,4 +1,4 @@
-"""What the user of C{llmux simulate} wants, from the words of the command line."""
+"""The command line of C{llmux simulate}: its options, and what they mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOTH = ("fifo", "cost_aware")
 
 
 class UsageError(Exception):
-    """An option makes no sense; the message says why."""
+    """An option that makes no sense; the message says why."""
 
 
 def _seconds(text: str) -> float:
@@ -47,7 +47,7 @@ def _slots(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="llmux simulate",
         description="What policies would make of recorded or invented requests: the switcher "
@@ -122,9 +122,9 @@ def parser() -> argparse.ArgumentParser:
 
 def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> HookTimes:
     """
-    What C{--switch-cost} says.
+    The times of hooks that the words of C{--switch-cost} say.
 
-    @raise UsageError: it makes no sense, or names a model that is not there.
+    @raise UsageError: a word makes no sense, or names a model that does not exist.
     """
     default = DEFAULT_SWITCH_COST
     pairs: dict[tuple[str | None, str], float] = {}
@@ -142,7 +142,7 @@ def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> 
 
 
 def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]:
-    """FROM and TO; a model's name may hold colons."""
+    """The names FROM and TO of a pair; the name of a model may contain colons."""
     parts = pair.split(":")
     found: list[tuple[str | None, str]] = []
     for cut in range(1, len(parts)):
@@ -162,10 +162,11 @@ def candidates(
     words: Sequence[str], config_file: str | None, trace: Trace
 ) -> list[tuple[str, Config]]:
     """
-    The policies to try: what each is called, and a configuration that asks for it.
+    The policies to compare: the title of each, and a configuration that chooses the
+    policy.
 
-    @raise ConfigError: a policy is not known or a setting not sound.
-    @raise UsageError: the trace names a model that the configuration does not.
+    @raise ConfigError: a policy does not exist, or a setting is out of range.
+    @raise UsageError: the trace names a model that the configuration does not have.
     """
     if config_file is None:
         models: Mapping[str, Any] = {
@@ -202,7 +203,7 @@ def _with_policy(word: str, models: Mapping[str, Any]) -> Config:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false or null as in JSON; all else is a string."""
+    """The value of a setting: what JSON can read is JSON, all else is a string."""
     try:
         return msgspec.json.decode(text.encode())
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""A picture of simulations: a band for each policy."""
+"""A picture of several runs of a trace, one below the other."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ SHADES = {Mode.SERVING: 1.0, Mode.DRAINING: 0.45, Mode.IDLE: 0.15}
 
 def plotter(file: str) -> Callable[[Trace, Sequence[tuple[str, Record]]], None]:
     """
-    A function that draws runs of a trace into C{file}.
+    Make a function that draws runs of a trace into C{file}.
 
-    @raise UsageError: it is no kind of picture that can be drawn, or
-        matplotlib is not installed.
+    @raise UsageError: the file's name ends in no known kind of picture, its directory
+        does not exist, or matplotlib is not installed.
     """
     if Path(file).suffix.lower() not in KINDS:
         raise UsageError(f"--plot {file}: name a file that ends in {', '.join(KINDS)}")
@@ -97,7 +97,10 @@ def _summary(record: Record) -> str:
 
 
 def _draw_awake(axes: Axes, record: Record, colours: dict[str, str]) -> None:
-    """A strip above the queues: whose turn it is, paler while it drains or is idle."""
+    """
+    Draw a strip above the queues that shows which model is awake, in a paler colour
+    while the model drains or is idle.
+    """
     spans: dict[tuple[str, Mode], list[tuple[float, float]]] = {}
     ends = [when for when, _, _ in record.modes[1:]] + [record.ended]
     for (begin, mode, model), end in zip(record.modes, ends, strict=True):
@@ -130,10 +133,11 @@ def queue_lengths(
     trace: Trace, record: Record, model: str, points: int = POINTS
 ) -> tuple[list[float], list[float]]:
     """
-    How many requests of a model waited for their service to begin: the most of
-    them in each of so many parts of the run.
+    The numbers of a model's requests that waited for their service to begin.  The
+    run is divided into equal parts, and the largest number within each part counts.
 
-    @return: when each part begins, in seconds, and the number.
+    @param points: the number of parts.
+    @return: the second at which each part begins, and the number of each part.
     """
     width = (record.ended or 1.0) / points
     most = [0] * points

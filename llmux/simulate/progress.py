@@ -1,4 +1,4 @@
-"""A bar for those who wait for a long run."""
+"""A progress bar for long runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["ProgressBar"]
 
 class ProgressBar:
     """
-    Shows how far a run is, on a terminal, from the second second on.
+    A progress bar that appears on a terminal after a run has taken a second.
 
-    @param stream: where; nothing is shown if it is no terminal.
-    @param seconds: the wall clock.
+    @param stream: where to write; if that is not a terminal, nothing is shown.
+    @param seconds: a function that returns the time.
     """
 
     PATIENCE = 1.0
@@ -31,7 +31,7 @@ class ProgressBar:
         self._shown = False
 
     def __call__(self, part: float) -> None:
-        """C{part} of the run is done."""
+        """Show that the share C{part} of the run is done."""
         now = self._seconds()
         if now < self._due:
             return
@@ -43,7 +43,7 @@ class ProgressBar:
         self._stream.flush()
 
     def clear(self) -> None:
-        """The run is over: leave no trace."""
+        """Remove the bar, because the run is over."""
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

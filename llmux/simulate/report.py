@@ -1,4 +1,4 @@
-"""Figures as people and as programs read them."""
+"""Figures as a table for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ __all__ = ["as_json", "as_table", "duration"]
 
 
 def as_json(results: Sequence[Figures]) -> str:
-    """C{{"policies": [{"policy": ..., "wait_mean_s": ..., ...}]}}, in one line per policy."""
+    """
+    Render figures as C{{"policies": [{"policy": ..., "wait_mean_s": ..., ...}]}}, with
+    one line for each policy.
+    """
     rows = ",\n".join("  " + json.dumps(asdict(result)) for result in results)
     return f'{{"policies": [\n{rows}\n]}}'
 
 
 def duration(seconds: float) -> str:
-    """C{2 h 5 min}, C{3 min 20 s}, C{4.2 s}: two units at most."""
+    """Render a duration in at most two units: C{2 h 5 min}, C{3 min 20 s}, C{4.2 s}."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     whole = round(seconds)
@@ -62,7 +65,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def as_table(results: Sequence[Figures]) -> str:
-    """A row for each figure, a column for each policy."""
+    """Render figures as a table with a row for each figure and a column for each policy."""
     columns = [["", *(title for title, _, _ in _ROWS)]]
     for result in results:
         values = [(getattr(result, name), show) for _, name, show in _ROWS]

@@ -1,4 +1,4 @@
-"""One run of a trace under one policy, and what is recorded of it."""
+"""One run of a trace under one policy, and the record of that run."""
 
 from __future__ import annotations
 
@@ -26,32 +26,34 @@ __all__ = ["Mode", "Record", "Run"]
 
 
 class Mode(Enum):
-    """What the GPU does."""
+    """What the GPU does at some moment."""
 
     SERVING = "serving"
     """A model is awake and has requests in flight."""
     DRAINING = "draining"
-    """The awake model finishes what it has, to make room for another."""
+    """
+    The awake model finishes what it has in flight, to make room for another model
+    that somebody waits for.
+    """
     SWITCHING = "switching"
     """A sleep or a wake hook runs."""
     IDLE = "idle"
-    """Nothing is awake, or nothing is in flight."""
+    """No model is awake, or no request is in flight."""
 
 
 class Record:
     """
-    What happened, by the trace's positions.  Times are in seconds, NaN for
-    what did not happen.
+    The record of a run.  Times are in seconds; those of requests are by the
+    request's position in the trace, and NaN for what did not happen.
 
-    @ivar sent: when each request was sent.
-    @ivar began: when its service began.
-    @ivar answered: when it had been served.
-    @ivar left: when it ended without an answer: its client gave up, or its
-        time limit passed.
-    @ivar modes: what the GPU did from when on and which model was awake, in
-        order.
-    @ivar woken: (when, model) for every wake, in order.
-    @ivar ended: when the run ended.
+    @ivar sent: the time at which each request was sent.
+    @ivar began: the time at which each request's service began.
+    @ivar answered: the time at which each request had been served.
+    @ivar left: the time at which each request ended without an answer, because its
+        client gave up or its time limit passed.
+    @ivar modes: (time, mode, awake model) for each change, in order.
+    @ivar woken: (time, model) for each wake, in order.
+    @ivar ended: the time at which the run ended.
     """
 
     def __init__(self, requests: int) -> None:
@@ -65,7 +67,7 @@ class Record:
 
 
 class _Client:
-    """One request that has been sent and has not been answered."""
+    """The client of a request that has been sent and has not been answered."""
 
     __slots__ = ("deferred", "guard", "impatience", "number")
 
@@ -78,10 +80,13 @@ class _Client:
 
 class Run:
     """
-    The production switcher with the requests of a trace.
+    A run of the switcher that llmux has in production, with the requests of a trace.
 
-    @param models: their names.
-    @param until: when the clock stops; infinity to wait for the last answer.
+    @param models: the names of the models.
+    @param slots: the number of requests that a backend serves at a time.
+    @param until: the time at which the run ends; infinity to end with the last answer.
+    @param seed: the seed of all that is random.
+    @ivar record: what happened so far.
     @ivar switcher: the switcher.
     """
 
@@ -126,9 +131,9 @@ class Run:
 
     def go(self, progress: Callable[[float], object] | None = None) -> Record:
         """
-        Run to the end.
+        Run to the end, and return the record.
 
-        @param progress: called every so often with the part that is done.
+        @param progress: called now and then with the share that is done, from 0 to 1.
         """
         self.switcher.start()
         self._send_at_its_time()
@@ -154,8 +159,10 @@ class Run:
 
     def _drains(self, awake: str) -> bool:
         """
-        The awake model drains: the policy has decided to wake another model, and
-        somebody still waits for another one.
+        Whether the awake model drains: the policy has decided to wake another model,
+        and a request for another model still waits.  (If all of these have left
+        because of their time limit, the switcher drains on; that is recorded as
+        serving.)
         """
         return (
             self._policy.target not in (None, awake)
@@ -180,7 +187,10 @@ class Run:
     # ------------------------------------------------------------ the clients
 
     def _send_at_its_time(self) -> None:
-        """One call for the next request, not one for each: the heap stays small."""
+        """
+        Schedule the next request of the trace.  A call for each of them at the outset
+        would make the clock's heap large.
+        """
         if self._next < len(self._order):
             due = self._trace.requests[self._order[self._next]].sent
             self._clock.callLater(max(0.0, due - self._clock.seconds()), self._send_next)
@@ -249,7 +259,7 @@ class Run:
             client.deferred.cancel()
 
     def _abort(self, client: _Client) -> None:
-        """Its exchange with the backend ends now."""
+        """End the client's exchange with the backend."""
         assert client.guard is not None
         self._in_flight -= 1
         self._backends[client.guard.model].abort(client.number)
@@ -257,7 +267,7 @@ class Run:
         self._leave(client)
 
     def _leave(self, client: _Client) -> None:
-        """It ends without an answer."""
+        """Record that the client's request ends without an answer."""
         self.record.left[client.number] = self._clock.seconds()
         self._be_patient(client)
         del self._clients[client.number]

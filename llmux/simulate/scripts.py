@@ -1,4 +1,4 @@
-"""Hooks made of numbers: what a switch costs in a simulation."""
+"""Hooks that run no script in a simulation, and only take time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["HookTimes", "NumberHooks"]
 @dataclass(frozen=True)
 class HookTimes:
     """
-    Seconds of sleep and wake hooks.
+    The seconds that sleep and wake hooks take.
 
-    @ivar default: of a switch that C{pairs} does not name; half of it for the
-        sleep hook and half for the wake hook.  A wake when nothing was awake
-        takes its half.
-    @ivar pairs: of the switches from one model to another; from None, the
-        whole cost of waking when nothing was awake.
-    @ivar jitter: every hook takes up to this fraction more or less, by chance.
+    @ivar default: the seconds of a switch that C{pairs} does not name: half of them
+        are for the sleep hook and half for the wake hook.  A wake when no model was
+        awake takes the wake hook's half.
+    @ivar pairs: the seconds of switches from one model to another; for a pair whose
+        first element is None, the seconds of a wake when no model was awake.
+    @ivar jitter: each hook takes up to this fraction more or less, at random.
     """
 
     default: float
@@ -33,14 +33,14 @@ class HookTimes:
     jitter: float = 0.0
 
     def sleep(self, source: str, target: str | None) -> float:
-        """The sleep hook of C{source}, when the switch leads to C{target}."""
+        """The seconds of the sleep hook of C{source}, for a switch to C{target}."""
         cost = (
             self.default if target is None else self.pairs.get((source, target), self.default)
         )
         return cost / 2
 
     def wake(self, source: str | None, target: str) -> float:
-        """The wake hook of C{target}, when C{source} was put to sleep for it."""
+        """The seconds of the wake hook of C{target}, after C{source} was put to sleep."""
         cost = self.pairs.get((source, target))
         if cost is not None and source is None:
             return cost
@@ -49,24 +49,25 @@ class HookTimes:
 
 @implementer(IRunningHook)
 class _NumberHook:
-    """A hook that takes its time and succeeds."""
+    """A run of a hook that succeeds after some time."""
 
     def __init__(self) -> None:
         self.exited: Deferred[HookResult] = Deferred()
 
     def kill(self) -> None:
-        """A simulation ends; it does not shut down."""
+        """Do nothing: the switcher of a simulation is never stopped."""
 
 
 @implementer(IHookRunner)
 class NumberHooks:
     """
-    Every sleep and wake succeeds after what the switch costs, and C{alive}
-    tells the truth at once.
+    A hook runner whose sleep and wake hooks succeed after the seconds of
+    L{HookTimes}, and whose C{alive} hooks tell the truth at once.
 
     @ivar awake: the model that is awake, or None.
-    @ivar changing: a sleep or a wake hook runs.
-    @ivar woken: (when, model) for every wake, in order.
+    @ivar changing: True from the start of a sleep hook, or of a wake hook without one,
+        to the end of the wake hook.
+    @ivar woken: (time, model) for each wake, in order.
     """
 
     def __init__(

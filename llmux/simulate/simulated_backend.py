@@ -1,4 +1,4 @@
-"""A backend made of numbers."""
+"""A backend of a simulation, which answers nothing and only takes time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["SimulatedBackend"]
 
 class SimulatedBackend:
     """
-    Serves some requests at once; the others wait inside it, first come, first
-    served.  Requests are numbers here.
+    A backend that serves C{slots} requests at a time.  The other requests wait inside
+    the backend, first come, first served.  A request is a number here.
 
-    @param began: told of each request when its service begins.
-    @param done: told when it has been served.
+    @param began: called with each request when its service begins.
+    @param done: called with each request when it has been served.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class SimulatedBackend:
         self._gone: set[int] = set()
 
     def submit(self, request: int, seconds: float) -> None:
-        """A request arrives that takes so many C{seconds} to serve."""
+        """Take a request that needs C{seconds} of service."""
         if len(self._serving) < self._slots:
             self._serve(request, seconds)
         else:
             self._queue.append((request, seconds))
 
     def abort(self, request: int) -> None:
-        """It ends now, served or not."""
+        """End a request now, whether its service has begun or not."""
         call = self._serving.pop(request, None)
         if call is None:
             self._gone.add(request)

@@ -11,25 +11,30 @@ import msgspec
 __all__ = ["Trace", "TraceError", "TraceRequest", "read_trace"]
 
 EPOCH_TIMES = 1e8
-"""Times that all lie beyond this are seconds since 1970; the trace is moved to begin at 0."""
+"""
+Seconds.  If all times of a trace are later than this, they are seconds since 1970,
+and the trace is moved so that it begins at 0.
+"""
 
 
 class TraceError(Exception):
-    """The trace cannot be run; the message names the line and says what is wrong."""
+    """A trace that cannot be run; the message names the line and says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
     """
-    One request.
+    One request of a trace.
 
-    @ivar model: the model that it names.
-    @ivar service: seconds that the backend takes to answer it.
-    @ivar sent: when it is sent, in seconds from the beginning; 0 with C{after}.
+    @ivar model: the model that the request names.
+    @ivar service: seconds that the backend takes to answer the request.
+    @ivar sent: when the request is sent, in seconds from the beginning; 0 with
+        C{after}.
     @ivar after: the position in the trace of the request whose reply it
         follows, or None.
     @ivar think: seconds between that reply and this request.
-    @ivar patience: seconds that the client waits for its service to begin.
+    @ivar patience: seconds that the client waits for the service to begin, before
+        the client gives up.
     """
 
     model: str
@@ -43,9 +48,10 @@ class TraceRequest:
 @dataclass(frozen=True, slots=True)
 class Trace:
     """
-    Requests, in the order of their file.
+    The requests that a simulation runs, in the order of their file.
 
-    @ivar followers: per position, the positions of those sent after its reply.
+    @ivar followers: by the position of a request, the positions of the requests that
+        are sent after its reply.
     """
 
     requests: Sequence[TraceRequest]
@@ -53,7 +59,7 @@ class Trace:
 
     @classmethod
     def of(cls, requests: Sequence[TraceRequest]) -> Trace:
-        """A trace of these, whose C{after} are positions in the list."""
+        """Make a trace of requests whose C{after} are positions in this list."""
         followers: dict[int, list[int]] = {}
         for position, request in enumerate(requests):
             if request.after is not None:
@@ -61,12 +67,12 @@ class Trace:
         return cls(requests, followers)
 
     def models(self) -> list[str]:
-        """The models that it names, sorted."""
+        """The names of the models in the trace, sorted."""
         return sorted({request.model for request in self.requests})
 
 
 class _Line(msgspec.Struct):
-    """What a line may say; further keys are left unread."""
+    """The keys that a line may have; further keys are ignored."""
 
     model: str
     service_s: float
@@ -79,9 +85,10 @@ class _Line(msgspec.Struct):
 
 def read_trace(lines: Iterable[bytes]) -> Trace:
     """
-    Read a trace.  Blank lines are passed over; the order of lines is free.
+    Read a trace.  Blank lines are ignored, and the lines may be in any order.
 
-    @raise TraceError: a line is not a request, or follows one that is not there.
+    @raise TraceError: a line is not a request, or C{after} names a request that no
+        line has.
     """
     decoder = msgspec.json.Decoder(_Line)
     read: list[tuple[int, _Line]] = []
@@ -108,7 +115,7 @@ def read_trace(lines: Iterable[bytes]) -> Trace:
 
 
 def _plain(error: Exception) -> str:
-    """What is wrong with a line, without the names of our own types."""
+    """The message about a wrong line, without the names of llmux's own types."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         return text.replace("Object missing", "missing").replace("`$.", "`")
@@ -160,7 +167,11 @@ def _assemble(read: list[tuple[int, _Line]], positions: dict[str | int, int]) ->
 
 
 def _refuse_circles(read: list[tuple[int, _Line]], requests: list[TraceRequest]) -> None:
-    """Every chain of C{after} must begin somewhere."""
+    """
+    Check that each chain of C{after} ends at a request that has a time.
+
+    @raise TraceError: a chain is a circle.
+    """
     begins = [request.after is None for request in requests]
     for position in range(len(requests)):
         chain = []
