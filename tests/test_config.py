@@ -269,6 +269,21 @@ BAD_YAML = [
         "models.a.wake: given twice (lines 1 and 1); remove one of the two",
     ),
     (GOOD + "prt: 1", "prt: unknown key; did you mean port?"),
+    (
+        GOOD + "allowed_hosts: [a, 'http://x']",
+        'allowed_hosts[1]: "http://x" is not the name of a host; give it without http:// and '
+        "port; *.NAME stands for what is under it",
+    ),
+    (
+        GOOD + "allowed_hosts: llm.lan",
+        'allowed_hosts: the string "llm.lan" is not a list of hosts\' names; give one, as in '
+        '["llm.lan", "*.lan"]',
+    ),
+    (
+        GOOD + "cors_origins: [chat.example]",
+        'cors_origins[0]: "chat.example" is not an origin; write it as in '
+        "https://chat.example.com, http://localhost:* or app://*",
+    ),
     (GOOD + "xyzzy: 1", f"xyzzy: unknown key; known here: {TOP_KEYS}"),
     (
         GOOD + "request_timeout_secs: 1",

@@ -15,13 +15,15 @@ import pytest
 import pytest_twisted
 from twisted.application.service import IService
 from twisted.internet import reactor as installed
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThread
 from zope.interface.verify import verifyObject
 
 from llmux import Active, Idle
 from llmux.config import Config, ConfigError, load_config
-from llmux.daemon.service import LlmuxService, make_service
+from llmux.daemon.service import LlmuxService, access_rules, make_service
 from tests.daemon import Backend, ask, backend, connect, write_config
 
 reactor: Any = installed
@@ -136,8 +138,10 @@ async def test_client_that_takes_nothing_of_its_reply(
     service.startService()
     with closing(socket.create_connection(("127.0.0.1", config.port))) as client:
         # A request that never becomes complete holds its connection.
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        health = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        )
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
         def healthy() -> bytes:
             with closing(socket.create_connection(("127.0.0.1", config.port))) as other:
@@ -179,3 +183,54 @@ class TestRefused:
             "no such file or directory; "
             "name a file in a directory that exists and may be written"
         )
+
+
+@pytest.mark.parametrize(
+    ("address", "checked"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 1), True),
+        (IPv4Address("TCP", "127.1.2.3", 1), True),
+        (IPv6Address("TCP", "::1", 1), True),
+        (UNIXAddress(b"/run/x"), True),
+        (IPv4Address("TCP", "0.0.0.0", 1), False),
+        (IPv6Address("TCP", "::", 1), False),
+        (IPv4Address("TCP", "192.168.1.2", 1), False),
+    ],
+)
+def test_host_is_checked_where_only_this_machine_reaches(
+    configure: Callable[..., Config], address: IAddress, checked: bool
+) -> None:
+    """Origin is checked everywhere, by the same configuration (S4)."""
+    rules = access_rules(
+        configure(allowed_hosts=["llm.lan"], cors_origins=["app://*"]), address
+    )
+    assert rules.accepts_host(b"evil.example") is not checked
+    assert rules.accepts_host(b"llm.lan:80")
+    assert rules.accepts_host(socket.gethostname().encode())
+    assert rules.accepts_origin(b"app://x", b"llm.lan")
+    assert not rules.accepts_origin(b"https://evil.example", b"llm.lan")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_of_another_site_wakes_nothing(configure: Callable[..., Config]) -> None:
+    """Neither by a simple request across origins nor by a name of its own (S4)."""
+    config = configure()
+    service = LlmuxService(config, reactor)
+    service.startService()
+    body = b'{"model": "a"}'
+
+    def status(headers: bytes) -> bytes:
+        with closing(socket.create_connection(("127.0.0.1", config.port))) as client:
+            client.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b"
+                % (headers, len(body), body)
+            )
+            return client.recv(12)[9:]
+
+    page = b"Host: 127.0.0.1:%d\r\nOrigin: https://evil.example\r\n" % config.port
+    assert await deferToThread(status, page) == b"403"
+    assert await deferToThread(status, b"Host: rebind.evil.example\r\n") == b"421"
+    assert {(waiting, flying) for _, waiting, flying, _ in service.switcher.per_model()} == {
+        (0, 0)
+    }
+    await service.stopService()

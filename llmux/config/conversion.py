@@ -20,6 +20,7 @@ from llmux.config.error import ConfigError, Path, key_path, shown
 from llmux.config.values import Config, ModelConfig, Name, PolicyConfig, Script
 from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_setting
 from llmux.similar_names import most_similar
+from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
 
 __all__ = ["Conversion"]
 
@@ -101,6 +102,20 @@ class Conversion:
             **fields, models=models, policy=policy, directory=directory, file=self.file
         )
         self.check_policy(config)
+        for at, name in enumerate(config.allowed_hosts):
+            if not host_pattern_is_sound(name):
+                self.fail(
+                    ("allowed_hosts", at),
+                    f"{shown(name)} is not the name of a host",
+                    "give it without http:// and port; *.NAME stands for what is under it",
+                )
+        for at, origin in enumerate(config.cors_origins):
+            if not origin_pattern_is_sound(origin):
+                self.fail(
+                    ("cors_origins", at),
+                    f"{shown(origin)} is not an origin",
+                    "write it as in https://chat.example.com, http://localhost:* or app://*",
+                )
         if config.listen is None:
             self.check_host(("host",), config.host)
             for name, model in models.items():

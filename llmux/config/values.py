@@ -33,6 +33,17 @@ ByteRate = Annotated[
         ge=0, title="a number of bytes per second", description="give a number, 0 for no limit"
     ),
 ]
+Hosts = Annotated[
+    tuple[str, ...],
+    Meta(title="a list of hosts' names", description='give one, as in ["llm.lan", "*.lan"]'),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    Meta(
+        title="a list of origins",
+        description='give one, as in ["https://chat.example.com", "app://*"]',
+    ),
+]
 Weight = Annotated[float, Meta(gt=0, title="a weight", description="give a number above 0")]
 Megabytes = Annotated[
     int,
@@ -100,6 +111,9 @@ class Config(Struct, frozen=True, kw_only=True):
     The whole.
 
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
+    @ivar allowed_hosts: names by which clients may ask for a server that only
+        this machine reaches, besides its own; C{*.} stands for what is under one.
+    @ivar cors_origins: origins whose web pages may use the server.
     @ivar client_stall_timeout_secs: how long a client may take no byte while
         others wait for its model to drain.
     @ivar shutdown_timeout_secs: how long requests in flight have when told to
@@ -125,6 +139,8 @@ class Config(Struct, frozen=True, kw_only=True):
         Name | None,
         Meta(title="an endpoint", description='give a string, as in "tcp:3000"'),
     ] = None
+    allowed_hosts: Hosts = ()
+    cors_origins: Origins = ()
     client_stall_timeout_secs: Duration = 60.0
     shutdown_timeout_secs: Seconds = 30.0
     sleep_on_exit: Flag = False

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Callable
 from contextlib import chdir
 from typing import Any
 
@@ -19,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
+    IAddress,
     IListeningPort,
     IProtocolFactory,
     IPushProducer,
@@ -39,6 +41,10 @@ BACKLOG = 4096
 _UNIX = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])+)")
 
 
+def _ignored(address: IAddress) -> None:
+    pass
+
+
 class Listener(Service):
     """
     Where the configuration says, connections are accepted.  A listener that
@@ -51,7 +57,18 @@ class Listener(Service):
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, factory: IProtocolFactory) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        factory: IProtocolFactory,
+        *,
+        bound: Callable[[IAddress], None] = _ignored,
+    ) -> None:
+        """
+        @param bound: called with the address, before the first connection.
+        """
+        self._report = bound
         self.port: IListeningPort | None = None
         self._config = config
         self._reactor = reactor
@@ -91,6 +108,7 @@ class Listener(Service):
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
         bound_accepts(port, 1)
+        self._report(port.getHost())
         if self._stopped:
             port.stopListening()
         elif self.running:

@@ -6,10 +6,12 @@ gentle when stopped.
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -19,6 +21,7 @@ from llmux.daemon.listener import Listener
 
 if TYPE_CHECKING:
     from llmux.monitoring.request_log import RequestLog
+    from llmux.web.access import AccessRules
 
 __all__ = ["LlmuxService", "make_service"]
 
@@ -85,7 +88,7 @@ class LlmuxService(MultiService):
             self.switcher.add_observer(self._request_log)
         # Last, so that nothing is bound if anything else is amiss.
         try:
-            self.listener = Listener(config, reactor, self._site)
+            self.listener = Listener(config, reactor, self._site, bound=self._bound)
         except ConfigError:
             if self._request_log is not None:
                 self._request_log.close()
@@ -95,6 +98,10 @@ class LlmuxService(MultiService):
             reactor, self.listener, config.max_connections, self._site.connections
         )
         self._site.admission = self._admission
+
+    def _bound(self, address: IAddress) -> None:
+        """Refuse what web pages may not do, before there is a connection."""
+        self._site.access = access_rules(self.config, address)
 
     def startService(self) -> None:
         """Find out what is awake, and accept connections; requests wait for the former."""
@@ -135,6 +142,22 @@ class LlmuxService(MultiService):
         """Open the request log anew: logrotate has moved it away."""
         if self._request_log is not None:
             self._request_log.reopen()
+
+
+def access_rules(config: Config, address: IAddress) -> AccessRules:
+    """
+    What C{Host} and C{Origin} may be where llmux listens on this address.  Who
+    reaches a listener that is not this machine's own knows it by names that
+    llmux cannot know: there C{Host} is not checked.
+    """
+    from llmux.web.access import AccessRules, own_names
+
+    host = getattr(address, "host", None)
+    return AccessRules(
+        checks_host=host is None or ip_address(host).is_loopback,
+        hosts=[*own_names(), *config.allowed_hosts],
+        origins=config.cors_origins,
+    )
 
 
 def _open_request_log(config: Config) -> RequestLog | None:

@@ -34,6 +34,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
+from llmux.web.access import AccessRules
 from llmux.web.body import RequestBody, ScanFactory
 from llmux.web.error_reply import ApiError, raw_reply
 from llmux.web.head_memo import HeadMemo
@@ -67,6 +68,7 @@ class ChannelOwner(Protocol):
     limits: Limits
     clock: IReactorTime
     scan: ScanFactory | None
+    access: AccessRules | None
     stopping: bool
     read_timeout: float
     idle_timeout: float
@@ -146,7 +148,9 @@ class LlhttpChannel(RequestTransport):
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
         self._queue: list[Item] = []
-        self._reader = RequestReader(self._queue, site.limits, site.heads, site.scan)
+        self._reader = RequestReader(
+            self._queue, site.limits, site.heads, site.scan, site.access
+        )
         # What has not been parsed, and up to where of it has.
         self._ahead = b""
         self._at = 0

@@ -16,6 +16,7 @@ __all__ = ["ApiError", "answer", "raw_reply"]
 
 _CODES = {
     400: "invalid_request",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from llmux.web.access import AccessRules
 from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, ScanFactory, StorageFull
 from llmux.web.head_memo import HeadMemo
 from llmux.web.limits import FEED_STEP, MOST_QUEUED, SCAN_ABOVE, Limits
-from llmux.web.request_head import RequestHead, interpret
+from llmux.web.request_head import Fields, RequestHead, interpret
 
 __all__ = ["Item", "Limits", "Refusal", "RequestReader"]
 
@@ -67,6 +68,30 @@ def _after(mark: bytes, tail: bytes, data: bytes, at: int) -> int:
     return -1 if found < 0 else found + len(mark)
 
 
+def _check_access(access: AccessRules, fields: Fields) -> None:
+    host = fields.host
+    if host is not None and not access.accepts_host(host):
+        raise Refusal(
+            421,
+            f"This server does not answer to the name {_shown(host)}. Ask for localhost or an "
+            "IP address, or add the name to allowed_hosts in llmux's configuration.",
+            "host_not_allowed",
+        )
+    for origin in fields.origins:
+        if not access.accepts_origin(origin, host):
+            raise Refusal(
+                403,
+                f"Web pages of {_shown(origin)} may not use this server. If they shall, add "
+                "this origin to cors_origins in llmux's configuration.",
+                "origin_not_allowed",
+            )
+
+
+def _shown(value: bytes) -> str:
+    text = value[:200].decode("ascii", "backslashreplace")
+    return f'"{text}"' if text.isprintable() else ascii(text)
+
+
 Item = tuple[RequestHead, RequestBody] | Refusal
 """What a reader has read: a complete request, or why there are no more."""
 
@@ -84,6 +109,7 @@ class RequestReader:
     """
 
     __slots__ = (
+        "_access",
         "_body",
         "_chunk_left",
         "_complete",
@@ -114,17 +140,20 @@ class RequestReader:
         limits: Limits,
         memo: HeadMemo,
         scan: ScanFactory | None = None,
+        access: AccessRules | None = None,
     ) -> None:
         """
         @param queue: gets what is read, in order; a refusal is the last.
         @param limits: what is larger is refused.
         @param memo: learns the heads.
         @param scan: makes what is shown large bodies as they come.
+        @param access: which hosts and origins are accepted; None for all.
         """
         self._queue = queue
         self._limits = limits
         self._memo = memo
         self._scan = scan
+        self._access = access
         self._parser: HttpRequestParser | None = None
         self._raw = b""
         self.closed = False
@@ -308,6 +337,8 @@ class RequestReader:
         is_1_1 = version == b"HTTP/1.1"
         if fields.hosts > 1 or (fields.hosts == 0 and is_1_1):
             raise Refusal(400, "An HTTP/1.1 request must have exactly one Host header.")
+        if self._access is not None:
+            _check_access(self._access, fields)
         if coding is not None:
             if not is_1_1:
                 raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")

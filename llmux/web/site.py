@@ -15,6 +15,7 @@ from twisted.web.http import Request
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
+from llmux.web.access import AccessRules
 from llmux.web.body import ScanFactory
 from llmux.web.channel import LlhttpChannel
 from llmux.web.error_reply import ApiError
@@ -50,6 +51,9 @@ class LlmuxSite(Site):
         and over which the rate of its body is taken.
     @ivar min_upload_rate: bytes a second of a body that must come.
     @ivar scan: makes what is shown large bodies as they come, or None.
+    @ivar access: which hosts and origins are accepted, or None for all.  Set
+        it before the first connection: heads that are remembered have been
+        accepted.
     @ivar parse_forms: put forms from bodies into C{args}, as twisted.web does
         by default; they are read into memory.
     """
@@ -64,6 +68,7 @@ class LlmuxSite(Site):
         read_timeout: float = 60.0,
         min_upload_rate: float = 100.0,
         scan: ScanFactory | None = None,
+        access: AccessRules | None = None,
         parse_forms: bool = False,
         request_factory: Callable[..., LlmuxRequest] = LlmuxRequest,
     ) -> None:
@@ -83,6 +88,7 @@ class LlmuxSite(Site):
         self.read_timeout = read_timeout
         self.min_upload_rate = min_upload_rate
         self.scan = scan
+        self.access = access
         self.parse_forms = parse_forms
         self._connections: set[LlhttpChannel] = set()
         self._sweep: IDelayedCall | None = None

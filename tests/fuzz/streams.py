@@ -258,22 +258,23 @@ def _special(random: Random, nonce: bytes) -> bytes:
     if kind == 1:
         return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\4\0\0\0\0\0"
     if kind == 2:
-        return b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * (size // 10)
+        return b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * (size // 10)
     if kind == 3:
         return b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * (size // 10)
     if kind == 4:
         return b"\r\n" * size + _own(random, nonce)
     if kind == 5:
         body = b"\r\n\r\n" * size
-        return b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(
-            random, body
+        return (
+            b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + _chunked(random, body)
         )
     if kind == 6:
         return b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.randbytes(500)
     if kind == 7:
         return b"GET /" + b"x" * size
     body = b'{"model": "a", "n": "%b"}' % nonce
-    first = b"POST /first?%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (
+    first = b"POST /first?%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (
         nonce,
         len(body),
         body,
