@@ -24,11 +24,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
+from llmux.command.scripts import script_problems
 from llmux.config import Config, ModelConfig, load_config
 from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, HookResult
 
-from .daemon import LLMUX, TWISTD, Daemon, free_port
+from .daemon import LLMUX, TWISTD, Daemon, free_port, wait_until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -47,13 +48,21 @@ def test_configuration(name: str) -> None:
     for model in config.models.values():
         for script in (model.wake, model.sleep, model.alive):
             subprocess.run(["sh", "-n", "-c", script], check=True)
-            if script.startswith("./"):
-                assert os.access(directory / script.split()[0], os.X_OK)
+            assert list(script_problems(script, str(directory))) == []
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*/*.sh")), ids=lambda path: path.name)
 def test_script_parses(script: Path) -> None:
     subprocess.run(["sh", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("page", sorted(EXAMPLES.glob("*/README.md")), ids=str)
+def test_every_request_that_a_page_shows_says_that_it_is_json(page: Path) -> None:
+    """Real vLLM refuses others."""
+    text = page.read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if "curl" in line and " -d " in line:
+            assert "-H 'Content-Type: application/json'" in line
 
 
 @pytest.fixture
@@ -140,6 +149,7 @@ class Api:
 class Ollama(Api):
     """
     @ivar loaded: what is in memory, and for how long it stays.
+    @ivar lists_as: the name by which C{/api/ps} lists what is loaded.
     @ivar unloads_after: how many more times C{/api/ps} lists what was unloaded.
     """
 
@@ -148,19 +158,22 @@ class Ollama(Api):
         self.installed = {"qwen3:8b", "mistral:7b", "mistral:latest"}
         self.loaded: dict[str, int] = {}
         self.unloads_after = 0
+        self.lists_as: str | None = None
         self._going: dict[str, int] = {}
 
     def answer(self, request: Request) -> tuple[int, Any]:
         if request.path == b"/api/ps":
             self._going = {name: left - 1 for name, left in self._going.items() if left > 0}
-            names = [*self.loaded, *self._going]
+            names = [self.lists_as or name for name in (*self.loaded, *self._going)]
             return 200, {"models": [{"name": n, "model": n, "size": 1} for n in names]}
         assert request.path == b"/api/generate"
         assert request.content is not None
         wanted = json.load(request.content)
-        name = wanted["model"]
-        if name not in self.installed:
-            return 404, {"error": f"model '{name}' not found"}
+        # Ollama takes a name in any case, and means the one that was pulled.
+        found = [name for name in self.installed if name.lower() == wanted["model"].lower()]
+        if not found:
+            return 404, {"error": f"model '{wanted['model']}' not found"}
+        name = found[0]
         assert wanted["stream"] is False and "prompt" not in wanted
         if wanted["keep_alive"] == 0:
             self.loaded.pop(name, None)
@@ -224,6 +237,34 @@ async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
+    """What Ollama loads under such a name is seen, and unloaded again."""
+    example = Example("ollama", ollama.listen())
+    example.models["Mistral:7B"] = example.models["mistral:7b"]
+    assert (await example.run("Mistral:7B", WAKE)).ok
+    assert await example.is_awake("Mistral:7B")
+    assert (await example.run("Mistral:7B", SLEEP)).ok
+    assert ollama.loaded == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_lists_another_name(ollama: Ollama) -> None:
+    """A wake that fails says why, and leaves nothing in memory."""
+    ollama.lists_as = "something-else"
+    example = Example("ollama", ollama.listen())
+    result = await example.run("qwen3:8b", WAKE)
+    assert result.says_no
+    assert "does not list it by this name" in result.stderr
+    assert ollama.loaded == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_says_nothing_of_a_success(ollama: Ollama) -> None:
+    example = Example("ollama", ollama.listen())
+    assert (await example.run("qwen3:8b", WAKE)).stderr == ""
+
+
+@pytest_twisted.ensureDeferred
 async def test_ollama_is_down() -> None:
     example = Example("ollama", free_port())
     assert not await example.is_awake("qwen3:8b")
@@ -241,6 +282,7 @@ class Vllm(Api):
     @ivar asleep: what C{/is_sleeping} says.
     @ivar obeys: whether C{/sleep} puts it to sleep.
     @ivar development: VLLM_SERVER_DEV_MODE.
+    @ivar dead: whether its engine has died.
     """
 
     def __init__(self) -> None:
@@ -248,10 +290,13 @@ class Vllm(Api):
         self.asleep = False
         self.obeys = True
         self.development = True
+        self.dead = False
 
     def answer(self, request: Request) -> tuple[int, Any]:
         if request.path == b"/health":
             return 200, None
+        if self.dead:
+            return 500, {"error": "EngineDeadError"}
         if not self.development:
             return 404, {"detail": "Not Found"}
         match request.method, request.path:
@@ -338,6 +383,28 @@ async def test_vllm_cannot_be_started(programs: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_vllm_that_ends_while_it_starts(programs: Path) -> None:
+    """The wake fails at once."""
+    program(programs / "docker", 'case $1 in top) exit 1 ;; esac; echo "$*" >&2')
+    result = await Example("vllm-sleep", free_port()).run("qwen3-8b", WAKE)
+    assert result.exit_code == 1
+    assert "the server ended before it was ready" in result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_vllm_whose_engine_is_dead(vllm: Vllm, programs: Path) -> None:
+    """The log does not blame the settings, and sleep stops the server."""
+    vllm.dead = True
+    example = Example("vllm-sleep", vllm.listen())
+    result = await example.run("qwen3-8b", WAKE)
+    assert result.says_no
+    assert "answers 500: the engine is dead" in result.stderr
+    assert "VLLM_SERVER_DEV_MODE" not in result.stderr
+    assert (await example.run("qwen3-8b", SLEEP)).ok
+    assert docker_log(programs) == ["stop vllm-qwen3"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_vllm_does_not_sleep(vllm: Vllm, programs: Path) -> None:
     """Then it is stopped: the GPU must be free."""
     vllm.obeys = False
@@ -372,12 +439,16 @@ read -r status checkpointed <podman.state
 case $2$4 in
     inspect*Checkpointed*) echo "$status $checkpointed" ;;
     inspect*) echo "$status" ;;
+    checkpoint*) [ ! -e slow ] || { touch began; sleep 60; } ;;
+esac
+case $2 in
+    inspect) ;;
     *) [ ! -e "no-$2" ] || { echo "no $2" >&2; exit 125; } ;;
 esac
 case $2 in
     checkpoint) echo exited true >podman.state ;;
-    stop) echo exited false >podman.state ;;
-    restore | start) echo running false >podman.state ;;
+    stop | kill) echo exited false >podman.state ;;
+    restore | start | unpause) echo running false >podman.state ;;
 esac
 """
 
@@ -393,6 +464,12 @@ class Podman:
 
     def state(self) -> str:
         return (self._directory / "podman.state").read_text().strip()
+
+    def pause(self) -> None:
+        (self._directory / "podman.state").write_text("paused false\n")
+
+    def log(self) -> list[str]:
+        return (self._directory / "podman.log").read_text().splitlines()
 
     def breaks(self, verb: str) -> None:
         (self._directory / f"no-{verb}").touch()
@@ -450,6 +527,31 @@ async def test_podman_without_the_container(podman: Podman, programs: Path) -> N
         assert "no such container" in result.stderr
 
 
+@pytest_twisted.ensureDeferred
+async def test_podman_paused(podman: Podman) -> None:
+    """A paused container holds its memory: it is no sleeping one."""
+    podman.pause()
+    assert await podman.run(SLEEP) == ["unpause", "checkpoint"]
+    podman.pause()
+    assert await podman.run(WAKE) == ["unpause"]
+    podman.pause()
+    podman.breaks("unpause")
+    assert await podman.run(SLEEP) == ["unpause", "stop"]
+
+
+def test_podman_checkpoint_that_is_cut_short(podman: Podman, programs: Path) -> None:
+    """It would leave a server that nobody can reach: the container is ended."""
+    (programs / "podman.state").write_text("running false\n")
+    (programs / "slow").touch()
+    script = [str(EXAMPLES / "podman-criu" / "sleep.sh"), "vllm-qwen3"]
+    with subprocess.Popen(script, start_new_session=True, stderr=subprocess.PIPE) as hook:
+        wait_until((programs / "began").exists, "the checkpoint")
+        os.killpg(hook.pid, signal.SIGTERM)
+        assert hook.wait(30) == 1
+    assert podman.log()[-1] == "kill vllm-qwen3"
+    assert podman.state() == "exited false"
+
+
 # systemd and embedding: the whole of llmux, in a process of its own.
 
 
@@ -505,6 +607,8 @@ def test_systemd_unit() -> None:
     assert stop > config.shutdown_timeout_secs
     assert all(stop > model.sleep_timeout_secs for model in config.models.values())
     assert config.listen == "systemd:domain=INET:index=0"
+    # The scripts of llama-cpp may lie in /etc/llmux, where llmux may not write.
+    assert "StateDirectory=llmux" in unit
 
 
 def test_embedding(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@
 
 cd "$(dirname "$0")" || exit
 . ./server.sh
-mkdir -p run log
-log=log/$LLMUX_PORT.log
 
 if ! running; then
     if healthy; then

@@ -9,14 +9,17 @@ case ${LLMUX_MODEL##*/} in
 esac
 
 # keep_alive SECONDS: load the model for so long; -1 for ever, 0 unloads it.
-# A refusal (no such model, no memory) goes to stderr, and so to llmux's log.
+# A refusal (no such model, no memory) goes to stderr, and so to llmux's log;
+# what Ollama says of a success does not.
 keep_alive() {
-    curl -sS --noproxy '*' --fail-with-body "$url/api/generate" -o /dev/fd/2 \
-        -d "{\"model\": \"$model\", \"keep_alive\": $1, \"stream\": false}" ||
-        { echo >&2 && return 1; }
+    answer=$(curl -sS --noproxy '*' --fail-with-body "$url/api/generate" \
+        -H 'Content-Type: application/json' \
+        -d "{\"model\": \"$model\", \"keep_alive\": $1, \"stream\": false}") ||
+        { echo "$answer" >&2 && return 1; }
 }
 
-# Succeed if this very model is loaded.
+# Succeed if this very model is loaded.  Ollama takes a name in any case, and
+# lists it as it was pulled.
 loaded() {
-    curl -sf --noproxy '*' "$url/api/ps" | tr -d ' ' | grep -Fq "\"name\":\"$model\""
+    curl -sf --noproxy '*' "$url/api/ps" | tr -d ' ' | grep -Fiq "\"name\":\"$model\""
 }

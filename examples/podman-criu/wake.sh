@@ -7,6 +7,7 @@ container=$1
 case $(podman container inspect --format '{{.State.Status}} {{.State.Checkpointed}}' "$container") in
     '') exit 1 ;;
     running*) exit 0 ;;
+    paused*) exec podman container unpause "$container" ;;
     *true)
         podman container restore --tcp-established --file-locks "$container" && exit 0
         echo "$container cannot be restored: starting it from nothing" >&2

@@ -9,12 +9,20 @@ url=http://127.0.0.1:$LLMUX_PORT
 # llmux (alive_timeout_secs) tells the two apart.
 ask() {
     state=
-    answer=$(curl -sS --noproxy '*' "$url/is_sleeping" 2>/dev/null) || return 0
-    case $(printf %s "$answer" | tr -d ' ') in
-        '{"is_sleeping":false}') state=awake ;;
-        '{"is_sleeping":true}') state=asleep ;;
+    answer=$(curl -sS --noproxy '*' -w '\n%{http_code}' "$url/is_sleeping" 2>/dev/null) || return 0
+    status=${answer##*
+}
+    answer=${answer%
+*}
+    case $status$(printf %s "$answer" | tr -d ' ') in
+        '200{"is_sleeping":false}') state=awake ;;
+        '200{"is_sleeping":true}') state=asleep ;;
+        5*)
+            echo "$url/is_sleeping answers $status: the engine is dead or broken: $answer" >&2
+            return 1
+            ;;
         *)
-            echo "$url/is_sleeping answers $answer" >&2
+            echo "$url/is_sleeping answers $status: $answer" >&2
             echo "Does it run with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode?" >&2
             return 1
             ;;
