@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 import llmux.demo.launch
+from llmux.command.main import main
 from llmux.config import load_config
-from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, free_ports
+from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, reserved_ports
 from llmux.demo.models import MODELS, install_commands
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "llama-cpp"
@@ -78,7 +79,7 @@ class Scripts:
 def scripts(tmp_path: Path) -> Iterator[Scripts]:
     directory = tmp_path / "a directory"
     shutil.copytree(EXAMPLE, directory)
-    (port,) = free_ports(1, first=18101, last=19000)
+    port = some_port(18101)
     scripts = Scripts(directory, port)
     yield scripts
     for pid in scripts.started:
@@ -188,9 +189,7 @@ class TestScripts:
         if not curl:
             scripts.path = str(programs)
         assert scripts.run("./alive.sh").returncode == 0
-        unwell = Scripts(
-            scripts.directory, free_ports(1, first=scripts.port + 1, last=19000)[0]
-        )
+        unwell = Scripts(scripts.directory, some_port(scripts.port + 1))
         unwell.path = scripts.path
         with subprocess.Popen(
             [sys.executable, "-uc", SERVER, str(unwell.port), "503"], stdout=subprocess.PIPE
@@ -216,7 +215,56 @@ class TestScripts:
         assert directory.stop_servers() == []
 
 
+def some_port(first: int) -> int:
+    """A port on which nothing listens, from C{first} on."""
+    with reserved_ports(1, first, 19000) as ports:
+        return ports[0]
+
+
 class TestDirectory:
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+    @pytest.mark.parametrize("name", [".", "config.yaml", "server.sh", "models"])
+    def test_what_belongs_to_another_user_is_refused(self, tmp_path: Path, name: str) -> None:
+        self.prepare(tmp_path)
+        os.chown(tmp_path / name, 65534, -1)
+        with pytest.raises(DemoError, match="belongs to another user"):
+            DemoDirectory(tmp_path).claim()
+
+    @pytest.mark.parametrize("name", [".", "config.yaml", "server.sh", "models"])
+    def test_what_others_may_write_to_is_refused(self, tmp_path: Path, name: str) -> None:
+        self.prepare(tmp_path)
+        (tmp_path / name).chmod(0o777)
+        with pytest.raises(DemoError, match="may be written to by other users"):
+            DemoDirectory(tmp_path).claim()
+
+    @pytest.mark.parametrize("name", ["config.yaml", "server.sh", "lock"])
+    def test_a_link_is_refused_and_its_target_stays(self, tmp_path: Path, name: str) -> None:
+        self.prepare(tmp_path)
+        target = tmp_path.parent / "theirs"
+        target.write_text("theirs")
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(DemoError, match="is a link"):
+            DemoDirectory(tmp_path).claim()
+        assert target.read_text() == "theirs"
+
+    def test_nobody_else_may_look_into_it(self, tmp_path: Path) -> None:
+        directory = DemoDirectory(tmp_path / "x")
+        directory.claim()
+        directory.write_scripts()
+        directory.write_config("python3", 3001, {"smollm2": 1, "gemma3": 2})
+        found = {path.name: path.stat().st_mode & 0o777 for path in directory.path.iterdir()}
+        assert {name for name, mode in found.items() if mode & 0o077} == set()
+        assert directory.path.stat().st_mode & 0o777 == 0o700
+
+    def prepare(self, path: Path) -> None:
+        """As an earlier demo has left it."""
+        directory = DemoDirectory(path)
+        path.chmod(0o755)
+        directory.models.mkdir()
+        directory.write_scripts()
+        directory.write_config("python3", 3001, {"smollm2": 1, "gemma3": 2})
+
     def test_one_at_a_time(self, tmp_path: Path) -> None:
         first, second = DemoDirectory(tmp_path / "x"), DemoDirectory(tmp_path / "x")
         first.claim()
@@ -329,12 +377,24 @@ class TestPorts:
             port = taken.getsockname()[1]
             with pytest.raises(DemoError, match=f"port {port} is taken; choose another"):
                 check_port_free(port)
-            assert port not in free_ports(2, first=port, last=65535)
+            with reserved_ports(2, first=port, last=65535) as ports:
+                assert port not in ports
         check_port_free(port)
 
     def test_none_left(self) -> None:
-        with pytest.raises(DemoError, match="no 2 free ports from 18200 to 18200"):
-            free_ports(2, first=18200, last=18200)
+        expected = "no 2 free ports from 18200 to 18200"
+        with pytest.raises(DemoError, match=expected), reserved_ports(2, 18200, 18200):
+            pass
+
+    def test_two_demos_take_different_ports(self) -> None:
+        """Before either has woken a model, and each model's server can take its port."""
+        with (
+            reserved_ports(2, 18210, 18290) as first,
+            reserved_ports(2, 18210, 18290) as second,
+        ):
+            assert not {*first} & {*second}
+            for port in *first, *second:
+                socket.create_server(("127.0.0.1", port)).close()
 
 
 class TestMain:
@@ -346,7 +406,7 @@ class TestMain:
     ) -> None:
         """One line, with commands to paste; nothing is written."""
         monkeypatch.setattr(llmux.demo.launch, "install_commands", lambda python: ["a", "b"])
-        assert llmux.demo.launch.main(["--directory", str(tmp_path / "x")]) == 1
+        assert main(["demo", "--directory", str(tmp_path / "x")]) == 1
         said = capsys.readouterr().err
         assert said == "llmux demo: it needs more packages; install them: a && b\n"
         assert not (tmp_path / "x").exists()
@@ -366,16 +426,15 @@ class TestMain:
         monkeypatch.setattr(llmux.demo.launch, "install_commands", lambda python: [])
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            status = llmux.demo.launch.main(
-                ["-p", str(port), "--directory", str(tmp_path / "x")]
-            )
+            status = main(["demo", "-p", str(port), "--directory", str(tmp_path / "x")])
         assert status == 1
         assert capsys.readouterr().err.startswith(f"llmux demo: port {port} is taken")
         assert not (tmp_path / "x").exists()
 
     @pytest.mark.parametrize("port", ["0", "65536", "x"])
     def test_no_port(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as raised:
-            llmux.demo.launch.main(["-p", port])
-        assert raised.value.code == 2
-        assert port in capsys.readouterr().err
+        assert main(["demo", "-p", port]) == 2
+        assert capsys.readouterr().err == (
+            f"llmux demo: -p takes a port from 1 to 65535, not '{port}'\n"
+            "Try llmux demo --help.\n"
+        )

@@ -9,14 +9,16 @@ import fcntl
 import os
 import shlex
 import socket
+import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from llmux.demo.models import MODELS
 
-__all__ = ["DemoDirectory", "DemoError", "check_port_free", "free_ports"]
+__all__ = ["DemoDirectory", "DemoError", "check_port_free", "reserved_ports"]
 
 _MARK = "# Written by `llmux demo`, which overwrites it at each start."
 _LOCK = "lock"
@@ -46,15 +48,21 @@ class DemoDirectory:
         """
         Make the directory, and hold it for as long as this process lives.
 
-        @raise DemoError: another demo runs in it, or it holds somebody's own
-            configuration, or it cannot be written to.
+        @raise DemoError: another demo runs in the directory; it holds somebody's
+            own configuration; it, or something in it, belongs to another user or
+            may be written to by others; or it cannot be written to.
         """
         try:
-            self.models.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._check_owner()
+            self.path.chmod(0o700)
+            self.models.mkdir(mode=0o700, exist_ok=True)
             if self.config.exists() and not self.config.read_text().startswith(_MARK):
                 raise DemoError(f"{self.config} is not the demo's; choose another --directory")
             # Never closed: the lock goes when the process does, however it ends.
-            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            self._lock = os.open(self.path / _LOCK, flags, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A demo that was killed may have left one half put together.
             for partial in self.models.glob("*.gguf.*"):
@@ -66,6 +74,33 @@ class DemoDirectory:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def _check_owner(self) -> None:
+        """
+        See to it that nobody else could have put anything into the directory.
+        The scripts in it are run, and its files are overwritten.
+        """
+        found = [self.path, *(Path(top) / n for top, d, f in os.walk(self.path) for n in d + f)]
+        for path in found:
+            status = path.stat() if path == self.path else path.lstat()
+            if status.st_uid != os.geteuid():
+                raise DemoError(f"{path} belongs to another user; choose another --directory")
+            if stat.S_ISLNK(status.st_mode):
+                raise DemoError(f"{path} is a link; remove it, or choose another --directory")
+            if _writable_by_others(status):
+                raise DemoError(
+                    f"{path} may be written to by other users; choose another --directory, or "
+                    f"remove {self.path}"
+                )
+
+    def _write(self, path: Path, data: bytes, mode: int) -> None:
+        """Write a new file, and put it in the place of the one that is there."""
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(new, flags, mode), "wb") as file:
+            file.write(data)
+        new.replace(path)
+
     def write_scripts(self) -> None:
         """
         Write the scripts that start, stop and ask the servers.
@@ -75,9 +110,7 @@ class DemoDirectory:
         scripts = files("llmux.demo").joinpath("scripts")
         try:
             for name in _SCRIPTS:
-                script = self.path / name
-                script.write_bytes(scripts.joinpath(name).read_bytes())
-                script.chmod(0o755)
+                self._write(self.path / name, scripts.joinpath(name).read_bytes(), 0o700)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -91,7 +124,8 @@ class DemoDirectory:
         @raise DemoError: the directory cannot be written to.
         """
         try:
-            self.config.write_text(_configuration(python, port, backend_ports))
+            text = _configuration(python, port, backend_ports)
+            self._write(self.config, text.encode(), 0o600)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -124,7 +158,8 @@ class DemoDirectory:
 
 
 def _configuration(python: str, port: int, backend_ports: Mapping[str, int]) -> str:
-    lines = [_MARK, f"port: {port}", "sleep_on_exit: true", "shutdown_timeout_secs: 5", ""]
+    lines = [_MARK, f"port: {port}", "sleep_on_exit: true", "shutdown_timeout_secs: 5"]
+    lines += ["state_dir: state", ""]
     lines.append("models:")
     for name, backend_port in backend_ports.items():
         lines += [
@@ -159,24 +194,45 @@ def check_port_free(port: int) -> None:
         raise DemoError(f"port {port} {why}; choose another with -p PORT") from None
 
 
-def free_ports(count: int, first: int = 8101, last: int = 9100) -> list[int]:
+def _writable_by_others(status: os.stat_result) -> bool:
+    """A group that is the user's own, as many systems have it, is no other user."""
+    mode = status.st_mode
+    of_group = bool(mode & stat.S_IWGRP) and status.st_gid != os.getegid()
+    return bool(mode & stat.S_IWOTH) or of_group
+
+
+@contextmanager
+def reserved_ports(count: int, first: int = 8101, last: int = 9100) -> Iterator[list[int]]:
     """
-    Ports on which nothing listens, C{first} to C{last}.  Not from the
-    range that outgoing connections take theirs from: a server here is started
-    long after its port was chosen.
+    Ports from C{first} to C{last} on which nothing listens, and which nobody else
+    gets from here meanwhile.  They are not from the range that outgoing
+    connections take theirs from: a server here is started long after its port
+    was chosen.
+
+    Each port is bound by a socket that does not listen and lets others bind the
+    port too if they ask for that (C{SO_REUSEADDR}), as servers do and this
+    function does not.
 
     @raise DemoError: there are not so many.
     """
-    found: list[int] = []
-    for port in range(first, last + 1):
-        try:
-            _bind(port)
-        except OSError:
-            continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise DemoError(f"no {count} free ports from {first} to {last}")
+    with ExitStack() as held:
+        found: list[int] = []
+        for port in range(first, last + 1):
+            if len(found) == count:
+                break
+            probe = socket.socket()
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probe.close()
+                continue
+            held.enter_context(probe)
+            for option in socket.SO_REUSEADDR, socket.SO_REUSEPORT:
+                probe.setsockopt(socket.SOL_SOCKET, option, 1)
+            found.append(port)
+        if len(found) < count:
+            raise DemoError(f"no {count} free ports from {first} to {last}")
+        yield found
 
 
 def _bind(port: int) -> None:

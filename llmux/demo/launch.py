@@ -1,83 +1,79 @@
 """
-C{llmux demo}: two real models behind one port.
+C{llmux demo} serves two real models through one port.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
-from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, free_ports
+from twisted.python import usage
+
+from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, reserved_ports
 from llmux.demo.models import MODELS, gguf_of, install_commands
 
-__all__ = ["main"]
+__all__ = ["DemoOptions"]
 
 
-def main(argv: Sequence[str]) -> int:
-    """
-    Run the demo until SIGINT or SIGTERM.
+class DemoOptions(usage.Options):
+    """What stands after C{llmux demo}."""
 
-    @param argv: the arguments after C{llmux demo}.
-    @return: the exit status.
-    """
-    options = _parse(argv)
-    try:
-        return _demo(options)
-    except DemoError as error:
-        print(f"llmux demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    longdesc = "Serve two small language models, on the CPU, through one port."
+    optParameters: ClassVar[Any] = [
+        ["port", "p", "3000", "Listen here."],
+        ["directory", None, "llmux-demo", "Write here and nowhere else."],
+    ]
+    optFlags: ClassVar[Any] = [["verbose", "v", "Log debug messages."]]
 
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="llmux demo",
-        description="Serve two small language models, on the CPU, through one port.",
-    )
-    parser.add_argument(
-        "-p", "--port", type=int, default=3000, help="listen here (default: 3000)"
-    )
-    parser.add_argument(
-        "--directory",
-        type=Path,
-        default=Path("llmux-demo"),
-        metavar="DIR",
-        help="write here and nowhere else (default: ./llmux-demo)",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log debug messages")
-    options = parser.parse_args(argv)
-    if not 1 <= options.port <= 65535:
-        parser.error(f"argument -p/--port: {options.port} is not a port; give 1 to 65535")
-    return options
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return "Usage: llmux demo [options]"
+
+    def postOptions(self) -> None:
+        """Check the port."""
+        text = self["port"]
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+            raise usage.UsageError(f"-p takes a port from 1 to 65535, not {text!r}")
+
+    def run(self) -> int:
+        """
+        Run the demo until SIGINT or SIGTERM.
+
+        @return: the exit status.
+        """
+        try:
+            return _demo(int(self["port"]), Path(self["directory"]), bool(self["verbose"]))
+        except DemoError as error:
+            print(f"llmux demo: {error}", file=sys.stderr)
+            return 1
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(port: int, path: Path, verbose: bool) -> int:
     commands = install_commands(shlex.quote(sys.executable))
     if commands:
         raise DemoError(f"it needs more packages; install them: {' && '.join(commands)}")
-    check_port_free(options.port)
-    directory = DemoDirectory(options.directory)
+    check_port_free(port)
+    directory = DemoDirectory(path)
     directory.claim()
     print(f"llmux demo: everything is in {directory.path}", flush=True)
-    _prepare(directory, options.port)
-    try:
-        return _run(
-            directory,
-            options.verbose,
-            lambda: print(_introduction(options.port), flush=True),
-        )
-    finally:
-        # Nothing is left to stop when llmux has ended as it should.
-        directory.stop_servers()
+    # Held until the end: another demo, in another directory, takes other ports.
+    with reserved_ports(len(MODELS)) as ports:
+        _prepare(directory, port, ports)
+        try:
+            return _run(directory, verbose, lambda: print(_introduction(port), flush=True))
+        finally:
+            # Nothing is left to stop when llmux has ended as it should.
+            directory.stop_servers()
 
 
-def _prepare(directory: DemoDirectory, port: int) -> None:
+def _prepare(directory: DemoDirectory, port: int, backend_ports: Sequence[int]) -> None:
     """Stop what an earlier demo has left, and write all that llmux needs."""
     directory.write_scripts()
     for stale in directory.stop_servers():
@@ -91,8 +87,7 @@ def _prepare(directory: DemoDirectory, port: int) -> None:
             f"  {model.name:<8} {model.title:<34} {gguf.stat().st_size / 1e6:.0f} MB",
             flush=True,
         )
-    ports = dict(zip(MODELS, free_ports(len(MODELS)), strict=True))
-    directory.write_config(sys.executable, port, ports)
+    directory.write_config(sys.executable, port, dict(zip(MODELS, backend_ports, strict=True)))
 
 
 def _run(directory: DemoDirectory, verbose: bool, up: Callable[[], None]) -> int:
@@ -114,11 +109,11 @@ def _run(directory: DemoDirectory, verbose: bool, up: Callable[[], None]) -> int
 _INTRODUCTION = """
 Listening on http://127.0.0.1:{port}.  From another terminal, try
 
-  curl {url} -d '{plain}'
+  curl {url} -H 'Content-Type: application/json' -d '{plain}'
 
 and then, as it is written, by the other model (the switch shows here):
 
-  curl -N {url} -d '{streaming}'
+  curl -N {url} -H 'Content-Type: application/json' -d '{streaming}'
 
 They are very small: do not believe what they say.  Ctrl-C stops everything.
 """
