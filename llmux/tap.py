@@ -52,6 +52,7 @@ class Options(usage.Options):
         sys.exit(0)
 
     opt_V = opt_version
+    opt_h = usage.Options.opt_help
 
     def postOptions(self) -> None:
         """Choose the reactor and the format of the log, where twistd was not told which."""

@@ -331,20 +331,32 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            (["-p", "70000"], "argument -p/--port: '70000' is not a port from 0 to 65535"),
-            (["-p", "x"], "argument -p/--port: 'x' is not a port from 0 to 65535"),
-            (["--log-format", "xml"], "invalid choice: 'xml'"),
-            (["-c", "c.yaml", "check"], "(the command comes first: llmux check ...)"),
-            (["check", "more"], "unrecognized arguments: more"),
+            (["-p", "70000"], "-p takes a port from 0 to 65535, not '70000'"),
+            (["-p", "x"], "-p takes a port from 0 to 65535, not 'x'"),
+            (["--log-format", "xml"], "--log-format is text or json, not 'xml'"),
+            (["--no-such-option"], "option --no-such-option not recognized"),
+            (["chekc"], "Unknown command: chekc"),
         ],
     )
     def test_usage(
         self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        assert caught.value.code == 2
-        assert expected in capsys.readouterr().err
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == f"llmux: {expected}\nTry llmux --help.\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["check", "more"], "Wrong number of arguments."),
+            (["check", "--cycle"], "--cycle goes with --hooks"),
+        ],
+    )
+    def test_usage_of_a_command(
+        self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == 2
+        err = capsys.readouterr().err
+        assert err == f"llmux check: {expected}\nTry llmux check --help.\n"
 
 
 class TestCheck:
@@ -478,12 +490,25 @@ class TestOtherCommands:
             main([option])
         assert caught.value.code == 0
         out = capsys.readouterr().out
-        for word in "--config", "--port", "--verbose", "llmux check", "llmux demo":
+        for word in "--config=", "--port=", "--verbose", "check ", "demo ", "simulate ":
             assert word in out
+
+    @pytest.mark.parametrize("command", ["check", "demo", "simulate"])
+    def test_help_of_a_command(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.lower().startswith(f"usage: llmux {command} [")
+
+    def test_the_configuration_may_stand_before_the_command(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["-c", str(tmp_path / "none.yaml"), "check"]) == 1
+        assert "none.yaml: it cannot be read" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("name", "module"),
-        [("demo", "llmux.demo.launch"), ("simulate", "llmux.simulate.compare")],
+        [("simulate", "llmux.simulate.compare")],
     )
     def test_handed_on(self, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         given: list[Sequence[str]] = []

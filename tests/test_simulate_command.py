@@ -245,7 +245,7 @@ def test_no_matplotlib(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([trace, "--plot", "picture.svg"]) == 1
-    assert "pip install 'txllmux[plot]'" in capsys.readouterr().err
+    assert "from the checkout: pip install '.[plot]'" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

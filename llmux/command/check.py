@@ -1,55 +1,149 @@
 """
-C{llmux check}: is a configuration sound, and what does it amount to?
+C{llmux check} says whether a configuration is sound, and what it amounts to.
 """
 
 from __future__ import annotations
 
-import argparse
+import errno
 import json
 import os
+import socket
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
+from twisted.python import usage
 
+from llmux.command.scripts import script_problems
 from llmux.config import Config, ConfigError, load_config
-from llmux.config.error import printable
+from llmux.config.error import key_path, printable, shown
 
-__all__ = ["describe", "main"]
+__all__ = ["CheckOptions", "check_surroundings", "describe", "doubts"]
 
 
-def main(argv: Sequence[str]) -> int:
-    """
-    Run the command.
+class CheckOptions(usage.Options):
+    """What stands after C{llmux check}."""
 
-    @return: 0 if the configuration is sound, else 1.
-    """
-    parser = argparse.ArgumentParser(
-        prog="llmux check",
-        description="Say whether a configuration is sound, and what it amounts to. "
-        "Runs no hook and listens nowhere.",
+    longdesc = (
+        "Say whether a configuration is sound, and what it amounts to.  Listens nowhere, and "
+        "runs no hook unless told to.  What looks wrong but may be meant is said on stderr."
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        default="config.yaml",
-        help="the configuration, YAML or JSON by its extension (default: config.yaml)",
-    )
-    parser.add_argument("--json", action="store_true", help="print it as a JSON object")
-    options = parser.parse_args(argv)
-    try:
-        config = load_config(options.config)
-        check_surroundings(config)
-    except ConfigError as e:
-        print(e, file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(as_plain_values(config), indent=2))
-    else:
-        print("\n".join(describe(config)))
-    return 0
+    optParameters: ClassVar[Any] = [
+        ["config", "c", None, "The configuration, YAML or JSON by its extension."],
+        ["model", "m", None, "With --hooks: this model's hooks only."],
+    ]
+    optFlags: ClassVar[Any] = [
+        ["json", None, "Print the configuration as a JSON object."],
+        ["strict", None, "Exit with status 1 if anything looks wrong."],
+        ["hooks", None, "Run each model's alive, and print what it said and how long it took."],
+        ["cycle", None, "With --hooks: sleep, wake, alive until it says yes, and sleep again."],
+    ]
+    parent: Any = None
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return "Usage: llmux check [options]"
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        self.parent.opt_version()
+        raise AssertionError("it has not exited")
+
+    def postOptions(self) -> None:
+        """See that the options go together."""
+        if self["config"] is None:
+            self["config"] = self.parent["config"]
+        for option in "cycle", "model":
+            if self[option] and not self["hooks"]:
+                raise usage.UsageError(f"--{option} goes with --hooks")
+
+    def run(self) -> int:
+        """
+        Check the configuration.
+
+        @return: 0 if it is sound; 1 if it is not, if a hook does not do what
+            llmux needs, or, with C{--strict}, if anything looks wrong.
+        """
+        try:
+            config = load_config(self["config"])
+            check_surroundings(config)
+            models = _models(config, self["model"])
+        except ConfigError as e:
+            print(e, file=sys.stderr)
+            return 1
+        if self["json"]:
+            print(json.dumps(as_plain_values(config), indent=2))
+        elif not self["hooks"]:
+            print("\n".join(describe(config)))
+        warnings = list(doubts(config))
+        for warning in warnings:
+            print(f"{printable(config.file)}: {warning}", file=sys.stderr)
+        status = 1 if warnings and self["strict"] else 0
+        if self["hooks"]:
+            from llmux.command.rehearsal import run_hooks
+
+            try:
+                if self["cycle"]:
+                    check_nobody_serves(config)
+                if not run_hooks(config, models, bool(self["cycle"]), sys.stdout):
+                    status = 1
+            except ConfigError as e:
+                print(e, file=sys.stderr)
+                return 1
+        return status
+
+
+def _models(config: Config, name: str | None) -> list[str]:
+    if name is None:
+        return sorted(config.models)
+    if name not in config.models:
+        known = ", ".join(sorted(config.models))
+        raise ConfigError(config.file, "", f"it has no model {shown(name)}", f"known: {known}")
+    return [name]
+
+
+def doubts(config: Config) -> Iterator[str]:
+    """What looks wrong in a configuration and may be meant: a line for each."""
+    at: dict[tuple[str, int], list[str]] = {}
+    for name, model in sorted(config.models.items()):
+        at.setdefault((model.host, model.port), []).append(name)
+        for hook in "wake", "sleep", "alive":
+            place = key_path(("models", name, hook))
+            for problem in script_problems(getattr(model, hook), config.directory):
+                yield f"{place}: {printable(problem)}"
+    for (host, port), names in at.items():
+        if len(names) > 1:
+            yield (
+                f"models {', '.join(names)} share {host}:{port}; the alive of each must say no "
+                "while another one is awake"
+            )
+
+
+def check_nobody_serves(config: Config) -> None:
+    """
+    See to it that no llmux serves by this configuration: its models are not
+    to be woken behind its back.
+
+    @raise ConfigError: something listens where it would.
+    """
+    if config.listen is not None:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as e:
+            if e.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    config.file,
+                    "port",
+                    f"something listens on {config.port} already: is it llmux?",
+                    "stop it before its models are put to sleep and woken",
+                ) from None
 
 
 def check_surroundings(config: Config) -> None:

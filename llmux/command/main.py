@@ -1,81 +1,75 @@
 """
-The C{llmux} command: the daemon in the foreground, and what goes with it.
+The C{llmux} command: the daemon in the foreground, and the commands that go with it.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from llmux._version import __version__
+from twisted.python import usage
 
-__all__ = ["main"]
+from llmux.tap import Options
 
-_COMMANDS = """\
-commands, each with its own --help:
-  llmux check       say whether a configuration is sound, and what it amounts to
-  llmux demo        two real models behind one port
-  llmux simulate    compare policies on recorded or imagined traffic
-"""
+__all__ = ["LlmuxOptions", "main"]
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that hints at the place of a sub-command."""
+class _Elsewhere(usage.Options):
+    """A command whose module reads the rest of the line by itself."""
 
-    def error(self, message: str) -> NoReturn:
-        """Two lines, and exit status 2."""
-        words = message.split()
-        found = [word for word in words if word in _SUB_COMMANDS]
-        if "unrecognized" in words and found:
-            message += f" (the command comes first: llmux {found[0]} ...)"
-        super().error(message)
+    def __init__(self, module: str) -> None:
+        usage.Options.__init__(self)
+        self._module = module
+        self._rest: list[str] = []
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Keep the words for the module."""
+        self._rest = list(options or ())
+
+    def run(self) -> int:
+        """Let the module's C{main} do it."""
+        from importlib import import_module
+
+        status: int = import_module(self._module).main(self._rest)
+        return status
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
+def _check() -> Any:
+    from llmux.command.check import CheckOptions
+
+    return CheckOptions()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="llmux",
-        description="One OpenAI-compatible endpoint in front of more language models "
-        "than the GPU can hold.",
-        epilog=_COMMANDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _demo() -> Any:
+    from llmux.demo.launch import DemoOptions
+
+    return DemoOptions()
+
+
+def _simulate() -> Any:
+    return _Elsewhere("llmux.simulate.compare")
+
+
+class LlmuxOptions(Options):
+    """What stands after C{llmux}: the options of C{twistd llmux}, or a command."""
+
+    synopsis = "[options] [command]"
+    longdesc = (
+        "One OpenAI-compatible endpoint in front of more language models than the GPU can "
+        "hold.  Without a command llmux serves in the foreground.  Each command has a --help."
     )
-    _add_config(parser)
-    parser.add_argument(
-        "-p",
-        "--port",
-        type=_port,
-        help="listen on this port and not on the configuration's (0: any free one)",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log debug messages")
-    parser.add_argument(
-        "--log-format",
-        choices=("text", "json"),
-        default="text",
-        help="text for people (default), or json: one object a line",
-    )
-    parser.add_argument("-V", "--version", action="version", version=f"llmux {__version__}")
-    return parser
+    subCommands: ClassVar[Any] = [
+        ("check", None, _check, "say whether a configuration is sound, and what it amounts to"),
+        ("demo", None, _demo, "two real models behind one port"),
+        ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
+    ]
 
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        default="config.yaml",
-        help="the configuration, YAML or JSON by its extension (default: config.yaml)",
-    )
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return f"Usage: llmux {self.synopsis}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,61 +77,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run the command.
 
     @return: the exit status: 0; 1 for a configuration that is not sound or
-        cannot be carried out; 128 + its number when a second signal has
-        aborted requests.
+        cannot be carried out; 2 for options that make no sense; 128 + its
+        number when a second signal has aborted requests.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in _SUB_COMMANDS:
-        try:
-            status = _SUB_COMMANDS[arguments[0]](arguments[1:])
-            sys.stdout.flush()
-            return status
-        except BrokenPipeError:
-            # The reader of our output has had enough: nobody to tell, at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-    options = _parser().parse_args(arguments)
+    options = LlmuxOptions()
     try:
-        return _serve(options)
+        words = list(sys.argv[1:] if argv is None else argv)
+        usage.Options.parseOptions(options, words)
+    except usage.UsageError as e:
+        command = f"llmux {options.subCommand}" if options.subCommand else "llmux"
+        print(f"{command}: {e}\nTry {command} --help.", file=sys.stderr)
+        return 2
+    try:
+        if options.subCommand is None:
+            return _serve(options)
+        status: int = options.subOptions.run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader of our output has had enough: nobody to tell, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         # Before the reactor ran: nothing had begun.
         return 128 + signal.SIGINT
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: Options) -> int:
     from llmux.config import ConfigError, load_config
     from llmux.daemon.foreground import serve
 
     try:
-        config = load_config(options.config, port=options.port)
-        return serve(config, log_format=options.log_format, verbose=options.verbose)
+        config = load_config(options["config"], port=options["port"])
+        return serve(config, log_format=options["log-format"], verbose=bool(options["verbose"]))
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 1
-
-
-def _check(argv: Sequence[str]) -> int:
-    from llmux.command.check import main as check
-
-    return check(argv)
-
-
-def _demo(argv: Sequence[str]) -> int:
-    from llmux.demo.launch import main as demo
-
-    status: int = demo(list(argv))
-    return status
-
-
-def _simulate(argv: Sequence[str]) -> int:
-    from llmux.simulate.compare import main as simulate
-
-    status: int = simulate(list(argv))
-    return status
-
-
-_SUB_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "check": _check,
-    "demo": _demo,
-    "simulate": _simulate,
-}

@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         "--plot",
         metavar="FILE",
         help="draw which model was awake when, and who waited (.svg, .png or .pdf; "
-        "needs matplotlib: pip install 'txllmux[plot]')",
+        "needs matplotlib; from the checkout: pip install '.[plot]')",
     )
     return parser
 

@@ -46,7 +46,7 @@ def plotter(file: str) -> Callable[[Trace, Sequence[tuple[str, Record]]], None]:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError(
-            "--plot needs matplotlib; install it: pip install 'txllmux[plot]'"
+            "--plot needs matplotlib; install it from the checkout: pip install '.[plot]'"
         ) from None
 
     def draw(trace: Trace, records: Sequence[tuple[str, Record]]) -> None:

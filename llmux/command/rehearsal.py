@@ -1,0 +1,155 @@
+"""
+C{llmux check --hooks}: each model's scripts, run as llmux runs them, with the times that
+they take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from llmux.config import Config
+from llmux.interfaces import HookKind, HookResult, IHookRunner
+
+__all__ = ["Step", "rehearse", "report", "run_hooks"]
+
+PAUSE = 0.25
+"""Seconds between two questions to a model that has not answered yes yet."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One hook of a rehearsal.
+
+    @ivar step: the hook's name.
+    @ivar outcome: what came of it, in a few words.
+    @ivar ok: whether that is what llmux needs.
+    """
+
+    model: str
+    step: str
+    seconds: float
+    outcome: str
+    ok: bool
+
+
+async def rehearse(
+    clock: IReactorTime, hooks: IHookRunner, model: str, wake_limit: float, cycle: bool
+) -> list[Step]:
+    """
+    Ask a model's C{alive}; or, with C{cycle}, run C{sleep}, C{wake}, C{alive} until it
+    says yes, and C{sleep} again.  What comes after a step that failed is left out,
+    except for the last C{sleep}.
+
+    @param wake_limit: seconds within which the wake hook must have ended and C{alive}
+        have said yes.
+    """
+
+    async def run(kind: HookKind) -> HookResult:
+        result: HookResult = await hooks.start(model, kind).exited
+        return result
+
+    if not cycle:
+        return [_answer(model, await run(HookKind.ALIVE))]
+    steps = [_done(model, "sleep", await run(HookKind.SLEEP))]
+    if steps[-1].ok:
+        began = clock.seconds()
+        steps.append(_done(model, "wake", await run(HookKind.WAKE)))
+        if steps[-1].ok:
+            steps.append(await _until_yes(clock, run, model, began, wake_limit))
+        steps.append(_done(model, "sleep", await run(HookKind.SLEEP)))
+    return steps
+
+
+async def _until_yes(clock: Any, run: Any, model: str, began: float, wake_limit: float) -> Step:
+    woken = clock.seconds()
+    while True:
+        step = _answer(model, await run(HookKind.ALIVE))
+        passed = clock.seconds() - began
+        step = replace(step, seconds=clock.seconds() - woken)
+        if step.outcome == "yes":
+            return step
+        if passed >= wake_limit:
+            return replace(step, outcome=f"{step.outcome}, for {wake_limit:g} s", ok=False)
+        await deferLater(clock, PAUSE)
+
+
+def _done(model: str, step: str, result: HookResult) -> Step:
+    outcome = "done" if result.ok else _why(result)
+    return Step(model, step, result.duration, outcome, result.ok)
+
+
+def _answer(model: str, result: HookResult) -> Step:
+    if result.ok or result.says_no:
+        outcome = "yes" if result.ok else f"no ({_why(result)})"
+        return Step(model, "alive", result.duration, outcome, True)
+    return Step(model, "alive", result.duration, f"unknown ({_why(result)})", False)
+
+
+def _why(result: HookResult) -> str:
+    words = result.last_words
+    return f"{result.reason}: {words}" if words else result.reason
+
+
+def report(steps: Sequence[Step]) -> Iterator[str]:
+    """The lines of a table."""
+    rows = [("model", "hook", "seconds", "outcome")]
+    rows += [(s.model, s.step, f"{s.seconds:.3f}", s.outcome) for s in steps]
+    name, hook, seconds = (max(len(row[i]) for row in rows) for i in range(3))
+    for row in rows:
+        yield f"{row[0]:<{name}}  {row[1]:<{hook}}  {row[2]:>{seconds}}  {row[3]}"
+
+
+def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -> bool:
+    """
+    Rehearse these models one after the other, as L{rehearse} says, and write a table.
+    This takes the process over: it can be done once.
+
+    @return: whether every step did what llmux needs.
+    """
+    from llmux.daemon.twisted_gaps import install_reactor
+
+    install_reactor()
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    found: list[Step] = []
+
+    async def all_of_them() -> None:
+        for name in models:
+            limit = config.models[name].wake_timeout_secs
+            hooks = _hook_runner(config, name, reactor)
+            found.extend(await rehearse(reactor, hooks, name, limit, cycle))
+
+    def start() -> None:
+        done = Deferred.fromCoroutine(all_of_them())
+        done.addErrback(failures.append)
+        done.addBoth(lambda _: reactor.stop())
+
+    failures: list[Any] = []
+    reactor.callWhenRunning(start)
+    reactor.run()
+    if failures:
+        failures[0].raiseException()
+    print("\n".join(report(found)), file=out)
+    return all(step.ok for step in found)
+
+
+def _hook_runner(config: Config, model: str, reactor: Any) -> IHookRunner:
+    """
+    A runner for one model's hooks that leaves no note of its wakes, and heeds none:
+    they are those of the llmux that serves.
+    """
+    from llmux.hooks.runner import HookRunner
+    from llmux.hooks.state import StateDirectory, state_path
+
+    state = StateDirectory(state_path(config))
+    os.environ["LLMUX_STATE"] = str(state.model_directory(model))
+    return HookRunner(reactor, config.models, config.directory)
