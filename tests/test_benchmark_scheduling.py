@@ -23,7 +23,7 @@ def load(requests: float, seconds: float) -> float:
     return requests / seconds / 16
 
 
-def test_families_are_what_they_say() -> None:
+def test_the_families_have_the_load_and_the_shares_that_they_say() -> None:
     assert zipf(4)[0] == pytest.approx(0.48)
     for bursts in (False, True):
         trace = open_loop(1, 0.5, [0.75, 0.25], bursts=bursts, horizon=40_000)
@@ -35,7 +35,7 @@ def test_families_are_what_they_say() -> None:
     assert open_loop(1, 0.1, [1.0]).requests != open_loop(2, 0.1, [1.0]).requests
 
 
-def test_agents_follow_themselves() -> None:
+def test_an_agent_sends_its_next_request_after_its_last_reply() -> None:
     trace = agents(1, 3, 2, (2, 5), horizon=600)
     assert sum(request.after is None for request in trace.requests) == 3
     assert all(2 <= r.think <= 5 for r in trace.requests)
@@ -46,7 +46,7 @@ def test_agents_follow_themselves() -> None:
     assert len({r.sent for r in batches(1, 60, 5, 3).requests}) > 10
 
 
-def test_recorded_traffic() -> None:
+def test_recorded_traffic_is_stretched_to_the_load() -> None:
     trace, length = mooncake(1, 0.45)
     work = sum(request.service for request in trace.requests)
     assert load(work, length) == pytest.approx(0.45, rel=0.01)
@@ -58,7 +58,7 @@ def test_recorded_traffic() -> None:
     assert sum(request.after is None for request in trace.requests) == 4
 
 
-def test_scenarios_have_names_of_their_own() -> None:
+def test_each_scenario_has_a_name_of_its_own() -> None:
     names = [scenario.name for scenario in FAMILIES(1)]
     assert len(set(names)) == len(names)
 
@@ -68,21 +68,21 @@ def short() -> Scenario:
     return replace(scenario, horizon=900.0, warm_up=90.0)
 
 
-def test_measuring() -> None:
+def test_a_measured_scenario_has_waits() -> None:
     scenario = short()
     result = measure(scenario, FifoPolicy(), scenario.trace(), "fifo")
     assert result.requests > 50
     assert result.wait_mean_s
 
 
-def test_comparing() -> None:
+def test_fifo_compared_with_itself_is_one_throughout() -> None:
     found = compare(short(), ["fifo", "exhaustive", "cost_aware"])
     assert [one.policy for one in found] == ["fifo", "exhaustive", "cost_aware"]
     assert found[0].mean == found[0].p99 == found[0].throughput == 1
     assert found[1].mean != 1
 
 
-def test_table() -> None:
+def test_the_table_has_geometric_means_and_the_worst() -> None:
     one = Comparison("x", "light", "p", 0.5, 1.0, 1.0, 1.0, 7.0, 8.0)
     rows = list(table([one, replace(one, scenario="y", mean=2.0)]))
     assert len(rows) == 3

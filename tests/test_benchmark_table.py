@@ -51,6 +51,6 @@ def test_without_the_reference_there_are_no_ratios() -> None:
     assert row(table, "a switch")[0] == "2.00 ms"
 
 
-def test_what_nobody_has_measured_has_no_line() -> None:
+def test_a_figure_that_was_not_measured_has_no_line() -> None:
     """Only the head of the table is left."""
     assert len(markdown({"llmux": {}}, TITLES, ["llmux"], None).splitlines()) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
 from random import Random
 
@@ -19,6 +20,7 @@ from llmux.interfaces import (
     Left,
     LeftReason,
     PolicyContext,
+    PolicyEvent,
     Woke,
 )
 from llmux.policy.catalog import find_policy, known_policies
@@ -27,6 +29,7 @@ from llmux.policy.cost_aware import (
     CostAwarePolicyFactory,
     CostAwareSettings,
 )
+from llmux.policy.knowledge import Knowledge, ModelKnowledge
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
@@ -36,6 +39,12 @@ from tests.world import SLEEP, WAKE, Client, World
 def make(**values: float) -> CostAwarePolicy:
     weights = {name: values.pop(f"weight_{name}", 1.0) for name in "abc"}
     return CostAwarePolicy(PolicyContext(weights=weights), CostAwareSettings(**values))
+
+
+def known(name: str) -> tuple[Callable[[PolicyEvent], None], ModelKnowledge]:
+    """What shows an event to the policy's knowledge, and what that knows of one model."""
+    knowledge = Knowledge(dict.fromkeys("abc", 1.0), 10.0)
+    return lambda event: knowledge.learn[type(event)](event), knowledge.models[name]
 
 
 def world(cost: float = 10.0, **values: float) -> World:
@@ -66,7 +75,7 @@ def wake(at: World, model: str, *, service: float = 2.0, times: int = 6) -> None
 # ------------------------------------------------------------------- the seam
 
 
-def test_interfaces() -> None:
+def test_the_policy_and_its_factory_provide_their_interfaces() -> None:
     assert verifyObject(ISwitchPolicy, make())
     factory = CostAwarePolicyFactory()
     assert verifyObject(ISwitchPolicyFactory, factory)
@@ -75,19 +84,19 @@ def test_interfaces() -> None:
     assert isinstance(factory.build(context, None), CostAwarePolicy)
 
 
-def test_it_comes_through_the_door_of_plugins() -> None:
+def test_the_policy_is_found_as_a_plugin() -> None:
     assert find_policy("cost_aware").settings is CostAwareSettings
     assert {"cost_aware", "fifo"} <= set(known_policies())
 
 
 @pytest.mark.parametrize("key", CostAwareSettings.__struct_fields__)
 @pytest.mark.parametrize("value", [-0.5, nan, inf])
-def test_settings_out_of_range(key: str, value: float) -> None:
+def test_a_setting_that_is_out_of_range_is_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{key} must be . or more"):
         CostAwareSettings(**{key: value})
 
 
-def test_a_cap_below_the_limit_itself() -> None:
+def test_a_cap_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="cap must be 1 or more"):
         CostAwareSettings(cap=0.5)
 
@@ -95,14 +104,14 @@ def test_a_cap_below_the_limit_itself() -> None:
 # ------------------------------------------------------- when to leave a model
 
 
-def test_nothing_awake() -> None:
+def test_a_model_is_woken_at_once_when_none_is_awake() -> None:
     at = world()
     client = at.ask("b")
     at.advance(5)
     assert client.served
 
 
-def test_who_has_just_woken_is_left_alone_for_its_quantum() -> None:
+def test_a_busy_model_that_has_just_woken_is_not_left_for_its_quantum() -> None:
     at = world(quantum=2.0)
     busy = at.ask("a")
     at.advance(5)
@@ -118,7 +127,7 @@ def test_who_has_just_woken_is_left_alone_for_its_quantum() -> None:
     assert other.served
 
 
-def test_nor_do_the_starving_evict_it_at_once() -> None:
+def test_a_starving_model_does_not_end_a_turn_before_its_floor() -> None:
     at = world(max_wait_secs=0.0, quantum=100.0, floor=1.0)
     serve(at, "a", 1)
     busy = at.ask("b")
@@ -148,7 +157,7 @@ def closing(at: World, in_flight: float) -> Client:
     return busy
 
 
-def test_the_door_lets_in_what_delays_nobody() -> None:
+def test_the_door_lets_in_a_request_that_delays_nobody() -> None:
     """It will have finished before the one that is in flight anyway."""
     at = world()
     closing(at, 2.0)
@@ -156,7 +165,7 @@ def test_the_door_lets_in_what_delays_nobody() -> None:
     assert late.served
 
 
-def test_the_door_lets_in_no_more_when_many_wait() -> None:
+def test_the_door_is_shut_when_many_wait_for_another_model() -> None:
     at = world(pace=1e9)
     closing(at, 5.0)
     for _ in range(200):
@@ -165,7 +174,7 @@ def test_the_door_lets_in_no_more_when_many_wait() -> None:
     assert not at.ask("a").served
 
 
-def test_the_door_is_shut_for_the_starving() -> None:
+def test_the_door_is_shut_when_another_model_starves() -> None:
     at = world(max_wait_secs=20.0, cap=1.0)
     busy = closing(at, 2.0)
     at.advance(15)
@@ -195,16 +204,16 @@ def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
         assert at.ask("a").served is served
 
 
-def test_nobody_overtakes_through_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The door would let the second in, but it has been closed on the first."""
+def test_no_request_overtakes_another_through_the_door() -> None:
+    """The demand for c makes the absence longer: now the door would let a request in."""
     at = world(pace=1e9)
     closing(at, 5.0)
     at.advance(3)
-    policy = at.switcher._policy
-    monkeypatch.setattr(policy, "_toll", lambda *_: 1e9)
+    for _ in range(4):
+        at.ask("b")
     first = at.ask("a")
     assert first.waits
-    monkeypatch.setattr(policy, "_toll", lambda *_: 0.0)
+    at.ask("c")
     second = at.ask("a")
     assert second.waits
     first.leave()
@@ -212,18 +221,17 @@ def test_nobody_overtakes_through_the_door(monkeypatch: pytest.MonkeyPatch) -> N
     assert at.ask("a").served
 
 
-def test_who_was_kept_out_is_not_forgotten_for_those_let_in() -> None:
-    policy = make()
-    knowledge = policy._models["a"]
-    policy.observe(Arrived(10.0, "a", 1))
-    policy.observe(Arrived(11.0, "a", 2))
-    policy.observe(Forwarded(11.0, "a", 2, 0.0))
-    assert knowledge.demand_since == 10
-    policy.observe(Forwarded(12.0, "a", 1, 2.0))
-    assert knowledge.demand_since is None
+def test_a_demand_does_not_end_when_a_later_request_is_let_in() -> None:
+    learn, model = known("a")
+    learn(Arrived(10.0, "a", 1))
+    learn(Arrived(11.0, "a", 2))
+    learn(Forwarded(11.0, "a", 2, 0.0))
+    assert model.demand_since == 10
+    learn(Forwarded(12.0, "a", 1, 2.0))
+    assert model.demand_since is None
 
 
-def test_the_switch_is_called_off_when_those_who_waited_have_left() -> None:
+def test_a_switch_is_called_off_when_its_waiters_have_left() -> None:
     at = world()
     wake(at, "a")
     busy = at.ask("a")
@@ -245,7 +253,7 @@ def agent(at: World, think: float, steps: int) -> None:
         at.advance(think)
 
 
-def test_it_waits_for_those_who_come_back_soon() -> None:
+def test_a_model_lingers_for_clients_that_come_back_soon() -> None:
     at = world()
     agent(at, 2.0, 5)
     serve(at, "a", 1.0)
@@ -256,7 +264,7 @@ def test_it_waits_for_those_who_come_back_soon() -> None:
     assert other.waits
 
 
-def test_it_does_not_wait_for_long() -> None:
+def test_lingering_ends_soon_after_the_expected_return() -> None:
     at = world()
     agent(at, 2.0, 5)
     serve(at, "a", 1.0)
@@ -266,7 +274,9 @@ def test_it_does_not_wait_for_long() -> None:
 
 
 @pytest.mark.parametrize(("think", "options"), [(60.0, {}), (2.0, {"linger": 0.0})])
-def test_it_does_not_wait_in_vain(think: float, options: dict[str, float]) -> None:
+def test_a_model_does_not_linger_if_its_clients_come_back_late_or_lingering_is_off(
+    think: float, options: dict[str, float]
+) -> None:
     at = world(**options)
     agent(at, think, 5)
     serve(at, "a", 1.0)
@@ -275,7 +285,7 @@ def test_it_does_not_wait_in_vain(think: float, options: dict[str, float]) -> No
     assert at.ran()[-1] == "a sleep"
 
 
-def test_nor_when_many_would_wait_with_it() -> None:
+def test_a_model_does_not_linger_while_many_wait_for_another() -> None:
     at = world()
     agent(at, 2.0, 5)
     busy = at.ask("a")
@@ -289,7 +299,7 @@ def test_nor_when_many_would_wait_with_it() -> None:
 # -------------------------------------------------------------- where to go
 
 
-def test_to_where_most_has_waited() -> None:
+def test_the_next_model_is_that_with_the_most_waiting() -> None:
     at = world()
     wake(at, "a")
     busy = at.ask("a")
@@ -303,7 +313,7 @@ def test_to_where_most_has_waited() -> None:
     assert at.switches()[-1] == "+c", "chosen when the drain was over"
 
 
-def test_weight() -> None:
+def test_the_waiters_of_a_model_of_greater_weight_count_more() -> None:
     at = world(weight_b=20.0)
     wake(at, "a")
     busy = at.ask("a")
@@ -316,7 +326,7 @@ def test_weight() -> None:
     assert at.switches()[-1] == "+b"
 
 
-def test_the_starving_go_first() -> None:
+def test_a_starving_model_is_next_however_many_wait_for_another() -> None:
     at = world(max_wait_secs=30.0, cap=1.0)
     wake(at, "a")
     busy = at.ask("a")
@@ -330,7 +340,7 @@ def test_the_starving_go_first() -> None:
     assert at.switches()[-1] == "+b"
 
 
-def test_a_time_limit_is_kept_where_it_can_be() -> None:
+def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
     """With a limit of 30 s and a switch of 10 it is time to shut the door after 20."""
     context = PolicyContext(weights=dict.fromkeys("abc", 1.0), request_timeout=30.0)
     policy = CostAwarePolicy(
@@ -356,7 +366,7 @@ def test_a_time_limit_is_kept_where_it_can_be() -> None:
     assert other.served
 
 
-def test_the_impatient_are_not_forgotten() -> None:
+def test_a_demand_begins_with_its_first_waiter_even_if_that_one_gave_up() -> None:
     """Those who give up and come back count as long as the first of them."""
     at = world(max_wait_secs=30.0, cap=1.0)
     wake(at, "a")
@@ -373,7 +383,7 @@ def test_the_impatient_are_not_forgotten() -> None:
     assert at.switches()[-1] == "+b"
 
 
-def test_the_impatient_count_where_it_is_chosen() -> None:
+def test_waiters_that_gave_up_count_in_the_choice_of_the_next_model() -> None:
     at = world()
     wake(at, "a")
     busy = at.ask("a")
@@ -390,23 +400,22 @@ def test_the_impatient_count_where_it_is_chosen() -> None:
     assert at.switches()[-1] == "+b"
 
 
-def test_who_was_refused_is_forgotten() -> None:
+def test_a_demand_ends_when_all_its_waiters_were_refused() -> None:
     """A wake that failed answered them; the next demand is a new one."""
-    policy = make()
-    knowledge = policy._models["b"]
-    policy.observe(Arrived(10.0, "b", 1))
-    policy.observe(Arrived(11.0, "b", 2))
-    policy.observe(Left(12.0, "b", 1, LeftReason.FAILED, 2.0))
-    assert knowledge.demand_since == 10
-    policy.observe(Left(12.0, "b", 2, LeftReason.FAILED, 1.0))
-    assert knowledge.demand_since is None
-    policy.observe(Arrived(20.0, "b", 3))
-    policy.observe(Left(25.0, "b", 3, LeftReason.TIMEOUT, 5.0))
-    assert knowledge.demand_since == 20
-    assert knowledge.ghosts.count == 1
+    learn, model = known("b")
+    learn(Arrived(10.0, "b", 1))
+    learn(Arrived(11.0, "b", 2))
+    learn(Left(12.0, "b", 1, LeftReason.FAILED, 2.0))
+    assert model.demand_since == 10
+    learn(Left(12.0, "b", 2, LeftReason.FAILED, 1.0))
+    assert model.demand_since is None
+    learn(Arrived(20.0, "b", 3))
+    learn(Left(25.0, "b", 3, LeftReason.TIMEOUT, 5.0))
+    assert model.demand_since == 20
+    assert model.ghosts.count == 1
 
 
-def test_a_second_turn_is_no_second_arrival() -> None:
+def test_a_request_that_waits_again_is_no_second_arrival() -> None:
     """A request whose backend refused waits again, under another number."""
     at = world()
     client = at.wake("a")
@@ -422,40 +431,40 @@ def test_a_second_turn_is_no_second_arrival() -> None:
     assert at.switches()[-1] == "+b"
 
 
-def test_sleep_is_no_interval_between_completions() -> None:
-    policy = make()
+def test_the_time_asleep_is_no_interval_between_completions() -> None:
+    learn, model = known("a")
     for now in (10.0, 12.0, 112.0, 114.0):
         if now == 112.0:
-            policy.observe(Woke(110.0, "a", "b", 5.0))
-        policy.observe(Forwarded(now - 1, "a", int(now), 0.0))
-        policy.observe(Completed(now, "a", int(now), 1.0, True))
-    assert policy._models["a"].interval.seconds == pytest.approx(2)
+            learn(Woke(110.0, "a", "b", 5.0))
+        learn(Forwarded(now - 1, "a", int(now), 0.0))
+        learn(Completed(now, "a", int(now), 1.0, True))
+    assert model.interval.seconds == pytest.approx(2)
 
 
-def test_estimates() -> None:
+def test_the_estimates_say_what_the_policy_has_learnt() -> None:
     at = world()
-    policy = at.switcher._policy
     agent(at, 2.0, 3)
     serve(at, "b", 1.0)
-    found = {(e.name, *e.labels.values()): e.value for e in policy.estimates()}
+    estimates = list(at.switcher.estimates())
+    found = {(e.name, *e.labels.values()): e.value for e in estimates}
     assert found["starvation_limit_seconds",] == 120
     assert found["gap_seconds", "a"] == pytest.approx(2, abs=0.6)
     assert found["service_seconds", "a"] == pytest.approx(1, abs=0.6)
     assert found["first_wait_seconds", "b"] == pytest.approx(10, abs=1)
     assert ("service_seconds", "c") not in found
-    assert all(e.documentation.endswith(".") for e in policy.estimates())
+    assert all(e.documentation.endswith(".") for e in estimates)
 
 
-def test_a_policy_knows_nothing_of_requests_that_are_over() -> None:
-    policy = make()
+def test_the_policy_forgets_requests_that_are_over() -> None:
+    learn, model = known("a")
     for number in range(1000):
-        policy.observe(Arrived(number, "a", number))
-        policy.observe(Forwarded(number, "a", number, 0.0))
-    knowledge = policy._models["a"]
-    assert (len(knowledge.waiting), len(knowledge.in_flight)) == (0, 1000)
-    for number in range(1000):
-        policy.observe(Left(5000.0, "b", number, LeftReason.DISCONNECTED, 1.0))
-    assert len(policy._models["b"].waiting) == 0
+        learn(Arrived(number, "a", number))
+        learn(Forwarded(number, "a", number, 0.0))
+        learn(Completed(number + 1.0, "a", number, 1.0, True))
+    for number in range(1000, 2000):
+        learn(Arrived(number, "a", number))
+        learn(Left(5000.0, "a", number, LeftReason.DISCONNECTED, 1.0))
+    assert (len(model.waiting), len(model.in_flight), len(model.unqueued)) == (0, 0, 0)
 
 
 # ------------------------------------------------------------------ for ever

@@ -22,7 +22,7 @@ from llmux.policy.estimators import (
 SECONDS = st.floats(0, 1000)
 
 
-def test_moving_average() -> None:
+def test_a_moving_average_begins_with_the_first_observation() -> None:
     average = MovingAverage(0.3)
     assert average.value is None
     average.add(10)
@@ -32,7 +32,9 @@ def test_moving_average() -> None:
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=200), SECONDS)
-def test_service_times(times: list[float], elapsed: float) -> None:
+def test_service_times_agree_with_the_plainest_computation(
+    times: list[float], elapsed: float
+) -> None:
     service = ServiceTimes()
     for seconds in times:
         service.add(seconds)
@@ -59,14 +61,14 @@ def test_the_mean_service_time_is_nearly_plain_at_first() -> None:
     assert service.mean == pytest.approx(3, abs=0.01)
 
 
-def test_nothing_is_known_of_service() -> None:
+def test_without_observations_service_times_are_the_initial_mean() -> None:
     service = ServiceTimes()
     assert service.remaining(100) == 1
     assert service.mean_excess(0.4) == pytest.approx(0.6)
     assert service.mean_excess(5) == 0
 
 
-def test_interval_between_completions() -> None:
+def test_the_interval_between_completions_leaves_out_the_time_asleep() -> None:
     interval = CompletionInterval()
     interval.completed(10)
     assert interval.seconds is None
@@ -77,7 +79,7 @@ def test_interval_between_completions() -> None:
     assert interval.seconds == 2, "its sleep does not count"
 
 
-def test_gaps() -> None:
+def test_gaps_are_measured_from_empty_to_the_next_arrival() -> None:
     gaps = AbsenceGaps()
     gaps.arrived(5)
     now = 0.0
@@ -103,7 +105,7 @@ def test_one_gap_tells_nothing() -> None:
     assert gaps.median is None
 
 
-def test_ghosts() -> None:
+def test_ghosts_are_counted_until_they_are_cleared() -> None:
     ghosts = Ghosts()
     ghosts.add(3)
     ghosts.add(4)
@@ -112,7 +114,7 @@ def test_ghosts() -> None:
     assert (ghosts.count, ghosts.squares) == (0, 0)
 
 
-def test_drain() -> None:
+def test_a_drain_lasts_as_long_as_the_slowest_of_its_requests() -> None:
     service = ServiceTimes()
     for seconds in range(1, 11):
         service.add(float(seconds))
@@ -131,7 +133,7 @@ def test_drain() -> None:
     assert flying.drain(100.0, service) == 7
 
 
-def test_switch_costs_of_switches_that_were_never_made() -> None:
+def test_a_switch_that_was_never_made_is_expected_to_cost_what_others_did() -> None:
     costs = SwitchCosts(10.0)
     assert costs.guess("a") == 10
     costs.add("a", 4.0)
@@ -141,7 +143,7 @@ def test_switch_costs_of_switches_that_were_never_made() -> None:
     assert costs.guess("c") == pytest.approx(7)
 
 
-def test_pace() -> None:
+def test_the_pace_is_right_soon_and_fades_when_nothing_is_answered() -> None:
     pace = Pace()
     assert pace.per_second(5.0) == 0
     for second in range(10_000):

@@ -13,13 +13,13 @@ from zope.interface.verify import verifyObject
 from llmux.simulate.clock import HeapClock
 
 
-def test_interfaces() -> None:
+def test_the_clock_and_its_calls_provide_their_interfaces() -> None:
     clock = HeapClock()
     assert verifyObject(IReactorTime, clock)
     assert verifyObject(IDelayedCall, clock.callLater(1, print))
 
 
-def test_order_and_time() -> None:
+def test_calls_are_made_in_the_order_of_their_times() -> None:
     clock = HeapClock(100.0)
     made: list[tuple[str, float]] = []
 
@@ -40,7 +40,7 @@ def test_order_and_time() -> None:
     assert clock.next_time() is None
 
 
-def test_what_is_called_may_call() -> None:
+def test_a_call_may_schedule_another_call() -> None:
     clock = HeapClock()
     made: list[float] = []
 
@@ -54,7 +54,7 @@ def test_what_is_called_may_call() -> None:
     assert made == [0, 1, 2]
 
 
-def test_cancel() -> None:
+def test_a_cancelled_call_is_not_made() -> None:
     clock = HeapClock()
     made: list[str] = []
     call = clock.callLater(1, made.append, "no")
@@ -71,7 +71,7 @@ def test_cancel() -> None:
         other.reset(1)
 
 
-def test_reset_and_delay() -> None:
+def test_a_call_that_was_reset_and_delayed_is_made_at_its_new_time() -> None:
     clock = HeapClock()
     made: list[str] = []
     call = clock.callLater(5, made.append, "moved")
@@ -85,12 +85,12 @@ def test_reset_and_delay() -> None:
     assert made == ["moved", "fixed"]
 
 
-def test_no_past() -> None:
+def test_a_negative_delay_is_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         HeapClock().callLater(-1, print)
 
 
-def test_what_was_cancelled_is_thrown_out() -> None:
+def test_cancelled_calls_do_not_fill_the_heap() -> None:
     clock = HeapClock()
     clock.callLater(1, print)
     for _ in range(10_000):
@@ -99,7 +99,7 @@ def test_what_was_cancelled_is_thrown_out() -> None:
     assert len(clock.getDelayedCalls()) == 1
 
 
-def test_what_a_call_raises_is_raised() -> None:
+def test_an_exception_in_a_call_is_raised_by_step() -> None:
     clock = HeapClock()
     clock.callLater(0, int, "x")
     with pytest.raises(ValueError, match="invalid literal"):
@@ -115,7 +115,9 @@ def test_what_a_call_raises_is_raised() -> None:
         )
     )
 )
-def test_it_does_what_twisteds_does(steps: list[tuple[str, int, int]]) -> None:
+def test_the_clock_makes_calls_in_the_same_order_as_twisteds(
+    steps: list[tuple[str, int, int]],
+) -> None:
     """Every time is used once, for of equal ones Twisted's has another order after a reset."""
     times: list[list[tuple[int, float]]] = []
     for clock in (HeapClock(), Clock()):

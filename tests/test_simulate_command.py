@@ -49,7 +49,9 @@ def results(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, A
     return policies
 
 
-def test_json(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_the_json_output_has_the_figures_of_each_policy(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
     fifo, cost_aware = results(capsys, trace)
     assert (fifo["policy"], cost_aware["policy"]) == ("fifo", "cost_aware")
     assert set(fifo) >= {
@@ -73,14 +75,18 @@ def test_json(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     assert sum(shares) == pytest.approx(1)
 
 
-def test_it_does_the_same_again(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_the_same_seed_gives_the_same_figures(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
     words = (trace, "--jitter", "0.3", "--seed", "5")
     first = results(capsys, *words)
     assert results(capsys, *words) == first
     assert results(capsys, trace, "--jitter", "0.3", "--seed", "6") != first
 
 
-def test_table(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_the_table_has_a_row_for_each_figure(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
     assert llmux(["simulate", trace, "--switch-cost", "5", "--policy", "fifo"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("42 requests for 2 models, 16 at once; a switch takes 5 s\n")
@@ -92,7 +98,7 @@ def test_table(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     assert rows["time switching"].endswith("%")
 
 
-def test_a_policy_with_settings(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_a_policy_may_be_given_settings(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     words = "cost_aware:quantum=9,linger=0,request_timeout_secs=3"
     [result] = results(capsys, trace, "--policy", words)
     assert result["policy"] == words
@@ -100,7 +106,7 @@ def test_a_policy_with_settings(capsys: pytest.CaptureFixture[str], trace: str) 
     assert result["wait_max_s"] == 3
 
 
-def test_a_configuration(
+def test_the_policy_and_the_weights_of_a_configuration_are_used(
     capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -114,13 +120,17 @@ def test_a_configuration(
     assert plain["worst_model_wait_mean_s"] != weighted["worst_model_wait_mean_s"]
 
 
-def test_until_and_warm_up(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_until_and_warm_up_limit_what_is_counted(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
     [result] = results(capsys, trace, "--policy", "fifo", "--until", "60", "--warm-up", "30")
     assert result["requests"] == 11
     assert result["answered"] < 11
 
 
-def test_costs(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+def test_dearer_switches_make_longer_waits(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
     cheap, dear, pair = (
         results(capsys, trace, "--policy", "fifo", *words)[0]["wait_mean_s"]
         for words in (
@@ -132,7 +142,7 @@ def test_costs(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     assert cheap < pair < dear
 
 
-def test_names_with_colons() -> None:
+def test_the_names_of_models_in_switch_costs_may_contain_colons() -> None:
     models = ["qwen:7b", "llama:8b", "idle", "a"]
     costs = switch_costs(
         ["4", "qwen:7b:llama:8b=3", "idle:a=2", "a:idle=1", "idle:qwen:7b=6"], models, 0.1
@@ -148,7 +158,7 @@ def test_names_with_colons() -> None:
 
 
 @pytest.mark.parametrize("word", ["x", "a:b", "a:c=3", "a=3", "a:b=-1", "a:b=nan", "=3="])
-def test_costs_that_make_no_sense(word: str) -> None:
+def test_a_switch_cost_that_makes_no_sense_is_refused(word: str) -> None:
     with pytest.raises(UsageError, match="--switch-cost"):
         switch_costs([word], ["a", "b"], 0)
 
@@ -168,7 +178,7 @@ def test_costs_that_make_no_sense(word: str) -> None:
         (["--plot", "/nonexistent/picture.svg"], "no such directory"),
     ],
 )
-def test_nonsense(
+def test_an_option_that_makes_no_sense_gets_one_line_that_says_why(
     capsys: pytest.CaptureFixture[str], trace: str, words: list[str], complaint: str
 ) -> None:
     assert main([trace, *words]) == 1
@@ -180,13 +190,17 @@ def test_nonsense(
 
 
 @pytest.mark.parametrize("words", [["--slots", "0"], ["--jitter", "2"], ["--until", "-1"], []])
-def test_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_an_option_with_a_bad_value_gets_a_usage_error(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["trace.jsonl", *words] if words else [])
     assert caught.value.code == 2
 
 
-def test_bad_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_run_gets_a_line_that_says_why(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main([str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 1
@@ -202,7 +216,7 @@ def test_bad_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "the trace asks for c;" in capsys.readouterr().err
 
 
-def test_standard_input_and_no_reactor(trace: str) -> None:
+def test_a_trace_is_read_from_standard_input_without_a_reactor(trace: str) -> None:
     """In a process of its own, which must not install a reactor to jump through time."""
     script = (
         "import sys; from llmux.simulate.compare import main; "
@@ -219,7 +233,7 @@ def test_standard_input_and_no_reactor(trace: str) -> None:
     assert len(json.loads(done.stdout)["policies"]) == 2
 
 
-def test_plot(trace: str, tmp_path: Path) -> None:
+def test_the_plot_shows_the_runs_and_is_the_same_each_time(trace: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "picture.svg"
     again = tmp_path / "again.svg"
@@ -240,7 +254,7 @@ def test_plot(trace: str, tmp_path: Path) -> None:
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_matplotlib(
+def test_without_matplotlib_the_message_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], trace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -253,7 +267,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress() -> None:
+def test_the_progress_bar_appears_only_after_a_while() -> None:
     now = [0.0]
     terminal = Terminal()
     bar = ProgressBar(terminal, "fifo", lambda: now[0])
@@ -267,7 +281,7 @@ def test_progress() -> None:
     assert terminal.getvalue().endswith("\r\x1b[K")
 
 
-def test_no_progress_in_a_file() -> None:
+def test_no_progress_bar_is_written_to_a_file() -> None:
     file = io.StringIO()
     bar = ProgressBar(file, "fifo", iter([0.0, 100.0]).__next__)
     bar(0.5)
@@ -275,7 +289,7 @@ def test_no_progress_in_a_file() -> None:
     assert file.getvalue() == ""
 
 
-def test_durations() -> None:
+def test_durations_are_rendered_in_at_most_two_units() -> None:
     shown = [duration(s) for s in (0.5, 15, 59.9, 60, 61, 3599, 3600, 7260, 86400)]
     assert shown == [
         "0.5 s",

@@ -118,7 +118,9 @@ def simulated(trace: Path, config_file: Path) -> str:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_same_switches(policy: str, tmp_path: Path) -> None:
+def test_the_daemon_and_the_simulator_make_the_same_switches(
+    policy: str, tmp_path: Path
+) -> None:
     config = tmp_path / "config.json"
     trace = tmp_path / "trace.jsonl"
     log = tmp_path / "requests.jsonl"

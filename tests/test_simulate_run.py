@@ -27,7 +27,7 @@ def run(*requests: TraceRequest, cost: float = 10.0, **options: Any) -> Record:
     return Run(trace, FifoPolicy(), trace.models(), costs, **options).go()
 
 
-def test_hooks_made_of_numbers() -> None:
+def test_the_simulated_hooks_provide_their_interfaces_and_tell_what_is_awake() -> None:
     clock = Clock()
     hooks = NumberHooks(clock, HookTimes(10), Random(1), lambda: "b")
     assert verifyObject(IHookRunner, hooks)
@@ -42,7 +42,7 @@ def test_hooks_made_of_numbers() -> None:
     assert exits == [1, 0]
 
 
-def test_one_after_the_other() -> None:
+def test_two_models_are_served_one_after_the_other() -> None:
     record = run(TraceRequest("a", 4, 1.0), TraceRequest("b", 2, 3.0))
     # A wake from nothing is half a switch.
     assert list(record.began) == [6.0, 20.0]
@@ -59,7 +59,7 @@ def test_one_after_the_other() -> None:
     ]
 
 
-def test_costs_of_pairs() -> None:
+def test_a_pair_of_models_may_have_a_switch_cost_of_its_own() -> None:
     costs = HookTimes(10, {("a", "b"): 4, (None, "a"): 7})
     record = run(TraceRequest("a", 1, 0.0), TraceRequest("b", 1, 1.0), costs=costs)
     assert record.woken == [(7.0, "a"), (12.0, "b")]
@@ -69,7 +69,7 @@ def test_the_policy_that_is_followed_is_a_policy() -> None:
     assert verifyObject(ISwitchPolicy, FollowedPolicy(FifoPolicy()))
 
 
-def test_a_sleep_hook_takes_the_time_of_the_model_to_which_the_drain_leads_in_the_end() -> None:
+def test_a_sleep_hook_takes_the_time_for_the_model_to_which_the_drain_leads_at_last() -> None:
     """The client that wanted b gives up while a drains, so that the switch leads to c."""
     costs = HookTimes(10, {("a", "b"): 100, ("a", "c"): 4})
     record = run(
@@ -92,7 +92,7 @@ def test_a_drain_that_is_called_off_is_recorded_as_serving_again() -> None:
     ]
 
 
-def test_jitter_is_by_the_seed() -> None:
+def test_the_seed_determines_the_jitter() -> None:
     requests = [TraceRequest("ab"[n % 2], 1, float(n)) for n in range(20)]
     costs = HookTimes(10, jitter=0.2)
     one, same, other = (run(*requests, costs=costs, seed=seed).woken for seed in (1, 1, 2))
@@ -101,13 +101,13 @@ def test_jitter_is_by_the_seed() -> None:
     assert all(8 <= gap <= 12 + 2 for gap in gaps)
 
 
-def test_slots() -> None:
+def test_requests_beyond_the_slots_wait_inside_the_backend() -> None:
     """What waits inside the backend waits, first come, first served."""
     record = run(*(TraceRequest("a", 3, float(n)) for n in range(4)), slots=2, cost=0)
     assert list(record.began) == [0, 1, 3, 4]
 
 
-def test_followers() -> None:
+def test_a_follower_is_sent_after_the_reply_and_the_pause() -> None:
     record = run(
         TraceRequest("a", 1, 0.0),
         TraceRequest("a", 1, after=0, think=5),
@@ -118,7 +118,7 @@ def test_followers() -> None:
     assert list(record.answered) == [2, 8, 12]
 
 
-def test_those_who_give_up() -> None:
+def test_clients_give_up_only_before_their_service_begins() -> None:
     """In llmux, in the backend's queue, and not at all while being served."""
     record = run(
         TraceRequest("a", 10, 0.0, patience=5.5),
@@ -134,7 +134,7 @@ def test_those_who_give_up() -> None:
     assert record.woken == [(5.0, "a")], "the switch to b was called off"
 
 
-def test_a_place_in_the_backend_is_free_again() -> None:
+def test_a_client_that_gives_up_inside_the_backend_leaves_its_place() -> None:
     record = run(
         TraceRequest("a", 10, 0.0),
         TraceRequest("a", 1, 1.0, patience=3),
@@ -146,7 +146,7 @@ def test_a_place_in_the_backend_is_free_again() -> None:
     assert record.began[2] == 10
 
 
-def test_the_clock_stops() -> None:
+def test_a_run_ends_at_until_with_requests_unanswered() -> None:
     record = run(TraceRequest("a", 4, 1.0), TraceRequest("b", 2, 3.0), until=8.0)
     assert record.ended == 8
     assert record.began[0] == 6 and isnan(record.answered[0])
@@ -155,7 +155,7 @@ def test_the_clock_stops() -> None:
     assert isnan(late.sent[1])
 
 
-def test_time_limits() -> None:
+def test_the_time_limits_of_the_settings_hold() -> None:
     settings = SwitchSettings(request_timeout=3.0)
     record = run(TraceRequest("a", 4, 1.0), settings=settings)
     assert record.left[0] == 4
@@ -165,7 +165,7 @@ def test_time_limits() -> None:
     assert record.woken == [(5.0, "a"), (19.0, "b")]
 
 
-def test_percentile() -> None:
+def test_a_percentile_is_the_nearest_rank() -> None:
     ordered = [float(n) for n in range(1, 101)]
     assert percentile(ordered, 0.5) == 50
     assert percentile(ordered, 0.99) == 99
@@ -182,7 +182,7 @@ def of(warm_up: float = 0.0, until: float = inf, *requests: TraceRequest) -> Fig
 TWO = TraceRequest("a", 4, 1.0), TraceRequest("b", 2, 3.0)
 
 
-def test_figures() -> None:
+def test_the_figures_of_a_run_are_those_worked_out_by_hand() -> None:
     result = of(0.0, inf, *TWO)
     assert result.requests == result.answered == 2
     assert result.wait_mean_s == (5 + 17) / 2
@@ -197,14 +197,14 @@ def test_figures() -> None:
     assert result.switches_per_hour == pytest.approx(2 / 22 * 3600)
 
 
-def test_figures_of_what_is_not_over() -> None:
+def test_unanswered_requests_count_with_their_waits_so_far() -> None:
     result = of(0.0, 8.0, *TWO)
     assert (result.requests, result.answered, result.gave_up) == (2, 0, 0)
     assert result.wait_max_s == 5
     assert result.wait_mean_s == 5
 
 
-def test_figures_after_the_warm_up() -> None:
+def test_requests_sent_in_the_warm_up_do_not_count() -> None:
     result = of(2.0, inf, *TWO)
     assert (result.requests, result.wait_mean_s) == (1, 17)
     assert result.switches == 2
@@ -212,7 +212,7 @@ def test_figures_after_the_warm_up() -> None:
     assert of(7.0, inf, *TWO).switches == 1
 
 
-def test_figures_of_nothing() -> None:
+def test_a_run_without_requests_has_no_waits() -> None:
     result = of(0.0, 0.5, *TWO)
     assert result.requests == 0
     assert result.wait_mean_s is None

@@ -18,19 +18,19 @@ def read(*lines: dict[str, Any] | str | bytes) -> Trace:
     return read_trace(t.encode() if isinstance(t, str) else t for t in texts)
 
 
-def test_a_line() -> None:
+def test_a_line_is_a_request() -> None:
     trace = read({"t": 12.5, "model": "a", "service_s": 4.2})
     assert trace.requests == [TraceRequest("a", 4.2, 12.5)]
     assert trace.requests[0].patience == inf
     assert trace.models() == ["a"]
 
 
-def test_blank_lines_and_further_keys_are_passed_over() -> None:
+def test_blank_lines_and_further_keys_are_ignored() -> None:
     trace = read("", {"t": 0, "model": "a", "service_s": 1, "waited_s": 3}, "  \n")
     assert len(trace.requests) == 1
 
 
-def test_followers_in_any_order() -> None:
+def test_a_follower_may_stand_before_its_request() -> None:
     trace = read(
         {"model": "b", "service_s": 1, "after": 7, "think_s": 3},
         {"t": 1, "model": "a", "service_s": 1, "id": 7, "patience_s": 9},
@@ -42,7 +42,7 @@ def test_followers_in_any_order() -> None:
     assert trace.models() == ["a", "b"]
 
 
-def test_seconds_since_1970() -> None:
+def test_a_trace_in_seconds_since_1970_is_moved_to_begin_at_zero() -> None:
     """Two logs one after the other, the second of which begins with an earlier request."""
     trace = read(
         {"t": 1763770010.5, "model": "a", "service_s": 1, "id": "x"},
@@ -70,20 +70,22 @@ def test_seconds_since_1970() -> None:
         ('{"x": ' + "[" * 100_000, "not JSON"),
     ],
 )
-def test_a_bad_line(line: dict[str, Any] | str | bytes, complaint: str) -> None:
+def test_a_bad_line_is_refused_by_its_number(
+    line: dict[str, Any] | str | bytes, complaint: str
+) -> None:
     with pytest.raises(TraceError) as caught:
         read({"t": 1, "model": "a", "service_s": 1}, "", line)
     assert str(caught.value).startswith("line 3: ")
     assert complaint in str(caught.value)
 
 
-def test_an_id_twice() -> None:
+def test_an_id_that_occurs_twice_is_refused() -> None:
     line = {"t": 1, "model": "a", "service_s": 1, "id": "x"}
     with pytest.raises(TraceError, match="line 2: id 'x' is also that of line 1"):
         read(line, line)
 
 
-def test_a_larger_circle() -> None:
+def test_a_circle_of_several_requests_is_refused() -> None:
     with pytest.raises(TraceError, match="circle"):
         read(
             {"model": "a", "service_s": 1, "id": 1, "after": 2},
@@ -91,20 +93,20 @@ def test_a_larger_circle() -> None:
         )
 
 
-def test_a_long_chain() -> None:
+def test_a_chain_of_thousands_of_requests_is_read() -> None:
     lines = [{"t": 0, "model": "a", "service_s": 1, "id": 0}]
     lines += [{"model": "a", "service_s": 1, "id": n, "after": n - 1} for n in range(1, 5000)]
     trace = read(*reversed(lines))
     assert len(trace.followers) == 4999
 
 
-def test_an_empty_trace() -> None:
+def test_a_trace_without_requests_is_refused() -> None:
     with pytest.raises(TraceError, match="no requests"):
         read("", "\n")
 
 
 @given(st.lists(st.binary(max_size=40)))
-def test_anything(lines: list[bytes]) -> None:
+def test_any_bytes_give_a_trace_or_a_trace_error(lines: list[bytes]) -> None:
     try:
         read_trace(lines)
     except TraceError:
