@@ -1,5 +1,5 @@
 """
-The parts, put together from a configuration.
+The parts of llmux, put together from a configuration.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from llmux.monitoring.metrics import Metrics
 from llmux.policy.catalog import find_policy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
 from llmux.proxy.endpoints import Root
+from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.settings import SwitchSettings
@@ -33,14 +34,15 @@ def build_app(
     metrics: Metrics | None = None,
 ) -> tuple[IResource, ModelSwitcher]:
     """
-    The root of the Resource tree, for any Site, and who decides which model
-    is awake.  Nothing runs before the switcher's C{start}, or before the
-    first request that names a model.
+    Give the root of the Resource tree, for any Site, and the switcher, which
+    decides which model is awake.  Nothing runs before the switcher's C{start},
+    or before the first request that names a model.
 
-    @param hooks: runs the scripts; the configuration's own if None.
-    @param metrics: counts; a new one if None.
+    @param hooks: runs the scripts; a runner of the configuration's scripts if None.
+    @param metrics: counts what happens; a new one if None.
     """
     metrics = Metrics() if metrics is None else metrics
+    refusals = RefusalLog(reactor)
     pool = BackendPool(reactor)
     models = config.models
     backends = {name: (model.host, model.port) for name, model in models.items()}
@@ -62,7 +64,10 @@ def build_app(
         reactor,
         others_wait=switcher.others_wait,
         client_stall_timeout=config.client_stall_timeout_secs,
-        metrics=metrics,
+        first_byte_timeouts={
+            name: model.first_byte_timeout_secs for name, model in models.items()
+        },
+        refusals=refusals,
     )
     switching = SwitchingResource(
         proxy,
@@ -70,12 +75,13 @@ def build_app(
         reactor,
         max_body=config.max_body_mb * 2**20,
         metrics=metrics,
+        refusals=refusals,
     )
     return Root(models, switching, metrics), switcher
 
 
 def settings_of(config: Config) -> SwitchSettings:
-    """What a configuration wants of the switcher."""
+    """Give the switcher's settings that a configuration asks for."""
     policy = config.policy
     return SwitchSettings(
         request_timeout=policy.request_timeout_secs,
@@ -89,7 +95,7 @@ def settings_of(config: Config) -> SwitchSettings:
 
 def build_policy(config: Config) -> ISwitchPolicy:
     """
-    The policy that a configuration asks for.
+    Give the policy that a configuration asks for.
 
     @raise ValueError: one of its settings is out of range.
     """

@@ -73,6 +73,33 @@ def logged_failures() -> Iterator[LoggedFailures]:
         pytest.fail("logged:\n" + "\n".join(f.getTraceback() for f in failures))
 
 
+class LoggedEvents:
+    """
+    What was logged during a test.
+
+    @ivar events: in order.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def of(self, event: str) -> list[str]:
+        """The messages that have this C{event}."""
+        return [formatEvent(e) for e in self.events if e.get("event") == event]
+
+
+@pytest.fixture
+def logged() -> Iterator[LoggedEvents]:
+    """What is logged from here on."""
+    logged = LoggedEvents()
+    observer = cast(ILogObserver, logged.events.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield logged
+    finally:
+        globalLogPublisher.removeObserver(observer)
+
+
 def _turn(reactor: Any) -> Deferred[None]:
     done: Deferred[None] = Deferred()
     reactor.callLater(0.005, done.callback, None)

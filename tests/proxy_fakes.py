@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmux.backend.connection import BackendConnection
-from llmux.backend.exchange import IExchange
+from llmux.backend.exchange import IExchange, IExchangeConnection
 from llmux.backend.pool import Backend, BackendPool, PoolSettings
 from llmux.backend.reply import Framing, ReplyHead
 from llmux.backend.template import Repeats
@@ -30,7 +30,7 @@ class Reply:
     What an exchange came to.
 
     @ivar outcome: "ended", or the reason why it failed; empty before that.
-    @ivar heard: as L{IExchange.failed} says.
+    @ivar in_doubt: as L{IExchange.failed} was told of its backend.
     """
 
     status: int = 0
@@ -38,7 +38,7 @@ class Reply:
     framing: Framing | None = None
     body: bytes = b""
     outcome: str = ""
-    heard: bool | None = None
+    in_doubt: bool | None = None
 
 
 @implementer(IExchange)
@@ -53,7 +53,7 @@ class RecordedExchange:
         repeats: Repeats = Repeats.IF_UNSEEN,
     ) -> None:
         self.request = request
-        self.connection: BackendConnection | None = None
+        self.connection: IExchangeConnection | None = None
         self.is_head = is_head
         self.repeats = repeats
         self.times_connected = 0
@@ -81,11 +81,15 @@ class RecordedExchange:
             assert self.connection is None
             self.reply.outcome = "ended"
 
-    def failed(self, reason: str, heard: bool) -> None:
+    def begun_anew(self) -> None:
+        assert self.repeats is not Repeats.NEVER
+        self.repeats = Repeats.NEVER
+
+    def failed(self, reason: str, *, backend_in_doubt: bool) -> None:
         assert self.connection is None
         assert not self.reply.outcome
         self.reply.outcome = reason
-        self.reply.heard = heard
+        self.reply.in_doubt = backend_in_doubt
 
 
 class Transport(StringTransport):
@@ -149,7 +153,8 @@ class Network:
 
     def attempts(self) -> int:
         """How many wait for L{connect} or L{refuse}."""
-        return len(self.reactor.tcpClients) - self._connected
+        connectors = self.reactor.connectors[self._connected :]
+        return sum(not connector.stoppedConnecting for connector in connectors)
 
     def connect(self, transport: Transport | None = None) -> BackendEnd:
         """The oldest attempt succeeds."""
@@ -159,10 +164,13 @@ class Network:
 
     def refuse(self, error: Exception) -> None:
         """The oldest attempt fails."""
-        connector = self.reactor.connectors[self._connected]
-        self._factory().clientConnectionFailed(connector, Failure(error))
+        factory = self._factory()
+        connector = self.reactor.connectors[self._connected - 1]
+        factory.clientConnectionFailed(connector, Failure(error))
 
     def _factory(self) -> ClientFactory:
+        while self.reactor.connectors[self._connected].stoppedConnecting:
+            self._connected += 1
         factory: ClientFactory = self.reactor.tcpClients[self._connected][2]
         self._connected += 1
         return factory

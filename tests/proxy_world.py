@@ -5,21 +5,26 @@ switcher with hooks made of numbers, and backends whose bytes are put in by hand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
+from zope.interface import implementer
 
 from llmux.backend.connection import BackendConnection
 from llmux.backend.pool import BackendPool
-from llmux.interfaces import HookKind
+from llmux.interfaces import Completed, HookKind, PolicyEvent
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.fifo import FifoPolicy
+from llmux.proxy.drop_connections import ConnectionDroppingHooks
+from llmux.proxy.guarded import IGuardedResource, ITurn
 from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
@@ -30,7 +35,7 @@ from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import BackendEnd, Transport
 
-__all__ = ["ClientEnd", "ProxyWorld", "chat"]
+__all__ = ["ClientEnd", "Guarded", "ProxyWorld", "chat"]
 
 MODELS = {"a": ("10.0.0.1", 8001), "b": ("10.0.0.2", 8002)}
 
@@ -133,8 +138,36 @@ class _Root(Resource):
         return self._leaf
 
 
+class _Switcher(ModelSwitcher):
+    """A switcher that notes of which models' backends it was told that they are in doubt."""
+
+    doubts: list[str]
+
+    def backend_in_doubt(self, model: str) -> None:
+        self.doubts.append(model)
+
+
+@implementer(IGuardedResource)
+class Guarded(Resource):
+    """A resource that minds guards, made of a function."""
+
+    isLeaf = True
+
+    def __init__(self, render: Callable[[ITurn], object]) -> None:
+        Resource.__init__(self)
+        self._render = render
+
+    def render_guarded(self, turn: ITurn) -> None:
+        self._render(turn)
+
+
 class ProxyWorld:
-    """Two models, C{a} and C{b}; their hooks take no time unless scripted otherwise."""
+    """
+    Two models, C{a} and C{b}, whose hooks take no time unless scripted otherwise.
+
+    @ivar completed: if C{observed}: for each exchange that has ended, whether it was
+        answered whole.
+    """
 
     def __init__(
         self,
@@ -142,27 +175,33 @@ class ProxyWorld:
         stock: bool = False,
         wrapped: IResource | None = None,
         client_stall_timeout: float = 60.0,
+        first_byte_timeout: float | None = None,
+        observed: bool = False,
         **settings: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.hooks = FakeHookRunner(self.reactor)
         self.metrics = Metrics()
-        self.switcher = ModelSwitcher(
+        self.completed: list[bool] = []
+        self.pool = BackendPool(self.reactor)
+        self.switcher = _Switcher(
             self.reactor,
-            self.hooks,
+            ConnectionDroppingHooks(self.hooks, self.pool, MODELS),
             FifoPolicy(),
             dict.fromkeys(MODELS, 100.0),
             SwitchSettings(**settings),
             metrics=self.metrics,
+            observers=[self._observe] if observed else [],
         )
-        self.pool = BackendPool(self.reactor)
+        self.doubts: list[str] = []
+        self.switcher.doubts = self.doubts
         self.proxy = ProxyResource(
             self.pool,
             MODELS,
             self.reactor,
             others_wait=self.switcher.others_wait,
             client_stall_timeout=client_stall_timeout,
-            metrics=self.metrics,
+            first_byte_timeouts={"a": first_byte_timeout},
         )
         self.switching = SwitchingResource(
             self.proxy if wrapped is None else wrapped,
@@ -182,6 +221,10 @@ class ProxyWorld:
         self._accepted = 0
         self.switcher.start()
         self.settle()
+
+    def _observe(self, event: PolicyEvent) -> None:
+        if isinstance(event, Completed):
+            self.completed.append(event.answered)
 
     def settle(self) -> None:
         """Let what takes no time happen."""
@@ -210,22 +253,27 @@ class ProxyWorld:
 
     def attempts(self) -> int:
         """How many connections are being made to backends."""
-        return len(self.reactor.tcpClients) - self._accepted
+        connectors = self.reactor.connectors[self._accepted :]
+        return sum(not connector.stoppedConnecting for connector in connectors)
 
     def accept(self) -> BackendEnd:
         """The oldest of them succeeds."""
-        factory = self.reactor.tcpClients[self._accepted][2]
-        self._accepted += 1
-        connection = factory.buildProtocol(None)
+        connection = self._factory().buildProtocol(None)
         assert isinstance(connection, BackendConnection)
         return BackendEnd(connection, Transport())
 
     def refuse(self, error: Exception) -> None:
         """The oldest of them fails."""
-        factory = self.reactor.tcpClients[self._accepted][2]
-        connector = self.reactor.connectors[self._accepted]
-        self._accepted += 1
+        factory = self._factory()
+        connector = self.reactor.connectors[self._accepted - 1]
         factory.clientConnectionFailed(connector, Failure(error))
+
+    def _factory(self) -> ClientFactory:
+        while self.reactor.connectors[self._accepted].stoppedConnecting:
+            self._accepted += 1
+        factory: ClientFactory = self.reactor.tcpClients[self._accepted][2]
+        self._accepted += 1
+        return factory
 
     def script(self, model: str, hook: HookKind, *outcomes: Any) -> None:
         """See L{FakeHookRunner.script}."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 from zope.interface.verify import verifyObject
 
-from llmux.backend.exchange import IExchange
+from llmux.backend.connection_phase import ConnectionPhase
+from llmux.backend.exchange import IExchange, IExchangeConnection
 from llmux.backend.reply import Framing, fields_of, reason_of
 from llmux.backend.template import Repeats
 from tests.proxy_fakes import BackendEnd, Network, RecordedExchange, Reply
@@ -40,7 +41,7 @@ def ended(block: bytes, framing: Framing, body: bytes = b"") -> Reply:
 
 
 def broken(reason: str) -> Reply:
-    return Reply(outcome=reason, heard=True)
+    return Reply(outcome=reason, in_doubt=False)
 
 
 LENGTH_2 = OK + b"\r\nContent-Length: 2"
@@ -217,7 +218,7 @@ BROKEN = [
 
 
 def truncated(block: bytes, framing: Framing, body: bytes, reason: str = MID_REPLY) -> Reply:
-    return Reply(200, block, framing, body, reason, True)
+    return Reply(200, block, framing, body, reason, False)
 
 
 TRUNCATED = [
@@ -352,6 +353,88 @@ def test_bytes_on_an_idle_connection_close_it() -> None:
     assert network.attempts() == 1
 
 
+@pytest.mark.parametrize(
+    ("head", "closes"),
+    [
+        (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked", True),
+        (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked", True),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 05", True),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 0", False),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5", False),
+    ],
+)
+def test_a_bodiless_reply_that_announces_a_body_ends_the_connection(
+    head: bytes, closes: bool
+) -> None:
+    exchange, end = carry_all([head + b"\r\n\r\n"])
+    assert exchange.reply.outcome == "ended"
+    assert exchange.reply.body == b""
+    assert end.closed == closes
+
+
+IDLE, ASKING, REPLYING, CLOSED = ConnectionPhase
+
+
+def connection_in(phase: ConnectionPhase) -> tuple[RecordedExchange, BackendEnd]:
+    exchange, end = carry_all(
+        {
+            IDLE: [LENGTH_2 + b"\r\n\r\nab"],
+            ASKING: [OK],
+            REPLYING: [LENGTH_2 + b"\r\n\r\na"],
+            CLOSED: [b"junk"],
+        }[phase]
+    )
+    assert end.connection.phase is phase
+    return exchange, end
+
+
+@pytest.mark.parametrize(
+    ("phase", "event", "following"),
+    [
+        (IDLE, "begin", ASKING),
+        (IDLE, "a byte", CLOSED),
+        (IDLE, "close", CLOSED),
+        (IDLE, "abort", CLOSED),
+        (IDLE, "lost", CLOSED),
+        (ASKING, "the head", REPLYING),
+        (ASKING, "the whole", IDLE),
+        (ASKING, "the whole and a byte", CLOSED),
+        (ASKING, "nonsense", CLOSED),
+        (ASKING, "abort", CLOSED),
+        (ASKING, "lost", CLOSED),
+        (REPLYING, "a byte", IDLE),
+        (REPLYING, "two bytes", CLOSED),
+        (REPLYING, "abort", CLOSED),
+        (REPLYING, "lost", CLOSED),
+        (CLOSED, "a byte", CLOSED),
+        (CLOSED, "abort", CLOSED),
+        (CLOSED, "lost", CLOSED),
+    ],
+)
+def test_the_phases(phase: ConnectionPhase, event: str, following: ConnectionPhase) -> None:
+    _, end = connection_in(phase)
+    connection = end.connection
+    came = {
+        "a byte": b"b",
+        "two bytes": b"bc",
+        "the head": b"\r\nContent-Length: 2\r\n\r\n",
+        "the whole": b"\r\nContent-Length: 2\r\n\r\nab",
+        "the whole and a byte": b"\r\nContent-Length: 2\r\n\r\nabc",
+        "nonsense": b"\nnonsense\n\n",
+    }
+    if event == "begin":
+        connection.begin(RecordedExchange())
+    elif event == "close":
+        connection.close()
+    elif event == "abort":
+        connection.abort()
+    elif event == "lost":
+        end.close()
+    else:
+        connection.dataReceived(came[event])
+    assert connection.phase is following
+
+
 @pytest.mark.parametrize("piece", [1000, 65536, 10**6])
 def test_a_head_without_end_is_given_up(piece: int) -> None:
     exchange, end = carry_all([OK])
@@ -368,7 +451,7 @@ def test_no_word_on_a_new_connection() -> None:
         network.backend.begin(exchange)
         network.connect().close(cleanly=cleanly)
         assert exchange.reply == Reply(
-            outcome="the backend closed the connection without a reply", heard=False
+            outcome="the backend closed the connection without a reply", in_doubt=True
         )
         assert network.attempts() == 0
 
@@ -400,7 +483,9 @@ def test_pausing_and_resuming() -> None:
 
 
 def test_the_interface() -> None:
-    assert verifyObject(IExchange, RecordedExchange())
+    exchange, _ = carry_all([CHUNKED])
+    assert verifyObject(IExchange, exchange)
+    assert verifyObject(IExchangeConnection, exchange.connection)
 
 
 def test_the_fields_of_a_head() -> None:

@@ -123,7 +123,7 @@ def test_a_reply_is_what_h11_says_it_is(
         assert cut == whole
     else:
         # How much of the body had been passed on before the fault depends on the cuts.
-        assert (cut.outcome, cut.heard) == (whole.outcome, whole.heard)
+        assert (cut.outcome, cut.in_doubt) == (whole.outcome, whole.in_doubt)
     theirs = by_h11(sent, closes, is_head=is_head)
     if whole.outcome == "ended":
         assert theirs is not None

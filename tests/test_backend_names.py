@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import directlyProvides, implementer, providedBy
 
+from tests.conftest import LoggedEvents
 from tests.proxy_fakes import (
     PLAIN,
     Network,
@@ -100,13 +101,17 @@ def test_no_address_is_left(named: tuple[Network, Names]) -> None:
     assert exchange.reply.outcome == REFUSED
 
 
-def test_an_unknown_name(named: tuple[Network, Names]) -> None:
+def test_an_unknown_name_is_for_the_log_and_not_for_clients(
+    named: tuple[Network, Names], logged: LoggedEvents
+) -> None:
     network, names = named
     exchanges = begin(network, 2)
     names.answer()
     for exchange in exchanges:
-        assert "no address found for 'gpu'" in exchange.reply.outcome
-        assert exchange.reply.heard is False
+        assert exchange.reply.outcome == "the backend cannot be connected to"
+        assert exchange.reply.in_doubt is True
+    (event,) = logged.of("backend_not_connected")
+    assert "no address found for 'gpu'" in event
     begin(network)
     assert len(names.asked) == 1
 
@@ -127,6 +132,6 @@ def test_closing_while_a_name_is_looked_up(named: tuple[Network, Names]) -> None
     network, names = named
     (exchange,) = begin(network)
     network.pool.close()
-    assert exchange.reply.heard is False
+    assert exchange.reply.in_doubt is True
     names.answer("10.0.0.7")
     assert network.reactor.tcpClients == []

@@ -13,9 +13,11 @@ from twisted.internet.error import (
     UserError,
 )
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from llmux.backend.pool import BackendPool, PoolSettings
 from llmux.backend.template import Repeats
+from tests.conftest import LoggedEvents
 from tests.proxy_fakes import (
     PLAIN,
     BackendEnd,
@@ -149,8 +151,8 @@ def test_closing_the_pool_while_it_connects() -> None:
     network.pool.close()
     (connector,) = network.reactor.connectors
     assert connector.stoppedConnecting
-    network.refuse(UserError())
-    assert exchange.reply.heard is False
+    network.reactor.tcpClients[0][2].clientConnectionFailed(connector, Failure(UserError()))
+    assert exchange.reply.in_doubt is True
     assert network.attempts() == 0
 
 
@@ -199,7 +201,7 @@ def test_it_is_repeated_on_a_new_connection_and_no_other() -> None:
     fresh = network.connect()
     assert fresh.take() == b"1\r\n"
     fresh.close()
-    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, heard=False)
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
 
 
 def test_a_post_is_not_repeated_when_the_backend_may_have_worked_on_it() -> None:
@@ -208,7 +210,7 @@ def test_a_post_is_not_repeated_when_the_backend_may_have_worked_on_it() -> None
     (exchange,) = begin(network)
     network.reactor.advance(1.5)
     end.close()
-    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, heard=False)
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
     assert network.attempts() == 0
 
 
@@ -228,7 +230,7 @@ def test_what_must_not_be_repeated_is_not() -> None:
     end = used_before(network)
     (exchange,) = begin(network, repeats=Repeats.NEVER)
     end.close()
-    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, heard=False)
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
     assert network.attempts() == 0
 
 
@@ -239,7 +241,7 @@ def test_nothing_is_repeated_after_a_byte() -> None:
     end.send(b"H")
     end.close()
     assert exchange.reply == Reply(
-        outcome="the backend closed the connection in mid-reply", heard=True
+        outcome="the backend closed the connection in mid-reply", in_doubt=False
     )
     assert network.attempts() == 0
 
@@ -253,6 +255,65 @@ def test_withdrawing_what_is_to_be_repeated() -> None:
     assert network.connect().take() == b""
 
 
+def test_a_request_is_begun_anew_once_and_no_more() -> None:
+    network = Network()
+    first, second = used_before(network), None
+    (exchange,) = begin(network, repeats=Repeats.ALWAYS)
+    first.close()
+    assert network.attempts() == 1
+    assert exchange.repeats.value == "always", "it has not been sent again"
+    second = network.connect()
+    assert exchange.repeats.value == "never"
+    second.close()
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
+
+
+# ------------------------------------------------- a backend that is about to go
+
+ASLEEP = "the model was put to sleep first"
+
+
+def test_what_is_lost_on_an_outdated_connection_is_not_repeated() -> None:
+    network = Network()
+    end = used_before(network)
+    (exchange,) = begin(network, repeats=Repeats.ALWAYS)
+    network.pool.forget("10.0.0.1", 8000)
+    end.close()
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
+    assert network.attempts() == 0
+
+
+def test_what_waits_for_a_connection_does_not_go_out_any_more() -> None:
+    network = Network(PoolSettings(max_connecting=1))
+    used = used_before(network)
+    repeated, first, second = begin(network, 3)
+    used.close()
+    network.pool.forget("10.0.0.1", 8000)
+    # Not yet: whoever puts the model to sleep is in the middle of that.
+    assert [e.reply for e in (repeated, first, second)] == [Reply()] * 3
+    network.backend.withdraw(second)
+    network.reactor.advance(0)
+    for exchange in (repeated, first):
+        assert exchange.reply == Reply(outcome=ASLEEP, in_doubt=True)
+    assert second.reply == Reply()
+    assert (repeated.times_connected, first.times_connected) == (1, 0)
+
+
+def test_a_connection_that_is_being_made_is_given_up() -> None:
+    network = Network(PoolSettings(max_connecting=1))
+    begin(network)
+    network.pool.forget("10.0.0.1", 8000)
+    (connector,) = network.reactor.connectors
+    assert connector.stoppedConnecting
+    # Its end concerns nobody who comes later.
+    (later,) = begin(network)
+    network.reactor.tcpClients[0][2].clientConnectionFailed(connector, Failure(UserError()))
+    assert later.reply == Reply()
+    network.reactor.advance(0)
+    network.connect().send(PLAIN)
+    assert later.reply.outcome == "ended"
+
+
 # ------------------------------------------------------------ connecting
 
 
@@ -260,7 +321,7 @@ def test_a_refusal_is_everybodys() -> None:
     network = Network(PoolSettings(max_connecting=2))
     exchanges = begin(network, 5)
     network.refuse(ConnectionRefusedError())
-    assert [e.reply for e in exchanges] == [Reply(outcome=REFUSED, heard=False)] * 5
+    assert [e.reply for e in exchanges] == [Reply(outcome=REFUSED, in_doubt=True)] * 5
     network.refuse(ConnectionRefusedError())
     assert network.attempts() == 0
     (later,) = begin(network)
@@ -274,17 +335,28 @@ def test_a_time_limit_is_one_requests() -> None:
     assert network.reactor.tcpClients[0][3] == 7
     network.refuse(TimeoutError())
     assert first.reply.outcome == "the backend does not accept connections (timed out)"
-    assert first.reply.heard is False
+    assert first.reply.in_doubt is True
     assert second.reply == Reply()
     network.connect().send(PLAIN)
     assert second.reply.outcome == "ended"
 
 
-def test_another_error_is_named() -> None:
+def test_errors_of_the_system_are_for_the_log_and_not_for_clients(
+    logged: LoggedEvents,
+) -> None:
     network = Network()
-    (exchange,) = begin(network)
-    network.refuse(ConnectError(string="no more sockets"))
-    assert "no more sockets" in exchange.reply.outcome
+    for _ in range(2):
+        (exchange,) = begin(network)
+        network.refuse(ConnectError(string="no more sockets"))
+        assert exchange.reply.outcome == "the backend cannot be connected to"
+    # Once a second, that is.
+    (event,) = logged.of("backend_not_connected")
+    assert "no more sockets" in event
+    assert "10.0.0.1:8000" in event
+    network.reactor.advance(1)
+    begin(network)
+    network.refuse(ConnectError())
+    assert len(logged.of("backend_not_connected")) == 2
 
 
 @pytest.mark.parametrize(
@@ -298,15 +370,15 @@ def test_what_this_machine_lacks_is_not_the_backends_fault(error: ConnectError) 
     network = Network()
     exchanges = begin(network, 2)
     network.refuse(error)
-    assert [e.reply.heard for e in exchanges] == [True, True]
+    assert [e.reply.in_doubt for e in exchanges] == [False, False]
 
 
 def test_a_failure_that_sets_off_the_withdrawal_of_others() -> None:
     network = Network()
 
     class Exchange(RecordedExchange):
-        def failed(self, reason: str, heard: bool) -> None:
-            super().failed(reason, heard)
+        def failed(self, reason: str, *, backend_in_doubt: bool) -> None:
+            super().failed(reason, backend_in_doubt=backend_in_doubt)
             network.backend.withdraw(second)
 
     first, second, third = Exchange(), RecordedExchange(), RecordedExchange()

@@ -192,7 +192,9 @@ def test_a_reply_that_begins_before_the_whole_body() -> None:
 def test_a_body_that_cannot_be_read() -> None:
     _, exchange, end = upload()
     exchange.body.done.errback(OSError("disk on fire"))
-    assert exchange.reply == Reply(outcome="the request's body could not be read", heard=True)
+    assert exchange.reply == Reply(
+        outcome="the request's body could not be read", in_doubt=False
+    )
     assert end.transport.aborted
 
 
@@ -210,7 +212,7 @@ def test_a_connection_lost_in_mid_body() -> None:
     _, exchange, end = upload()
     end.close(cleanly=False)
     assert exchange.body.stopped == 1
-    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, heard=False)
+    assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
 
 
 def test_aborting_in_mid_body() -> None:

@@ -58,7 +58,7 @@ class TestSound:
         a = config.models["a"]
         assert (a.host, a.weight) == ("127.0.0.1", 1.0)
         assert (a.wake_timeout_secs, a.sleep_timeout_secs) == (900.0, 300.0)
-        assert a.alive_timeout_secs == 10.0
+        assert (a.alive_timeout_secs, a.first_byte_timeout_secs) == (10.0, None)
         assert (config.host, config.port, config.listen) == ("127.0.0.1", 3000, None)
         assert config.client_stall_timeout_secs == 60.0
         assert config.shutdown_timeout_secs == 30.0
@@ -84,6 +84,7 @@ models:
     wake_timeout_secs: 1
     sleep_timeout_secs: 2.5
     alive_timeout_secs: 3
+    first_byte_timeout_secs: 20
     weight: 4
 policy:
   name: fifo
@@ -111,6 +112,7 @@ state_dir: state
             wake_timeout_secs=1.0,
             sleep_timeout_secs=2.5,
             alive_timeout_secs=3.0,
+            first_byte_timeout_secs=20.0,
             weight=4.0,
         )
         assert config.policy == PolicyConfig(

@@ -19,7 +19,7 @@ from llmux.interfaces import HookKind, HookResult, IRunningHook
 from llmux.proxy import switching
 from llmux.proxy.guarded import ITurn
 from tests.conftest import LoggedFailures
-from tests.proxy_world import ClientEnd, ProxyWorld, chat
+from tests.proxy_world import ClientEnd, Guarded, ProxyWorld, chat
 from tests.web_fakes import Reply, replies
 
 SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
@@ -141,6 +141,7 @@ def test_shutting_down(stock: bool) -> None:
     client.send(chat())
     world.switcher.stop()
     assert error_of(client) == (503, "llmux is shutting down")
+    assert answer_to(client).header(b"retry-after") is not None
     world.advance(40)
 
 
@@ -214,6 +215,137 @@ def test_there_is_no_third_turn(stock: bool) -> None:
         world.advance(5)
     assert error_of(client)[0] == 502
     assert world.attempts() == 0
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_a_request_is_sent_twice_at_most_whatever_the_reasons(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    first, slow = world.client(), world.client()
+    first.send(chat())
+    used = world.accept()
+    used.send(PLAIN)
+    used.take()
+    client = world.client()
+    client.send(chat())
+    slow.send(chat())
+    world.accept().send(CHUNKED_START)
+    # The model drains, so that who has no answer may wait for another turn.
+    world.client().send(chat("b"))
+    assert used.take().startswith(b"POST ")
+    used.close()
+    anew = world.accept()
+    assert anew.take().startswith(b"POST ")
+    anew.close()
+    world.advance(1)
+    assert error_of(client)[0] == 502
+    slow.leave()
+    world.advance(20)
+    assert world.in_flight() == 0
+
+
+@SITES
+def test_a_second_turn_is_not_repeated(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    world.hooks.awake.discard("a")
+    world.accept().close()
+    world.advance(5)
+    end = world.accept()
+    assert end.take().startswith(b"POST ")
+    end.close()
+    world.advance(1)
+    assert error_of(client)[0] == 502
+
+
+@SITES
+def test_a_second_turn_on_a_used_connection_is_not_repeated(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    other, client = world.client(), world.client()
+    for one in (other, client):
+        one.send(chat())
+    world.hooks.awake.discard("a")
+    for _ in range(2):
+        world.refuse(REFUSED)
+    world.advance(5)
+    used = world.accept()
+    used.send(PLAIN)
+    assert used.take().count(b"POST ") == 2
+    # The second connection is still being made.
+    used.close()
+    world.advance(1)
+    assert error_of(client)[0] == 502
+    world.accept()
+    assert world.attempts() == 0
+
+
+@SITES
+def test_a_repetition_that_did_not_go_out_leaves_another_turn(stock: bool) -> None:
+    world = ProxyWorld(stock=stock)
+    world.wake("a")
+    world.client().send(chat())
+    used = world.accept()
+    used.send(PLAIN)
+    client = world.client()
+    client.send(chat())
+    world.hooks.awake.discard("a")
+    used.close()
+    world.refuse(REFUSED)
+    world.advance(5)
+    world.accept().send(PLAIN)
+    assert answer_to(client).status == 200
+
+
+@SITES
+def test_nothing_is_repeated_to_a_model_on_its_way_to_sleep(stock: bool) -> None:
+    world = ProxyWorld(stock=stock, drain_before_switch=False, min_active=5.0)
+    world.wake("a")
+    world.advance(5)
+    world.client().send(chat())
+    used = world.accept()
+    used.send(PLAIN)
+    client = world.client()
+    client.send(chat())
+    world.script("a", HookKind.SLEEP, 2.0)
+    world.client().send(chat("b"))
+    world.settle()
+    assert ("a", HookKind.SLEEP) in world.hooks.started
+    used.close()
+    world.advance(1)
+    assert world.attempts() == 0
+    assert client.received == b""
+    # It waits for its model's next turn, after the other's.
+    for _ in range(2):
+        world.advance(3)
+        world.accept().send(PLAIN)
+        world.advance(5)
+    assert answer_to(client).status == 200
+
+
+@SITES
+def test_who_waits_for_a_connection_does_not_reach_a_model_on_its_way_to_sleep(
+    stock: bool,
+) -> None:
+    world = ProxyWorld(stock=stock, drain_before_switch=False, min_active=5.0)
+    world.wake("a")
+    world.advance(5)
+    client, leaves = world.client(), world.client()
+    for one in (client, leaves):
+        one.send(chat())
+    world.script("a", HookKind.SLEEP, 2.0)
+    world.client().send(chat("b"))
+    assert ("a", HookKind.SLEEP) in world.hooks.started
+    leaves.leave()
+    assert world.attempts() == 0
+    for _ in range(2):
+        world.advance(3)
+        world.accept().send(PLAIN)
+        world.advance(5)
+    assert answer_to(client).status == 200
     assert world.in_flight() == 0
 
 
@@ -390,15 +522,13 @@ def test_a_guarded_resource_that_raises(stock: bool, logged_failures: LoggedFail
         raise ValueError("broken")
 
     for waits in (False, True):
-        world = ProxyWorld(stock=stock)
-        proxy: Any = world.proxy
-        proxy.render_guarded = broken
+        world = ProxyWorld(stock=stock, wrapped=Guarded(broken))
         if not waits:
             world.wake("a")
         client = world.client()
         client.send(chat())
         world.advance(3)
-        assert answer_to(client).status == 500
+        assert error_of(client)[0] == 500
         assert world.in_flight() == 0
     assert len(logged_failures.flush(ValueError)) == 2
 
@@ -493,9 +623,7 @@ def test_who_leaves_during_the_search(stock: bool, monkeypatch: pytest.MonkeyPat
 
 def test_the_interface() -> None:
     turns: list[Any] = []
-    world = ProxyWorld()
-    proxy: Any = world.proxy
-    proxy.render_guarded = turns.append
+    world = ProxyWorld(wrapped=Guarded(turns.append))
     world.wake("a")
     client = world.client()
     client.send(chat())

@@ -17,24 +17,29 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-__all__ = ["Addresses", "Asker"]
+__all__ = ["Addresses", "AddressesWanted"]
 
 
-class Asker(Protocol):
-    """Who wants to know the addresses."""
+class AddressesWanted(Protocol):
+    """Whoever has asked for the addresses of a host."""
 
     def addresses_found(self, addresses: list[str]) -> None:
-        """There is at least one."""
+        """These are the host's addresses, at least one, the best first."""
 
-    def not_possible(self, error: BaseException) -> None:
-        """There is none."""
+    def addresses_not_found(self, error: BaseException) -> None:
+        """The host has no address."""
 
 
 @implementer(IResolutionReceiver)
 class Addresses:
     """
-    Finds the addresses of a host, asking the resolver once for all who want
-    to know at a time and keeping the answer for C{keep} seconds.
+    Finds the addresses of a host.  The resolver is asked once for all who want
+    to know at the same time, and its answer is kept for C{keep} seconds.
+
+    L{HostnameEndpoint<twisted.internet.endpoints.HostnameEndpoint>} is not used
+    instead: it asks the resolver's threads for each connection, forgets which
+    address has answered, and leaves a wrapper between the transport and its
+    protocol, which every read then passes through.
     """
 
     keep = 10.0
@@ -45,14 +50,14 @@ class Addresses:
         self._known: list[str] = []
         self._found: list[str] = []
         self._until = float("inf")
-        self._askers: list[Asker] = []
+        self._askers: list[AddressesWanted] = []
         literal = isIPAddress(host) or isIPv6Address(host)
         if literal or not IReactorPluggableNameResolver.providedBy(reactor):
             # Without a resolver the reactor's own connectTCP resolves names.
             self._known = [host]
 
-    def find(self, asker: Asker) -> None:
-        """Tell it the addresses, now or later."""
+    def find(self, asker: AddressesWanted) -> None:
+        """Tell C{asker} the addresses, now or later."""
         if self._known and self._reactor.seconds() < self._until:
             asker.addresses_found(list(self._known))
             return
@@ -61,20 +66,23 @@ class Addresses:
             self._reactor.nameResolver.resolveHostName(self, self._host)
 
     def prefer(self, address: str) -> None:
-        """This one answered: name it first."""
+        """This address has accepted a connection: name it first from now on."""
         known = self._known
         if len(known) > 1 and known[0] != address and address in known:
             known.remove(address)
             known.insert(0, address)
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """See L{IResolutionReceiver.resolutionBegan}."""
         self._found = []
 
     def addressResolved(self, address: IAddress) -> None:
+        """See L{IResolutionReceiver.addressResolved}."""
         if isinstance(address, IPv4Address | IPv6Address):
             self._found.append(address.host)
 
     def resolutionComplete(self) -> None:
+        """See L{IResolutionReceiver.resolutionComplete}."""
         askers, self._askers = self._askers, []
         self._known = list(dict.fromkeys(self._found))
         self._until = self._reactor.seconds() + self.keep
@@ -82,4 +90,6 @@ class Addresses:
             if self._known:
                 asker.addresses_found(list(self._known))
             else:
-                asker.not_possible(DNSLookupError(f"no address found for {self._host!r}"))
+                asker.addresses_not_found(
+                    DNSLookupError(f"no address found for {self._host!r}")
+                )

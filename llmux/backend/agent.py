@@ -1,6 +1,5 @@
 """
-An L{IAgent} on the backends' connections, for treq and whatever else asks an
-agent.
+An L{IAgent} on the backends' connections, for treq and for other users of agents.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
-from llmux.backend.connection import BackendConnection
-from llmux.backend.exchange import IExchange
+from llmux.backend.exchange import IExchange, IExchangeConnection
 from llmux.backend.pool import Backend, BackendPool
 from llmux.backend.reply import Framing, ReplyHead, fields_of, reason_of
 from llmux.backend.template import Repeats, RequestTemplate
@@ -37,11 +35,11 @@ __all__ = ["BackendAgent"]
 @implementer(IAgent)
 class BackendAgent:
     """
-    Sends requests to C{http:} URIs over the pool's connections.
+    An agent that sends requests to C{http:} URIs over a pool's connections.
 
     Host is what the headers say, else the URI's host and port; hop-by-hop
-    headers are not sent.  Fails with L{ResponseNeverReceived} or
-    L{ResponseFailed}; cancelling closes the connection.
+    headers are not sent.  A request fails with L{ResponseNeverReceived} or
+    L{ResponseFailed}; to cancel a request closes its connection.
     """
 
     def __init__(self, pool: BackendPool) -> None:
@@ -75,7 +73,7 @@ class _ClientRequest:
 
 
 class _Chunks:
-    """A consumer that puts what it is given in chunks."""
+    """A consumer that puts each piece of a body in a chunk."""
 
     def __init__(self, transport: IConsumer) -> None:
         self._transport = transport
@@ -92,7 +90,7 @@ class _Chunks:
 
 @implementer(IBodyProducer)
 class _ChunkedBody:
-    """A body whose length is not known, in chunks."""
+    """The producer of a body whose length is not known, sent in chunks."""
 
     length = UNKNOWN_LENGTH
 
@@ -114,7 +112,7 @@ class _ChunkedBody:
 
 @implementer(IExchange)
 class _AgentExchange:
-    """One request of an agent's, until its response has ended."""
+    """One request of an agent, until its response has ended."""
 
     def __init__(
         self,
@@ -142,7 +140,7 @@ class _AgentExchange:
         self._asked = asked
         self._body = body
         self._reply: _Response | None = None
-        self.connection: BackendConnection | None = None
+        self.connection: IExchangeConnection | None = None
         self.is_head = template.is_head
         # A producer can be started once only.
         self.repeats = template.repeats if body is None else Repeats.NEVER
@@ -152,7 +150,7 @@ class _AgentExchange:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """The rest is not wanted."""
+        """Nobody wants the rest of the exchange."""
         if self.connection is not None:
             self.connection.abort()
         else:
@@ -161,6 +159,7 @@ class _AgentExchange:
     # ------------------------------------------------------- IExchange
 
     def connected(self) -> None:
+        """See L{IExchange.connected}."""
         connection = self.connection
         assert connection is not None
         connection.send(self._head)
@@ -169,6 +168,7 @@ class _AgentExchange:
             connection.send_body(body)
 
     def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+        """See L{IExchange.replied}."""
         self._reply = reply = _Response(self, self._asked, head)
         reply.more(data, ended)
         if self.connection is not None:
@@ -177,22 +177,28 @@ class _AgentExchange:
         self.response.callback(reply)
 
     def received(self, data: bytes, ended: bool) -> None:
+        """See L{IExchange.received}."""
         assert self._reply is not None
         self._reply.more(data, ended)
 
-    def failed(self, reason: str, heard: bool) -> None:
+    def begun_anew(self) -> None:
+        """See L{IExchange.begun_anew}."""
+        self.repeats = Repeats.NEVER
+
+    def failed(self, reason: str, *, backend_in_doubt: bool) -> None:
+        """See L{IExchange.failed}."""
         failures = [Failure(ConnectionLost(reason))]
         if self._reply is not None:
             self._reply.end(_response_failed(failures, self._reply))
         else:
-            kind = ResponseFailed if heard else ResponseNeverReceived
+            kind = ResponseNeverReceived if backend_in_doubt else ResponseFailed
             self.response.errback(_response_failed(failures, None, kind))
 
 
 @implementer(IResponse, IPushProducer)
 class _Response:
     """
-    A response, and the transport of the protocol that takes its body.
+    A response, which is also the transport of the protocol that takes the body.
     """
 
     def __init__(
@@ -236,7 +242,7 @@ class _Response:
             self.resumeProducing()
 
     def more(self, data: bytes, ended: bool) -> None:
-        """Of the body."""
+        """More of the body has come."""
         if data:
             if self._protocol is None:
                 self._pieces.append(data)
@@ -246,7 +252,7 @@ class _Response:
             self.end(Failure(PotentialDataLoss() if self._end_is_close else ResponseDone()))
 
     def end(self, reason: Failure) -> None:
-        """There is no more."""
+        """The body has ended, for this reason."""
         if self._ended is None:
             self._ended = reason
             if self._protocol is not None:
@@ -275,11 +281,11 @@ class _Response:
         self.abortConnection()
 
     def loseConnection(self) -> None:
-        """The rest of the body is not wanted."""
+        """See L{ITransport.loseConnection}: nobody wants the rest of the body."""
         self.abortConnection()
 
     def abortConnection(self) -> None:
-        """Likewise."""
+        """See L{ITCPTransport<twisted.internet.interfaces.ITCPTransport>}."""
         self.disconnecting = True
         if self._ended is None:
             self._exchange.hang_up()

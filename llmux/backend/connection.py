@@ -5,7 +5,7 @@ One connection to a backend, which carries one exchange after the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.error import ConnectionDone
@@ -21,14 +21,12 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from llmux.backend.exchange import IExchange
+from llmux.backend.connection_phase import ConnectionPhase
+from llmux.backend.exchange import IExchange, IExchangeConnection
 from llmux.backend.reply import BadReply, Framing, ReplyHead
 from llmux.backend.template import Repeats
 
-if TYPE_CHECKING:
-    from llmux.backend.pool import Backend
-
-__all__ = ["BackendConnection"]
+__all__ = ["BackendConnection", "ConnectionOwner"]
 
 _MAX_HEAD = 128 * 1024
 _SLICE = 256 * 1024
@@ -36,20 +34,55 @@ _HEAD_END = b"\r\n\r\n"
 _SHORTEST_HEAD = len(b"HTTP/1.1 200")
 _NO_BODY = Framing.NONE
 _UNTIL_CLOSE = Framing.UNTIL_CLOSE
+_IDLE = ConnectionPhase.IDLE
+_ASKING = ConnectionPhase.ASKING
+_REPLYING = ConnectionPhase.REPLYING
+_CLOSED = ConnectionPhase.CLOSED
 _MEMORABLE = 1024
+"""The parsed head of a reply is kept if the head has at most so many bytes."""
 _MOST_HEADS = 256
-"""Heads of at most so many bytes, and so many of them, are kept for replies with the same."""
+"""At most so many parsed heads are kept."""
 _IDLE_CLOSE = 1.0
 """
 Seconds.  A backend that closes a connection because it was idle, just when a
-request goes out on it, shows within a round trip.  One that closes later has
-more likely died of the request, which must not be sent twice.
+request goes out on it, shows within a round trip.  A backend that closes later
+has more likely died of the request, which must not be sent twice.
 """
+
+
+class ConnectionOwner(Protocol):
+    """
+    What a connection wants of whoever made it and keeps it.
+
+    @ivar seconds: gives the time.
+    @ivar reply_heads: see L{Backend<llmux.backend.pool.Backend>}.
+    @ivar generation: a connection of another generation is outdated: a request that
+        is lost on it must not be repeated.
+    """
+
+    seconds: Callable[[], float]
+    reply_heads: dict[bytes, ReplyHead]
+    generation: int
+
+    def connection_made(self, connection: BackendConnection) -> None:
+        """The connection is new, and idle."""
+
+    def connection_freed(self, connection: BackendConnection) -> None:
+        """The connection's exchange is over, and the connection is idle."""
+
+    def connection_lost(self, connection: BackendConnection) -> None:
+        """The connection will carry nothing any more.  May be called repeatedly."""
+
+    def begin_anew(self, exchange: IExchange) -> None:
+        """
+        The exchange's connection had been used before, and was closed without
+        a byte of a reply: have the exchange carried by a new connection.
+        """
 
 
 @implementer(IPullProducer)
 class _Rest:
-    """What is left of a request, given to the transport slice by slice."""
+    """The unsent part of a request, given to the transport slice by slice."""
 
     __slots__ = ("_connection", "_data", "_sent")
 
@@ -69,38 +102,38 @@ class _Rest:
             self._connection.rest_sent()
 
     def stopProducing(self) -> None:
-        """The connection is lost, which it learns by itself."""
+        """The transport is lost.  The connection is told by C{connectionLost}."""
 
 
-@implementer(IProtocol)
+@implementer(IProtocol, IExchangeConnection)
 class BackendConnection:
     """
-    A client of HTTP/1.1 over llhttp, at most one exchange at a time.
+    A client of HTTP/1.1 over llhttp, which carries at most one exchange at a time.
 
     The parser's callbacks are methods of lists: C{_may_begin} holds an item
     for each message that may begin (so that bytes after the reply make the
-    parser fail), C{_to_end} one for each that has yet to end, C{_pieces} the
-    decoded body.  Nobody else is called while the parser runs.
+    parser fail), C{_to_end} an item for each message that has yet to end,
+    C{_pieces} the decoded body.  Nobody else is called while the parser runs.
 
-    @ivar reused: it has carried an exchange before the present one.
-    @ivar idle_epoch: for its L{Backend}: when it became idle.
-    @ivar generation: for its L{Backend}: connections of an old generation
-        are not used again.
+    @ivar phase: where the connection stands; L{llmux.backend.connection_phase} has
+        the table.  C{_exchange} is set in ASKING and REPLYING, and in no other phase.
+    @ivar reused: the connection has carried an exchange before the present one.
+    @ivar idle_epoch: belongs to the owner, who notes when the connection became idle.
+    @ivar generation: the owner's generation when the connection was made.
     """
 
     __slots__ = (
-        "_backend",
         "_began",
         "_exchange",
         "_feed",
         "_interim",
         "_keeps_alive",
         "_may_begin",
+        "_owner",
         "_parser",
         "_partial",
         "_paused",
         "_pieces",
-        "_replying",
         "_send",
         "_sending",
         "_status",
@@ -108,14 +141,16 @@ class BackendConnection:
         "_until_close",
         "generation",
         "idle_epoch",
+        "phase",
         "reused",
         "transport",
     )
 
     transport: Connection
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
+        self.phase = _IDLE
         self._exchange: IExchange | None = None
         self._may_begin: list[None] = []
         self._to_end: list[None] = []
@@ -127,10 +162,9 @@ class BackendConnection:
         self._status = 0
         self._began = 0.0
         self._keeps_alive = False
-        self._replying = False
         self._paused = False
         self._until_close = False
-        self.generation = backend.generation
+        self.generation = owner.generation
         self.idle_epoch = 0
         self.reused = False
         self._new_parser()
@@ -169,16 +203,17 @@ class BackendConnection:
     # ------------------------------------------------------ for exchanges
 
     def begin(self, exchange: IExchange) -> None:
-        """Carry this exchange.  The connection is idle."""
+        """Carry this exchange.  The connection must be idle."""
+        self.phase = _ASKING
         self._exchange = exchange
         self._may_begin.append(None)
         self._to_end.append(None)
-        self._began = self._backend.seconds()
+        self._began = self._owner.seconds()
         exchange.connection = self
         exchange.connected()
 
     def send(self, data: bytes) -> None:
-        """Send the request, or its head: the first that is sent in an exchange."""
+        """See L{IExchangeConnection.send}."""
         sent = 0
         if self._send is not None:
             try:
@@ -195,7 +230,7 @@ class BackendConnection:
         self.transport.registerProducer(rest, False)
 
     def send_body(self, producer: IBodyProducer) -> None:
-        """Send the request's body, after its head."""
+        """See L{IExchangeConnection.send_body}."""
         # From here on the transport may hold bytes that we do not know of:
         # what is sent later must queue behind them.
         self._send = None
@@ -206,7 +241,7 @@ class BackendConnection:
         except (OSError, ValueError):
             # No descriptor was left to open the body with, say.  The head is out: a backend
             # that is left waiting would answer into the next exchange of this connection.
-            self._break("the request's body could not be read", heard=True)
+            self._break("the request's body could not be read")
             return
         sent.addCallbacks(
             self._body_sent,
@@ -216,7 +251,7 @@ class BackendConnection:
         )
 
     def rest_sent(self) -> None:
-        """The transport has sent all of what L{send} gave it."""
+        """The transport has sent all that L{send} gave to it."""
         self._sending = None
 
     def _body_sent(self, result: object, producer: IBodyProducer) -> None:
@@ -226,37 +261,37 @@ class BackendConnection:
 
     def _body_failed(self, failure: Failure, producer: IBodyProducer) -> None:
         if self._sending is producer:
-            self._break("the request's body could not be read", heard=True)
+            self._break("the request's body could not be read")
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """See L{IExchangeConnection.pause}."""
         self._paused = True
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """See L{IExchangeConnection.resume}."""
         self._paused = False
         self.transport.resumeProducing()
 
     def abort(self) -> None:
-        """
-        Close the connection at once: the backend shall stop working on the
-        request.  The exchange is told nothing more.
-        """
+        """See L{IExchangeConnection.abort}."""
+        self.phase = _CLOSED
         if self._exchange is not None:
             self._exchange.connection = None
             self._exchange = None
         self._stop_sending()
-        self._backend.connection_lost(self)
+        self._owner.connection_lost(self)
         self.transport.abortConnection()
 
     def close(self) -> None:
-        """It is idle: close it."""
+        """Close the connection, which must be idle."""
+        self.phase = _CLOSED
         self.transport.loseConnection()
 
     # ------------------------------------------------------------ IProtocol
 
     def makeConnection(self, transport: ITransport) -> None:
+        """See L{IProtocol.makeConnection}."""
         self.transport = cast(Connection, transport)
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
@@ -264,28 +299,28 @@ class BackendConnection:
             # A request goes straight to the socket as long as nothing is
             # queued in the transport: that saves two trips through the poller.
             self._send = self.transport.getHandle().send
-        self._backend.connection_made(self)
+        self._owner.connection_made(self)
 
     def connectionMade(self) -> None:
-        """Of L{IProtocol}; L{makeConnection} does it all."""
+        """See L{IProtocol.connectionMade}; L{makeConnection} does all the work."""
 
     def dataReceived(self, data: bytes) -> None:
+        """See L{IProtocol.dataReceived}."""
         exchange = self._exchange
         if exchange is None:
-            # Nothing was asked.
-            self._backend.connection_lost(self)
-            self.transport.abortConnection()
+            # Nobody has asked for this: what else comes could not be told from a reply.
+            self.abort()
             return
         extra = False
         try:
             self._feed(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if self._to_end and not (exchange.is_head and self._status):
-                self._break(_reason(error), heard=True)
+                self._break(_reason(error))
                 return
             extra = True
         pieces = self._pieces
-        if self._replying:
+        if self.phase is _REPLYING:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             if not self._to_end:
@@ -298,7 +333,7 @@ class BackendConnection:
         else:
             self._partial += data
             if len(self._partial) > _MAX_HEAD:
-                self._break("the head of the backend's reply is too long", heard=True)
+                self._break("the head of the backend's reply is too long")
 
     def _reply_began(self, exchange: IExchange, data: bytes, extra: bool) -> None:
         if self._partial:
@@ -310,13 +345,13 @@ class BackendConnection:
             begin, end = _last_head(data, self._interim)
         came = data[begin:end]
         is_head = exchange.is_head
-        heads = self._backend.heads
+        heads = self._owner.reply_heads
         head = None if is_head else heads.get(came)
         if head is None:
             try:
                 head = ReplyHead(came, self._status, is_head, self._keeps_alive)
             except BadReply as error:
-                self._break(str(error), heard=True)
+                self._break(str(error))
                 return
             if not is_head and len(came) <= _MEMORABLE:
                 if len(heads) >= _MOST_HEADS:
@@ -325,6 +360,7 @@ class BackendConnection:
         pieces = self._pieces
         framing = head.framing
         if framing is _NO_BODY:
+            extra = extra or head.is_ambiguous
             if is_head:
                 # llhttp expects a body that will not come.
                 extra = extra or end + len(_HEAD_END) != len(data)
@@ -336,39 +372,44 @@ class BackendConnection:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         if self._to_end:
-            self._replying = True
+            self.phase = _REPLYING
             exchange.replied(head, data, False)
         else:
             self._over(exchange, extra)
             exchange.replied(head, data, True)
 
     def _over(self, exchange: IExchange, extra: bool) -> None:
-        """The reply is whole: wait for another exchange, or close."""
+        """
+        The reply is whole: wait for another exchange, or close.
+
+        @param extra: more than the reply has come, or may come.
+        """
         self._exchange = None
         exchange.connection = None
-        self._replying = False
         self._status = 0
         if self._keeps_alive and not extra and self._sending is None:
             if self._paused:
                 self.resume()
             self._interim = 0
             self.reused = True
-            self._backend.connection_freed(self)
+            self.phase = _IDLE
+            self._owner.connection_freed(self)
             return
-        self._backend.connection_lost(self)
+        self.phase = _CLOSED
+        self._owner.connection_lost(self)
         if self._sending is None:
             self.transport.loseConnection()
         else:
-            # It replied without waiting for the whole request.
+            # The backend replied without waiting for the whole request.
             self._stop_sending()
             self.transport.abortConnection()
 
-    def _break(self, reason: str, heard: bool) -> None:
-        """Give the exchange up."""
+    def _break(self, reason: str) -> None:
+        """Give up the exchange, for a reason that does not say that the backend died."""
         exchange = self._exchange
         self.abort()
         if exchange is not None:
-            exchange.failed(reason, heard)
+            exchange.failed(reason, backend_in_doubt=False)
 
     def _stop_sending(self) -> None:
         sending = self._sending
@@ -378,9 +419,12 @@ class BackendConnection:
             sending.stopProducing()
 
     def connectionLost(self, reason: Failure) -> None:
+        """See L{IProtocol.connectionLost}."""
         exchange = self._exchange
+        replying = self.phase is _REPLYING
+        self.phase = _CLOSED
         self._exchange = None
-        self._backend.connection_lost(self)
+        self._owner.connection_lost(self)
         # The parser and this hold each other.
         del self._parser, self._feed
         self._send = None
@@ -389,26 +433,36 @@ class BackendConnection:
         if exchange is None:
             return
         exchange.connection = None
-        if self._replying:
-            if self._until_close and reason.check(ConnectionDone):
-                exchange.received(b"", True)
-            else:
-                exchange.failed("the backend closed the connection in mid-reply", True)
-        elif self._partial:
-            exchange.failed("the backend closed the connection in mid-reply", True)
-        elif self.reused and self._may_repeat(exchange):
-            self._backend.begin_anew(exchange)
+        if replying and self._until_close and reason.check(ConnectionDone):
+            exchange.received(b"", True)
+        elif replying or self._partial:
+            exchange.failed(
+                "the backend closed the connection in mid-reply", backend_in_doubt=False
+            )
+        elif self._may_repeat(exchange):
+            self._owner.begin_anew(exchange)
         else:
-            exchange.failed("the backend closed the connection without a reply", False)
+            exchange.failed(
+                "the backend closed the connection without a reply", backend_in_doubt=True
+            )
 
     def _may_repeat(self, exchange: IExchange) -> bool:
+        """Whether the backend closed for idleness, as far as can be known."""
+        owner = self._owner
+        if not self.reused or self.generation != owner.generation:
+            # A new connection was never idle; an outdated one was closed because its
+            # backend is on its way to sleep, and must not be asked again.
+            return False
         if exchange.repeats is Repeats.IF_UNSEEN:
-            return self._backend.seconds() - self._began < _IDLE_CLOSE
+            return owner.seconds() - self._began < _IDLE_CLOSE
         return exchange.repeats is Repeats.ALWAYS
 
 
 def _last_head(data: bytes, interim: int) -> tuple[int, int]:
-    """Where the head after C{interim} others begins and ends; llhttp has accepted them."""
+    """
+    Find where the head after C{interim} others begins and ends.  llhttp has
+    accepted all of them.
+    """
     end = -len(_HEAD_END)
     for _ in range(interim + 1):
         begin = end + len(_HEAD_END)
@@ -420,6 +474,7 @@ def _last_head(data: bytes, interim: int) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
+    """What to tell a client of a reply that llhttp does not accept."""
     if isinstance(error.__context__, BadReply):
         return str(error.__context__)
     return "the backend sent an invalid reply"

@@ -1,32 +1,56 @@
 """
-The seam between a backend's connections and what is sent over them.
+The seam between a backend's connections and the requests that go over them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from twisted.web.iweb import IBodyProducer
 from zope.interface import Attribute, Interface
 
 from llmux.backend.reply import ReplyHead
 from llmux.backend.template import Repeats
 
-if TYPE_CHECKING:
-    from llmux.backend.connection import BackendConnection
+__all__ = ["IExchange", "IExchangeConnection"]
 
-__all__ = ["IExchange"]
+
+class IExchangeConnection(Interface):
+    """
+    What an exchange may ask of the connection that carries it.
+    """
+
+    def send(data: bytes) -> None:
+        """
+        Send the request's head, together with its body if that is in memory.
+        To be called once, from L{IExchange.connected}.
+        """
+
+    def send_body(producer: IBodyProducer) -> None:
+        """Send the request's body, after the head has been given to L{send}."""
+
+    def pause() -> None:
+        """Read nothing more from the backend until L{resume} is called."""
+
+    def resume() -> None:
+        """Read from the backend again."""
+
+    def abort() -> None:
+        """
+        Close the connection at once, so that the backend stops working on the
+        request.  The exchange is not called any more.
+        """
 
 
 class IExchange(Interface):
     """
     One request and its reply.
 
-    Either L{failed} is called, once, or L{replied} or L{received} with
-    C{ended} true; neither once the exchange has aborted its connection or
-    withdrawn from its backend.
+    An exchange ends in one of two ways: L{failed} is called, once, or
+    L{replied} or L{received} is called with C{ended} true.  Neither happens
+    after the exchange has aborted its connection or was withdrawn from its
+    backend.
     """
 
-    connection: BackendConnection | None = Attribute(
+    connection: IExchangeConnection | None = Attribute(
         "The connection in use, from L{connected} on until the exchange is over.  "
         "Set and cleared by the connection."
     )
@@ -35,8 +59,15 @@ class IExchange(Interface):
 
     def connected() -> None:
         """
-        C{connection} is ours: send the request on it.  Called once more if
-        that connection turns out to have been dead.
+        C{connection} has been set: send the request on it.  This is called a
+        second time if the request is begun anew.
+        """
+
+    def begun_anew() -> None:
+        """
+        The request is about to be sent once more, on a new connection: the first
+        was closed without a byte of a reply.  From now on C{repeats} must be
+        L{Repeats.NEVER}, for this exchange and any later one of the same request.
         """
 
     def replied(head: ReplyHead, data: bytes, ended: bool) -> None:
@@ -44,21 +75,22 @@ class IExchange(Interface):
         A final reply has begun.
 
         @param data: what came of the body together with the head.
-        @param ended: that was all.
+        @param ended: the reply is whole.
         """
 
     def received(data: bytes, ended: bool) -> None:
         """
-        More of the body (or nothing).
+        More of the reply's body has come (or nothing).
 
-        @param ended: that was all: the reply is whole.
+        @param ended: the reply is whole.
         """
 
-    def failed(reason: str, heard: bool) -> None:
+    def failed(reason: str, *, backend_in_doubt: bool) -> None:
         """
         There will be no reply, or no more of it.
 
-        @param reason: a few words fit for a client.
-        @param heard: the backend had begun to reply, or is not at fault: there is
-            no reason to doubt that it lives.
+        @param reason: what went wrong, in a few words fit for a client.
+        @param backend_in_doubt: not a byte of a reply has come, and the backend
+            may have died.  False if the backend has begun to reply, or if the
+            fault was not the backend's.
         """

@@ -1,5 +1,5 @@
 """
-Keep-alive connections to backends.
+The connections to backends, which are kept and used again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import ClientFactory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llmux.backend.addresses import Addresses
@@ -37,20 +38,26 @@ __all__ = ["Backend", "BackendPool", "PoolSettings"]
 _OURS = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 )
-"""Errors of this machine's: no files, ports or memory left for another connection."""
+"""
+Errors that are not the backend's: this machine has no files, ports or memory left
+for another connection.
+"""
+
+_LOG_INTERVAL = 1.0
+"""Seconds.  Failures to connect to a backend are logged at most so often."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """
-    Limits for each backend.
+    The limits that hold for each backend.
 
-    @ivar connect_timeout: seconds for one attempt to connect.
+    @ivar connect_timeout: seconds that one attempt to connect may take.
     @ivar idle_timeout: seconds after which an unused connection is closed (at
         the latest half as much again).
     @ivar max_idle: how many unused connections are kept.
-    @ivar max_connecting: how many attempts to connect run at a time, so that
-        thousands of requests that may go at once do not overflow the
+    @ivar max_connecting: how many attempts to connect run at a time.  Without
+        a limit, thousands of requests that begin at once would overflow the
         backend's listen queue.
     """
 
@@ -61,7 +68,7 @@ class PoolSettings:
 
 
 class BackendPool:
-    """The connections to all backends."""
+    """All backends, each with the connections to it."""
 
     def __init__(self, reactor: Any, settings: PoolSettings | None = None) -> None:
         """
@@ -75,7 +82,7 @@ class BackendPool:
 
     def backend(self, host: str, port: int) -> Backend:
         """
-        The backend at that address.
+        Give the backend at this address; always the same object.
 
         @param host: a name, an IPv4 or an IPv6 address (without brackets).
         """
@@ -87,8 +94,7 @@ class BackendPool:
 
     def forget(self, host: str, port: int) -> None:
         """
-        Close the connections to that backend that are unused, and those in
-        use as soon as their exchange is over.
+        Tell a backend that it is about to go: see L{Backend.forget}.
         """
         backend = self._backends.get((host, port))
         if backend is not None:
@@ -96,8 +102,8 @@ class BackendPool:
 
     def close(self) -> None:
         """
-        Close what is unused, give up what is about to connect, leave no
-        timer.  Exchanges in progress end as they end.
+        Close the connections that are unused, give up those that are being
+        made, leave no timer.  Exchanges in progress end as they end.
         """
         for backend in self._backends.values():
             backend.close()
@@ -105,32 +111,37 @@ class BackendPool:
 
 class Backend:
     """
-    One address, and the connections to it.
+    One address, the connections to it, and the exchanges that wait for a connection.
 
-    @ivar host_header: what the Host header of its requests says.
-    @ivar heads: of late replies, by their bytes: a pure function's table.
-    @ivar generation: grows when the connections made so far are not to be
-        used again.
+    @ivar host_header: what the Host header of requests to this backend says.
+    @ivar reply_heads: a cache, from the bytes of a reply's head to the parsed head.
+        An entry never goes stale: what is parsed depends on the bytes alone.
+    @ivar generation: grows with each L{forget}.  Connections of an earlier generation
+        are not used again, and a request that is lost on one is not repeated.
     """
 
     __slots__ = (
         "_addresses",
         "_attempts",
-        "_connections",
         "_epoch",
         "_fresh",
+        "_given_up",
+        "_giving_up",
         "_idle",
+        "_log_next",
         "_pool",
         "_reactor",
         "_sweep",
         "_waiting",
         "generation",
-        "heads",
         "host",
         "host_header",
         "port",
+        "reply_heads",
         "seconds",
     )
+
+    _log = Logger()
 
     def __init__(self, pool: BackendPool, host: str, port: int) -> None:
         self.host = host
@@ -138,7 +149,7 @@ class Backend:
         name = f"[{host}]" if isIPv6Address(host) else host
         self.host_header = f"{name}:{port}".encode("idna" if not name.isascii() else "ascii")
         self.generation = 0
-        self.heads: dict[bytes, ReplyHead] = {}
+        self.reply_heads: dict[bytes, ReplyHead] = {}
         self.seconds: Callable[[], float] = pool.reactor.seconds
         self._pool = pool
         self._reactor: Any = pool.reactor
@@ -150,14 +161,18 @@ class Backend:
         # Those that may take a used connection, and those that must have a new one.
         self._waiting: OrderedDict[IExchange, None] = OrderedDict()
         self._fresh: OrderedDict[IExchange, None] = OrderedDict()
+        # Those that will get no connection, and are told so in the reactor's next turn.
+        self._given_up: OrderedDict[IExchange, None] = OrderedDict()
+        self._giving_up: IDelayedCall | None = None
         self._attempts: set[_Attempt] = set()
+        self._log_next = 0.0
 
     # --------------------------------------------------------- for exchanges
 
     def begin(self, exchange: IExchange) -> None:
         """
-        Carry the exchange on a connection: at once if one is idle, else on
-        the first that becomes free or is made.
+        Carry the exchange on a connection: at once if some connection is idle,
+        else on the first that becomes free or is made.
         """
         if self._idle:
             self._idle.popitem()[0].begin(exchange)
@@ -166,22 +181,25 @@ class Backend:
             self._connect()
 
     def withdraw(self, exchange: IExchange) -> None:
-        """The exchange waits for a connection no longer; it is told nothing more."""
+        """The exchange no longer waits for a connection, and is told nothing more."""
         self._waiting.pop(exchange, None)
         self._fresh.pop(exchange, None)
+        self._given_up.pop(exchange, None)
 
     # ------------------------------------------------------- for connections
 
     def connection_made(self, connection: BackendConnection) -> None:
-        """It is new and has nothing to do."""
+        """See L{ConnectionOwner<llmux.backend.connection.ConnectionOwner>}."""
         if self._fresh:
-            connection.begin(self._fresh.popitem(last=False)[0])
+            exchange, _ = self._fresh.popitem(last=False)
+            exchange.begun_anew()
+            connection.begin(exchange)
         else:
             self.connection_freed(connection)
         self._connect()
 
     def connection_freed(self, connection: BackendConnection) -> None:
-        """Its exchange is over, and it could carry another."""
+        """See L{ConnectionOwner<llmux.backend.connection.ConnectionOwner>}."""
         if connection.generation != self.generation:
             connection.close()
         elif self._waiting:
@@ -195,14 +213,11 @@ class Backend:
                 self._sweep_later()
 
     def connection_lost(self, connection: BackendConnection) -> None:
-        """It will carry nothing any more."""
+        """See L{ConnectionOwner<llmux.backend.connection.ConnectionOwner>}."""
         self._idle.pop(connection, None)
 
     def begin_anew(self, exchange: IExchange) -> None:
-        """
-        The connection that it went out on had been used before and was closed
-        without a word: repeat it on a new one.
-        """
+        """See L{ConnectionOwner<llmux.backend.connection.ConnectionOwner>}."""
         self._fresh[exchange] = None
         self._connect()
 
@@ -217,14 +232,14 @@ class Backend:
             self._addresses.find(attempt)
 
     def connect_to(self, attempt: _Attempt, address: str) -> IConnector:
-        """Try one of the backend's addresses."""
+        """Try to connect to this address, which is one of the backend's."""
         reactor: IReactorTCP = self._reactor
         return reactor.connectTCP(
             address, self.port, attempt, timeout=self._pool.settings.connect_timeout
         )
 
     def attempt_succeeded(self, attempt: _Attempt, address: str) -> BackendConnection:
-        """Here is the protocol for it."""
+        """Give the protocol for the new connection."""
         self._attempts.discard(attempt)
         self._addresses.prefer(address)
         return BackendConnection(self)
@@ -234,47 +249,81 @@ class Backend:
         if attempt not in self._attempts:
             return
         self._attempts.discard(attempt)
-        # Then it says nothing about the backend: no doubt is cast on it.
+        self._not_connected(error)
+        self._connect()
+
+    def _not_connected(self, error: BaseException) -> None:
+        """Fail the exchanges that waited for what has not come about."""
+        # This machine's lack of something says nothing about the backend.
         ours = isinstance(error, ConnectError) and (
             isinstance(error, ConnectBindError) or error.osError in _OURS
         )
+        failed = [*self._fresh, *self._waiting]
         if isinstance(error, TimeoutError):
-            # Perhaps only its listen queue is full: others may have more luck.
-            queue = self._fresh or self._waiting
-            failed = [next(iter(queue))] if queue else []
+            # Perhaps only the backend's listen queue is full: others may have more luck.
+            failed = failed[:1]
             reason = "the backend does not accept connections (timed out)"
+        elif isinstance(error, ConnectionRefusedError):
+            reason = "the backend refused the connection"
         else:
-            failed = [*self._fresh, *self._waiting]
-            reason = (
-                "the backend refused the connection"
-                if isinstance(error, ConnectionRefusedError)
-                else f"the backend cannot be connected to ({error})"
+            # Addresses and errors of the system are for the log, not for clients.
+            reason = "the backend cannot be connected to"
+        now = self.seconds()
+        if failed and now >= self._log_next:
+            self._log_next = now + _LOG_INTERVAL
+            self._log.info(
+                "no connection to the backend at {host}:{port}: {error}",
+                event="backend_not_connected",
+                host=self.host,
+                port=self.port,
+                error=str(error) or repr(error),
             )
         for exchange in failed:
-            # What another's failure set off may have withdrawn it, or found it a connection.
+            # The failure of an earlier one may have had this one withdrawn, or connected.
             if exchange in self._fresh or exchange in self._waiting:
                 self.withdraw(exchange)
-                exchange.failed(reason, ours)
-        self._connect()
+                exchange.failed(reason, backend_in_doubt=not ours)
 
     # ------------------------------------------------------------- closing
 
     def forget(self) -> None:
-        """Use none of the connections made so far again."""
+        """
+        The backend is about to go, on its way to sleep: none of the connections
+        made so far is used again, and no exchange that waits for a connection goes
+        out.  Each of these fails in the reactor's next turn: not now, because
+        whoever calls this is in the middle of a switch.
+        """
         self.generation += 1
         idle = list(self._idle)
         self._idle.clear()
         for connection in idle:
             connection.close()
+        attempts = list(self._attempts)
+        self._attempts.clear()
+        for attempt in attempts:
+            attempt.stop()
+        for waiting in (self._fresh, self._waiting):
+            self._given_up.update(waiting)
+            waiting.clear()
+        if self._given_up and self._giving_up is None:
+            clock: IReactorTime = self._reactor
+            self._giving_up = clock.callLater(0, self._give_up)
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        while self._given_up:
+            exchange, _ = self._given_up.popitem(last=False)
+            exchange.failed("the model was put to sleep first", backend_in_doubt=True)
 
     def close(self) -> None:
-        """As L{forget}, and stop connecting."""
+        """Do as L{forget} does, without delay, and leave no timer."""
         self.forget()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._give_up()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for attempt in list(self._attempts):
-            attempt.stop()
 
     def _sweep_later(self) -> None:
         clock: IReactorTime = self._reactor
@@ -292,7 +341,9 @@ class Backend:
 
 
 class _Attempt(ClientFactory):
-    """One new connection, at whichever of the backend's addresses answers first in turn."""
+    """
+    One new connection, to the first of the backend's addresses that accepts it.
+    """
 
     noisy = False
 
@@ -303,10 +354,14 @@ class _Attempt(ClientFactory):
         self._stopped = False
 
     def addresses_found(self, addresses: list[str]) -> None:
-        """Try them in this order."""
+        """See L{AddressesWanted<llmux.backend.addresses.AddressesWanted>}."""
         if not self._stopped:
             self._addresses = addresses[::-1]
             self._try_next()
+
+    def addresses_not_found(self, error: BaseException) -> None:
+        """See L{AddressesWanted<llmux.backend.addresses.AddressesWanted>}."""
+        self._backend.attempt_failed(self, error)
 
     def _try_next(self) -> None:
         self._address = self._addresses.pop()
@@ -315,25 +370,23 @@ class _Attempt(ClientFactory):
     def buildProtocol(  # type: ignore[override] # Factory's wants a Protocol, IFactory's an IProtocol
         self, addr: IAddress | None
     ) -> BackendConnection:
+        """See L{IProtocolFactory.buildProtocol}."""
         self._connector = None
         return self._backend.attempt_succeeded(self, self._address)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        """The address cannot be connected to: try the next."""
         self._connector = None
         if self._addresses and not self._stopped:
             self._try_next()
         else:
-            self.not_possible(reason.value or ConnectError())
-
-    def not_possible(self, error: BaseException) -> None:
-        """There is nothing left to try."""
-        self._backend.attempt_failed(self, error)
+            self._backend.attempt_failed(self, reason.value or ConnectError())
 
     def stop(self) -> None:
-        """Give up; its exchange fails."""
+        """Give up connecting."""
         self._stopped = True
         connector = self._connector
         if connector is not None:
             connector.stopConnecting()
         else:
-            self.not_possible(TimeoutError("stopped"))
+            self._backend.attempt_failed(self, TimeoutError("stopped"))

@@ -32,23 +32,23 @@ HOP_BY_HOP = frozenset(
 """Headers that concern one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), in lower case."""
 
 _NEVER_NAMED = frozenset({b"content-length", b"host"})
-"""What a Connection header cannot take away: llmux writes them itself."""
+"""Headers that a Connection header cannot take away: llmux writes them itself."""
 
-_HOP_LINE = re.compile(
-    rb"\r\n(connection|keep-alive|proxy-(?:authenticate|authorization|connection)"
-    rb"|te|trailer|transfer-encoding|upgrade):([^\r]*)"
-)
+_HOP_LINE = re.compile(rb"\r\n(%b):([^\r]*)" % b"|".join(map(re.escape, sorted(HOP_BY_HOP))))
+"""A line of L{HOP_BY_HOP} in a head in lower case: its name, its value."""
+
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: [\t -~\x80-\xff]*)?(?:\r\n|\Z)")
 _LENGTH = re.compile(rb"\r\ncontent-length:")
+_LENGTH_ABOVE_0 = re.compile(rb"\r\ncontent-length:[ \t]*0*[1-9]")
 _BODILESS = frozenset({204, 304})
 
 
 class BadReply(Exception):
-    """What came from the backend is no reply to the request."""
+    """What came from the backend is no reply to the request.  The text is fit for a client."""
 
 
 class Framing(Enum):
-    """How a reply's body ends."""
+    """By what the end of a reply's body is known."""
 
     LENGTH = "length"
     CHUNKED = "chunked"
@@ -62,7 +62,10 @@ class ReplyHead:
     The head of a final reply.
 
     @ivar status: from 200 to 999.
-    @ivar framing: how the body ends.
+    @ivar framing: by what the end of the body is known.
+    @ivar is_ambiguous: by its status the reply has no body, and by its headers it
+        has: a 204 or 304 with Transfer-Encoding, a 204 with a Content-Length above 0.
+        The reply passes; what comes after it on the connection cannot be trusted.
     @ivar block: the status line as of HTTP/1.1 and the end-to-end headers as
         they came; C{CR LF} between lines, none after the last.
     @ivar needs_chunks: the headers do not say how long the body is.
@@ -70,17 +73,18 @@ class ReplyHead:
         stands before the body, which comes in chunks if C{needs_chunks}.
     """
 
-    __slots__ = ("block", "framing", "needs_chunks", "start", "status")
+    __slots__ = ("block", "framing", "is_ambiguous", "needs_chunks", "start", "status")
 
     def __init__(self, came: bytes, status: int, head_request: bool, keeps_alive: bool) -> None:
         """
         @param came: a head that llhttp has accepted, without the empty line.
-        @param head_request: it answers a HEAD request.
-        @param keeps_alive: llhttp's judgement, which is False for a body that
+        @param head_request: the reply answers a HEAD request.
+        @param keeps_alive: what llhttp says, which is False for a body that
             ends with the connection.
-        @raise BadReply: it cannot be relayed.
+        @raise BadReply: the reply cannot be relayed.
         """
         self.status = status
+        self.is_ambiguous = False
         lowered = came.lower()
         chunked = False
         if _HOP_LINE.search(lowered) is None:
@@ -89,6 +93,9 @@ class ReplyHead:
             chunked = self._filter(came, lowered)
         if head_request or status in _BODILESS:
             self.framing = Framing.NONE
+            self.is_ambiguous = status in _BODILESS and (
+                chunked or (status == 204 and _LENGTH_ABOVE_0.search(lowered) is not None)
+            )
         elif chunked:
             self.framing = Framing.CHUNKED
         elif keeps_alive or _LENGTH.search(lowered) is not None:
@@ -105,7 +112,7 @@ class ReplyHead:
         self.start = self.block + end
 
     def _filter(self, came: bytes, lowered: bytes) -> bool:
-        """Leave out what does not pass; True if the body comes in chunks."""
+        """Set C{block} to the lines that pass; return True if the body comes in chunks."""
         codings: list[bytes] = []
         named: set[bytes] = set()
         kept: list[bytes] = []
@@ -137,12 +144,12 @@ class ReplyHead:
 
 
 def reason_of(block: bytes) -> bytes:
-    """The reason phrase of a L{ReplyHead.block}."""
+    """Give the reason phrase of a L{ReplyHead.block}."""
     return block.partition(b"\r\n")[0][13:]
 
 
 def fields_of(block: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of a L{ReplyHead.block}, names as they came."""
+    """Give the headers of a L{ReplyHead.block}, names as they came."""
     pairs = []
     for line in block.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")

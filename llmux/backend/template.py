@@ -23,20 +23,20 @@ class Repeats(Enum):
     """
 
     ALWAYS = "always"
-    """Its method is idempotent: sending it twice does no harm (RFC 9110 9.2.2)."""
+    """The method is idempotent: to send the request twice does no harm (RFC 9110 9.2.2)."""
     IF_UNSEEN = "if unseen"
-    """If the backend closed so early that it can only have been for idleness."""
+    """Only if the backend closed so early that this can only have been for idleness."""
     NEVER = "never"
+    """The request has been sent a second time already, or its body can be read only once."""
 
 
 class RequestTemplate:
     """
-    What requests with the same head have in common on their way to a
-    backend.
+    The part of a head to a backend that all requests with the same head share.
 
-    Hop-by-hop headers stay behind, and those that Connection names, and
-    C{Expect}, which has been dealt with; Host becomes the backend's, and
-    Content-Length that of the body, which is complete.  Nothing is invented:
+    Hop-by-hop headers do not pass, nor those that Connection names, nor
+    C{Expect}, to which llmux itself has replied.  Host becomes the backend's, and
+    Content-Length that of the body, which is complete.  No header is added:
     C{X-Forwarded-For} and its like pass as they came.
 
     @ivar is_head: the method is HEAD.
@@ -70,10 +70,10 @@ class RequestTemplate:
 
     def render(self, host: bytes, length: int) -> bytes:
         """
-        The head, empty line included.
+        Give the head, empty line included.
 
         @param host: what Host says.
-        @param length: of the body.
+        @param length: the number of bytes of the body.
         """
         if length or self._has_length:
             return b"%b%b%b\r\nContent-Length: %d\r\n\r\n" % (
@@ -85,7 +85,7 @@ class RequestTemplate:
         return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
 
     def render_chunked(self, host: bytes) -> bytes:
-        """The head of a request whose body comes in chunks, empty line included."""
+        """Give the head of a request whose body comes in chunks, empty line included."""
         return b"%b%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (
             self._first,
             host,

@@ -70,6 +70,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     """
     One model: where its backend listens, and the three scripts that move it.
 
+    @ivar first_byte_timeout_secs: how long its backend may take until its reply
+        begins; None for ever.
     @ivar weight: what its waiters count, for policies that weigh.
     """
 
@@ -81,6 +83,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     wake_timeout_secs: Duration = 900.0
     sleep_timeout_secs: Duration = 300.0
     alive_timeout_secs: Duration = 10.0
+    first_byte_timeout_secs: OptionalDuration = None
     weight: Weight = 1.0
 
 

@@ -1,5 +1,5 @@
 """
-What the backends' connections have to do with a model's sleep.
+Hooks that close a backend's connections before its model is put to sleep.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ __all__ = ["ConnectionDroppingHooks"]
 @implementer(IHookRunner, IWakeNotes)
 class ConnectionDroppingHooks:
     """
-    Runs another's hooks; before a model's sleep hook its unused connections
-    are closed, for they would not survive (and a checkpoint of the backend
-    may fail because of them).
+    A hook runner that has another run the hooks.  Before a model's sleep hook
+    starts, the unused connections to its backend are closed, for they would not
+    survive (and a checkpoint of the backend may fail because of them), and
+    requests that still wait for a connection are kept from going out.
     """
 
     def __init__(

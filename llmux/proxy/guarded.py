@@ -10,29 +10,63 @@ from twisted.web.resource import IResource
 from zope.interface import Attribute, Interface
 
 from llmux.switching.model import InFlightGuard
+from llmux.web.caller import ICaller
+from llmux.web.error_reply import ApiError
 
 __all__ = ["IGuardedResource", "ITurn"]
 
 
 class ITurn(Interface):
     """
-    One request's turn at its backend: it has a guard and has not been
+    One request's turn at its backend: the request has a guard and has not been
     answered.
+
+    Whoever renders the turn sets C{caller.departed} and C{guard.on_abort}, and ends the
+    turn by calling one of L{end}, L{refuse}, L{cut_short} and L{unanswered}, once.
     """
 
-    request: IRequest = Attribute("Who asks.")
-    model: str = Attribute("The model that it names.")
-    guard: InFlightGuard = Attribute(
-        "Held for it.  Whoever renders the turn releases it when the exchange is over."
+    caller: ICaller = Attribute("The request, as a proxy sees it.")
+    request: IRequest = Attribute("The same request, as twisted.web's Resources see it.")
+    model: str = Attribute("The model that the request names.")
+    guard: InFlightGuard = Attribute("The request's right to be in flight.")
+    begun_anew: bool = Attribute(
+        "The request has been begun a second time, or goes to its backend for the second "
+        "time now: it must not be begun once more.  Whoever begins it anew sets this."
     )
-    started: float = Attribute("When the request was complete, on the reactor's clock.")
+
+    def reply_began(status: int) -> None:
+        """The first bytes of a reply with this status are about to go to the client."""
+
+    def backend_in_doubt() -> None:
+        """
+        The backend has answered in a way that makes its health doubtful: it
+        is asked soon.  The turn goes on.
+        """
+
+    def end(answered: bool = True) -> None:
+        """
+        The exchange with the backend is over.
+
+        @param answered: the backend's reply arrived whole.
+        """
+
+    def refuse(error: ApiError) -> None:
+        """End the turn and answer with this error: no byte has gone to the client."""
+
+    def cut_short(reason: str) -> None:
+        """
+        End the turn: the backend failed after its reply had begun.  Whoever
+        renders the turn closes the client's connection.
+
+        @param reason: a few words, from a small set.
+        """
 
     def unanswered(reason: str) -> None:
         """
-        The backend refused the connection, or closed it before the first
-        byte of a reply: not one byte has gone to the client.  Takes the guard
-        back and has the switcher decide: the request waits for another turn
-        (once) or is answered 502.
+        End the turn: the backend refused the connection, or closed it before
+        the first byte of a reply, and no byte has gone to the client.  The
+        switcher decides: the request waits for another turn (once) or is
+        answered 502.
 
         @param reason: a few words fit for the client.
         """
@@ -46,6 +80,5 @@ class IGuardedResource(IResource):
 
     def render_guarded(turn: ITurn) -> None:
         """
-        Answer the request, or call C{turn.unanswered}; in every case release
-        C{turn.guard} when the exchange is over.
+        Answer the request, and end the turn in one of the ways that L{ITurn} names.
         """

@@ -1,20 +1,44 @@
-"""What the proxy refuses, and in which words."""
+"""
+Errors that llmux itself answers with: their words, and their log.
+"""
 
 from __future__ import annotations
 
-from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
-from llmux.web.error_reply import ApiError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IRequest
 
-__all__ = ["backend_error", "from_switch_error", "model_not_found", "no_model"]
+from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
+from llmux.web.error_reply import ApiError, answer
+
+__all__ = [
+    "RefusalLog",
+    "backend_error",
+    "cut_short",
+    "from_switch_error",
+    "internal_error",
+    "model_not_found",
+    "no_model",
+]
+
+_RETRY_AFTER = 5.0
+"""Seconds that a client is told to wait where nothing better is known."""
+
+_LINES = 10
+_INTERVAL = 1.0
+"""At most so many errors are logged in so many seconds; the others are counted."""
+
+_LONGEST = 300
+"""Characters of a path or a reason that are logged: both may be the client's own words."""
 
 
 def no_model() -> ApiError:
-    """The request names none."""
+    """The request names no model."""
     return ApiError(404, "No model specified in request", code="model_not_found", param="model")
 
 
 def model_not_found(model: str) -> ApiError:
-    """The request names one that is not configured."""
+    """The request names a model that is not configured."""
     return ApiError(404, f"Model not found: {model}", code="model_not_found", param="model")
 
 
@@ -23,17 +47,106 @@ def backend_error(reason: str) -> ApiError:
     return ApiError(502, f"The model's backend did not answer: {reason}")
 
 
+def cut_short(reason: str) -> ApiError:
+    """The request was aborted by llmux before its backend had answered."""
+    return ApiError(
+        503, f"The request was cut short: {reason}", "aborted", retry_after=_RETRY_AFTER
+    )
+
+
+def internal_error() -> ApiError:
+    """There is a defect in llmux, which is in the log."""
+    return ApiError(500, "llmux made a mistake; its log says more.", "internal_error")
+
+
 def from_switch_error(error: SwitchError) -> ApiError:
     """What the switcher's refusal means to a client."""
     message, retry_after = str(error), error.retry_after
+    # Whoever gets a 503 is told when to come back.
+    soon = _RETRY_AFTER if retry_after is None else retry_after
     match error:
         case ModelNotFound():
             return model_not_found(error.model)
         case NotReady():
-            return ApiError(503, message, "model_not_ready", retry_after=retry_after)
+            return ApiError(503, message, "model_not_ready", retry_after=soon)
         case SwitchTimeout():
             return ApiError(504, message, "switch_timeout", retry_after=retry_after)
         case HookFailed():
-            return ApiError(503, message, "hook_failed", retry_after=retry_after)
+            return ApiError(503, message, "hook_failed", retry_after=soon)
         case _:
             return ApiError(500, message, "internal_error", retry_after=retry_after)
+
+
+class RefusalLog:
+    """
+    A log of the errors that clients are answered with, and of replies that are
+    cut off: a line for each, as long as there are not too many.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._until = 0.0
+        self._room = 0
+        self._left_out = 0
+        self._timer: IDelayedCall | None = None
+
+    def answer(self, request: IRequest, error: ApiError, model: str = "") -> None:
+        """
+        Answer a request that has not been answered with this error, and log it.
+
+        @param model: the model that the request names, if it is known.
+        """
+        self.refused(error, request.path, model)
+        answer(request, error)
+
+    def refused(self, error: ApiError, path: bytes, model: str = "") -> None:
+        """Log this error, with which a request for C{path} is answered."""
+        if self._may_log():
+            self._log.info(
+                "{status} for {path}{of_model}: {reason}",
+                event="request_refused",
+                status=error.status,
+                path=_shown(path),
+                of_model=f" (model {model})" if model else "",
+                model=model,
+                reason=error.message[:_LONGEST],
+            )
+
+    def cut_off(self, reason: str, path: bytes, model: str) -> None:
+        """Log that a reply was cut off after it had begun."""
+        if self._may_log():
+            self._log.info(
+                "reply cut off for {path} (model {model}): {reason}",
+                event="reply_cut_off",
+                path=_shown(path),
+                model=model,
+                reason=reason,
+            )
+
+    def _may_log(self) -> bool:
+        now = self._clock.seconds()
+        if now >= self._until:
+            self._until = now + _INTERVAL
+            self._room = _LINES
+        if self._room:
+            self._room -= 1
+            return True
+        self._left_out += 1
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._until - now, self._tell_left_out)
+        return False
+
+    def _tell_left_out(self) -> None:
+        self._timer = None
+        count, self._left_out = self._left_out, 0
+        self._log.info(
+            "{count} more requests were refused or cut off within a second",
+            event="refusals_left_out",
+            count=count,
+        )
+
+
+def _shown(path: bytes) -> str:
+    return path[:_LONGEST].decode("ascii", "backslashreplace")

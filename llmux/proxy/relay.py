@@ -4,35 +4,29 @@ A request's way to its backend, and the reply's way back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from llmux.backend.connection import BackendConnection
-from llmux.backend.exchange import IExchange
+from llmux.backend.exchange import IExchange, IExchangeConnection
 from llmux.backend.pool import Backend
 from llmux.backend.reply import ReplyHead, fields_of, reason_of
-from llmux.backend.template import RequestTemplate
+from llmux.backend.template import Repeats, RequestTemplate
 from llmux.proxy.guarded import ITurn
-from llmux.proxy.refusals import backend_error
-from llmux.proxy.stalls import in_socket
-from llmux.web.body import RequestBody
-from llmux.web.error_reply import ApiError, answer
+from llmux.proxy.refusals import backend_error, cut_short
+from llmux.proxy.stalls import Stalls, bytes_in_socket
 from llmux.web.reply_channel import IReplyChannel
-from llmux.web.request import LlmuxRequest
 from llmux.web.transport import unsent
-
-if TYPE_CHECKING:
-    from llmux.proxy.resource import ProxyResource
 
 __all__ = ["ChannelRelay", "Relay", "RequestRelay"]
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _SIZE_LINES = [b"%x\r\n" % size for size in range(4096)]
+_LAST_EVENT = b"data: [DONE]"
+"""After this event of a stream there is nothing that a client of OpenAI's API reads."""
 
 
 @implementer(IExchange, IPushProducer)
@@ -40,18 +34,19 @@ class Relay:
     """
     One turn at a backend.  Subclasses know how to write to the client.
 
-    @ivar answering: a reply has begun.
-    @ivar blocked: it waits for the client to take what has come.
+    The turn is ended as soon as the backend has done its part, even if the client
+    is still reading.  Before that the exchange may be ended by the client's
+    departure, by the switcher, by a time limit, or because the client has stalled.
 
-    The guard is released as soon as the backend has done its part, even if
-    the client is still reading; it is the client's departure, the switcher
-    or a stalled client that may end the exchange before.
+    @ivar answering: a reply has begun.  C{_latest} is then what came last of its body.
+    @ivar blocked: the relay waits for the client to take what has come.
     """
 
     __slots__ = (
         "_backend",
-        "_body",
-        "_resource",
+        "_first_byte_limit",
+        "_latest",
+        "_stalls",
         "_template",
         "answering",
         "blocked",
@@ -61,48 +56,48 @@ class Relay:
         "turn",
     )
 
+    _latest: bytes
+
     def __init__(
-        self,
-        resource: ProxyResource,
-        turn: ITurn,
-        backend: Backend,
-        template: RequestTemplate,
-        body: RequestBody,
+        self, stalls: Stalls, turn: ITurn, backend: Backend, template: RequestTemplate
     ) -> None:
         self.turn = turn
-        self.connection: BackendConnection | None = None
+        self.connection: IExchangeConnection | None = None
         self.is_head = template.is_head
-        self.repeats = template.repeats
+        self.repeats = Repeats.NEVER if turn.begun_anew else template.repeats
         self.answering = False
         self.blocked = False
-        self._resource = resource
+        self._stalls = stalls
         self._backend = backend
         self._template = template
-        self._body = body
+        self._first_byte_limit: IDelayedCall | None = None
+
+    def limit_first_byte(self, clock: IReactorTime, seconds: float) -> None:
+        """End the exchange if the backend's reply has not begun after so many seconds."""
+        self._first_byte_limit = clock.callLater(seconds, self._no_first_byte, seconds)
 
     def start(self) -> None:
         """Ask the backend."""
-        self.turn.guard.on_abort = self.aborted
+        turn = self.turn
+        turn.caller.departed = self.client_left
+        turn.guard.on_abort = self.aborted
         self._backend.begin(self)
 
-    # --------------------------------------------- what a subclass writes
+    @property
+    def model(self) -> str:
+        """See L{BlockedExchange<llmux.proxy.stalls.BlockedExchange>}."""
+        return self.turn.model
 
-    def begin_answer(self, head: ReplyHead, data: bytes, ended: bool) -> None:
-        """Write the head, and the body as far as it has come."""
-        raise NotImplementedError
+    # --------------------------------------------- what a subclass writes
 
     def cut_off(self) -> None:
         """Close the client's connection so that no reply looks complete."""
         raise NotImplementedError
 
-    def forget_client(self) -> None:
-        """It will not be written to any more, or by others: break reference cycles."""
-        raise NotImplementedError
-
     def unsent(self) -> int:
-        """How many bytes of the reply the client has yet to take, as far as can be seen."""
+        """See L{BlockedExchange<llmux.proxy.stalls.BlockedExchange>}."""
         transport = cast(Request, self.turn.request).transport
-        return unsent(transport) + in_socket(transport)
+        return unsent(transport) + bytes_in_socket(transport)
 
     # ------------------------------------------------------- IExchange
 
@@ -110,7 +105,7 @@ class Relay:
         """See L{IExchange.connected}."""
         connection = self.connection
         assert connection is not None
-        body = self._body
+        body = self.turn.caller.body
         head = self._template.render(self._backend.host_header, body.length)
         data = body.in_memory()
         if data is not None:
@@ -119,49 +114,47 @@ class Relay:
             connection.send(head)
             connection.send_body(body.as_producer())
 
+    def begun_anew(self) -> None:
+        """See L{IExchange.begun_anew}."""
+        self.turn.begun_anew = True
+        self.repeats = Repeats.NEVER
+
     def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
-        """See L{IExchange.replied}."""
+        """
+        See L{IExchange.replied}.  Subclasses write the head, and the body as far
+        as it has come.
+        """
         self.answering = True
-        resource = self._resource
+        self._latest = data
+        if self._first_byte_limit is not None:
+            self._stop_first_byte_limit()
         turn = self.turn
-        if resource.metrics is not None:
-            resource.metrics.request_answered(
-                turn.model, head.status, resource.seconds() - turn.started
-            )
-        self.begin_answer(head, data, ended)
+        turn.reply_began(head.status)
+        if head.status >= 500:
+            turn.backend_in_doubt()
 
     def received(self, data: bytes, ended: bool) -> None:
         """See L{IExchange.received}."""
         raise NotImplementedError
 
-    def failed(self, reason: str, heard: bool) -> None:
+    def failed(self, reason: str, *, backend_in_doubt: bool) -> None:
         """See L{IExchange.failed}."""
+        self._stop_first_byte_limit()
         turn = self.turn
         if self.answering:
-            self.unblock()
-            turn.guard.release(answered=False)
+            self._unblock()
+            turn.cut_short(reason)
             self.cut_off()
-        elif heard:
-            self.refuse(backend_error(reason))
-        else:
-            self.forget_client()
+        elif backend_in_doubt:
             turn.unanswered(reason)
+        else:
+            turn.refuse(backend_error(reason))
 
     # ------------------------------------------------- ends from elsewhere
 
-    def refuse(self, error: ApiError) -> None:
-        """Answer with an error of our own: nothing has been written yet."""
-        turn, resource = self.turn, self._resource
-        turn.guard.release(answered=False)
-        self.forget_client()
-        if resource.metrics is not None:
-            resource.metrics.request_answered(
-                turn.model, error.status, resource.seconds() - turn.started
-            )
-        answer(turn.request, error)
-
     def hang_up(self) -> None:
         """The backend need not go on."""
+        self._stop_first_byte_limit()
         connection = self.connection
         if connection is not None:
             connection.abort()
@@ -169,36 +162,49 @@ class Relay:
             self._backend.withdraw(self)
 
     def aborted(self, reason: str) -> None:
-        """See L{InFlightGuard.on_abort<llmux.switching.switcher.InFlightGuard>}."""
-        guard = self.turn.guard
+        """See L{InFlightGuard.on_abort<llmux.switching.model.InFlightGuard>}."""
+        turn = self.turn
         self.hang_up()
         if self.answering:
-            self.failed(reason, True)
-        elif guard.may_wait_again:
-            self.failed(reason, False)
+            self._unblock()
+            turn.end(answered=False)
+            self.cut_off()
+        elif turn.guard.may_wait_again:
+            turn.unanswered(reason)
         else:
-            self.refuse(ApiError(503, f"The request was cut short: {reason}", "aborted"))
+            turn.refuse(cut_short(reason))
 
     def client_left(self) -> None:
         """Nobody is interested any more: the backend shall stop working at once."""
         self.hang_up()
-        self.unblock()
-        self.forget_client()
-        self.turn.guard.release(answered=False)
+        self._unblock()
+        # Clients of event streams close at the last event, which is before the last chunk.
+        whole = self.answering and self._latest.rstrip().endswith(_LAST_EVENT)
+        self.turn.end(answered=whole)
+
+    def _no_first_byte(self, seconds: float) -> None:
+        self._first_byte_limit = None
+        self.hang_up()
+        self.turn.unanswered(f"it did not begin its reply within {seconds:g} s")
+
+    def _stop_first_byte_limit(self) -> None:
+        limit, self._first_byte_limit = self._first_byte_limit, None
+        if limit is not None:
+            limit.cancel()
 
     # --------------------------------------------------- IPushProducer
 
     def pauseProducing(self) -> None:
-        """The client does not keep up."""
+        """The client does not keep up: read nothing more from the backend."""
         connection = self.connection
         if connection is not None:
             connection.pause()
             self.blocked = True
-            self._resource.stalls.watch(self)
+            self._stalls.watch(self)
 
     def resumeProducing(self) -> None:
-        """It does again."""
-        self.unblock()
+        """The client keeps up again."""
+        self._unblock()
         connection = self.connection
         if connection is not None:
             connection.resume()
@@ -207,32 +213,45 @@ class Relay:
         """The client has left in mid-reply."""
         self.client_left()
 
-    def unblock(self) -> None:
+    def _unblock(self) -> None:
         """The client no longer holds anything up."""
         if self.blocked:
             self.blocked = False
-            self._resource.stalls.unwatch(self)
+            self._stalls.unwatch(self)
 
 
 class ChannelRelay(Relay):
-    """To a client on our own channel: the bytes of the reply are written as such."""
+    """A relay to a client on our own channel: the bytes of the reply are written as such."""
 
     __slots__ = ("_channel", "_chunked", "_request")
 
     _channel: IReplyChannel
-    _request: LlmuxRequest
+    _request: IRequest
 
     def start(self) -> None:
-        request = self.turn.request
-        assert isinstance(request, LlmuxRequest)
-        self._request = request
-        self._channel = request.channel
+        """Ask the backend."""
+        turn = self.turn
+        caller = turn.caller
+        channel = caller.channel
+        assert channel is not None
+        self._channel = channel
+        self._request = turn.request
         self._chunked = False
-        request.departed = self.client_left
-        self.turn.guard.on_abort = self.aborted
+        caller.departed = self.client_left
+        turn.guard.on_abort = self.aborted
         self._backend.begin(self)
 
-    def begin_answer(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+    def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+        """See L{IExchange.replied}."""
+        # As the base has it, without a call: this is on the way of each request.
+        self.answering = True
+        self._latest = data
+        if self._first_byte_limit is not None:
+            self._stop_first_byte_limit()
+        turn = self.turn
+        turn.reply_began(head.status)
+        if head.status >= 500:
+            turn.backend_in_doubt()
         channel = self._channel
         start = head.start
         if channel.client_is_http_1_0:
@@ -257,6 +276,8 @@ class ChannelRelay(Relay):
         return head.block + b"\r\n\r\n"
 
     def received(self, data: bytes, ended: bool) -> None:
+        """See L{IExchange.received}."""
+        self._latest = data
         if self._chunked:
             size = len(data)
             if size < 4096:
@@ -271,82 +292,64 @@ class ChannelRelay(Relay):
             self._finish()
 
     def _finish(self) -> None:
-        request = self._request
-        request.departed = None
         if self.blocked:
-            self.unblock()
-        self.turn.guard.release()
-        self._channel.end_reply(request)
+            self._unblock()
+        self.turn.end()
+        self._channel.end_reply(self._request)
 
     def cut_off(self) -> None:
-        self._request.departed = None
+        """See L{Relay.cut_off}."""
         self._channel.abort_reply(self._request)
-
-    def forget_client(self) -> None:
-        self._request.departed = None
 
 
 class RequestRelay(Relay):
-    """To a client of any Site, through its Request."""
+    """A relay to a client of any Site, through its Request."""
 
-    __slots__ = ("_gone", "_request")
+    __slots__ = ("_request",)
 
-    _gone: Deferred[None] | None
     _request: Request
 
     def start(self) -> None:
+        """Ask the backend."""
         self._request = cast(Request, self.turn.request)
-        self._gone = gone = self._request.notifyFinish()
-        gone.addCallbacks(_ignored, self._left)
         super().start()
 
-    def _left(self, reason: Failure) -> None:
-        if self._gone is not None:
-            self.client_left()
-
-    def begin_answer(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+    def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+        """See L{IExchange.replied}."""
+        super().replied(head, data, ended)
         request = self._request
         request.setResponseCode(head.status, reason_of(head.block))
         headers = request.responseHeaders
-        # A Request comes with some of its own.
+        # A Request comes with some headers of its own.
         for name in (b"server", b"date"):
             headers.removeHeader(name)
         request.defaultContentType = None
         for name, value in fields_of(head.block):
             headers.addRawHeader(name, value)
         request.registerProducer(self, True)
-        # Even nothing: it sends the head.
+        # Even nothing: this sends the head.
         request.write(data)
         if ended:
             self._finish()
 
     def received(self, data: bytes, ended: bool) -> None:
+        """See L{IExchange.received}."""
+        self._latest = data
         if data:
             self._request.write(data)
         if ended:
             self._finish()
 
     def _finish(self) -> None:
-        request = self._request
-        self.forget_client()
-        self.unblock()
-        self.turn.guard.release()
-        request.unregisterProducer()
-        request.finish()
+        self._unblock()
+        self.turn.end()
+        self._request.unregisterProducer()
+        self._request.finish()
 
     def cut_off(self) -> None:
-        self.forget_client()
-        cast(ITCPTransport, self._request.transport).abortConnection()
-
-    def forget_client(self) -> None:
-        if self._gone is not None:
-            self._gone = None
-            self._body.close()
+        """See L{Relay.cut_off}."""
+        self.turn.caller.cut_off()
 
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-def _ignored(result: object) -> None:
-    pass

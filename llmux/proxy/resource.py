@@ -5,7 +5,6 @@ The Resource that passes requests on to models' backends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
@@ -16,21 +15,11 @@ from zope.interface import implementer
 from llmux.backend.pool import Backend, BackendPool
 from llmux.backend.template import RequestTemplate
 from llmux.proxy.guarded import IGuardedResource, ITurn
-from llmux.proxy.refusals import no_model
+from llmux.proxy.refusals import RefusalLog, no_model
 from llmux.proxy.relay import ChannelRelay, Relay, RequestRelay
 from llmux.proxy.stalls import Stalls
-from llmux.web.body import body_of
-from llmux.web.error_reply import answer
-from llmux.web.request import LlmuxRequest
 
-__all__ = ["ProxyResource", "RequestMetrics"]
-
-
-class RequestMetrics(Protocol):
-    """Where replies are counted."""
-
-    def request_answered(self, model: str, status: int, seconds: float) -> None:
-        """A reply with this status began, so long after its request was complete."""
+__all__ = ["ProxyResource"]
 
 
 def _nobody_waits(model: str) -> bool:
@@ -40,10 +29,7 @@ def _nobody_waits(model: str) -> bool:
 @implementer(IGuardedResource)
 class ProxyResource(Resource):
     """
-    Relays requests to the backend of the model that they name.
-
-    @ivar metrics: told of each reply, if not None.
-    @ivar seconds: the time.
+    A Resource that relays requests to the backend of the model that they name.
     """
 
     isLeaf = True
@@ -57,52 +43,47 @@ class ProxyResource(Resource):
         *,
         others_wait: Callable[[str], bool] = _nobody_waits,
         client_stall_timeout: float = 60.0,
-        metrics: RequestMetrics | None = None,
+        first_byte_timeouts: Mapping[str, float | None] | None = None,
+        refusals: RefusalLog | None = None,
     ) -> None:
         """
         @param backends: for each model its backend's host and port.
-        @param others_wait: whether requests wait for this model to be
+        @param others_wait: tells whether requests wait for this model to be
             drained.
         @param client_stall_timeout: seconds for which a client may then take
             no byte.
+        @param first_byte_timeouts: for a model, the seconds after which a backend
+            that has not begun its reply counts as one that refused; None (or the
+            model left out) for no limit.
+        @param refusals: logs the errors that clients are answered with; a new one if None.
         """
         Resource.__init__(self)
-        self.pool = pool
-        self.metrics = metrics
-        self.seconds: Callable[[], float] = clock.seconds
-        self.stalls = Stalls(clock, client_stall_timeout, others_wait)
-        self._backends: dict[str, Backend] = {
-            model: pool.backend(host, port) for model, (host, port) in backends.items()
+        self._clock = clock
+        self._stalls = Stalls(clock, client_stall_timeout, others_wait)
+        self._refusals = RefusalLog(clock) if refusals is None else refusals
+        limits = first_byte_timeouts or {}
+        self._backends: dict[str, tuple[Backend, float | None]] = {
+            model: (pool.backend(host, port), limits.get(model))
+            for model, (host, port) in backends.items()
         }
 
     def render(self, request: IRequest) -> int:
-        """A request that names no model."""
-        answer(request, no_model())
+        """Refuse a request that names no model."""
+        self._refusals.answer(request, no_model())
         return NOT_DONE_YET
 
     def render_guarded(self, turn: ITurn) -> None:
         """See L{IGuardedResource.render_guarded}."""
-        request = turn.request
-        backend = self._backends[turn.model]
-        relay: Relay
-        if isinstance(request, LlmuxRequest):
-            head = request.head
-            template = head.derived
-            if not isinstance(template, RequestTemplate):
-                template = RequestTemplate(head.method, head.uri, head.headers)
-                head.derived = template
-            relay = ChannelRelay(self, turn, backend, template, request.body)
-        else:
-            template = RequestTemplate(
-                request.method,
-                request.uri,
-                (
-                    (name, value)
-                    for name, values in request.requestHeaders.getAllRawHeaders()
-                    for value in values
-                ),
-            )
-            relay = RequestRelay(self, turn, backend, template, body_of(request))
+        backend, first_byte_timeout = self._backends[turn.model]
+        caller = turn.caller
+        head = caller.head
+        template: RequestTemplate | None = head.derived
+        if template is None:
+            template = head.derived = RequestTemplate(head.method, head.uri, head.headers)
+        relay_class = RequestRelay if caller.channel is None else ChannelRelay
+        relay: Relay = relay_class(self._stalls, turn, backend, template)
+        if first_byte_timeout is not None:
+            relay.limit_first_byte(self._clock, first_byte_timeout)
         try:
             relay.start()
         except Exception:

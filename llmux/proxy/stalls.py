@@ -1,5 +1,5 @@
 """
-Clients that hold up a switch by reading nothing.
+Clients that hold up a switch because they read nothing.
 """
 
 from __future__ import annotations
@@ -8,18 +8,29 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-if TYPE_CHECKING:
-    from llmux.proxy.relay import Relay
-
-__all__ = ["Stalls", "in_socket"]
+__all__ = ["BlockedExchange", "Stalls", "bytes_in_socket"]
 
 _LOOKS = 8
 """How often to look within the time limit."""
+
+
+class BlockedExchange(Protocol):
+    """An exchange that waits for its client to take what has come."""
+
+    @property
+    def model(self) -> str:
+        """The model that the client has asked."""
+
+    def unsent(self) -> int:
+        """How many bytes of the reply the client has yet to take, as far as can be seen."""
+
+    def aborted(self, reason: str) -> None:
+        """End the exchange now, for this reason."""
 
 
 class Stalls:
@@ -35,22 +46,26 @@ class Stalls:
     def __init__(
         self, clock: IReactorTime, timeout: float, others_wait: Callable[[str], bool]
     ) -> None:
+        """
+        @param timeout: seconds.
+        @param others_wait: tells whether requests wait for this model to be drained.
+        """
         self._clock = clock
         self._timeout = timeout
         self._others_wait = others_wait
-        # What each had yet to take when that last changed, and when that was.
-        self._watched: dict[Relay, tuple[int, float]] = {}
+        # What each client had yet to take when that last changed, and when that was.
+        self._watched: dict[BlockedExchange, tuple[int, float]] = {}
         self._timer: IDelayedCall | None = None
 
-    def watch(self, relay: Relay) -> None:
-        """Its client is blocked."""
-        self._watched[relay] = (relay.unsent(), self._clock.seconds())
+    def watch(self, exchange: BlockedExchange) -> None:
+        """The exchange's client is blocked."""
+        self._watched[exchange] = (exchange.unsent(), self._clock.seconds())
         if self._timer is None:
             self._look_later()
 
-    def unwatch(self, relay: Relay) -> None:
-        """Its client is not blocked any more, or the exchange is over."""
-        self._watched.pop(relay, None)
+    def unwatch(self, exchange: BlockedExchange) -> None:
+        """The exchange's client is not blocked any more, or the exchange is over."""
+        self._watched.pop(exchange, None)
         if not self._watched and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -61,27 +76,27 @@ class Stalls:
     def _look(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        for relay, (before, since) in list(self._watched.items()):
-            unsent = relay.unsent()
+        for exchange, (before, since) in list(self._watched.items()):
+            unsent = exchange.unsent()
             if unsent != before:
-                self._watched[relay] = (unsent, now)
-            elif now - since >= self._timeout and self._others_wait(relay.turn.model):
+                self._watched[exchange] = (unsent, now)
+            elif now - since >= self._timeout and self._others_wait(exchange.model):
                 self._log.warn(
                     "a client of {model} has taken nothing for {seconds:.0f} s while others "
                     "wait: its request is aborted",
                     event="client_stalled",
-                    model=relay.turn.model,
+                    model=exchange.model,
                     seconds=now - since,
                 )
-                relay.aborted("its client had stopped reading")
+                exchange.aborted("its client had stopped reading")
         if self._watched and self._timer is None:
             self._look_later()
 
 
-def in_socket(transport: object) -> int:
+def bytes_in_socket(transport: object) -> int:
     """
-    How many bytes the kernel holds that the peer has not acknowledged; 0
-    where that cannot be known.
+    Count the bytes that the kernel holds because the peer has not acknowledged
+    them; 0 where that cannot be known.
     """
     try:
         fileno: Callable[[], int] = transport.fileno  # type: ignore[attr-defined] # asked of whatever transport there is

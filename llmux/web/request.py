@@ -21,9 +21,11 @@ from twisted.web.http import (
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from llmux._version import __version__
 from llmux.web.body import RequestBody
+from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError, answer
 from llmux.web.request_head import RequestHead
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["SERVER", "LlmuxRequest"]
 
 SERVER = b"llmux/" + __version__.encode("ascii")
+
+_SPILL_ABOVE = 64 * 1024
+"""Bodies of more bytes than this wait on disk."""
 
 _T = TypeVar("_T")
 
@@ -64,6 +69,7 @@ class _Lazy(Generic[_T]):
         return value
 
 
+@implementer(ICaller)
 class LlmuxRequest(Request):
     """
     A request that is complete: its head and its body have been read.
@@ -72,8 +78,7 @@ class LlmuxRequest(Request):
     @ivar body: closed when the request is over.
     @ivar touched: something has been made that was asked for.  (To look into
         C{__dict__} would make one.)
-    @ivar departed: called when the client leaves before its reply is
-        complete; C{notifyFinish} for those who ask often.
+    @ivar departed: see L{ICaller}; a C{notifyFinish} that costs next to nothing.
     """
 
     departed: Callable[[], None] | None = None
@@ -217,6 +222,17 @@ class LlmuxRequest(Request):
                 return True
         self.content.seek(0)
         return True
+
+    # ---------------------------------------------------------- ICaller
+
+    def set_body_aside(self) -> None:
+        """See L{ICaller.set_body_aside}."""
+        if self.body.length > _SPILL_ABOVE:
+            self.body.spill()
+
+    def cut_off(self) -> None:
+        """See L{ICaller.cut_off}."""
+        self.channel.abortConnection()
 
     # ----------------------------------------------------------- the end
 

@@ -5,6 +5,7 @@ The head of a request, and what the fields in it mean to this server.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["MEANINGFUL", "Fields", "RequestHead", "interpret"]
 
@@ -157,7 +158,7 @@ class RequestHead:
         self.length_at = length_at
         self.content_type = content_type
         self.expects_continue = expects_continue
-        self.derived: object = None
+        self.derived: Any = None
 
     def headers_for(self, length: int) -> list[tuple[bytes, bytes]]:
         """The headers of a request with this head and a body of C{length} bytes."""

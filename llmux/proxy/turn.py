@@ -1,0 +1,301 @@
+"""
+A request's way from the door to its end: it waits for its model, has its turn
+at the backend, and is answered or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, getChildForRequest
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from llmux.errors import ModelNotFound, SwitchError
+from llmux.proxy.guarded import ITurn
+from llmux.proxy.refusals import (
+    RefusalLog,
+    backend_error,
+    from_switch_error,
+    internal_error,
+)
+from llmux.switching.model import InFlightGuard
+from llmux.web.body import StorageFull
+from llmux.web.caller import ICaller
+from llmux.web.error_reply import ApiError, answer
+
+__all__ = ["RequestMetrics", "Turn", "TurnContext", "TurnSwitcher"]
+
+
+class RequestMetrics(Protocol):
+    """Where replies are counted."""
+
+    def request_answered(self, model: str, status: int, seconds: float) -> None:
+        """A reply with this status began, so long after its request was complete."""
+
+    def exchange_aborted(self, model: str, reason: str) -> None:
+        """An exchange was cut short."""
+
+
+class TurnSwitcher(Protocol):
+    """
+    What turns ask of the switcher: see
+    L{ModelSwitcher<llmux.switching.switcher.ModelSwitcher>}.
+    """
+
+    def acquire_now(self, model: str) -> InFlightGuard | None:
+        """A guard if the model is awake and takes requests, else None."""
+
+    def acquire(
+        self, model: str, *, arrived: float | None = None, retry: bool = False
+    ) -> Deferred[InFlightGuard]:
+        """A guard, as soon as the model is awake and takes requests."""
+
+    def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
+        """The backend did not answer; fires with True if the request may wait again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnContext:
+    """
+    The parts that all turns of one L{SwitchingResource} share.
+
+    @ivar acquire_now: the switcher's.
+    @ivar wrapped: answers the requests.
+    @ivar render_turn: has the wrapped Resource render a turn that has its guard.
+    @ivar count: called with model, status and seconds for each reply that begins.
+    @ivar metrics: counts replies that are cut short.
+    @ivar in_doubt: called with a model whose backend's health is doubtful.
+    @ivar seconds: gives the time.
+    """
+
+    switcher: TurnSwitcher
+    acquire_now: Callable[[str], InFlightGuard | None]
+    wrapped: IResource
+    render_turn: Callable[[Turn], None]
+    count: Callable[[str, int, float], None]
+    metrics: RequestMetrics | None
+    in_doubt: Callable[[str], None]
+    refusals: RefusalLog
+    seconds: Callable[[], float]
+
+    def render(self, request: IRequest) -> None:
+        """Have the wrapped Resource answer, which knows no guards."""
+        request = cast(Request, request)
+        try:
+            request.render(getChildForRequest(self.wrapped, request))
+        except Exception:
+            request.processingFailed(Failure())
+
+
+@implementer(ITurn)
+class Turn:
+    """
+    One request, from the moment at which it is complete until its exchange with a
+    backend is over.
+
+    The turn waits for something (C{_pending} is set, and is cancelled if the client
+    leaves), or is being rendered, or has ended.  It may wait and be rendered twice.
+
+    @ivar guard: held while the request is rendered.  Not set before.
+    """
+
+    __slots__ = (
+        "_context",
+        "_pending",
+        "_started",
+        "begun_anew",
+        "caller",
+        "guard",
+        "model",
+        "request",
+    )
+
+    _log = Logger()
+
+    model: str
+    guard: InFlightGuard
+
+    def __init__(self, context: TurnContext, caller: ICaller, request: IRequest) -> None:
+        """
+        @param caller: the request, as a proxy sees it.
+        @param request: the same request, as twisted.web's Resources see it.
+        """
+        self.caller = caller
+        self.request = request
+        self.begun_anew = False
+        self._context = context
+        self._started = context.seconds()
+        self._pending: Deferred[Any] | None = None
+
+    # ---------------------------------------------------- before the backend
+
+    def search(self, found: Deferred[str | None]) -> None:
+        """Wait until the model's name has been found in a large body."""
+        self._wait_for(found)
+        found.addCallbacks(self._searched, self._failed)
+
+    def _wait_for(self, pending: Deferred[Any]) -> None:
+        self._pending = pending
+        self.caller.departed = self._left
+
+    def _left(self) -> None:
+        """The client has left: nobody waits any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.caller.departed = None
+            pending.cancel()
+
+    def _searched(self, model: str | None) -> None:
+        self._pending = None
+        if model is None:
+            self.render_without_model()
+        else:
+            self.take(model)
+
+    def render_without_model(self) -> None:
+        """The request names no model: it needs no turn."""
+        self.caller.departed = None
+        self._context.render(self.request)
+
+    def take(self, model: str) -> None:
+        """The request is for this model: render it, at once if the model is awake."""
+        self.model = model
+        try:
+            guard = self._context.acquire_now(model)
+        except ModelNotFound as error:
+            # Not counted: clients must not be able to make series of metrics.
+            self._answer(from_switch_error(error))
+            return
+        if guard is not None:
+            self.guard = guard
+            try:
+                self._context.render_turn(self)
+            except Exception:
+                self._rendering_failed()
+            return
+        try:
+            self.caller.set_body_aside()
+        except StorageFull as full:
+            self._log.warn("a body waits in memory: {reason}", reason=str(full))
+        self._wait()
+
+    def _wait(self) -> None:
+        pending = self._context.switcher.acquire(
+            self.model, arrived=self._started, retry=self.begun_anew
+        )
+        self._wait_for(pending)
+        pending.addCallbacks(self._granted, self._failed)
+
+    def _granted(self, guard: InFlightGuard) -> None:
+        self._pending = None
+        self.guard = guard
+        try:
+            self._context.render_turn(self)
+        except Exception:
+            self._rendering_failed()
+
+    def _failed(self, failure: Failure) -> None:
+        """What was waited for will not come."""
+        if self._pending is None and failure.check(CancelledError):
+            # The client has left.
+            return
+        self._pending = None
+        error = failure.value
+        if isinstance(error, SwitchError):
+            self._refuse(from_switch_error(error))
+        else:
+            self._internal_error(failure)
+
+    # -------------------------------------------------------- at the backend
+
+    def _rendering_failed(self) -> None:
+        self.guard.release(answered=False)
+        self._internal_error(Failure())
+
+    def reply_began(self, status: int) -> None:
+        """See L{ITurn.reply_began}."""
+        context = self._context
+        context.count(self.model, status, context.seconds() - self._started)
+
+    def backend_in_doubt(self) -> None:
+        """See L{ITurn.backend_in_doubt}."""
+        self._context.in_doubt(self.model)
+
+    def end(self, answered: bool = True) -> None:
+        """See L{ITurn.end}."""
+        self.caller.departed = None
+        self.guard.release(answered)
+
+    def refuse(self, error: ApiError) -> None:
+        """See L{ITurn.refuse}."""
+        self.guard.release(answered=False)
+        self._refuse(error)
+
+    def cut_short(self, reason: str) -> None:
+        """See L{ITurn.cut_short}."""
+        context = self._context
+        context.refusals.cut_off(reason, self.caller.head.path, self.model)
+        if context.metrics is not None:
+            context.metrics.exchange_aborted(self.model, reason)
+        context.in_doubt(self.model)
+        self.end(answered=False)
+
+    def unanswered(self, reason: str) -> None:
+        """See L{ITurn.unanswered}."""
+        pending = self._context.switcher.backend_failed(self.guard)
+        self._wait_for(pending)
+        pending.addCallbacks(self._backend_checked, self._failed, callbackArgs=(reason,))
+
+    def _backend_checked(self, may_wait: bool, reason: str) -> None:
+        self._pending = None
+        if may_wait and not self.begun_anew:
+            self.begun_anew = True
+            self._wait()
+        else:
+            self._refuse(backend_error(reason))
+
+    # -------------------------------------------------------- answers of ours
+
+    def _refuse(self, error: ApiError) -> None:
+        self.reply_began(error.status)
+        self._answer(error)
+
+    def _answer(self, error: ApiError) -> None:
+        self.caller.departed = None
+        self._context.refusals.refused(error, self.caller.head.path, self.model)
+        answer(self.request, error)
+
+    def _internal_error(self, failure: Failure) -> None:
+        """A defect, of llmux or of the wrapped Resource."""
+        self.caller.departed = None
+        request: Any = self.request
+        if request.startedWriting or request.finished:
+            request.processingFailed(failure)
+        else:
+            self._log.failure("a defect while answering a request", failure)
+            answer(request, internal_error())
+
+    # ------------------------------ rendering by a Resource that knows no guards
+
+    def render_unguarded(self) -> None:
+        """Have the wrapped Resource answer, while the turn minds the guard for it."""
+        self.guard.on_abort = self._abort
+        request: Any = self.request
+        request.notifyFinish().addBoth(self._finished)
+        request.llmux_model = self.model
+        self._context.render(request)
+
+    def _finished(self, result: object) -> None:
+        self.end(answered=not isinstance(result, Failure))
+
+    def _abort(self, reason: str) -> None:
+        """See L{InFlightGuard.on_abort<llmux.switching.model.InFlightGuard>}."""
+        self.end(answered=False)
+        self.caller.cut_off()
