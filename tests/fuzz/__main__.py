@@ -50,6 +50,7 @@ def _report(storm: Storm, seconds: float) -> dict[str, Any]:
         "figures": dict(sorted(storm.figures.items())) | {"forwarded": storm.forwarded},
         "longest turn, CPU seconds": round(storm.longest_turn, 4),
         "longest wait of the neighbour, seconds": round(storm.longest_neighbour, 3),
+        "lateness of the fuzzer itself, seconds": round(storm.longest_lag, 3),
         "findings": [
             {
                 "kind": finding.kind,
@@ -90,7 +91,11 @@ def _print(report: dict[str, Any]) -> None:
     print(f"seed {report['seed']}, {report['seconds']} s:")
     for name, value in report["figures"].items():
         print(f"  {name:<40} {value}")
-    for name in ("longest turn, CPU seconds", "longest wait of the neighbour, seconds"):
+    for name in (
+        "longest turn, CPU seconds",
+        "longest wait of the neighbour, seconds",
+        "lateness of the fuzzer itself, seconds",
+    ):
         print(f"  {name:<40} {report[name]}")
     for finding in report["findings"]:
         print(f"FINDING: {finding['kind']}, {finding['times']} times")

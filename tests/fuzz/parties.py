@@ -23,8 +23,11 @@ _HOLDS = 1.0
 _MOST_PER_REQUEST = 2
 """How often the same request may reach a backend: it may be begun anew once."""
 
-_NOTICED = 3.0
-"""Seconds after which llmux has noticed a client's departure, however busy the machine."""
+_NOTICED = 10.0
+"""
+Seconds after which llmux has noticed a client's departure, and the fuzzer what llmux has
+passed on, however busy the machine.
+"""
 
 _LONGEST = 30.0
 """Seconds in which each client has got its replies, unless the daemon is stuck."""
@@ -91,7 +94,7 @@ class Registry:
                 self._guess(request),
             )
             return None
-        owner = owners[0]
+        owner = owners[-1]
         came = owner.came[request.key] = owner.came.get(request.key, 0) + 1
         if owner.left is not None and time.monotonic() - owner.left > _NOTICED:
             self.found(

@@ -61,6 +61,9 @@ class Storm:
     """
     @ivar figures: counted since the beginning.
     @ivar findings: by kind.
+    @ivar longest_turn: seconds of the daemon's CPU.
+    @ivar longest_neighbour: seconds that the neighbour waited for an answer.
+    @ivar longest_lag: seconds by which the fuzzer itself was late.
     """
 
     def __init__(self, seed: int, directory: Path, say: Callable[[str], None]) -> None:
@@ -69,6 +72,7 @@ class Storm:
         self.figures: Counter[str] = Counter()
         self.longest_turn = 0.0
         self.longest_neighbour = 0.0
+        self.longest_lag = 0.0
         self._say = say
         self._directory = directory
         self._registry = Registry(self._found)
@@ -79,6 +83,7 @@ class Storm:
         self._alone: set[str] | None = None
         self._base_resident: float | None = None
         self._repeats = 0
+        self._storming = False
         self.suspects: dict[str, list[Case]] = {}
         self.daemon: WatchedDaemon
 
@@ -258,7 +263,7 @@ class Storm:
     async def _neighbour(self) -> None:
         """A client on a connection of its own, that has to be answered all the time."""
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while True:
+        while self._storming:
             began = time.monotonic()
             try:
                 if streams is None:
@@ -285,7 +290,7 @@ class Storm:
     async def _calm_neighbour(self) -> None:
         """A client of a model whose backend is honest."""
         number = 0
-        while True:
+        while self._storming:
             number += 1
             nonce = f"calm{self.seed}x{self._lives}x{number}x"
             body = b'{"model": "calm", "n": "%b"}' % nonce.encode()
@@ -332,18 +337,23 @@ class Storm:
                 await self._send(make_case(self.seed, number))
 
         async def watch() -> None:
-            while True:
+            while self._storming:
+                before = time.monotonic()
                 await asyncio.sleep(0.25)
+                self.longest_lag = max(self.longest_lag, time.monotonic() - before - 0.25)
                 self._look_at_daemon()
                 if self.daemon.process is None or self.daemon.process.poll() is not None:
                     return
 
+        self._storming = True
         neighbours = [
             asyncio.create_task(one)
             for one in (self._neighbour(), self._calm_neighbour(), watch())
         ]
         workers = [asyncio.create_task(work()) for _ in range(_AT_ONCE)]
         await asyncio.gather(*workers)
+        # wait_for() may swallow a cancellation: the flag ends them then.
+        self._storming = False
         for task in neighbours:
             task.cancel()
         for outcome in await asyncio.gather(*neighbours, return_exceptions=True):

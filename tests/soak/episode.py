@@ -54,10 +54,15 @@ class Violation:
 
 @dataclass
 class Life:
-    """A process of the daemon, from its start to its end."""
+    """
+    A process of the daemon.
+
+    @ivar began: when (ns) it was started; C{up}, when it answered; C{ended}, when it was gone.
+    """
 
     number: int
     began: int
+    up: int = 0
     ended: int = 0
     killed: bool = False
     counters: dict[tuple[str, str], float] | None = None
@@ -224,6 +229,7 @@ class Episode:
         if not await self.daemon.up(60):
             self.broken("the daemon does not start", "see the log")
             raise RuntimeError("the daemon does not start")
+        self.lives[-1].up = time.time_ns()
 
     def _start_resident(self, name: str) -> None:
         self._residents[name] = subprocess.Popen(
@@ -529,7 +535,7 @@ def save(episode: Episode, where: Path) -> None:
                 {
                     k: v
                     for k, v in vars(x).items()
-                    if k in ("number", "began", "ended", "killed")
+                    if k in ("number", "began", "up", "ended", "killed")
                 }
                 for x in episode.lives
             ],

@@ -19,6 +19,9 @@ _SECOND = 10**9
 _TOLERANCE = _SECOND // 2
 """A request that went out just before a sleep hook began may be read just after (ns)."""
 
+_STOPS = 6 * _SECOND
+"""Time for which a daemon that has been told to stop may still be there (ns)."""
+
 _OF_NO_MODEL = ("408", "413", "507")
 """Refused before the model's name is read: no model's counter has them."""
 
@@ -73,7 +76,9 @@ def _killed(episode: Episode, model: str, start: int, end: int) -> bool:
 
 
 def _restarted(episode: Episode, start: int, end: int) -> bool:
-    return any(start <= life.ended and life.began <= end for life in episode.lives[:-1])
+    """Whether the daemon was not there for a part of this time, or was stopping."""
+    gaps = zip(episode.lives[:-1], episode.lives[1:], strict=True)
+    return any(start <= after.up and before.ended - _STOPS <= end for before, after in gaps)
 
 
 def _two_awake(episode: Episode, truth: list[Line]) -> None:
