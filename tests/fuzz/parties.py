@@ -175,7 +175,12 @@ class Backend:
                         self._registry.found("passed on what h11 refuses", seen, None)
                     return
                 if event is h11.NEED_DATA:
-                    data = await reader.read(262144)
+                    # After an odd reply llmux may wait for more of it, but not for ever.
+                    patience = _HOLDS if tainted and request is None else None
+                    try:
+                        data = await asyncio.wait_for(reader.read(262144), patience)
+                    except TimeoutError:
+                        return
                     if not data:
                         return
                     rest += data[:2000]

@@ -108,8 +108,14 @@ class Storm:
         }
         self._lives += 1
         self._base_resident = None
+        policy: dict[str, object] = {"name": "fifo"}
+        if self.seed % 2:
+            policy = {"name": "cost_aware", "max_wait_secs": 2}
         self.daemon = WatchedDaemon(
-            self._directory / str(self._lives), models, client_stall_timeout_secs=2
+            self._directory / str(self._lives),
+            models,
+            client_stall_timeout_secs=2,
+            policy=policy,
         )
         self.daemon.start()
         if not await self.daemon.up():
@@ -218,6 +224,8 @@ class Storm:
                 self.figures["waits on after what h11 refuses"] += 1
         for number, reply in enumerate(replies):
             self.figures[f"status {reply.status}"] += 1
+            if reply.status == 500 and b'"internal_error"' in reply.body:
+                self._found("an internal error", repr(reply.body)[:500], case)
             if number >= len(requests):
                 if reply.status < 400:
                     self._found(
