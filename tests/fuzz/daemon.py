@@ -158,17 +158,28 @@ class WatchedDaemon:
         words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
-    def trouble(self) -> list[str]:
-        """What has come to the log since the last call and should never be there."""
-        text, self._log_read = _new(self._log, self._log_read)
-        lines = text.splitlines()
-        found = []
-        for i, line in enumerate(lines):
-            if _TROUBLE.search(line) and not any(
-                _TROUBLE.search(x) for x in lines[max(0, i - 2) : i]
-            ):
-                found.append("\n".join(lines[max(0, i - 2) : i + 30]))
-        return found
+    def trouble(self, final: bool = False) -> list[tuple[str, str]]:
+        """
+        What has come to the log since the last call and should never be there: each entry's
+        last line, and the whole.
+
+        @param final: nothing more will come, so that the last entry is whole.
+        """
+        text, end = _new(self._log, self._log_read)
+        entries: list[list[str]] = []
+        for line in text.splitlines():
+            if line[:1] in (" ", "\t") and entries:
+                entries[-1].append(line)
+            else:
+                entries.append([line])
+        if entries and not final:
+            end -= len("\n".join(entries.pop()).encode()) + 1
+        self._log_read = max(self._log_read, end)
+        return [
+            (entry[-1].strip()[:150], "\n".join(entry))
+            for entry in entries
+            if any(_TROUBLE.search(line) for line in entry)
+        ]
 
     def turns(self) -> list[dict[str, Any]]:
         """The long turns since the last call."""

@@ -181,7 +181,7 @@ def _one_reply(data: bytes, method: bytes, closed: bool) -> tuple[Reply | None, 
                 # Cut off.
                 reply.body = b"".join(body)
                 return reply, b"", False
-            if fed_end:
+            if fed_end and b"HTTP/1.1 "[: len(data)] == data[:9]:
                 return None, b"", False
             raise
         if isinstance(event, h11.Response):

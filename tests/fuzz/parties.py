@@ -17,7 +17,7 @@ from tests.fuzz.replies import Close, Script
 
 __all__ = ["Backend", "Heard", "Registry", "speak"]
 
-_HOLDS = 1.0
+_HOLDS = 0.4
 """Seconds for which a backend that hangs keeps its connection."""
 
 _MOST_PER_REQUEST = 2
@@ -255,6 +255,7 @@ async def speak(
     Send a case's stream to a port as the case says.
 
     @param enough: whether a client that stays needs nothing more than these bytes.
+    @param longest: seconds that it waits for a byte; three times as long for all.
     """
     loop = asyncio.get_running_loop()
     heard = Heard()
@@ -265,6 +266,8 @@ async def speak(
     reads: asyncio.Task[None] | None = None
     got: list[bytes] = []
     woken = asyncio.Event()
+    until = loop.time() + longest
+    latest = loop.time() + 3 * longest
 
     async def read() -> None:
         while True:
@@ -277,6 +280,9 @@ async def speak(
                 heard.closed = True
                 break
             got.append(data)
+            nonlocal until
+            if case.leaving is Leaving.STAYS:
+                until = min(latest, loop.time() + longest)
             woken.set()
         woken.set()
 
@@ -306,7 +312,8 @@ async def speak(
             pass
         except TimeoutError:
             pass
-        until = loop.time() + (longest if case.leaving is Leaving.STAYS else 1.0)
+        if case.leaving is not Leaving.STAYS:
+            until = loop.time() + 1.0
         if case.leaving is Leaving.HALF:
             try:
                 sock.shutdown(socket.SHUT_WR)

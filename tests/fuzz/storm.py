@@ -21,7 +21,7 @@ from tests.turns import LIMIT
 
 __all__ = ["Finding", "Storm"]
 
-_AT_ONCE = 24
+_AT_ONCE = 64
 _ROUND = 10.0
 """Seconds of a round, after each of which the daemon has to come to rest."""
 
@@ -151,7 +151,7 @@ class Storm:
         found += [one.case for one in self._registry.active.values()]
         return found[::-1]
 
-    def _look_at_daemon(self) -> None:
+    def _look_at_daemon(self, final: bool = False) -> None:
         for turn in self.daemon.turns():
             self.longest_turn = max(self.longest_turn, turn["cpu"])
             if turn["cpu"] > LIMIT:
@@ -168,9 +168,8 @@ class Storm:
                 self._found(kind, detail, None)
                 if self._alone is None and self.findings[kind].times == 1:
                     self.suspects[kind] = around
-        for text in self.daemon.trouble():
-            last = next((x for x in text.splitlines() if "Error" in x), text.splitlines()[0])
-            kind = "in the log: " + last.strip()[-100:]
+        for last, text in self.daemon.trouble(final):
+            kind = f"in the log: {last}"
             self._found(kind, text[:2500], None)
             if self._alone is None and self.findings[kind].times == 1:
                 self.suspects[kind] = self._around(time.monotonic())
@@ -211,7 +210,10 @@ class Storm:
         try:
             replies = replies_in(heard.data, [r.method for r in requests], heard.closed)
         except Unparsable as error:
-            self._found("an answer that is no HTTP", str(error)[:2500], case)
+            kind = "an answer that is no HTTP"
+            if "after the last reply: b'{\"err" in str(error):
+                kind = "a refused HEAD gets a body"
+            self._found(kind, str(error)[:2500], case)
             return
         self.figures["replies"] += len(replies)
         stays = case.leaving is Leaving.STAYS
@@ -368,7 +370,7 @@ class Storm:
             if isinstance(outcome, Exception):
                 raise outcome
         await self._rest(first, next_number)
-        self._look_at_daemon()
+        self._look_at_daemon(final=True)
         for kind in [k for k, f in self.findings.items() if f.stream is None]:
             await self._shrink(kind)
         return next_number
@@ -439,7 +441,7 @@ class Storm:
                 found |= {"a neighbour is not answered", "the daemon does not answer"}
             if kind.startswith("left behind"):
                 await self._rest(case.number, case.number)
-            self._look_at_daemon()
+            self._look_at_daemon(final=True)
             if "the daemon does not answer" in found:
                 self.daemon.kill()
                 await self._start_daemon()

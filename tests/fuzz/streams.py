@@ -258,7 +258,7 @@ def _special(random: Random, nonce: bytes) -> bytes:
     if kind == 1:
         return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\4\0\0\0\0\0"
     if kind == 2:
-        return b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * (size // 10)
+        return b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * (size // 40)
     if kind == 3:
         return b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * (size // 10)
     if kind == 4:

@@ -469,9 +469,8 @@ class Episode:
                 where = [x for x in turn["stack"].splitlines() if "/llmux/" in x]
                 name = where[-1].strip().rpartition("/llmux/")[2] if where else ""
                 self.broken(f"a turn over {LIMIT * 1000:.0f} ms: {name}", turn["stack"])
-        for text in self.daemon.trouble():
-            last = [x for x in text.splitlines() if "Error" in x or "defect" in x]
-            self.broken("in the log: " + (last or text.splitlines())[-1].strip()[:120], text)
+        for last, text in self.daemon.trouble(final=True):
+            self.broken(f"in the log: {last}", text)
 
     def _processes(self) -> set[int]:
         """All that descend from this episode."""
