@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.case import Case, Leaving, make_case
+from tests.fuzz.case import Case, Leaving, departures, make_case
 from tests.fuzz.judge import Found, Unparsable, head_problem, replies_in, requests_in
 from tests.fuzz.parties import Registry
 
@@ -129,3 +129,10 @@ def test_a_request_that_its_client_did_not_finish_is_not_expected() -> None:
     registry.begin(Case(1, 2, POST, (), 0.0, Leaving.CLOSES, len(POST) - 1))
     registry.passed_on(parsed(POST))
     assert findings == ["passed on what h11 does not find"]
+
+
+def test_a_client_leaves_once_at_each_byte() -> None:
+    cases = departures(3, 40)
+    sizes = [len(b"".join(case.pieces)) for case in cases]
+    assert sizes == list(range(1, len(cases[0].data) + 1))
+    assert len({case.data for case in cases}) == len(cases)

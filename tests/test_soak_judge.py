@@ -147,3 +147,22 @@ def test_counters_agree_within_what_clients_cannot_know(
     staged.request(0, 3, stayed=False, whole=False)
     staged.episode.lives[0].counters = {("a", "200"): counted}
     assert (staged.kinds() == []) is agrees
+
+
+def test_a_request_to_a_model_that_sleeps_is_seen(staged: Staged) -> None:
+    staged.truth(0, "wake-begin")
+    staged.truth(1, "sleep-begin")
+    staged.truth(1.5, "alive-begin")
+    staged.truth(2, "begin", who="n")
+    staged.truth(2, "asleep", who="n")
+    staged.request(0, 3, status=500)
+    assert staged.kinds() == ["a request to a model that sleeps"]
+
+
+def test_a_server_that_died_and_is_back_asleep_may_be_asked_for_a_while(staged: Staged) -> None:
+    staged.truth(0, "wake-begin")
+    staged.fault(1, "kill -9 of a server")
+    staged.truth(2, "begin", who="n")
+    staged.truth(2, "asleep", who="n")
+    staged.request(0, 3, status=500)
+    assert staged.kinds() == []

@@ -10,7 +10,7 @@ from random import Random
 from tests.fuzz.replies import Script, script
 from tests.fuzz.streams import stream
 
-__all__ = ["Case", "Leaving", "make_case"]
+__all__ = ["Case", "Leaving", "departures", "make_case"]
 
 
 class Leaving(Enum):
@@ -91,3 +91,29 @@ def make_case(seed: int, number: int, prefix: str = "") -> Case:
         )
         at = random.choice((size, random.randint(0, size), random.randint(0, min(size, 400))))
     return Case(seed, number, data, cuts, pause, leaving, at)
+
+
+def departures(seed: int, number: int) -> list[Case]:
+    """
+    A short stream whose client leaves after the first byte, after the second, and so on: it
+    closes or resets, by turns.
+    """
+    tries = 0
+    while True:
+        start = f"sweep {seed} {number} {tries}"
+        size = len(stream(Random(start), f"s{seed}n{number}w0000"))
+        if size < 400:
+            break
+        tries += 1
+    return [
+        Case(
+            seed,
+            number,
+            stream(Random(start), f"s{seed}n{number}w{at:04}"),
+            (),
+            0.0,
+            (Leaving.CLOSES, Leaving.RESETS)[at % 2],
+            at,
+        )
+        for at in range(1, size + 1)
+    ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import h11
 
 from tests.daemon import free_port
-from tests.fuzz.case import Case, Leaving, make_case
+from tests.fuzz.case import Case, Leaving, departures, make_case
 from tests.fuzz.daemon import WatchedDaemon, get
 from tests.fuzz.judge import Reply, Unparsable, replies_in
 from tests.fuzz.parties import Backend, Expected, Heard, Registry, speak
@@ -335,6 +335,7 @@ class Storm:
         @return: the number of the next input.
         """
         self.suspects = {}
+        leaving = departures(self.seed, first)
         next_number = first
         ends = min(time.monotonic() + _ROUND, until)
 
@@ -345,6 +346,9 @@ class Storm:
                 next_number += 1
                 self.figures["inputs"] += 1
                 await self._send(make_case(self.seed, number))
+            while leaving:
+                self.figures["departures, one at each byte"] += 1
+                await self._send(leaving.pop())
 
         async def watch() -> None:
             while self._storming:

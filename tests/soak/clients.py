@@ -13,7 +13,10 @@ import h11
 
 from tests.soak.server import reply_of
 
-__all__ = ["Outcome", "converse"]
+__all__ = ["ASLEEP", "Outcome", "converse"]
+
+ASLEEP = "a model that sleeps was asked"
+"""A problem of a reply."""
 
 
 @dataclass
@@ -207,7 +210,7 @@ def _problem(reply: h11.Response, got: bytes, body: bytes, nonce: str) -> str:
             return f"another's reply: {fields.get(b'x-nonce')!r}"
         return "" if got == reply_of(body) else f"a changed reply: {got[:100]!r}"
     if got == b"asleep\n":
-        return "a model that sleeps was asked"
+        return ASLEEP
     try:
         error = json.loads(got)["error"]
         if not error["message"] or not error["code"]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.soak.clients import Outcome
+from tests.soak.clients import ASLEEP, Outcome
 from tests.soak.episode import Episode
 
 __all__ = ["judge"]
@@ -18,6 +18,9 @@ _SECOND = 10**9
 
 _TOLERANCE = _SECOND // 2
 """A request that went out just before a sleep hook began may be read just after (ns)."""
+
+_NOTICED = 15 * _SECOND
+"""Time after which llmux knows that a server that answers has lost its model (ns)."""
 
 _STOPS = 6 * _SECOND
 """Time for which a daemon that has been told to stop may still be there (ns)."""
@@ -136,9 +139,9 @@ def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]
         woken = bisect_right(wakes[outcome.model], begin)
         last_wake = wakes[outcome.model][woken - 1] if woken else 0
         restarted = _restarted(episode, last_sleep, begin)
+        lost = _lost(episode, truth, outcome.model, last_wake, begin)
         just_missed = not episode.draining and begin - last_sleep < _TOLERANCE
-        killed = _killed(episode, outcome.model, begin - 3 * _SECOND, begin)
-        if asleep and not just_missed and not killed:
+        if asleep and not just_missed and not lost:
             episode.broken(
                 "a request to a model that sleeps",
                 f"{outcome.nonce}: {(begin - last_sleep) / 1e9:.3f} s after sleep-begin, "
@@ -168,6 +171,20 @@ def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]
                     )
 
 
+def _lost(episode: Episode, truth: list[Line], model: str, woken: int, now: int) -> bool:
+    """
+    Whether the server has died since it woke, and somebody else has started it again,
+    asleep: llmux learns that from its replies of 500, within some seconds.
+    """
+    deaths = [line.at for line in truth if line.what == "died" and line.model == model]
+    deaths += [
+        at
+        for at, what, whom in episode.faults
+        if what == "kill -9 of a server" and whom == model
+    ]
+    return any(woken < at < now < at + _NOTICED for at in deaths)
+
+
 def _sleep_failed(truth: list[Line], model: str, start: int, end: int) -> bool:
     """
     Whether alive was asked after this sleep hook: it had failed or was cut short, and a
@@ -182,6 +199,9 @@ def _sleep_failed(truth: list[Line], model: str, start: int, end: int) -> bool:
 def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
     for outcome in episode.outcomes:
         if not outcome.stayed:
+            continue
+        if outcome.problem == ASLEEP:
+            # Judged above, with what the servers know.
             continue
         if outcome.problem:
             kind = outcome.problem.partition(":")[0]
