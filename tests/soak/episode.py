@@ -57,12 +57,14 @@ class Life:
     """
     A process of the daemon.
 
-    @ivar began: when (ns) it was started; C{up}, when it answered; C{ended}, when it was gone.
+    @ivar began: when (ns) it was started; C{up}, when it answered; C{told}, when it was told
+        to stop; C{ended}, when it was gone.
     """
 
     number: int
     began: int
     up: int = 0
+    told: int = 0
     ended: int = 0
     killed: bool = False
     counters: dict[tuple[str, str], float] | None = None
@@ -101,6 +103,7 @@ class Episode:
         self.daemon: WatchedDaemon
         self._residents: dict[str, subprocess.Popen[bytes]] = {}
         self._calm = False
+        self._hooks_killed = False
         self._number = 0
         self._restarting = asyncio.Lock()
 
@@ -332,6 +335,7 @@ class Episode:
             if f"LLMUX_HOOK={hook}".encode() not in environ:
                 continue
             if what == "kill":
+                self._hooks_killed = True
                 self._fault(f"kill -9 of a {hook} hook", name)
                 _send(pid, signal.SIGKILL)
             else:
@@ -365,6 +369,7 @@ class Episode:
     async def _restart(self, kill: bool) -> None:
         async with self._restarting:
             life = self.lives[-1]
+            life.told = time.time_ns()
             process = self.daemon.process
             assert process is not None
             if kill:
@@ -495,6 +500,8 @@ class Episode:
                     # What wake hooks start may stay, children that were ordered, and what
                     # goes on to read what they write.
                     stays = "tests.soak.server" in text or text in ("sleep 777", "/bin/cat")
+                    # So may the child of a hook that was killed: it might be a server.
+                    stays = stays or (text == "sleep 1000" and self._hooks_killed)
                     if text and not stays:
                         left[pid] = text
             if not left or time.monotonic() > until:
@@ -534,7 +541,7 @@ def save(episode: Episode, where: Path) -> None:
                 {
                     k: v
                     for k, v in vars(x).items()
-                    if k in ("number", "began", "up", "ended", "killed")
+                    if k in ("number", "began", "up", "told", "ended", "killed")
                 }
                 for x in episode.lives
             ],

@@ -22,9 +22,6 @@ _TOLERANCE = _SECOND // 2
 _NOTICED = 15 * _SECOND
 """Time after which llmux knows that a server that answers has lost its model (ns)."""
 
-_STOPS = 6 * _SECOND
-"""Time for which a daemon that has been told to stop may still be there (ns)."""
-
 _OF_NO_MODEL = ("408", "413", "507")
 """Refused before the model's name is read: no model's counter has them."""
 
@@ -81,7 +78,9 @@ def _killed(episode: Episode, model: str, start: int, end: int) -> bool:
 def _restarted(episode: Episode, start: int, end: int) -> bool:
     """Whether the daemon was not there for a part of this time, or was stopping."""
     gaps = zip(episode.lives[:-1], episode.lives[1:], strict=True)
-    return any(start <= after.up and before.ended - _STOPS <= end for before, after in gaps)
+    return any(
+        start <= after.up and (before.told or before.ended) <= end for before, after in gaps
+    )
 
 
 def _two_awake(episode: Episode, truth: list[Line]) -> None:
