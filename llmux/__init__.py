@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from llmux.daemon.service import make_service
     from llmux.errors import (
         HookFailed,
-        Internal,
         ModelNotFound,
         NotReady,
         SwitchError,
@@ -41,19 +40,12 @@ if TYPE_CHECKING:
     from llmux.proxy.resource import ProxyResource
     from llmux.proxy.switching import SwitchingResource
     from llmux.switching.cost import SwitchCostTracker
-    from llmux.switching.settings import SwitchSettings
-    from llmux.switching.switcher import (
-        Active,
-        Idle,
-        InFlightGuard,
-        ModelSwitcher,
-        SwitcherState,
-        Switching,
-    )
+    from llmux.switching.phases import Phase
+    from llmux.switching.settings import ModelSettings, SwitchSettings
+    from llmux.switching.switcher import InFlightGuard, ModelStatus, ModelSwitcher, SwitchStatus
     from llmux.switching.view import ScheduleContext
 
 __all__ = [
-    "Active",
     "Config",
     "ConfigError",
     "FifoPolicy",
@@ -66,13 +58,14 @@ __all__ = [
     "IScheduleContext",
     "ISwitchPolicy",
     "ISwitchPolicyFactory",
-    "Idle",
     "InFlightGuard",
-    "Internal",
     "ModelConfig",
     "ModelNotFound",
+    "ModelSettings",
+    "ModelStatus",
     "ModelSwitcher",
     "NotReady",
+    "Phase",
     "PolicyConfig",
     "PolicyContext",
     "PolicyDecision",
@@ -81,9 +74,8 @@ __all__ = [
     "SwitchCostTracker",
     "SwitchError",
     "SwitchSettings",
+    "SwitchStatus",
     "SwitchTimeout",
-    "SwitcherState",
-    "Switching",
     "SwitchingResource",
     "__version__",
     "build_app",
@@ -96,7 +88,6 @@ _HOMES = {
     "llmux.switching.cost": ("SwitchCostTracker",),
     "llmux.errors": (
         "HookFailed",
-        "Internal",
         "ModelNotFound",
         "NotReady",
         "SwitchError",
@@ -118,14 +109,13 @@ _HOMES = {
     "llmux.proxy.resource": ("ProxyResource",),
     "llmux.switching.view": ("ScheduleContext",),
     "llmux.daemon.service": ("make_service",),
-    "llmux.switching.settings": ("SwitchSettings",),
+    "llmux.switching.settings": ("ModelSettings", "SwitchSettings"),
+    "llmux.switching.phases": ("Phase",),
     "llmux.switching.switcher": (
-        "Active",
-        "Idle",
         "InFlightGuard",
+        "ModelStatus",
         "ModelSwitcher",
-        "SwitcherState",
-        "Switching",
+        "SwitchStatus",
     ),
     "llmux.app": ("build_app",),
     "llmux.proxy.switching": ("SwitchingResource",),

@@ -9,10 +9,10 @@ from typing import Any
 from twisted.web.resource import IResource
 
 from llmux.backend.pool import BackendPool
-from llmux.config import Config
+from llmux.config import Config, ModelConfig
 from llmux.hooks.runner import HookRunner
 from llmux.hooks.state import StateDirectory, state_path
-from llmux.interfaces import IHookRunner, ISwitchPolicy
+from llmux.interfaces import IHookRunner, ISwitchPolicy, IWakeNotes
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.catalog import find_policy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
@@ -20,10 +20,13 @@ from llmux.proxy.endpoints import Root
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
-from llmux.switching.settings import SwitchSettings
+from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 
-__all__ = ["build_app", "build_policy", "settings_of"]
+__all__ = ["build_app", "build_policy", "model_settings_of", "settings_of"]
+
+_LOOK_AFTER_SLEEP = 2.0
+"""Seconds after a successful sleep hook after which alive is asked whether that is so."""
 
 
 def build_app(
@@ -53,9 +56,10 @@ def build_app(
         reactor,
         ConnectionDroppingHooks(hooks, pool, backends),
         build_policy(config),
-        {name: model.wake_timeout_secs for name, model in models.items()},
+        {name: model_settings_of(model) for name, model in models.items()},
         settings_of(config),
         metrics,
+        wake_notes=IWakeNotes(hooks, None),
     )
     switcher.call_when_stopped(pool.close)
     proxy = ProxyResource(
@@ -90,6 +94,18 @@ def settings_of(config: Config) -> SwitchSettings:
         drain_timeout=policy.drain_timeout_secs,
         shutdown_timeout=config.shutdown_timeout_secs,
         sleep_on_exit=config.sleep_on_exit,
+        abandon_wake=config.abandon_wake_secs,
+        look_after_sleep=_LOOK_AFTER_SLEEP,
+    )
+
+
+def model_settings_of(model: ModelConfig) -> ModelSettings:
+    """What a model's configuration wants of the switcher."""
+    return ModelSettings(
+        wake_timeout=model.wake_timeout_secs,
+        sleep_timeout=model.sleep_timeout_secs,
+        confirm_sleep=model.confirm_sleep,
+        check=model.check_secs,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "HookFailed",
-    "Internal",
     "ModelNotFound",
     "NotReady",
     "SwitchError",
@@ -48,7 +47,3 @@ class SwitchTimeout(SwitchError):
 
 class HookFailed(SwitchError):
     """A hook failed on the way to the model."""
-
-
-class Internal(SwitchError):
-    """A fault of llmux itself."""

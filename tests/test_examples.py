@@ -625,7 +625,9 @@ def test_embedding(tmp_path: Path) -> None:
     with Daemon(["-n", "--pidfile=", "-y", "both.tac"], copy, command=TWISTD) as daemon:
         daemon.wait_for(f"Site starting on {status_port}")
         status_page = f"http://127.0.0.1:{status_port}/"
-        assert curl(status_page) == "nothing is awake\n"
+        wait_until(
+            lambda: curl(status_page) == "parrot is asleep\n", "the answer of the alive hook"
+        )
         question = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
         reply = json.loads(
             curl(f"http://127.0.0.1:{port}/v1/chat/completions", "-d", json.dumps(question))

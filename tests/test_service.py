@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThread
 from zope.interface.verify import verifyObject
 
-from llmux import Active, Idle
+from llmux import Phase
 from llmux.config import Config, ConfigError, load_config
 from llmux.daemon.service import LlmuxService, access_rules, make_service
 from tests.daemon import Backend, ask, backend, connect, write_config
@@ -69,7 +69,7 @@ async def test_life(configure: Callable[..., Config]) -> None:
     service.startService()
     assert await early == (200, b'{"answer": 42}')
     assert await asked(config.port, "b") == (200, b'{"answer": 42}')
-    assert service.switcher.state == Active("b")
+    assert service.switcher.status()["b"].phase is Phase.AWAKE
     status, body = await asked(config.port, "c")
     assert status == 404
     assert json.loads(body)["error"]["code"] == "model_not_found"
@@ -163,7 +163,7 @@ async def test_sleep_on_exit(configure: Callable[..., Config], tmp_path: Path) -
     # Nothing listens at port 1, but it has been woken to find out.
     assert (await asked(config.port))[0] in (502, 503)
     await service.stopService()
-    assert service.switcher.state == Idle()
+    assert service.switcher.status()["a"].phase is Phase.ASLEEP
     assert "awake" not in os.listdir(tmp_path)
 
 

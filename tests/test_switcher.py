@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from zope.interface import implementer
@@ -11,8 +12,7 @@ from zope.interface.verify import verifyObject
 from llmux.errors import ModelNotFound, NotReady
 from llmux.interfaces import HookKind, IScheduleContext, ISwitchPolicy, PolicyDecision
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.switcher import Active, Idle, Switching
-from tests.world import ALIVE, SLEEP, WAKE, World
+from tests.world import ALIVE, SLEEP, WAKE, Active, Idle, Switching, World
 
 
 def test_the_first_request_wakes_its_model() -> None:
@@ -268,8 +268,9 @@ def test_a_policy_may_rebind_a_drain() -> None:
         world.ask(model)
     policy.says = PolicyDecision.switch("c")
     first.finish()
+    policy.says = None
     world.advance(2)
-    assert world.state() == Active("c")
+    assert world.switches() == ["+a", "-a", "+c"]
     assert "drained" in policy.asked
 
 
@@ -304,15 +305,29 @@ def test_a_policy_whose_answer_holds_is_not_asked_at_each_request() -> None:
     assert world.state() == Active("b")
 
 
-def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
+@pytest.mark.parametrize(
+    "says",
+    [
+        PolicyDecision.switch("nobody"),
+        PolicyDecision.switch("c"),
+        PolicyDecision.switch("a"),
+        PolicyDecision.stay(float("nan")),
+        "b",
+        None,
+    ],
+    ids=["unknown", "not wanted", "awake", "no time", "no decision", "nothing"],
+)
+def test_a_question_that_is_answered_with_nonsense_is_answered_by_fifo(
+    says: Any,
+) -> None:
     world, policy = scripted()
     world.wake("a").finish()
-    policy.says = PolicyDecision.switch("nobody")
-    world.ask("b")
-    policy.says = PolicyDecision.switch("c")
-    world.ask("b")
+    policy.decide = lambda context: says  # type: ignore[method-assign]  # that is the point
+    client = world.ask("b")
     world.advance(5)
-    assert world.state() == Active("a")
+    assert client.served
+    text = world.switcher.metrics.expose().decode()
+    assert 'llmux_policy_failures_total{question="nonsense"}' in text
 
 
 def test_nobody_is_asked_when_nobody_waits() -> None:

@@ -372,7 +372,7 @@ def test_a_verdict_that_falls_at_once(stock: bool, monkeypatch: pytest.MonkeyPat
 
     @implementer(IRunningHook)
     class NotStarted:
-        exited = succeed(HookResult(None, False, 0.0, "could not be started"))
+        exited = succeed(HookResult(1, False, 0.0, "exit status 1"))
 
         def kill(self) -> None:
             """It does not run."""

@@ -13,7 +13,6 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from llmux.errors import (
     HookFailed,
-    Internal,
     ModelNotFound,
     NotReady,
     SwitchError,
@@ -34,7 +33,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
         (NotReady("m", "stopping"), 503, SERVER, "model_not_ready", None),
         (SwitchTimeout("m", 5), 504, SERVER, "switch_timeout", None),
         (HookFailed("m", "exit status 1"), 503, SERVER, "hook_failed", None),
-        (Internal("m", "a fault"), 500, SERVER, "internal_error", None),
+        (SwitchError("m", "a fault"), 500, SERVER, "internal_error", None),
     ],
 )
 def test_switch_errors(

@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from llmux.interfaces import HookKind, ISwitchPolicy, PolicyEvent, Slept, Woke
+from llmux.interfaces import HookKind, ISwitchPolicy, IWakeNotes, PolicyEvent, Slept, Woke
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.settings import SwitchSettings
-from llmux.switching.switcher import InFlightGuard, ModelSwitcher, SwitcherState
+from llmux.switching.phases import Phase
+from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 from tests.fakes import FakeHookRunner
 
 WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing is awake."""
+
+
+@dataclass(frozen=True)
+class Active:
+    """This model serves, and nothing else happens."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Switching:
+    """A switch is under way, or models are put to sleep (target None)."""
+
+    source: str | None
+    target: str | None
+
+
+@implementer(IWakeNotes)
+class Notes:
+    """What a former llmux has left."""
+
+    def __init__(self, interrupted: frozenset[str]) -> None:
+        self.interrupted = interrupted
+        self.ended = 0
+
+    def end_interrupted(self) -> Deferred[None]:
+        self.ended += 1
+        return succeed(None)
 
 
 class Client:
@@ -88,6 +124,8 @@ class World:
         awake: Iterable[str] = (),
         start: bool = True,
         wake_limit: float = 100.0,
+        interrupted: Iterable[str] = (),
+        own: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -102,9 +140,10 @@ class World:
             self.clock,
             self.hooks,
             policy(),
-            dict.fromkeys(models, wake_limit),
+            dict.fromkeys(models, ModelSettings(wake_limit, **(own or {}))),
             SwitchSettings(**settings),
             observers=[self.events.append],
+            wake_notes=Notes(frozenset(interrupted)) if interrupted else None,
         )
         if start:
             self.switcher.start()
@@ -155,13 +194,26 @@ class World:
         self.switcher.stop().addCallback(done.append)
         return done
 
-    def state(self) -> SwitcherState:
-        """What the switcher says of itself."""
-        return self.switcher.state
+    def phase(self, model: str) -> Phase:
+        """Where in its life the model is."""
+        return self.switcher.status()[model].phase
+
+    def state(self) -> Idle | Active | Switching:
+        """What the switcher says of its one slot."""
+        for switch in self.switcher.switches():
+            return Switching(next(iter(switch.victims), None), switch.target)
+        status = self.switcher.status()
+        for model, what in status.items():
+            if what.phase is Phase.UNCERTAIN:
+                return Switching(model, None)
+        for model, what in status.items():
+            if what.phase not in (Phase.ASLEEP, Phase.UNKNOWN):
+                return Active(model)
+        return Idle()
 
     def clients_in_flight(self) -> list[InFlightGuard]:
         """Every guard that is out."""
-        return [guard for queue in self.switcher._queues.values() for guard in queue.guards]
+        return [guard for model in self.switcher.models.values() for guard in model.guards]
 
     def nothing_left(self) -> None:
         """No hook, no timer, no guard, no waiter."""

@@ -11,7 +11,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llmux import Active, ModelSwitcher, Switching, load_config, make_service
+from llmux import ModelSwitcher, load_config, make_service
 
 
 class Status(Resource):
@@ -25,13 +25,8 @@ class Status(Resource):
 
     def render_GET(self, request):
         request.setHeader("content-type", "text/plain; charset=utf-8")
-        match self._switcher.state:
-            case Active(model):
-                line = f"{model} is awake\n"
-            case Switching(source, target):
-                line = f"switching from {source or 'nothing'} to {target or 'nothing'}\n"
-            case _:
-                line = "nothing is awake\n"
+        status = self._switcher.status().items()
+        line = "".join(f"{model} is {what.phase.value}\n" for model, what in status)
         return line.encode()
 
 

@@ -73,6 +73,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     @ivar first_byte_timeout_secs: how long its backend may take until its reply
         begins; None for ever.
     @ivar weight: what its waiters count, for policies that weigh.
+    @ivar check_secs: while the model is awake, C{alive} is asked this often;
+        None only when there is a reason.
+    @ivar confirm_sleep: the model counts as asleep when C{alive} says no, and
+        not already when its sleep hook has succeeded.
     """
 
     port: Port
@@ -85,6 +89,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     alive_timeout_secs: Duration = 10.0
     first_byte_timeout_secs: OptionalDuration = None
     weight: Weight = 1.0
+    check_secs: Annotated[
+        Duration | None,
+        Meta(
+            title="a number of seconds",
+            description="give a number above 0, or null to ask only after errors",
+        ),
+    ] = 60.0
+    confirm_sleep: Flag = False
 
 
 class PolicyConfig(Struct, frozen=True, kw_only=True):
@@ -122,6 +134,8 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar shutdown_timeout_secs: how long requests in flight have when told to
         stop.
     @ivar sleep_on_exit: put the awake model to sleep on the way out.
+    @ivar abandon_wake_secs: after how long a wake is called off that nobody
+        waits for any more, while others wait for its room; None never.
     @ivar max_body_mb: larger request bodies are refused (MiB).
     @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
         are refused; 0 for none.
@@ -147,6 +161,7 @@ class Config(Struct, frozen=True, kw_only=True):
     client_stall_timeout_secs: Duration = 60.0
     shutdown_timeout_secs: Seconds = 30.0
     sleep_on_exit: Flag = False
+    abandon_wake_secs: OptionalDuration = 30.0
     max_body_mb: Megabytes = 512
     min_upload_bytes_per_sec: ByteRate = 100.0
     max_connections: Count = 8192

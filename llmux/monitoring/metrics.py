@@ -102,6 +102,8 @@ class Metrics:
         self._switches: dict[tuple[str, ...], int] = {}
         self._hook_failures: dict[tuple[str, ...], int] = {}
         self._aborted: dict[tuple[str, ...], int] = {}
+        self._policy_failures: dict[tuple[str, ...], int] = {}
+        self._not_asleep: dict[tuple[str, ...], int] = {}
         self._requests: dict[tuple[str, int], Histogram] = {}
         self._switch_seconds = _Family(
             "llmux_switch_duration_seconds",
@@ -174,6 +176,16 @@ class Metrics:
         key = model, reason
         self._aborted[key] = self._aborted.get(key, 0) + 1
 
+    def policy_failed(self, question: str) -> None:
+        """The policy raised, or answered nonsense; C{question} is the method that did."""
+        key = (question,)
+        self._policy_failures[key] = self._policy_failures.get(key, 0) + 1
+
+    def slept_in_name_only(self, model: str) -> None:
+        """The model's sleep hook succeeded, and C{alive} says yes all the same."""
+        key = (model,)
+        self._not_asleep[key] = self._not_asleep.get(key, 0) + 1
+
     # -- exposition
 
     def expose(self) -> bytes:
@@ -207,6 +219,18 @@ class Metrics:
                 "Exchanges that llmux itself cut short.",
                 ("model", "reason"),
                 dict(self._aborted),
+            ),
+            (
+                "llmux_policy_failures",
+                "Questions that the policy did not answer, so that FIFO did.",
+                ("question",),
+                dict(self._policy_failures),
+            ),
+            (
+                "llmux_sleep_not_confirmed",
+                "Successful sleep hooks after which alive said yes.",
+                ("model",),
+                dict(self._not_asleep),
             ),
             (
                 "llmux_requests",

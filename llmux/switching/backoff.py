@@ -25,7 +25,12 @@ class Backoff:
         self.until = now + max(self._next, at_least)
         self._next = min(self._next * 2, self._longest)
 
+    def at_least(self, until: float) -> None:
+        """Have the pause, if there is one, end no sooner than at this time."""
+        if self.until:
+            self.until = max(self.until, until)
+
     def reset(self) -> None:
-        """It works again."""
+        """The thing works again: no pause."""
         self._next = self._first
         self.until = 0.0

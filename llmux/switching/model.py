@@ -1,9 +1,11 @@
-"""Requests that wait for a model, and requests that are in flight to one."""
+"""
+One model: its phase, the requests that wait for it, and those in flight to it.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -12,14 +14,16 @@ from twisted.internet.interfaces import IDelayedCall
 from llmux.interfaces import WaitingRequest
 from llmux.monitoring.metrics import Histogram
 from llmux.switching.backoff import Backoff
+from llmux.switching.phases import Event, Phase, step
+from llmux.switching.settings import ModelSettings
 
-__all__ = ["InFlightGuard", "ModelQueue", "Waiter"]
+__all__ = ["INFINITY", "InFlightGuard", "Model", "Waiter"]
 
 INFINITY = float("inf")
 
 
 class GuardOwner(Protocol):
-    """Who is told that a guard was released."""
+    """The owner of guards is told when one of them is released."""
 
     def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
         """The guard is held no longer."""
@@ -31,6 +35,7 @@ class InFlightGuard:
     model is not put to sleep (draining on).
 
     @ivar model: the model's name.
+    @ivar state: the model itself.
     @ivar forwarded: when it was given; None if nobody wanted to know.
     @ivar on_abort: called with the reason when the exchange must end now.  It
         aborts the exchange and lets the guard go.
@@ -45,24 +50,24 @@ class InFlightGuard:
         "may_wait_again",
         "model",
         "on_abort",
-        "queue",
         "request",
+        "state",
     )
 
     def __init__(
-        self, issuer: GuardOwner, queue: ModelQueue, request: int, forwarded: float | None
+        self, issuer: GuardOwner, state: Model, request: int, forwarded: float | None
     ) -> None:
         self._issuer: GuardOwner | None = issuer
-        self.queue = queue
+        self.state = state
         self.forwarded = forwarded
-        self.model = queue.name
+        self.model = state.name
         self.request = request
         self.on_abort: Callable[[str], None] | None = None
         self.may_wait_again = False
 
     @property
     def released(self) -> bool:
-        """It is held no longer."""
+        """The guard is held no longer."""
         return self._issuer is None
 
     def release(self, answered: bool = True) -> None:
@@ -81,107 +86,165 @@ class InFlightGuard:
 class Waiter(WaitingRequest):
     """A request that waits, and the Deferred of its guard."""
 
-    __slots__ = ("deferred", "guard", "queue", "timer")
+    __slots__ = ("deferred", "guard", "state", "timer")
 
     def __init__(
         self,
-        queue: ModelQueue,
+        state: Model,
         request: int,
         arrived: float,
         cancelled: Callable[[Waiter], None],
     ) -> None:
-        super().__init__(queue.name, request, arrived)
-        self.queue = queue
+        super().__init__(state.name, request, arrived)
+        self.state = state
         self.guard: InFlightGuard | None = None
         self.timer: IDelayedCall | None = None
         self.deferred: Deferred[InFlightGuard] = Deferred(lambda _: cancelled(self))
 
     def stop_timer(self) -> None:
-        """Its time limit no longer matters."""
+        """Forget the request's time limit."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
-class ModelQueue:
+class Model:
     """
-    One model's waiters and guards.
+    One model, from the switcher's point of view.
 
-    @ivar waiters: by request number, oldest first.
-    @ivar open: it is awake and takes requests; then nobody waits.
+    @ivar name: its name in the configuration.
+    @ivar settings: what is particular to it.
+    @ivar phase: where in its life it is.
+    @ivar since: when it came to this phase.
+    @ivar open: it is awake and gives guards at once; then nobody waits.
+    @ivar guards: of the requests that are in flight to it.
     @ivar woke_at: when it last woke.
     @ivar answered: it has completed a request since then.
-    @ivar backoff: when it may be woken again after it has failed.
+    @ivar wake_began: when its last wake began; None if llmux has begun none.
+    @ivar said_yes: C{alive} has said yes since the last wake began.
+    @ivar wake_backoff: until when it is not woken, because it has failed.
+    @ivar sleep_backoff: until when it is not put to sleep, because its sleep
+        hook has failed.
+    @ivar busy: one of the stories moves this model now.
+    @ivar doubts: Deferreds of those whose requests its backend did not
+        answer; each fires with True if the model is found dead.
     @ivar waited: how long its requests waited.
     """
 
     __slots__ = (
         "_epoch",
+        "_order",
         "_sum",
         "_sum_of_squares",
+        "_waiters",
         "answered",
-        "backoff",
+        "busy",
+        "doubts",
         "guards",
         "name",
         "open",
+        "phase",
+        "said_yes",
+        "settings",
+        "since",
+        "sleep_backoff",
         "waited",
-        "waiters",
+        "wake_backoff",
+        "wake_began",
         "woke_at",
     )
 
-    def __init__(self, name: str, waited: Histogram) -> None:
+    def __init__(self, name: str, settings: ModelSettings, waited: Histogram) -> None:
         self.name = name
-        self.waiters: OrderedDict[int, Waiter] = OrderedDict()
-        self.guards: set[InFlightGuard] = set()
+        self.settings = settings
+        self.phase = Phase.UNKNOWN
+        self.since = 0.0
         self.open = False
-        self.backoff = Backoff()
-        self.answered = False
+        self.guards: set[InFlightGuard] = set()
         self.woke_at = 0.0
+        self.answered = False
+        self.wake_began: float | None = None
+        self.said_yes = False
+        self.wake_backoff = Backoff()
+        self.sleep_backoff = Backoff()
+        self.busy = False
+        self.doubts: list[Deferred[bool]] = []
         self.waited = waited
+        self._waiters: dict[int, Waiter] = {}
+        # Oldest first: (arrival, request number).
+        self._order: list[tuple[float, int]] = []
         self._epoch = self._sum = self._sum_of_squares = 0.0
 
+    def step(self, event: Event, now: float) -> None:
+        """
+        Something has happened to the model.
+
+        @raise ImpossibleEvent: it cannot happen in the present phase.
+        """
+        self.phase = step(self.phase, event)
+        self.since = now
+        self.open = False
+
+    # ------------------------------------------------------------ its waiters
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the model."""
+        return len(self._order)
+
+    def waiters(self) -> Iterable[Waiter]:
+        """The requests that wait, oldest first."""
+        return (self._waiters[request] for _, request in self._order)
+
+    def waits(self, waiter: Waiter) -> bool:
+        """The request is among those that wait."""
+        return waiter.request in self._waiters
+
     def enqueue(self, waiter: Waiter) -> None:
-        """It waits.  One that has waited before goes in front of those who came after it."""
-        waiters = self.waiters
-        goes_first = False
-        if waiters:
-            goes_first = waiter.arrived < self.oldest()
-        else:
+        """The request waits; its place in the queue is by when it first arrived."""
+        if not self._order:
             # Ages are summed from a near origin: squares of times since 1970
             # would leave no digits for the seconds that matter.
             self._epoch = waiter.arrived
             self._sum = self._sum_of_squares = 0.0
-        waiters[waiter.request] = waiter
-        if goes_first:
-            waiters.move_to_end(waiter.request, last=False)
+        place = waiter.arrived, waiter.request
+        if self._order and place < self._order[-1]:
+            insort(self._order, place)
+        else:
+            self._order.append(place)
+        self._waiters[waiter.request] = waiter
         self._count(waiter.arrived, 1)
 
     def dequeue(self, waiter: Waiter) -> None:
-        """It waits no longer."""
-        del self.waiters[waiter.request]
+        """The request waits no longer."""
+        del self._waiters[waiter.request]
+        del self._order[bisect_left(self._order, (waiter.arrived, waiter.request))]
         self._count(waiter.arrived, -1)
 
     def take_waiters(self) -> list[Waiter]:
-        """All of them, oldest first; none waits any longer."""
-        taken = list(self.waiters.values())
-        self.waiters.clear()
+        """All that wait, oldest first; afterwards none does."""
+        taken = list(self.waiters())
+        self._waiters.clear()
+        self._order.clear()
         for waiter in taken:
             waiter.stop_timer()
         return taken
 
     def oldest(self) -> float:
-        """When the first of them arrived; infinity if nobody waits."""
-        waiters = self.waiters
-        return next(iter(waiters.values())).arrived if waiters else INFINITY
+        """When the first of the waiters arrived; infinity if nobody waits."""
+        return self._order[0][0] if self._order else INFINITY
 
     def sum_of_ages(self, now: float) -> float:
-        """With n waiters and S1 the sum of their arrivals: n now - S1."""
-        return len(self.waiters) * (now - self._epoch) - self._sum
+        """The sum of the waiters' ages: n now - S1, with S1 the sum of n arrivals."""
+        return len(self._order) * (now - self._epoch) - self._sum
 
     def sum_of_squared_ages(self, now: float) -> float:
-        """With S2 the sum of the squares of their arrivals: n now^2 - 2 now S1 + S2."""
+        """
+        The sum of the squares of the waiters' ages: n now^2 - 2 now S1 + S2,
+        with S1 the sum of n arrivals and S2 the sum of their squares.
+        """
         since = now - self._epoch
-        return len(self.waiters) * since * since - 2 * since * self._sum + self._sum_of_squares
+        return len(self._order) * since * since - 2 * since * self._sum + self._sum_of_squares
 
     def _count(self, arrived: float, sign: int) -> None:
         offset = arrived - self._epoch

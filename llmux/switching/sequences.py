@@ -1,143 +1,203 @@
 """
-The steps that put a model to sleep and wake it: hooks in their order, and what
+The steps that wake a model and put it to sleep: hooks in their order, and what
 their outcomes mean together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
+from llmux.switching.settings import ModelSettings
 
-__all__ = ["Lifecycle", "SleepOutcome", "WakeOutcome"]
+__all__ = ["Answer", "HookSequence", "SleepOutcome", "WakeOutcome", "answer_of"]
 
 _FIRST_POLL = 0.1
 _LONGEST_POLL = 1.0
 _POLL_GROWTH = 1.5
 _ALIVE_AT_ONCE = 16
 
+KILLED = "killed"
+"""The failure of a sequence that was cut short by L{HookSequence.kill}."""
+
+
+class Answer(Enum):
+    """What C{alive} has to say."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+def answer_of(result: HookResult) -> Answer:
+    """The answer that the result of an C{alive} hook stands for."""
+    if result.ok:
+        return Answer.YES
+    return Answer.NO if result.says_no else Answer.UNKNOWN
+
 
 @dataclass(frozen=True, slots=True)
 class SleepOutcome:
     """
-    @ivar asleep: the model is known to be asleep.
-    @ivar failure: why the hook failed, in a few words; None if it succeeded.
-        Both at once: the hook failed, but C{alive} said no.
+    What became of an attempt to put a model to sleep.
+
+    @ivar failure: why the sleep hook failed, in a few words; None if it
+        succeeded, and then the model sleeps.
+    @ivar alive: what C{alive} said after the failure.
     """
 
-    asleep: bool
     failure: str | None = None
+    alive: Answer = Answer.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class WakeOutcome:
     """
+    What became of an attempt to wake a model.
+
     @ivar failure: why the model is not awake, in a few words; None if it is.
     """
 
     failure: str | None = None
 
 
-class Lifecycle:
+class HookSequence:
     """
-    Runs hooks in sequence.  One sequence at a time changes a model; each can
-    be cut short by L{kill}, after which it ends by itself, soon.
+    The hooks that one story runs.
 
-    @param wake_limits: per model, the seconds within which its wake hook and
-        the C{alive} that follows must both have succeeded.
+    The methods are to be awaited; none of them raises, whatever the hooks do.
+    After L{kill} each of them ends by itself, soon, and runs no further hook.
+
+    @ivar killed: L{kill} has been called.
+    @ivar last_alive: what C{alive} last said during L{wake}; None before that.
     """
 
-    def __init__(
-        self, clock: IReactorTime, hooks: IHookRunner, wake_limits: Mapping[str, float]
-    ) -> None:
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, hooks: IHookRunner) -> None:
         self._clock = clock
         self._hooks = hooks
-        self._wake_limits = wake_limits
         self._running: set[IRunningHook] = set()
-        self._pause: tuple[IDelayedCall, Deferred[None]] | None = None
-        self._killed = False
+        self._pauses: set[Deferred[None]] = set()
+        self.killed = False
+        self.last_alive: HookResult | None = None
 
     def kill(self) -> None:
-        """End the hooks that run, and start no more of the sequences under way."""
-        self._killed = True
+        """End the hooks that run and the pauses between them."""
+        self.killed = True
         for hook in list(self._running):
             hook.kill()
-        if self._pause is not None:
-            call, waiter = self._pause
-            self._pause = None
-            call.cancel()
-            waiter.callback(None)
+        self.wake_up()
 
-    def alive(self, model: str) -> Deferred[HookResult]:
-        """Ask whether the model is awake and able to serve."""
-        return Deferred.fromCoroutine(self._run(model, HookKind.ALIVE))
+    def wake_up(self) -> None:
+        """End the pauses between hooks at once."""
+        for pause in list(self._pauses):
+            pause.cancel()
 
-    def who_is_alive(self, models: Iterable[str]) -> Deferred[list[tuple[str, HookResult]]]:
-        """Ask all of these, a few at a time."""
-        return Deferred.fromCoroutine(self._ask_all(list(models)))
+    async def pause(self, seconds: float) -> None:
+        """Wait, unless the sequence has been killed or is woken up."""
+        if self.killed:
+            return
+        waiting: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(waiting)
+        try:
+            await waiting
+        except CancelledError:
+            pass
+        finally:
+            self._pauses.discard(waiting)
 
-    def put_to_sleep(self, model: str) -> Deferred[SleepOutcome]:
-        """Run the sleep hook; where it fails, C{alive} has the last word."""
-        return Deferred.fromCoroutine(self._put_to_sleep(model))
+    async def ask(self, model: str) -> HookResult:
+        """Ask the model whether it is awake and able to serve."""
+        return await self._run(model, HookKind.ALIVE)
 
-    def wake(self, model: str) -> Deferred[WakeOutcome]:
-        """Run the wake hook, then C{alive} until it says yes."""
-        return Deferred.fromCoroutine(self._wake(model))
+    async def ask_all(self, models: Iterable[str]) -> list[tuple[str, HookResult]]:
+        """Ask all of these models, at most sixteen at a time."""
+        some = DeferredSemaphore(_ALIVE_AT_ONCE)
+
+        def ask(model: str) -> Deferred[HookResult]:
+            return Deferred.fromCoroutine(self.ask(model))
+
+        names = list(models)
+        answers = await DeferredList(
+            [some.run(ask, model) for model in names], fireOnOneErrback=True
+        )
+        return [(model, result) for model, (_, result) in zip(names, answers, strict=True)]
+
+    async def put_to_sleep(self, model: str, settings: ModelSettings) -> SleepOutcome:
+        """Run the sleep hook; where it fails, ask what C{alive} says."""
+        result = await self._run(model, HookKind.SLEEP)
+        if result.ok:
+            if settings.confirm_sleep:
+                return await self._confirmed(model, settings.sleep_timeout)
+            return SleepOutcome()
+        if self.killed:
+            return SleepOutcome(KILLED)
+        alive = await self._run(model, HookKind.ALIVE)
+        return SleepOutcome(f"sleep hook: {result.reason}", answer_of(alive))
+
+    async def _confirmed(self, model: str, limit: float) -> SleepOutcome:
+        """Ask until C{alive} says no: before that the model's memory is not free."""
+        deadline = self._clock.seconds() + limit
+        poll = _FIRST_POLL
+        while not self.killed:
+            answer = answer_of(await self._run(model, HookKind.ALIVE))
+            if answer is Answer.NO:
+                return SleepOutcome()
+            left = deadline - self._clock.seconds()
+            if left <= 0:
+                return SleepOutcome(
+                    f"{limit:g} s after its sleep hook, alive does not say no", answer
+                )
+            await self.pause(min(poll, left))
+            poll = min(poll * _POLL_GROWTH, _LONGEST_POLL)
+        return SleepOutcome(KILLED)
+
+    async def wake(self, model: str, limit: float) -> WakeOutcome:
+        """
+        Run the wake hook, then ask C{alive} until it says yes.
+
+        @param limit: seconds within which both must have succeeded.
+        """
+        deadline = self._clock.seconds() + limit
+        result = await self._run(model, HookKind.WAKE)
+        if self.killed:
+            return WakeOutcome(KILLED)
+        if not result.ok:
+            return WakeOutcome(f"wake hook: {result.reason}")
+        poll = _FIRST_POLL
+        while not self.killed:
+            self.last_alive = alive = await self._run(model, HookKind.ALIVE)
+            if alive.ok:
+                return WakeOutcome()
+            left = deadline - self._clock.seconds()
+            if left <= 0:
+                return WakeOutcome(f"not alive within its time limit of {limit:g} s")
+            await self.pause(min(poll, left))
+            poll = min(poll * _POLL_GROWTH, _LONGEST_POLL)
+        return WakeOutcome(KILLED)
 
     async def _run(self, model: str, kind: HookKind) -> HookResult:
-        running = self._hooks.start(model, kind)
+        if self.killed:
+            return HookResult(None, False, 0.0, KILLED)
+        try:
+            running = self._hooks.start(model, kind)
+        except Exception:
+            self._log.failure(
+                "a defect in the hook runner: {hook} hook of {model}",
+                hook=kind.value,
+                model=model,
+            )
+            return HookResult(None, False, 0.0, "internal error")
         self._running.add(running)
         try:
             return await running.exited
         finally:
             self._running.discard(running)
-
-    async def _ask_all(self, models: list[str]) -> list[tuple[str, HookResult]]:
-        some = DeferredSemaphore(_ALIVE_AT_ONCE)
-        answers = await DeferredList(
-            [some.run(self.alive, model) for model in models], fireOnOneErrback=True
-        )
-        return [(model, result) for model, (_, result) in zip(models, answers, strict=True)]
-
-    async def _put_to_sleep(self, model: str) -> SleepOutcome:
-        self._killed = False
-        result = await self._run(model, HookKind.SLEEP)
-        if result.ok:
-            return SleepOutcome(asleep=True)
-        if self._killed:
-            return SleepOutcome(asleep=False, failure="killed")
-        alive = await self._run(model, HookKind.ALIVE)
-        return SleepOutcome(asleep=alive.says_no, failure=f"sleep hook: {result.reason}")
-
-    async def _wake(self, model: str) -> WakeOutcome:
-        self._killed = False
-        deadline = self._clock.seconds() + self._wake_limits[model]
-        result = await self._run(model, HookKind.WAKE)
-        if not result.ok:
-            return WakeOutcome(f"wake hook: {result.reason}")
-        poll = _FIRST_POLL
-        while not self._killed:
-            alive = await self._run(model, HookKind.ALIVE)
-            if alive.ok:
-                return WakeOutcome()
-            left = deadline - self._clock.seconds()
-            if left <= 0:
-                limit = self._wake_limits[model]
-                return WakeOutcome(f"not alive within its time limit of {limit:g} s")
-            await self._wait(min(poll, left))
-            poll = min(poll * _POLL_GROWTH, _LONGEST_POLL)
-        return WakeOutcome("killed")
-
-    def _wait(self, seconds: float) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred()
-
-        def done() -> None:
-            self._pause = None
-            waiter.callback(None)
-
-        self._pause = self._clock.callLater(seconds, done), waiter
-        return waiter

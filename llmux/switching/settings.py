@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["SwitchSettings"]
+from llmux.switching.capacity import ONE_SLOT, Needs
+
+__all__ = ["ModelSettings", "SwitchSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,13 @@ class SwitchSettings:
     @ivar min_active: how long a model stays awake at least.
     @ivar drain_timeout: how long a drain may take.
     @ivar shutdown_timeout: how long what is in flight has to finish when
-        llmux stops; putting the awake model to sleep may take as long again.
-    @ivar sleep_on_exit: put the awake model to sleep when llmux stops.
+        llmux stops; putting the awake models to sleep may take as long again.
+    @ivar sleep_on_exit: put the awake models to sleep when llmux stops.
+    @ivar abandon_wake: after how long a wake is called off that nobody waits
+        for any more, while others wait for its room; None never.
+    @ivar look_after_sleep: how long after a successful sleep hook C{alive} is
+        asked whether the model really sleeps; a yes is logged and counted.
+        None never asks.
     """
 
     request_timeout: float | None = None
@@ -27,3 +34,28 @@ class SwitchSettings:
     drain_timeout: float | None = None
     shutdown_timeout: float = 30.0
     sleep_on_exit: bool = False
+    abandon_wake: float | None = 30.0
+    look_after_sleep: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """
+    What is particular to one model.
+
+    @ivar wake_timeout: seconds within which the wake hook and the C{alive}
+        that follows must both have succeeded.
+    @ivar sleep_timeout: seconds within which C{alive} must say no after a
+        successful sleep hook, with C{confirm_sleep}.
+    @ivar confirm_sleep: the model counts as asleep when C{alive} says no, and
+        not already when its sleep hook has succeeded.
+    @ivar check: seconds between two questions to C{alive} while the model is
+        awake; None asks only when there is a reason.
+    @ivar needs: what the model needs of the machine while it may be awake.
+    """
+
+    wake_timeout: float
+    sleep_timeout: float = 300.0
+    confirm_sleep: bool = False
+    check: float | None = None
+    needs: Needs = field(default_factory=lambda: ONE_SLOT)

@@ -2,12 +2,15 @@
 Who waits, who is in flight, and when to change models.
 
 The switcher carries out what its policy decides.  It does no I/O and knows no
-reactor: a clock, a hook runner and a policy are given to it.
+reactor: a clock, a hook runner and a policy are given to it.  What moves
+models through their phases is told in stories (L{llmux.switching.stories},
+L{llmux.switching.transition}), which the switcher begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +18,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from llmux.errors import (
-    HookFailed,
-    Internal,
-    ModelNotFound,
-    NotReady,
-    SwitchError,
-    SwitchTimeout,
-)
+from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
 from llmux.interfaces import (
     Arrived,
     Completed,
@@ -31,6 +27,7 @@ from llmux.interfaces import (
     Forwarded,
     IHookRunner,
     ISwitchPolicy,
+    IWakeNotes,
     Left,
     LeftReason,
     Observer,
@@ -40,70 +37,85 @@ from llmux.interfaces import (
     Woke,
 )
 from llmux.monitoring.metrics import Metrics
+from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
+from llmux.switching.containment import ContainedPolicy
 from llmux.switching.cost import SwitchCostTracker
-from llmux.switching.model import INFINITY, InFlightGuard, ModelQueue, Waiter
-from llmux.switching.sequences import Lifecycle
-from llmux.switching.settings import SwitchSettings
-from llmux.switching.slot import SlotState
-from llmux.switching.transitions import Transitions
+from llmux.switching.model import INFINITY, InFlightGuard, Model, Waiter
+from llmux.switching.phases import Event, Phase
+from llmux.switching.sequences import Answer
+from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.stories import Adoption, Check, LastSleep, Story
+from llmux.switching.transition import Transition
 from llmux.switching.view import ScheduleContext
+from llmux.switching.watch import Watch
 
 __all__ = [
-    "Active",
     "HookFailed",
-    "Idle",
     "InFlightGuard",
-    "Internal",
     "ModelNotFound",
+    "ModelStatus",
     "ModelSwitcher",
     "NotReady",
     "SwitchError",
     "SwitchSettings",
+    "SwitchStatus",
     "SwitchTimeout",
-    "SwitcherState",
-    "Switching",
 ]
 
 _EVERY_EVENT: frozenset[type[Any]] = frozenset(
     {Arrived, Completed, Failed, Forwarded, Left, Slept, Woke}
 )
 _REQUEST_EVENTS = frozenset({Arrived, Completed, Forwarded})
+_COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
+_MOST_ROUNDS = 1000
+"""Questions to the policy in one turn; each answer that changes something leads to another."""
+
+_SHUTTING_DOWN = "llmux is shutting down"
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
-    """Nothing is awake."""
+class ModelStatus:
+    """
+    What can be said of one model now.
+
+    @ivar phase: where in its life it is.
+    @ivar since: when it came to this phase, on the switcher's clock.
+    @ivar waiters: how many requests wait for it.
+    @ivar in_flight: how many requests its backend has.
+    """
+
+    phase: Phase
+    since: float
+    waiters: int
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
-class Active:
-    """C{model} is awake and serves."""
+class SwitchStatus:
+    """
+    What can be said of a switch that is under way.
 
-    model: str
+    @ivar target: the name of the model that is to wake.
+    @ivar victims: the names of the models that make room.
+    @ivar phase: DRAINING, SLEEPING or WAKING.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Switching:
-    """On the way from C{source} (None: nothing was awake) to C{target} (None: to nothing)."""
-
-    source: str | None
-    target: str | None
-
-
-SwitcherState = Idle | Active | Switching
+    target: str
+    victims: Sequence[str]
+    phase: Phase
 
 
 class ModelSwitcher:
     """
-    Gives guards for models, and has at most one model awake.
+    Gives guards for models, and has awake what fits.
 
     Requests wait until L{start} has found out what is awake; the first that
-    asks for a guard starts it if nobody has.
+    asks for a guard starts the switcher if nobody has.
 
-    @param wake_limits: the models, and for each the seconds within which its
-        wake hook and the C{alive} after it must have succeeded.
-    @param observers: told of every event, after the policy.
     @ivar costs: what switches have cost.
+    @ivar metrics: counts what happens.
+    @ivar stopping: no guards are given any more.
+    @ivar aborting: what still runs is cut short.
     """
 
     _log = Logger()
@@ -113,68 +125,107 @@ class ModelSwitcher:
         clock: IReactorTime,
         hooks: IHookRunner,
         policy: ISwitchPolicy,
-        wake_limits: Mapping[str, float],
+        models: Mapping[str, ModelSettings | float],
         settings: SwitchSettings | None = None,
         metrics: Metrics | None = None,
         observers: Iterable[Observer] = (),
+        *,
+        resources: Needs = ONE_SLOT,
+        wake_notes: IWakeNotes | None = None,
     ) -> None:
-        self.costs = SwitchCostTracker()
+        """
+        @param models: the models by name; a number is short for settings
+            with this C{wake_timeout}.
+        @param observers: told of every event, after the policy.
+        @param resources: what the machine has.
+        @param wake_notes: knows the models whose wake was cut short by the end
+            of the llmux before this one.
+        """
+        self.clock = clock
+        self.hooks = hooks
+        self.settings = SwitchSettings() if settings is None else settings
         self.metrics = Metrics() if metrics is None else metrics
-        self.metrics.watch(self)
-        self._clock = clock
-        self._policy = policy
-        self._settings = SwitchSettings() if settings is None else settings
-        self._queues = {
-            name: ModelQueue(name, self.metrics.queue_wait(name))
-            for name in sorted(wake_limits)
+        self.costs = SwitchCostTracker()
+        self.capacity = Capacity(resources)
+        self.stopping = False
+        self.aborting = False
+        self._wake_notes = wake_notes
+        self._all: dict[str, Model] = {}
+        for name in sorted(models):
+            given = models[name]
+            own = given if isinstance(given, ModelSettings) else ModelSettings(given)
+            self._all[name] = Model(name, own, self.metrics.queue_wait(name))
+            # Until its alive has answered, it may be awake.
+            self.capacity.hold(name, own.needs)
+        self._watches = {
+            name: Watch(self, model, self._found_dead) for name, model in self._all.items()
         }
         # Those that somebody waits for, in the order in which that began.
-        self._wanted: dict[str, ModelQueue] = {}
+        self._wanted: dict[str, Model] = {}
         self._requests = 0
         self._in_flight = 0
+
+        self._policy = ContainedPolicy(policy, clock, self.metrics)
         self._observers: tuple[Observer, ...] = tuple(observers)
         self._listeners: dict[type[Any], tuple[Observer, ...]] = {}
         self._tells_of_requests = False
         self._choose_events()
-        self._context = ScheduleContext(self._queues, self._wanted, self.costs)
+
+        self._context = ScheduleContext(self._all, self._wanted, self.costs)
         self._asking = False
         self._ask_again = False
         # Until then the answer would be the same, unless something changes for
         # a model that is not awake; or, if not held back, the awake one empties.
         self._quiet_until = 0.0
         self._held_back = False
-        self._timer: IDelayedCall | None = None
-        self._transitions = Transitions(
-            self,
-            clock,
-            Lifecycle(clock, hooks, wake_limits),
-            self._queues,
-            self._settings,
-            self.costs,
-            self.metrics,
-        )
+        self._question: IDelayedCall | None = None
+        self._said_held_until = 0.0
+
+        self._stories: set[Story] = set()
+        self._transitions: list[Transition] = []
+        self._adoption: Adoption | None = None
+        self._is_known = False
+        self._started: list[Deferred[None]] = []
+        self._is_stopped = False
+        self._stopped: list[Deferred[None]] = []
+        self._settling: Deferred[None] | None = None
+        self._closers: list[Callable[[], None]] = []
+        self._shutdown_timer: IDelayedCall | None = None
+        self.metrics.watch(self)
 
     @property
-    def models(self) -> Sequence[str]:
-        """The names of the models, sorted."""
-        return list(self._queues)
+    def models(self) -> Mapping[str, Model]:
+        """The models by their names, sorted."""
+        return self._all
 
-    @property
-    def state(self) -> SwitcherState:
-        """Idle, Active or Switching."""
-        transitions = self._transitions
-        source = transitions.awake or transitions.uncertain
-        name = None if source is None else source.name
-        if transitions.target is not None:
-            return Switching(name, transitions.target.name)
-        if transitions.uncertain is not None:
-            return Switching(name, None)
-        return Idle() if name is None else Active(name)
+    def status(self) -> Mapping[str, ModelStatus]:
+        """What can be said of each model now."""
+        return {
+            name: ModelStatus(model.phase, model.since, model.waiting, len(model.guards))
+            for name, model in self._all.items()
+        }
+
+    def switches(self) -> Sequence[SwitchStatus]:
+        """The switches that are under way."""
+        return [
+            SwitchStatus(
+                transition.target.name,
+                [model.name for model in transition.victims],
+                Phase.DRAINING
+                if transition.draining
+                else Phase.WAKING
+                if transition.waking
+                else Phase.SLEEPING,
+            )
+            for transition in self._transitions
+        ]
 
     def add_observer(self, observer: Observer) -> None:
-        """Tell it of every event from now on."""
+        """Tell this observer of every event from now on."""
         self._observers += (observer,)
         self._choose_events()
+
+    # ------------------------------------------------------------ start and stop
 
     def start(self) -> Deferred[None]:
         """
@@ -182,14 +233,20 @@ class ModelSwitcher:
 
         @return: fires when that is known.
         """
-        transitions = self._transitions
-        if transitions.state not in (SlotState.NEW, SlotState.ADOPTING):
+        if self._is_known or self.stopping:
             return succeed(None)
         started: Deferred[None] = Deferred()
-        transitions.started.append(started)
-        if transitions.state is SlotState.NEW:
-            transitions.slot.start()
+        self._started.append(started)
+        if self._adoption is None:
+            self._adoption = Adoption(self, self._wake_notes, self._now_known)
+            self._adoption.begin()
         return started
+
+    def _now_known(self) -> None:
+        self._is_known = True
+        started, self._started = self._started, []
+        for waiter in started:
+            waiter.callback(None)
 
     def stop(self) -> Deferred[None]:
         """
@@ -198,24 +255,98 @@ class ModelSwitcher:
 
         @return: fires when nothing runs and nothing is in flight any more.
         """
-        transitions = self._transitions
-        if transitions.state is SlotState.STOPPED:
+        if self._is_stopped:
             return succeed(None)
         stopped: Deferred[None] = Deferred()
-        transitions.stopped.append(stopped)
-        if not transitions.stopping:
-            transitions.stop()
-            for queue in list(self._wanted.values()):
-                self.refuse(queue, NotReady(queue.name, "llmux is shutting down"))
+        self._stopped.append(stopped)
+        if not self.stopping:
+            self.stopping = True
+            for model in self._all.values():
+                model.open = False
+            self._give_time(self._shutdown_expired)
+            Deferred.fromCoroutine(self._stop()).addErrback(
+                lambda failure: self._log.failure("a defect while stopping", failure)
+            )
         return stopped
+
+    async def _stop(self) -> None:
+        with self.holding_questions():
+            self.cancel_next_question()
+            for watch in self._watches.values():
+                watch.end()
+            for model in list(self._wanted.values()):
+                self.refuse(model, NotReady(model.name, _SHUTTING_DOWN, 5.0))
+            for story in list(self._stories):
+                story.stop()
+            self._now_known()
+        await self._nothing_moves()
+        awake = [model for model in self._all.values() if model.phase is Phase.AWAKE]
+        if awake and self.settings.sleep_on_exit and not self.aborting:
+            self._give_time(self.abort)
+            for model in awake:
+                LastSleep(self, model).begin()
+            await self._nothing_moves()
+        self._finish()
+
+    def _nothing_moves(self) -> Deferred[None]:
+        """Fires when no story is told any more and nothing is in flight."""
+        settling = self._settling = Deferred()
+        self._maybe_settled()
+        return settling
+
+    def _maybe_settled(self) -> None:
+        if self._stories or self._in_flight or self._asking:
+            return
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            settling.callback(None)
+
+    def _finish(self) -> None:
+        if self._shutdown_timer is not None and self._shutdown_timer.active():
+            self._shutdown_timer.cancel()
+        self._shutdown_timer = None
+        self._is_stopped = True
+        left = (Phase.WAKING, Phase.CHECKING, Phase.UNCERTAIN)
+        uncertain = [model.name for model in self._all.values() if model.phase in left]
+        if uncertain:
+            self._log.error(
+                "may still be awake: {models}", event="left_awake", models=", ".join(uncertain)
+            )
+        for close in self._closers:
+            close()
+        stopped, self._stopped = self._stopped, []
+        for waiter in stopped:
+            waiter.callback(None)
 
     def call_when_stopped(self, close: Callable[[], None]) -> None:
         """Call this once L{stop} is done: nothing is in flight any more."""
-        self._transitions.closers.append(close)
+        self._closers.append(close)
+
+    def _give_time(self, then: Callable[[], None]) -> None:
+        if self._shutdown_timer is not None and self._shutdown_timer.active():
+            self._shutdown_timer.cancel()
+        self._shutdown_timer = self.clock.callLater(self.settings.shutdown_timeout, then)
+
+    def _shutdown_expired(self) -> None:
+        if self.settings.sleep_on_exit and not self._stories:
+            # The awake models still are to be put to sleep, within as long again.
+            self._give_time(self.abort)
+            self._abort_everything()
+        else:
+            self.abort()
 
     def abort(self) -> None:
-        """Cut short what L{stop} waits for: exchanges and hooks."""
-        self._transitions.abort()
+        """Cut short what L{stop} still waits for: exchanges and hooks."""
+        self.aborting = True
+        self._abort_everything()
+        for story in list(self._stories):
+            story.kill()
+
+    def _abort_everything(self) -> None:
+        for model in self._all.values():
+            self.abort_exchanges(model, _SHUTTING_DOWN, "shutdown")
+
+    # ------------------------------------------------------------------- requests
 
     def acquire_now(self, model: str) -> InFlightGuard | None:
         """
@@ -223,18 +354,46 @@ class ModelSwitcher:
 
         @raise ModelNotFound: there is no such model.
         """
-        queue = self._queues.get(model)
-        if queue is None:
+        found = self._all.get(model)
+        if found is None:
             raise ModelNotFound(model)
-        if not queue.open:
+        if not found.open:
             return None
-        self._requests = request = self._requests + 1
-        queue.waited.counts[0] += 1
         if self._tells_of_requests or self._wanted:
-            return self._acquire_watched(queue, request)
-        guard = InFlightGuard(self, queue, request, None)
-        queue.guards.add(guard)
+            return self._acquire_watched(found)
+        self._requests = request = self._requests + 1
+        found.waited.counts[0] += 1
+        guard = InFlightGuard(self, found, request, None)
+        found.guards.add(guard)
         self._in_flight += 1
+        return guard
+
+    def _acquire_watched(self, model: Model) -> InFlightGuard | None:
+        """A guard at once, while somebody watches or waits."""
+        now = self.clock.seconds()
+        asks = self._wanted and self._quiet_until <= now
+        if asks and not self.settings.drain_before_switch:
+            # Where nothing is drained, a switch that this request sets off would put the
+            # model to sleep with the request on its way: so the question comes first.
+            self.consider()
+            asks = False
+            if not model.open:
+                return None
+        self._requests = request = self._requests + 1
+        model.waited.counts[0] += 1
+        guard = InFlightGuard(self, model, request, now)
+        model.guards.add(guard)
+        self._in_flight += 1
+        listeners = self._listeners[Forwarded]
+        if listeners:
+            event = Forwarded(now, model.name, request, 0.0)
+            for listen in listeners:
+                try:
+                    listen(event)
+                except Exception:
+                    self._policy.listener_failed(listen)
+        if asks:
+            self.consider()
         return guard
 
     def acquire(
@@ -246,48 +405,85 @@ class ModelSwitcher:
 
         @param arrived: when the request first arrived, on the switcher's
             clock; now if not given.  Its time limit counts from there.
-        @param retry: it has had a guard before, and its backend failed it.
+        @param retry: the request has had a guard before, and its backend failed it.
 
         @return: fails with a L{SwitchError}.
         """
-        queue = self._queues.get(model)
-        if queue is None:
+        found = self._all.get(model)
+        if found is None:
             return fail(ModelNotFound(model))
-        if queue.open:
+        if found.open:
             guard = self.acquire_now(model)
-            assert guard is not None
-            return succeed(guard)
-        transitions = self._transitions
-        if transitions.stopping:
-            return fail(NotReady(model, "llmux is shutting down"))
-        now = self._clock.seconds()
+            if guard is not None:
+                return succeed(guard)
+        if self.stopping:
+            return fail(NotReady(model, _SHUTTING_DOWN, 5.0))
+        now = self.clock.seconds()
         self._requests = request = self._requests + 1
-        waiter = Waiter(queue, request, now if arrived is None else arrived, self._cancelled)
-        limit = self._settings.request_timeout
+        waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
+        limit = self.settings.request_timeout
         if limit is not None and waiter.arrived + limit <= now:
             return fail(self._timed_out(waiter, limit))
         if not retry:
             self.tell(Arrived(now, model, request))
-        if (
-            transitions.state is SlotState.DRAINING
-            and queue is transitions.awake
-            and self._policy.admit(self._look(now, SlotPhase.DRAINING), waiter)
-        ):
+        if found.phase is Phase.DRAINING and self._is_admitted(found, waiter, now):
             waiter.deferred.callback(self._guard(waiter, now))
             self.consider()
             return waiter.deferred
         if limit is not None:
-            waiter.timer = self._clock.callLater(
+            waiter.timer = self.clock.callLater(
                 waiter.arrived + limit - now, self._expired, waiter, limit
             )
-        queue.enqueue(waiter)
-        self._wanted.setdefault(model, queue)
+        found.enqueue(waiter)
+        self._wanted.setdefault(model, found)
         self._quiet_until = 0.0
-        if transitions.state is SlotState.NEW:
-            transitions.slot.start()
+        if self._adoption is None:
+            self.start()
         else:
             self.consider()
         return waiter.deferred
+
+    def _is_admitted(self, model: Model, waiter: Waiter, now: float) -> bool:
+        for transition in self._transitions:
+            if transition.draining and model in transition.victims:
+                self._context.look(now, SlotPhase.DRAINING, model, transition.target)
+                return self._policy.admit(self._context, waiter)
+        return False
+
+    def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
+        model = waiter.state
+        guard = InFlightGuard(self, model, waiter.request, now)
+        model.guards.add(guard)
+        self._in_flight += 1
+        waited = now - waiter.arrived
+        model.waited.observe(waited)
+        self.tell(Forwarded(now, model.name, waiter.request, waited))
+        return guard
+
+    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
+        """An exchange is over."""
+        model = guard.state
+        model.guards.discard(guard)
+        self._in_flight -= 1
+        if answered and not model.answered:
+            model.answered = True
+            model.wake_backoff.reset()
+        if self._tells_of_requests:
+            now = self.clock.seconds()
+            service = 0.0 if guard.forwarded is None else now - guard.forwarded
+            event = Completed(now, model.name, guard.request, service, answered)
+            for listen in self._listeners[Completed]:
+                try:
+                    listen(event)
+                except Exception:
+                    self._policy.listener_failed(listen)
+        if self._wanted:
+            emptied = not model.guards and not self._held_back
+            if emptied or self._quiet_until <= self.clock.seconds():
+                self.consider()
+        elif self._stories or self.stopping:
+            # A drain that nobody waits for any more, or the end.
+            self.consider()
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """
@@ -298,25 +494,61 @@ class ModelSwitcher:
             model is asleep or on its way there; False if it is alive, so that
             another try would not fare better.
         """
-        # There is no exchange left to abort, should the verdict fall here and now.
+        # There is no exchange left to abort, should the answer come here and now.
         guard.on_abort = None
-        verdict = self._transitions.backend_failed(guard.queue)
-        guard.release(answered=False)
-        if verdict is None:
-            return succeed(not self._transitions.stopping)
-        return verdict
+        model = guard.state
+        if self.stopping:
+            guard.release(answered=False)
+            return succeed(False)
+        if model.phase not in (Phase.AWAKE, Phase.CHECKING):
+            guard.release(answered=False)
+            return succeed(True)
+        doubt: Deferred[bool] = Deferred()
+        model.doubts.append(doubt)
+        with self.holding_questions():
+            if model.phase is Phase.AWAKE:
+                model.step(Event.DOUBTED, self.clock.seconds())
+                Check(self, model).begin()
+            guard.release(answered=False)
+        self.consider()
+        return doubt
+
+    def backend_in_doubt(self, model: str) -> None:
+        """
+        The backend has replied with an error of its own: ask C{alive} soon, but
+        at most once in 5 s.  Two noes in a row are a death.
+        """
+        self._watches[model].ask_soon()
+
+    def _found_dead(self, model: Model) -> None:
+        model.step(Event.DOUBTED, self.clock.seconds())
+        Check(self, model, Answer.NO).begin()
 
     def others_wait(self, model: str) -> bool:
-        """Somebody waits, and it is this model's turn that they wait out."""
-        return bool(self._wanted)
+        """Somebody waits for room that this model has."""
+        found = self._all[model]
+        if found.phase is Phase.DRAINING:
+            return bool(self._wanted)
+        return bool(self.who_waits_for_room_of(found))
+
+    def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
+        """The names of the models that are waited for and need what this model holds."""
+        held = self.capacity.held(model.name)
+        return [
+            name
+            for name, other in self._wanted.items()
+            if other is not model
+            and any(
+                amount and held.get(each, 0) for each, amount in other.settings.needs.items()
+            )
+        ]
 
     # ------------------------------------------------------ for the metrics
 
     def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
         """(model, waiters, requests in flight, awake)."""
-        awake = self._transitions.awake
-        for name, queue in self._queues.items():
-            yield name, len(queue.waiters), len(queue.guards), queue is awake
+        for name, model in self._all.items():
+            yield name, model.waiting, len(model.guards), model.phase in _COUNTS_AS_AWAKE
 
     def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
         """(from, to, seconds)."""
@@ -328,79 +560,31 @@ class ModelSwitcher:
 
     # ----------------------------------------------------------- the waiters
 
-    def _acquire_watched(self, queue: ModelQueue, request: int) -> InFlightGuard:
-        """A guard at once, while somebody watches or waits."""
-        now = self._clock.seconds()
-        guard = InFlightGuard(self, queue, request, now)
-        queue.guards.add(guard)
-        self._in_flight += 1
-        listeners = self._listeners[Forwarded]
-        if listeners:
-            event = Forwarded(now, queue.name, request, 0.0)
-            for listen in listeners:
-                listen(event)
-        if self._wanted and self._quiet_until <= now:
-            self.consider()
-        return guard
-
-    def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
-        queue = waiter.queue
-        guard = InFlightGuard(self, queue, waiter.request, now)
-        queue.guards.add(guard)
-        self._in_flight += 1
-        waited = now - waiter.arrived
-        queue.waited.observe(waited)
-        self.tell(Forwarded(now, queue.name, waiter.request, waited))
-        return guard
-
-    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
-        """An exchange is over."""
-        queue = guard.queue
-        queue.guards.discard(guard)
-        self._in_flight -= 1
-        if answered and not queue.answered:
-            queue.answered = True
-            queue.backoff.reset()
-        if self._tells_of_requests:
-            now = self._clock.seconds()
-            service = 0.0 if guard.forwarded is None else now - guard.forwarded
-            event = Completed(now, queue.name, guard.request, service, answered)
-            for listen in self._listeners[Completed]:
-                listen(event)
-        if self._wanted:
-            emptied = not queue.guards and not self._held_back
-            if emptied or self._quiet_until <= self._clock.seconds():
-                self.consider()
-        elif self._transitions.state is not SlotState.AWAKE:
-            # A drain that nobody waits for any more, or the end.
-            self.consider()
-            self._transitions.maybe_closed()
-
-    def serve(self, queue: ModelQueue) -> None:
+    def serve(self, model: Model) -> None:
         """The model takes requests: its waiters get their guards, all in this turn."""
-        now = self._clock.seconds()
-        queue.open = True
-        self._wanted.pop(queue.name, None)
-        waiters = queue.take_waiters()
+        if self.stopping:
+            return
+        now = self.clock.seconds()
+        model.open = True
+        self._watches[model.name].begin()
+        self._wanted.pop(model.name, None)
+        waiters = model.take_waiters()
         for waiter in waiters:
             waiter.guard = self._guard(waiter, now)
         # All of them first: what they set off must not close the model before.
-        asking, self._asking = self._asking, True
-        try:
+        with self.holding_questions():
             for waiter in waiters:
                 # One that another's callback has cancelled has given its guard back.
                 guard, waiter.guard = waiter.guard, None
                 if guard is not None and not waiter.deferred.called:
                     waiter.deferred.callback(guard)
-        finally:
-            self._asking = asking
 
-    def refuse(self, queue: ModelQueue, error: SwitchError) -> None:
-        """Its waiters go away with this error."""
-        now = self._clock.seconds()
+    def refuse(self, model: Model, error: SwitchError) -> None:
+        """The model's waiters go away with this error."""
+        now = self.clock.seconds()
         self._quiet_until = 0.0
-        self._wanted.pop(queue.name, None)
-        waiters = queue.take_waiters()
+        self._wanted.pop(model.name, None)
+        waiters = model.take_waiters()
         for waiter in waiters:
             self._left(waiter, LeftReason.FAILED, now)
         for waiter in waiters:
@@ -411,14 +595,15 @@ class ModelSwitcher:
         guard, waiter.guard = waiter.guard, None
         if guard is not None:
             guard.release(answered=False)
-        elif waiter.request in waiter.queue.waiters:
+        elif waiter.state.waits(waiter):
             self._remove(waiter, LeftReason.DISCONNECTED)
             self.consider()
 
     def _expired(self, waiter: Waiter, limit: float) -> None:
         waiter.timer = None
-        if waiter.queue is self._transitions.target:
-            self._transitions.outwaited = True
+        for transition in self._transitions:
+            if transition.target is waiter.state:
+                transition.outwaited = True
         self._remove(waiter, LeftReason.TIMEOUT)
         waiter.deferred.errback(self._timed_out(waiter, limit))
         self.consider()
@@ -433,25 +618,25 @@ class ModelSwitcher:
         return SwitchTimeout(waiter.model, limit)
 
     def _remove(self, waiter: Waiter, reason: LeftReason) -> None:
-        queue = waiter.queue
+        model = waiter.state
         waiter.stop_timer()
-        queue.dequeue(waiter)
-        if not queue.waiters:
-            self._wanted.pop(queue.name, None)
+        model.dequeue(waiter)
+        if not model.waiting:
+            self._wanted.pop(model.name, None)
         self._quiet_until = 0.0
-        self._left(waiter, reason, self._clock.seconds())
+        self._left(waiter, reason, self.clock.seconds())
 
     def _left(self, waiter: Waiter, reason: LeftReason, now: float) -> None:
         age = now - waiter.arrived
-        waiter.queue.waited.observe(age)
+        waiter.state.waited.observe(age)
         self.tell(Left(now, waiter.model, waiter.request, reason, age))
 
     def abort_exchanges(
-        self, queue: ModelQueue, why: str, reason: str, *, may_wait_again: bool = False
+        self, model: Model, why: str, reason: str, *, may_wait_again: bool = False
     ) -> None:
         """Cut short what is in flight to this model."""
-        for guard in list(queue.guards):
-            self.metrics.exchange_aborted(queue.name, reason)
+        for guard in list(model.guards):
+            self.metrics.exchange_aborted(model.name, reason)
             abort = guard.on_abort
             guard.may_wait_again = may_wait_again
             if abort is not None:
@@ -459,9 +644,28 @@ class ModelSwitcher:
             # Nobody else will, if whoever holds it does not know how to abort.
             guard.release(answered=False)
 
-    def in_flight(self) -> int:
-        """How many exchanges there are."""
-        return self._in_flight
+    # -------------------------------------------------------------- the stories
+
+    def story_began(self, story: Story) -> None:
+        """The story runs from here on."""
+        self._stories.add(story)
+        if isinstance(story, Transition):
+            self._transitions.append(story)
+
+    def story_ended(self, story: Story) -> None:
+        """The story has moved what it had to."""
+        self._stories.discard(story)
+        if isinstance(story, Transition):
+            self._transitions.remove(story)
+
+    def room_changed(self) -> None:
+        """A model has released what it held."""
+        if self._adoption is not None:
+            self._adoption.room_changed()
+
+    def slept(self, model: Model) -> None:
+        """The model's sleep hook has done its work."""
+        self._watches[model.name].slept()
 
     # ------------------------------------------------------ asking the policy
 
@@ -474,53 +678,74 @@ class ModelSwitcher:
         self._tells_of_requests = any(self._listeners[kind] for kind in _REQUEST_EVENTS)
 
     def tell(self, event: PolicyEvent) -> None:
-        """Something happened: tell those who want to know."""
+        """Something has happened: tell those who want to know."""
         for listen in self._listeners[type(event)]:
-            listen(event)
+            try:
+                listen(event)
+            except Exception:
+                self._policy.listener_failed(listen)
 
-    def _look(self, now: float, phase: SlotPhase) -> ScheduleContext:
-        context = self._context
-        awake, target = self._transitions.awake, self._transitions.target
-        context.now = now
-        context.phase = phase
-        context.target = None if target is None else target.name
-        if awake is None:
-            context.awake = None
-            context.in_flight = 0
-        else:
-            context.awake = awake.name
-            context.woke_at = awake.woke_at
-            context.in_flight = len(awake.guards)
-        return context
+    @contextmanager
+    def holding_questions(self) -> Iterator[None]:
+        """Have the policy asked only after the block, and not in its middle."""
+        asking, self._asking = self._asking, True
+        try:
+            yield
+        finally:
+            self._asking = asking
 
     def consider(self) -> None:
-        """Something happened: ask the policy, until it has nothing more to say."""
+        """Something has happened: ask the policy, until it has nothing more to say."""
         self._ask_again = True
         if self._asking:
             return
         self._asking = True
+        rounds = 0
         try:
             while self._ask_again:
                 self._ask_again = False
-                state = self._transitions.state
-                if state is SlotState.DRAINING:
-                    self._ask_while_draining(self._clock.seconds())
-                elif self._wanted and state in (SlotState.AWAKE, SlotState.IDLE):
-                    self._ask(self._clock.seconds())
+                rounds += 1
+                if rounds > _MOST_ROUNDS:
+                    # A policy that starts a switch and calls it off, over and over.
+                    self._policy.goes_in_circles()
+                    self._ask_at(self.clock.seconds() + 1.0, self.clock.seconds())
+                    break
+                self._ask_what_matters()
         finally:
             self._asking = False
+        if self._settling is not None:
+            self._maybe_settled()
 
-    def _ask(self, now: float) -> None:
-        transitions = self._transitions
-        awake = transitions.awake
-        context = self._look(now, SlotPhase.IDLE if awake is None else SlotPhase.AWAKE)
+    def _ask_what_matters(self) -> None:
+        drains = False
+        for transition in list(self._transitions):
+            if transition.draining:
+                drains = True
+                self._ask_while_draining(transition, self.clock.seconds())
+            elif transition.waking:
+                wanted = transition.target.waiting or not self._wanted
+                transition.somebody_waits(bool(wanted))
+        if self._wanted and not drains and not self.stopping:
+            awake = None
+            for name in self.capacity.holders():
+                awake = self._all[name]
+                if awake.phase is not Phase.AWAKE:
+                    # A story moves it, whose end will be the reason to ask.
+                    return
+            self._ask(awake, self.clock.seconds())
+
+    def _ask(self, awake: Model | None, now: float) -> None:
+        context = self._context
+        context.look(now, SlotPhase.IDLE if awake is None else SlotPhase.AWAKE, awake, None)
         held_until = 0.0
         if not context.wanted():
             held_until = self._next_backoff_end(now)
         elif awake is not None:
             held_until = max(
-                awake.woke_at + self._settings.min_active, transitions.sleep_backoff.until
+                awake.woke_at + self.settings.min_active, awake.sleep_backoff.until
             )
+            if now < awake.sleep_backoff.until:
+                self._say_held_back(awake, context.wanted())
         if now < held_until:
             self._quiet_until = held_until
             self._held_back = True
@@ -528,70 +753,93 @@ class ModelSwitcher:
             return
         self._held_back = False
         decision = self._policy.decide(context)
-        target = None if decision.target is None else self._wanted.get(decision.target)
-        if target is not None and target is not awake and target.backoff.until <= now:
+        if decision.target is not None:
             self._quiet_until = 0.0
-            transitions.begin_switch(target)
+            self._switch(self._wanted[decision.target], awake)
             return
         again = INFINITY if decision.ask_again_at is None else decision.ask_again_at
         self._quiet_until = again if decision.holds_while_busy else 0.0
         self._ask_at(min(again, self._next_backoff_end(now)), now)
 
-    def _ask_while_draining(self, now: float) -> None:
-        transitions = self._transitions
-        awake = transitions.awake
-        assert awake is not None
-        drained = not awake.guards or not self._settings.drain_before_switch
-        context = self._look(now, SlotPhase.DRAINED if drained else SlotPhase.DRAINING)
+    def _switch(self, target: Model, victim: Model | None) -> None:
+        victims = [] if victim is None else [victim]
+        reservation = self.capacity.reserve(
+            target.name, target.settings.needs, [model.name for model in victims]
+        )
+        if reservation is not None:
+            Transition(self, target, victims, reservation).begin()
+
+    def _say_held_back(self, awake: Model, waiting: Sequence[str]) -> None:
+        until = awake.sleep_backoff.until
+        if self._said_held_until != until:
+            self._said_held_until = until
+            self._log.warn(
+                "requests for {waiting} wait because {model} did not go to sleep; it is tried "
+                "again in {retry_secs:.0f} s",
+                event="sleep_held_back",
+                model=awake.name,
+                waiting=", ".join(waiting),
+                retry_secs=until - self.clock.seconds(),
+            )
+
+    def _ask_while_draining(self, transition: Transition, now: float) -> None:
+        drained = transition.is_drained()
+        context = self._context
+        phase = SlotPhase.DRAINED if drained else SlotPhase.DRAINING
+        context.look(now, phase, transition.victims[0], transition.target)
         wanted = context.wanted()
         if not wanted:
             # Those who lost patience would never be served if their loss of
             # it called off each drain that is longer than that.
-            if not transitions.outwaited:
-                transitions.call_off()
+            if not transition.outwaited:
+                transition.call_off()
             elif drained:
-                transitions.slot.drained()
+                transition.go_on()
             return
         decision = self._policy.decide(context)
         if decision.reopens:
-            transitions.call_off()
+            transition.call_off()
             return
-        target = decision.target or context.target
-        if target is None or target not in wanted:
+        target = decision.target or transition.target.name
+        if target not in wanted:
             # Whom the policy wanted is gone: who has waited longest is next.
             target = min(wanted, key=context.oldest)
-        if target != context.target:
-            transitions.rebind(self._queues[target])
+        if target != transition.target.name:
+            transition.rebind(self._all[target])
         if drained:
-            transitions.slot.drained()
+            transition.go_on()
         elif decision.ask_again_at is not None:
             self._ask_at(decision.ask_again_at, now)
 
     def _next_backoff_end(self, now: float) -> float:
         return min(
-            (q.backoff.until for q in self._wanted.values() if q.backoff.until > now),
+            (
+                model.wake_backoff.until
+                for model in self._wanted.values()
+                if model.wake_backoff.until > now
+            ),
             default=INFINITY,
         )
 
     def _ask_at(self, at: float, now: float) -> None:
-        timer = self._timer
+        timer = self._question
         if timer is not None and timer.active():
             if timer.getTime() <= at:
                 # It asks early, and is then set anew.
                 return
             timer.cancel()
-            self._timer = None
+            self._question = None
         if at < INFINITY:
-            self._timer = self._clock.callLater(max(0.0, at - now), self._time_to_ask)
+            self._question = self.clock.callLater(max(0.0, at - now), self._time_to_ask)
 
     def _time_to_ask(self) -> None:
-        self._timer = None
+        self._question = None
         self._quiet_until = 0.0
         self.consider()
 
-    def hush(self) -> None:
-        """Nobody need be asked for now."""
+    def cancel_next_question(self) -> None:
+        """While a hook runs the policy's answer cannot matter: forget when to ask again."""
         self._quiet_until = 0.0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._question is not None:
+            self._question.cancel()
+            self._question = None

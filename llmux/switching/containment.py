@@ -1,0 +1,131 @@
+"""
+A policy that raises, or answers nonsense, hurts nobody but itself: each such
+question is answered as FIFO would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from llmux.interfaces import (
+    Estimate,
+    IScheduleContext,
+    ISwitchPolicy,
+    PolicyDecision,
+    PolicyEvent,
+    WaitingRequest,
+)
+from llmux.monitoring.metrics import Metrics
+from llmux.policy.fifo import FifoPolicy
+
+__all__ = ["ContainedPolicy"]
+
+_QUIET = 60.0
+"""Seconds between two lines in the log about the same kind of fault."""
+
+
+@implementer(ISwitchPolicy)
+class ContainedPolicy:
+    """
+    Another policy, whose faults are logged once a minute and counted.
+
+    @ivar policy: the other policy.
+    @ivar observe: the other policy's own method, for speed: who calls it
+        catches what it raises, and calls L{listener_failed}.
+    """
+
+    _log = Logger()
+
+    def __init__(self, policy: ISwitchPolicy, clock: IReactorTime, metrics: Metrics) -> None:
+        self.policy = policy
+        self._instead = FifoPolicy()
+        self._clock = clock
+        self._metrics = metrics
+        self._said_at: dict[str, float] = {}
+        self.observed: frozenset[type[Any]] = frozenset(policy.observed)
+        self.observe: Callable[[PolicyEvent], None] = policy.observe
+
+    def decide(self, context: IScheduleContext) -> PolicyDecision:
+        """See L{ISwitchPolicy.decide}.  A target is always one that may be woken now."""
+        try:
+            decision = self.policy.decide(context)
+            problem = _nonsense(decision, context)
+        except Exception:
+            self._failed("decide", "the policy raised in decide; FIFO answers")
+            return self._instead.decide(context)
+        if problem is None:
+            return decision
+        self._metrics.policy_failed("nonsense")
+        if self._may_say("nonsense"):
+            self._log.error(
+                "the policy answered nonsense: {problem}; FIFO answers",
+                event="policy_failed",
+                problem=problem,
+            )
+        return self._instead.decide(context)
+
+    def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
+        """See L{ISwitchPolicy.admit}."""
+        try:
+            return bool(self.policy.admit(context, request))
+        except Exception:
+            self._failed("admit", "the policy raised in admit; FIFO answers")
+            return self._instead.admit(context, request)
+
+    def estimates(self) -> Iterable[Estimate]:
+        """See L{ISwitchPolicy.estimates}."""
+        try:
+            return list(self.policy.estimates())
+        except Exception:
+            self._failed("estimates", "the policy raised in estimates")
+            return ()
+
+    def goes_in_circles(self) -> None:
+        """The policy has changed its mind in one turn for as often as it may."""
+        self._metrics.policy_failed("circles")
+        if self._may_say("circles"):
+            self._log.error(
+                "the policy changes its mind for ever; it is asked again in a second",
+                event="policy_failed",
+            )
+
+    def listener_failed(self, listener: Callable[[PolicyEvent], None]) -> None:
+        """This listener has raised the exception that is being dealt with."""
+        if listener is self.observe:
+            self._failed("observe", "the policy raised in observe")
+        else:
+            self._failed("observer", "an observer raised")
+
+    def _failed(self, question: str, text: str) -> None:
+        self._metrics.policy_failed(question)
+        if self._may_say(question):
+            self._log.failure(text, event="policy_failed", question=question)
+
+    def _may_say(self, question: str) -> bool:
+        now = self._clock.seconds()
+        said_at = self._said_at.get(question)
+        if said_at is not None and now - said_at < _QUIET:
+            return False
+        self._said_at[question] = now
+        return True
+
+
+def _nonsense(decision: object, context: IScheduleContext) -> str | None:
+    """Why the answer makes no sense; None if it does."""
+    if not isinstance(decision, PolicyDecision):
+        return f"{type(decision).__name__} is no PolicyDecision"
+    target = decision.target
+    if decision.reopens:
+        # Where nothing drains this is the same as to stay.
+        return None
+    if target is not None and target not in context.wanted():
+        return f"a switch to {target!r}, which cannot be woken now"
+    at = decision.ask_again_at
+    if at is not None and (not isinstance(at, int | float) or at != at):
+        return f"{at!r} is no time"
+    return None

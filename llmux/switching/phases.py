@@ -1,0 +1,110 @@
+"""
+The life of one model: the phases that a model can be in, and what leads from
+each phase to the next.
+
+The table below is the whole of it.  A model in any phase but ASLEEP holds what
+it needs of the machine, because it may have it in use.  A pair of phase and
+event that has no row in the table cannot happen; L{step} says so if it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+__all__ = ["TABLE", "Event", "ImpossibleEvent", "Phase", "step"]
+
+
+class Phase(Enum):
+    """The phases of a model."""
+
+    UNKNOWN = "unknown"
+    """llmux has not found out yet whether the model is awake."""
+    ASLEEP = "asleep"
+    """The model holds nothing."""
+    WAKING = "waking"
+    """The wake hook runs, or the model is asked whether it is up."""
+    AWAKE = "awake"
+    """The model serves: a request gets its guard at once."""
+    DRAINING = "draining"
+    """The model finishes what it has in flight; then it goes to sleep for another."""
+    SLEEPING = "sleeping"
+    """The sleep hook runs."""
+    CHECKING = "checking"
+    """The backend is in doubt: the model is asked whether it is alive."""
+    UNCERTAIN = "uncertain"
+    """The model may be awake and must not be: its sleep hook cleans up."""
+
+
+class Event(Enum):
+    """What can happen to a model."""
+
+    FOUND_AWAKE = "found awake"
+    """At start: C{alive} says yes, and there is room for the model."""
+    FOUND_ASLEEP = "found asleep"
+    """At start: C{alive} says no."""
+    FOUND_UNSURE = "found unsure"
+    """At start: C{alive} gives no answer, or more models are awake than fit."""
+    CHOSEN = "chosen"
+    """There is room, and the policy wants this model."""
+    WOKE = "woke"
+    """The wake hook succeeded, and then C{alive} said yes."""
+    NOT_WOKEN = "not woken"
+    """The wake failed, or was called off."""
+    EVICTED = "evicted"
+    """The model has to make room for another."""
+    REOPENED = "reopened"
+    """The switch is called off before a sleep hook has begun."""
+    DRAINED = "drained"
+    """Nothing is in flight any more, or what is in flight need not finish."""
+    SLEPT = "slept"
+    """The model is asleep."""
+    NOT_SLEPT = "not slept"
+    """The sleep hook failed, and C{alive} says yes."""
+    NOT_SURE_SLEPT = "not sure slept"
+    """The sleep hook failed, and C{alive} gives no answer."""
+    DOUBTED = "doubted"
+    """The backend refused a connection, or closed one before it replied."""
+    ALIVE = "alive"
+    """C{alive} says yes."""
+    DEAD = "dead"
+    """C{alive} says no, or has given no answer for too long."""
+    CLEANED = "cleaned"
+    """What may have been awake is asleep."""
+
+
+TABLE: Mapping[tuple[Phase, Event], Phase] = {
+    (Phase.UNKNOWN, Event.FOUND_AWAKE): Phase.AWAKE,
+    (Phase.UNKNOWN, Event.FOUND_ASLEEP): Phase.ASLEEP,
+    (Phase.UNKNOWN, Event.FOUND_UNSURE): Phase.UNCERTAIN,
+    (Phase.ASLEEP, Event.CHOSEN): Phase.WAKING,
+    (Phase.WAKING, Event.WOKE): Phase.AWAKE,
+    (Phase.WAKING, Event.NOT_WOKEN): Phase.UNCERTAIN,
+    (Phase.AWAKE, Event.EVICTED): Phase.DRAINING,
+    (Phase.AWAKE, Event.DOUBTED): Phase.CHECKING,
+    (Phase.DRAINING, Event.REOPENED): Phase.AWAKE,
+    (Phase.DRAINING, Event.DRAINED): Phase.SLEEPING,
+    (Phase.SLEEPING, Event.SLEPT): Phase.ASLEEP,
+    (Phase.SLEEPING, Event.NOT_SLEPT): Phase.AWAKE,
+    (Phase.SLEEPING, Event.NOT_SURE_SLEPT): Phase.CHECKING,
+    (Phase.CHECKING, Event.ALIVE): Phase.AWAKE,
+    (Phase.CHECKING, Event.DEAD): Phase.UNCERTAIN,
+    (Phase.UNCERTAIN, Event.CLEANED): Phase.ASLEEP,
+}
+"""Every (phase, event) that can happen, and the phase that follows."""
+
+
+class ImpossibleEvent(RuntimeError):
+    """An event has reached a model in a phase in which that event cannot happen."""
+
+
+def step(phase: Phase, event: Event) -> Phase:
+    """
+    The phase that follows.
+
+    @raise ImpossibleEvent: the table has no such row: a defect of llmux.
+    """
+    try:
+        return TABLE[phase, event]
+    except KeyError:
+        raise ImpossibleEvent(f"{event.value} in phase {phase.value}") from None

@@ -1,0 +1,380 @@
+"""
+The story of a switch: its victims drain and sleep, its target wakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+
+from llmux.errors import HookFailed
+from llmux.interfaces import Failed, HookKind, Woke
+from llmux.monitoring.metrics import IDLE
+from llmux.switching.capacity import Reservation
+from llmux.switching.model import Model
+from llmux.switching.phases import Event
+from llmux.switching.sequences import Answer, SleepOutcome
+from llmux.switching.stories import Check, Cleaning, Stage, Story, fell_asleep, log
+
+__all__ = ["Transition"]
+
+_FIRST_REMARK = 10.0
+"""Seconds after which the log says that a model has not got ready; doubled each time."""
+
+SEVERAL = "several"
+"""What stands for the victims, where there is more than one, in logs and metrics."""
+
+
+class Transition(Story):
+    """
+    A switch to C{target}.
+
+    All victims drain; when all have drained the policy is asked a last time;
+    then they sleep side by side, and the target wakes.  Until the first sleep
+    hook begins the switch can be called off, or be bound to another target.
+
+    @ivar target: the model that is to wake.
+    @ivar victims: the models that make room for the target.
+    @ivar draining: no sleep hook has begun: the switch may be called off.
+    @ivar waking: the target's wake hook runs, or C{alive} is asked.
+    @ivar outwaited: a request for the target has waited too long during this
+        switch, which therefore goes on even if nobody waits any more.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        target: Model,
+        victims: Sequence[Model],
+        reservation: Reservation,
+    ) -> None:
+        super().__init__(stage, [target, *victims])
+        self.target = target
+        self.victims = list(victims)
+        self.draining = bool(victims)
+        self.waking = False
+        self.outwaited = False
+        self._reservation = reservation
+        self._began = self.now()
+        self._goes_on: Deferred[bool] = Deferred()
+        self._timers: list[IDelayedCall] = []
+        self._abandoning: IDelayedCall | None = None
+        self._is_abandoned = False
+
+    @property
+    def source(self) -> str | None:
+        """The victim's name; "several" for more than one; None if there is none."""
+        if not self.victims:
+            return None
+        return self.victims[0].name if len(self.victims) == 1 else SEVERAL
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage, target = self.stage, self.target
+        log.info(
+            "switching from {from} to {to}",
+            event="switch_started",
+            to=target.name,
+            **{"from": self.source or IDLE},
+        )
+        if self.victims and not await self._drained():
+            with stage.holding_questions():
+                self._call_off()
+            return
+        hooks_began = self.now()
+        stage.cancel_next_question()
+        if self.victims:
+            failed = await self._sleep()
+            if stage.stopping or failed:
+                with stage.holding_questions():
+                    self._not_made_room(failed, hooks_began)
+                return
+        await self._wake(hooks_began)
+
+    # -------------------------------------------------------------- draining
+
+    async def _drained(self) -> bool:
+        """Wait until the victims have drained; False if the switch is called off first."""
+        stage = self.stage
+        for model in self.victims:
+            model.step(Event.EVICTED, self.now())
+            self._limit_drain(model)
+        # There may be nothing in flight: then the policy has its last word at once.
+        stage.consider()
+        goes_on = await self._goes_on
+        self.draining = False
+        self._stop_timers()
+        return goes_on
+
+    def _limit_drain(self, model: Model) -> None:
+        settings = self.stage.settings
+        limit = settings.drain_timeout
+        if limit is not None and settings.drain_before_switch and model.guards:
+            self._timers.append(
+                self.stage.clock.callLater(limit, self._drain_expired, model, limit)
+            )
+
+    def _drain_expired(self, model: Model, limit: float) -> None:
+        log.warn(
+            "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
+            event="drain_timeout",
+            model=model.name,
+            timeout_secs=limit,
+            count=len(model.guards),
+        )
+        self.stage.abort_exchanges(
+            model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
+        )
+
+    def is_drained(self) -> bool:
+        """No victim has anything in flight that must finish first."""
+        if not self.stage.settings.drain_before_switch:
+            return True
+        return not any(model.guards for model in self.victims)
+
+    def go_on(self) -> None:
+        """The victims have drained, and the switch is still wanted."""
+        self._goes_on.callback(True)
+
+    def call_off(self) -> None:
+        """The victims are to serve on."""
+        self._goes_on.callback(False)
+
+    def _call_off(self) -> None:
+        stage = self.stage
+        log.info(
+            "the switch from {from} to {to} is called off",
+            event="switch_called_off",
+            to=self.target.name,
+            **{"from": self.source or IDLE},
+        )
+        stage.capacity.cancel(self._reservation)
+        self.end()
+        for model in self.victims:
+            model.step(Event.REOPENED, self.now())
+        for model in self.victims:
+            stage.serve(model)
+
+    def rebind(self, target: Model) -> bool:
+        """
+        Lead the switch to another target, as long as the victims drain.
+
+        @return: False if the room does not suffice for that target.
+        """
+        if not self.stage.capacity.rebind(
+            self._reservation, target.name, target.settings.needs
+        ):
+            return False
+        self.let_go(self.target)
+        self.target = target
+        self.models.append(target)
+        target.busy = True
+        self.outwaited = False
+        log.info(
+            "the switch from {from} leads to {to} now",
+            event="switch_rebound",
+            to=target.name,
+            **{"from": self.source or IDLE},
+        )
+        return True
+
+    # -------------------------------------------------------------- sleeping
+
+    async def _sleep(self) -> list[tuple[Model, SleepOutcome]]:
+        """Put all victims to sleep, side by side; those that do not sleep are left."""
+        stage, now = self.stage, self.now()
+        failed: list[tuple[Model, SleepOutcome]] = []
+
+        async def put_to_sleep(model: Model) -> None:
+            outcome = await self.sequence.put_to_sleep(model.name, model.settings)
+            self.log_sleep_failure(model, self.target.name, outcome)
+            if outcome.failure is None or outcome.alive is Answer.NO:
+                self.let_go(model)
+                fell_asleep(stage, model, Event.SLEPT)
+            else:
+                failed.append((model, outcome))
+
+        for model in self.victims:
+            model.step(Event.DRAINED, now)
+            stage.metrics.drained(model.name, self.target.name, now - self._began)
+        await DeferredList(
+            [Deferred.fromCoroutine(put_to_sleep(model)) for model in self.victims],
+            fireOnOneErrback=True,
+        )
+        return failed
+
+    def _not_made_room(
+        self, failed: list[tuple[Model, SleepOutcome]], hooks_began: float
+    ) -> None:
+        """A victim does not sleep, or llmux stops: there will be no wake."""
+        stage, target, now = self.stage, self.target, self.now()
+        stage.capacity.cancel(self._reservation)
+        self.end()
+        if not failed:
+            return
+        for model, _ in failed:
+            model.sleep_backoff.failed(now, at_least=now - hooks_began)
+            retry_at = model.sleep_backoff.until
+            stage.tell(Failed(now, model.name, HookKind.SLEEP, retry_at))
+        model, outcome = failed[0]
+        retry_at = max(model.sleep_backoff.until for model, _ in failed)
+        error = f"{model.name} does not go to sleep ({outcome.failure})"
+        if not stage.stopping:
+            self._failed(error)
+            stage.refuse(
+                target,
+                HookFailed(
+                    target.name,
+                    f"Model {target.name} cannot be woken: {error}",
+                    retry_at - now,
+                ),
+            )
+        for model, outcome in failed:
+            if outcome.alive is Answer.YES:
+                model.step(Event.NOT_SLEPT, now)
+                if not stage.stopping:
+                    stage.serve(model)
+            else:
+                model.step(Event.NOT_SURE_SLEPT, now)
+                if not stage.stopping:
+                    Check(stage, model).begin()
+
+    # ---------------------------------------------------------------- waking
+
+    async def _wake(self, hooks_began: float) -> None:
+        stage, target, now = self.stage, self.target, self.now()
+        stage.capacity.take(self._reservation)
+        target.step(Event.CHOSEN, now)
+        target.wake_began = now
+        target.said_yes = False
+        self.waking = True
+        self._timers = [stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)]
+        outcome = await self.sequence.wake(target.name, target.settings.wake_timeout)
+        self.waking = False
+        self._stop_timers()
+        self.somebody_waits(True)
+        with stage.holding_questions():
+            if outcome.failure is None and not stage.stopping:
+                self._woke(hooks_began)
+            else:
+                self._not_woken(outcome.failure or "", now)
+
+    def _woke(self, hooks_began: float) -> None:
+        stage, target, now = self.stage, self.target, self.now()
+        cost, source = now - hooks_began, self.source
+        stage.costs.record(source, target.name, cost)
+        stage.metrics.switch_ended(source, target.name, now - self._began, succeeded=True)
+        log.info(
+            "{model} is awake after {duration_secs:.3f} s",
+            event="model_activated",
+            model=target.name,
+            duration_secs=now - self._began,
+            **{"from": source or IDLE},
+        )
+        self.end()
+        target.step(Event.WOKE, now)
+        target.woke_at = now
+        target.said_yes = True
+        target.answered = False
+        stage.tell(Woke(now, target.name, source, cost))
+        stage.serve(target)
+
+    def _not_woken(self, failure: str, wake_began: float) -> None:
+        stage, target, now = self.stage, self.target, self.now()
+        self.end()
+        if stage.stopping or self._is_abandoned:
+            # The hook is not to blame, and nobody waits.
+            target.step(Event.NOT_WOKEN, now)
+            Cleaning(stage, target).begin()
+            return
+        target.wake_backoff.failed(now, at_least=now - wake_began)
+        retry_at = target.wake_backoff.until
+        stage.tell(Failed(now, target.name, HookKind.WAKE, retry_at))
+        self._failed(failure)
+        target.step(Event.NOT_WOKEN, now)
+        stage.refuse(
+            target,
+            HookFailed(
+                target.name,
+                f"Model {target.name} failed to wake ({failure})",
+                retry_at - now,
+            ),
+        )
+        Cleaning(stage, target, failed_try=wake_began).begin()
+
+    def _failed(self, error: str) -> None:
+        source = self.source
+        self.stage.metrics.switch_ended(
+            source, self.target.name, self.now() - self._began, succeeded=False
+        )
+        log.error(
+            "switching from {from} to {model} failed: {error}",
+            event="switch_failed",
+            model=self.target.name,
+            error=error,
+            **{"from": source or IDLE},
+        )
+
+    def _remark(self, since: float) -> None:
+        """The log says that the model has not got ready, ever more rarely."""
+        alive = self.sequence.last_alive
+        if alive is None:
+            last = "its wake hook still runs"
+        else:
+            last = f"alive says: {alive.reason}"
+            words = alive.stderr.strip().rpartition("\n")[2].strip()[:200]
+            if words:
+                last += f" ({words})"
+        log.warn(
+            "{model} is not ready after {secs:.0f} s of {limit_secs:.0f} s; {last}",
+            event="wake_not_ready",
+            model=self.target.name,
+            secs=self.now() - (self.target.wake_began or 0.0),
+            limit_secs=self.target.settings.wake_timeout,
+            last=last,
+        )
+        # Now 10 s have passed since the wake began: then 20 s, 40 s, and so on.
+        self._timers = [self.stage.clock.callLater(since, self._remark, 2 * since)]
+
+    # ------------------------------------------------------------ ends from elsewhere
+
+    def somebody_waits(self, wanted: bool) -> None:
+        """
+        Say whether the wake is wanted still: somebody waits for the target, or
+        nobody waits for its room.  A wake that has not been wanted for long
+        enough is called off.
+        """
+        limit = self.stage.settings.abandon_wake
+        if wanted and self._abandoning is not None:
+            self._abandoning.cancel()
+            self._abandoning = None
+        elif not wanted and self._abandoning is None and self.waking and limit is not None:
+            self._abandoning = self.stage.clock.callLater(limit, self._abandon, limit)
+
+    def _abandon(self, limit: float) -> None:
+        self._abandoning = None
+        self._is_abandoned = True
+        log.info(
+            "the wake of {to} is called off: nobody has waited for it for {secs:g} s, and "
+            "others wait for its room",
+            event="switch_called_off",
+            to=self.target.name,
+            secs=limit,
+            **{"from": self.source or IDLE},
+        )
+        self.sequence.kill()
+
+    def _stop_timers(self) -> None:
+        timers, self._timers = self._timers, []
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
+
+    def stop(self) -> None:
+        """See L{Story.stop}: a drain is called off, a sleep hook finishes, a wake is killed."""
+        if self.draining:
+            self.call_off()
+        elif self.waking:
+            self.sequence.kill()

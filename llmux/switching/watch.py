@@ -1,0 +1,139 @@
+"""
+Questions to C{alive} beside the stories: whether a model that serves is there
+still, and whether a model that was put to sleep really sleeps.
+
+A backend can die behind a server that still answers, and a sleep hook can
+succeed without having done anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from llmux.switching.model import Model
+from llmux.switching.phases import Phase
+from llmux.switching.sequences import Answer, HookSequence, answer_of
+from llmux.switching.stories import Stage
+
+__all__ = ["Watch"]
+
+_SOON_AGAIN = 5.0
+"""Seconds between two questions for which a backend's errors are the reason."""
+
+_SECOND_OPINION = 1.0
+"""Seconds between a first no and the question whether that was so."""
+
+
+class Watch:
+    """
+    Asks one model's C{alive} while no story moves the model.
+
+    @param found_dead: called when the model, though it should be awake, has
+        said no twice in a row.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, stage: Stage, model: Model, found_dead: Callable[[Model], object]
+    ) -> None:
+        self._stage = stage
+        self._model = model
+        self._found_dead = found_dead
+        self._timer: IDelayedCall | None = None
+        self._sequence: HookSequence | None = None
+        self._noes = 0
+        self._asked_at = float("-inf")
+
+    def begin(self) -> None:
+        """The model is awake: ask now and then, if its settings say so."""
+        self._noes = 0
+        check = self._model.settings.check
+        if check is not None and not self._stage.stopping:
+            self._ask_in(check)
+
+    def ask_soon(self) -> None:
+        """The model's backend answers with errors: ask now, unless that was done just now."""
+        if self._sequence is None and self._serves():
+            since = self._stage.clock.seconds() - self._asked_at
+            self._ask_in(max(0.0, _SOON_AGAIN - since))
+
+    def slept(self) -> None:
+        """The model's sleep hook has succeeded: look in a while whether that is so."""
+        self.end()
+        delay = self._stage.settings.look_after_sleep
+        if delay is not None and not self._stage.stopping:
+            self._ask_in(delay)
+
+    def end(self) -> None:
+        """Ask no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sequence is not None:
+            self._sequence.kill()
+            self._sequence = None
+
+    def _serves(self) -> bool:
+        model = self._model
+        return model.phase is Phase.AWAKE and not model.busy and not self._stage.stopping
+
+    def _sleeps(self) -> bool:
+        model = self._model
+        return model.phase is Phase.ASLEEP and not model.busy and not self._stage.stopping
+
+    def _ask_in(self, seconds: float) -> None:
+        clock = self._stage.clock
+        if self._timer is not None:
+            if self._timer.getTime() <= clock.seconds() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = clock.callLater(seconds, self._ask)
+
+    def _ask(self) -> None:
+        self._timer = None
+        if self._sequence is None and (self._serves() or self._sleeps()):
+            asked = Deferred.fromCoroutine(self._asked(self._serves()))
+            asked.addErrback(lambda failure: self._log.failure("a defect in a check", failure))
+
+    async def _asked(self, serves: bool) -> None:
+        self._sequence = sequence = HookSequence(self._stage.clock, self._stage.hooks)
+        self._asked_at = self._stage.clock.seconds()
+        result = await sequence.ask(self._model.name)
+        if self._sequence is not sequence:
+            return
+        self._sequence = None
+        answer = answer_of(result)
+        if serves and self._serves():
+            self._about_serving(answer, result.reason)
+        elif not serves and self._sleeps() and answer is Answer.YES:
+            self._stage.metrics.slept_in_name_only(self._model.name)
+            self._log.warn(
+                "{model} answers though its sleep hook has succeeded: is its memory free? "
+                "With confirm_sleep: true a wake waits until alive says no",
+                event="sleep_not_confirmed",
+                model=self._model.name,
+            )
+
+    def _about_serving(self, answer: Answer, reason: str) -> None:
+        model = self._model
+        if answer is not Answer.NO:
+            self._noes = 0
+            self.begin()
+            return
+        self._noes += 1
+        if self._noes >= 2:
+            self._noes = 0
+            self._found_dead(model)
+            return
+        self._log.warn(
+            "alive of {model}, which should be awake, says no: {reason}",
+            event="alive_says_no",
+            model=model.name,
+            reason=reason,
+        )
+        self._ask_in(_SECOND_OPINION)

@@ -1,0 +1,173 @@
+"""The ledger of capacity, alone and under random use."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llmux.switching.capacity import ONE_SLOT, Capacity, CapacityError, Reservation
+
+TWO = {"gpu0": 24, "gpu1": 24}
+NEEDS = {
+    "embed": {"gpu0": 2},
+    "chat": {"gpu0": 20},
+    "code": {"gpu1": 20},
+    "big": {"gpu0": 22, "gpu1": 22},
+    "free": {},
+}
+
+
+def test_one_slot_has_room_for_one() -> None:
+    capacity = Capacity(ONE_SLOT)
+    first = capacity.reserve("a", ONE_SLOT)
+    assert first is not None
+    assert capacity.reserve("b", ONE_SLOT) is None, "what is reserved is not free"
+    capacity.take(first)
+    assert capacity.free("gpu") == 0
+    assert capacity.reserve("b", ONE_SLOT) is None
+    second = capacity.reserve("b", ONE_SLOT, ["a"])
+    assert second is not None
+    assert capacity.reserve("c", ONE_SLOT, ["a"]) is None, "a makes room for b already"
+    capacity.release("a")
+    assert capacity.free("gpu") == 0, "what a held is claimed for b"
+    capacity.take(second)
+    assert list(capacity.holders()) == ["b"]
+
+
+def test_what_a_victim_holds_beyond_the_targets_needs_is_free() -> None:
+    capacity = Capacity(TWO)
+    big = capacity.reserve("big", NEEDS["big"])
+    assert big is not None
+    capacity.take(big)
+    chat = capacity.reserve("chat", NEEDS["chat"], ["big"])
+    assert chat is not None
+    capacity.release("big")
+    assert capacity.free("gpu0") == 4
+    assert capacity.free("gpu1") == 24
+    capacity.take(chat)
+    assert capacity.free("gpu0") == 4
+
+
+def test_a_reservation_that_is_cancelled_is_free_again() -> None:
+    capacity = Capacity(TWO)
+    reserved = capacity.reserve("big", NEEDS["big"])
+    assert reserved is not None
+    assert capacity.reserve("chat", NEEDS["chat"]) is None
+    capacity.cancel(reserved)
+    assert capacity.reserve("chat", NEEDS["chat"]) is not None
+
+
+def test_a_target_may_be_exchanged_for_one_that_fits() -> None:
+    capacity = Capacity(TWO)
+    capacity.hold("chat", NEEDS["chat"])
+    reserved = capacity.reserve("embed", NEEDS["embed"], ["chat"])
+    assert reserved is not None
+    capacity.hold("code", NEEDS["code"])
+    assert not capacity.rebind(reserved, "big", NEEDS["big"])
+    assert reserved.target == "embed"
+    assert capacity.rebind(reserved, "x", {"gpu0": 24})
+    assert capacity.free("gpu0") == 0
+
+
+def test_what_cannot_be_is_an_error() -> None:
+    capacity = Capacity(ONE_SLOT)
+    with pytest.raises(CapacityError):
+        capacity.release("a")
+    capacity.hold("a", ONE_SLOT)
+    with pytest.raises(CapacityError):
+        capacity.hold("a", ONE_SLOT)
+    reserved = capacity.reserve("b", ONE_SLOT, ["a"])
+    assert reserved is not None
+    with pytest.raises(CapacityError, match="b needs 1 of gpu"):
+        capacity.take(reserved)
+
+
+def test_models_found_awake_may_overdraw_and_nothing_is_reserved_meanwhile() -> None:
+    capacity = Capacity(TWO)
+    capacity.hold("big", NEEDS["big"])
+    capacity.hold("chat", NEEDS["chat"])
+    assert capacity.overdrawn(NEEDS["chat"]) and not capacity.overdrawn(NEEDS["code"])
+    assert capacity.reserve("embed", NEEDS["embed"]) is None
+    assert capacity.reserve("free", NEEDS["free"]) is not None
+    capacity.release("big")
+    assert capacity.reserve("embed", NEEDS["embed"]) is not None
+
+
+class Ledger(RuleBasedStateMachine):
+    """A switcher of the simplest kind, which does at random what the ledger allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capacity = Capacity(TWO)
+        self.switches: list[Reservation] = []
+
+    def asleep(self) -> list[str]:
+        busy = {switch.target for switch in self.switches}
+        return [m for m in NEEDS if m not in self.capacity.holders() and m not in busy]
+
+    @rule(data=st.data())
+    def reserve(self, data: st.DataObject) -> None:
+        asleep = self.asleep()
+        if asleep:
+            target = data.draw(st.sampled_from(asleep))
+            holders = sorted(self.capacity.holders())
+            victims = data.draw(
+                st.sets(st.sampled_from(holders)) if holders else st.just(set())
+            )
+            switch = self.capacity.reserve(target, NEEDS[target], victims)
+            if switch is not None:
+                self.switches.append(switch)
+
+    @precondition(lambda self: self.switches)
+    @rule(data=st.data())
+    def go_on_with_a_switch(self, data: st.DataObject) -> None:
+        switch = data.draw(st.sampled_from(self.switches))
+        awake = [victim for victim in sorted(switch.victims) if self.capacity.held(victim)]
+        awake = [victim for victim in awake if victim in self.capacity.holders()]
+        if awake:
+            self.capacity.release(data.draw(st.sampled_from(awake)))
+        else:
+            self.capacity.take(switch)
+            self.switches.remove(switch)
+
+    @precondition(lambda self: self.switches)
+    @rule(data=st.data())
+    def call_a_switch_off(self, data: st.DataObject) -> None:
+        switch = data.draw(st.sampled_from(self.switches))
+        self.capacity.cancel(switch)
+        self.switches.remove(switch)
+
+    @invariant()
+    def nothing_is_overdrawn(self) -> None:
+        for name, total in TWO.items():
+            held = sum(self.capacity.held(m).get(name, 0) for m in self.capacity.holders())
+            assert held <= total
+            assert self.capacity.free(name) >= 0
+
+    @invariant()
+    def each_switch_could_take_what_it_needs_if_its_victims_slept(self) -> None:
+        for switch in self.switches:
+            for name, amount in switch.needs.items():
+                others = sum(
+                    self.capacity.held(m).get(name, 0)
+                    for m in self.capacity.holders()
+                    if m not in switch.victims
+                )
+                assert others + amount <= TWO[name]
+
+
+TestLedger = Ledger.TestCase
+
+
+@given(st.lists(st.sampled_from(sorted(NEEDS)), unique=True))
+def test_what_is_held_and_free_adds_up_to_what_there_is(models: list[str]) -> None:
+    capacity = Capacity(TWO)
+    for model in models:
+        capacity.hold(model, NEEDS[model])
+    for name, total in TWO.items():
+        assert capacity.free(name) + sum(NEEDS[m].get(name, 0) for m in models) == total
+    for model in models:
+        capacity.release(model)
+    assert all(capacity.free(name) == total for name, total in TWO.items())
