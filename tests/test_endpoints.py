@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
@@ -13,6 +17,7 @@ from twisted.web.server import Request, Site
 from llmux.monitoring.metrics import Metrics
 from llmux.proxy.endpoints import Root
 from llmux.web.site import LlmuxSite
+from tests.web_fakes import Wire, replies
 
 
 class Rest(Resource):
@@ -33,6 +38,7 @@ def ask(site: Site, line: str) -> tuple[int, dict[str, str], bytes]:
     channel = site.buildProtocol(None)
     channel.makeConnection(transport)
     channel.dataReceived(f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    cast(Any, site).reactor.advance(0)
     head, _, body = transport.value().partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -43,8 +49,9 @@ def ask(site: Site, line: str) -> tuple[int, dict[str, str], bytes]:
 
 @pytest.fixture(params=["ours", "stock"])
 def site(request: pytest.FixtureRequest) -> Site:
-    root = Root(["b", "a", "org/model:7b"], Rest(), Metrics())
-    made = LlmuxSite(root, Clock()) if request.param == "ours" else Site(root, reactor=Clock())
+    clock = Clock()
+    root = Root(["b", "a", "org/model:7b"], Rest(), Metrics(), clock)
+    made = LlmuxSite(root, clock) if request.param == "ours" else Site(root, reactor=clock)
     return made
 
 
@@ -98,7 +105,9 @@ def test_other_methods(site: Site, path: str) -> None:
     assert (status, headers["allow"]) == (405, "get, head")
     assert json.loads(body)["error"]["code"] == "method_not_allowed"
     status, headers, body = ask(site, f"HEAD {path}")
-    assert (status, body) == (200, b"") and int(headers["content-length"]) > 0
+    assert (status, body) == (200, b"")
+    # The length of the metrics is not known before they are there.
+    assert path == "/metrics" or int(headers["content-length"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -116,3 +125,116 @@ def test_other_methods(site: Site, path: str) -> None:
 )
 def test_every_other_path_is_the_models(site: Site, path: str) -> None:
     assert ask(site, f"GET {path}")[2] == f"rest {path}".encode()
+
+
+class Scraped:
+    """A site with metrics of so many models, and a clock of its own."""
+
+    def __init__(self, models: int) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        for number in range(models):
+            self.metrics.request_answered(f"m{number}", 200, 0.1)
+            self.metrics.queue_wait(f"m{number}").observe(1)
+        self.site = LlmuxSite(Root(["a"], Rest(), self.metrics, self.clock), self.clock)
+
+    def ask(self, method: str = "GET") -> Wire:
+        wire = Wire()
+        wire.connect(self.site.buildProtocol(None))
+        wire.protocol.dataReceived(f"{method} /metrics HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return wire
+
+    def turn(self) -> bool:
+        """Run what is due, as one turn of the reactor does; False if nothing is."""
+        due: list[Any]
+        due = [c for c in self.clock.getDelayedCalls() if c.getTime() <= self.clock.seconds()]
+        for call in due:
+            self.clock.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+        return bool(due)
+
+
+def metrics_of(wire: Wire) -> bytes:
+    (reply,) = replies(wire.said(), [b"GET"], closed=False)
+    assert reply.whole and reply.status == 200
+    return reply.body
+
+
+def test_a_thousand_models_are_exposed_a_little_in_each_turn() -> None:
+    """The whole is what prometheus_client makes of it in one go (S5)."""
+    scraped = Scraped(1000)
+    first, second, third = scraped.ask(), scraped.ask(), scraped.ask()
+    third.lose()
+    turns = 0
+    while scraped.turn():
+        turns += 1
+    assert turns > 10
+    registry = CollectorRegistry()
+    registry.register(scraped.metrics)
+    for wire in (first, second):
+        assert metrics_of(wire).startswith(generate_latest(registry))
+    assert third.said() == b""
+
+
+def test_scrapes_that_cost_too_much_get_the_last_text_for_a_second() -> None:
+    scraped = Scraped(1000)
+    first = scraped.ask()
+    while scraped.turn():
+        pass
+    scraped.metrics.request_answered("late", 200, 0.1)
+    assert metrics_of(scraped.ask()) == metrics_of(first)
+    scraped.clock.advance(1)
+    last = scraped.ask()
+    while scraped.turn():
+        pass
+    assert b'model="late"' in metrics_of(last)
+
+
+def test_a_scrape_is_fresh_where_scrapes_are_few() -> None:
+    scraped = Scraped(1)
+    for number in range(3):
+        scraped.metrics.request_answered(f"new{number}", 200, 0.1)
+        wire = scraped.ask()
+        while scraped.turn():
+            pass
+        assert f'model="new{number}"'.encode() in metrics_of(wire)
+
+
+def test_the_head_of_the_metrics_costs_no_exposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Metrics, "pieces", never)
+    wire = Scraped(1).ask("HEAD")
+    (reply,) = replies(wire.said(), [b"HEAD"], closed=False)
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), b"too many open files"),
+        (ZeroDivisionError(), b"llmux's log"),
+    ],
+)
+def test_a_scrape_that_fails_says_why(
+    error: Exception, reason: bytes, monkeypatch: pytest.MonkeyPatch, logged_failures: Any
+) -> None:
+    """It is a 503 and no page with a traceback (K10, S13); the next one is tried anew."""
+
+    def broken(_: object) -> Iterator[bytes]:
+        yield b"some"
+        raise error
+
+    scraped = Scraped(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Metrics, "pieces", broken)
+        (reply,) = replies(scraped.ask().said(), [b"GET"], closed=False)
+    assert reply.status == 503
+    assert reason in reply.body
+    assert len(logged_failures.flush(ZeroDivisionError)) == (reason == b"llmux's log")
+    wire = scraped.ask()
+    while scraped.turn():
+        pass
+    assert b"llmux_switch_total" in metrics_of(wire)

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from llmux.config import Config
 from llmux.config.error import ConfigError
 from llmux.daemon.listener import Listener
+from llmux.monitoring.metrics import load_exposition
 
 if TYPE_CHECKING:
     from llmux.monitoring.request_log import RequestLog
@@ -109,6 +110,7 @@ class LlmuxService(MultiService):
             lambda failure: self._log.failure("the switcher did not start", failure)
         )
         MultiService.startService(self)
+        self._reactor.callWhenRunning(self._reactor.callLater, 0, load_exposition)
 
     def stopService(self) -> Deferred[None]:
         """Fires when all is over; never fails.  See L{abort}."""

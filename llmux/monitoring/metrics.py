@@ -9,22 +9,38 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, cast
 
 from llmux.interfaces import Estimate
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
 
-__all__ = ["CONTENT_TYPE", "Histogram", "Metrics", "SwitcherView"]
+__all__ = ["CONTENT_TYPE", "Histogram", "Metrics", "SwitcherView", "load_exposition"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LONG_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 
+_HISTOGRAMS_A_PIECE = 16
+_SAMPLES_A_PIECE = 400
+"""
+What is exposed at once: some 2 ms of CPU each.  A thousand models have 80 000 samples.
+"""
+
 IDLE = "idle"
 """The C{from} label when nothing was awake."""
+
+
+def load_exposition() -> None:
+    """
+    Import now what a scrape needs, 15 ms of CPU: later there might be no
+    descriptor left to open the modules with.
+    """
+    import prometheus_client.exposition  # noqa: F401 # it is wanted in sys.modules
 
 
 class Histogram:
@@ -189,14 +205,29 @@ class Metrics:
     # -- exposition
 
     def expose(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        from prometheus_client import CollectorRegistry, ProcessCollector
+        """The exposition in Prometheus' text format."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """
+        The exposition, some 2 ms of CPU at a time.  What is counted in the
+        meantime may or may not be in it.
+        """
+        from prometheus_client import ProcessCollector
         from prometheus_client.exposition import generate_latest
 
-        registry = CollectorRegistry()
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        return generate_latest(registry)
+        process = ProcessCollector(registry=None)
+        last = ""
+        for metric in chain(self._parts(_HISTOGRAMS_A_PIECE), process.collect()):
+            samples = metric.samples
+            for at in range(0, len(samples) or 1, _SAMPLES_A_PIECE):
+                metric.samples = samples[at : at + _SAMPLES_A_PIECE]
+                text = generate_latest(cast("Collector", _Only(metric)))
+                if metric.name == last:
+                    # The family's HELP and TYPE have been said.
+                    text = text.split(b"\n", 2)[2]
+                last = metric.name
+                yield text
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front: for prometheus_client, which would else scrape to find out."""
@@ -204,6 +235,12 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Every family, as prometheus_client's collectors give them."""
+        return self._parts(None)
+
+    def _parts(self, size: int | None) -> Iterator[Metric]:
+        """
+        Every family, those of histograms in parts of C{size} if it is given.
+        """
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
         counters: list[tuple[str, str, tuple[str, ...], dict[tuple[str, ...], int]]] = [
@@ -262,11 +299,26 @@ class Metrics:
             metric = HistogramMetricFamily(
                 family.name, family.documentation, labels=family.labels
             )
-            for key, histogram in family.by_labels.items():
+            for at, (key, histogram) in enumerate(list(family.by_labels.items()), 1):
                 metric.add_metric(key, histogram.cumulative(), histogram.total)
+                if size is not None and at % size == 0:
+                    yield metric
+                    metric = HistogramMetricFamily(
+                        family.name, family.documentation, labels=family.labels
+                    )
             yield metric
         if self._view is not None:
             yield from _gauges(self._view)
+
+
+class _Only:
+    """A collector of one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
 
 
 def _gauges(view: SwitcherView) -> Iterator[Metric]:

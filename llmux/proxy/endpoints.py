@@ -6,8 +6,14 @@ the models.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter, thread_time
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -15,10 +21,19 @@ from twisted.web.server import NOT_DONE_YET, Request
 from llmux.monitoring.metrics import CONTENT_TYPE, Metrics
 from llmux.proxy.refusals import model_not_found
 from llmux.web.error_reply import ApiError, answer
+from llmux.web.limits import TURN
 
 __all__ = ["Root"]
 
 _READING = (b"GET", b"HEAD")
+_SCRAPES_COST = 0.05
+"""Seconds of CPU time that scrapes may take within a second before they get no new text."""
+
+
+def _turn() -> Callable[[], bool]:
+    """For a Cooperator: whether C{TURN} seconds have passed."""
+    end = perf_counter() + TURN
+    return lambda: perf_counter() > end
 
 
 class Root(Resource):
@@ -29,16 +44,19 @@ class Root(Resource):
 
     route_is_stable = True
 
-    def __init__(self, models: Iterable[str], rest: IResource, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Iterable[str], rest: IResource, metrics: Metrics, clock: IReactorTime
+    ) -> None:
         """
         @param models: the names of the models.
         @param rest: answers all other paths; a leaf.
+        @param clock: gives a long list of metrics its turns.
         """
         Resource.__init__(self)
         self._rest = rest
         self._own: dict[bytes, IResource] = {
             b"health": _Document(b"application/json", b'{"status": "ok"}\n'),
-            b"metrics": _Exposition(metrics),
+            b"metrics": _Exposition(metrics, clock),
             b"v1": _Version(_Models(models), rest),
         }
 
@@ -114,14 +132,99 @@ class _Document(_ReadOnly):
 
 
 class _Exposition(_ReadOnly):
-    """What Prometheus scrapes."""
+    """
+    The page that Prometheus scrapes.  A long one is put together a little in
+    each turn of the reactor.  Where scrapes have taken C{_SCRAPES_COST} within
+    a second, the next ones in this second get what the last one got.
+    """
 
-    def __init__(self, metrics: Metrics) -> None:
+    _log = Logger()
+
+    def __init__(self, metrics: Metrics, clock: IReactorTime) -> None:
         Resource.__init__(self)
         self._metrics = metrics
+        self._seconds: Callable[[], float] = clock.seconds
+        self._cooperator = Cooperator(_turn, lambda step: clock.callLater(0, step))
+        self._text: bytes | None = None
+        # Who waits for the text that is being put together; None if none is.
+        self._waiting: list[Request] | None = None
+        # The present second, and how much CPU time scrapes have taken in it.
+        self._second = 0.0
+        self._cost = 0.0
 
     def read(self, request: Request) -> None:
-        self.write(request, CONTENT_TYPE.encode("ascii"), self._metrics.expose())
+        if request.method == b"HEAD":
+            # Its length is not known before the text is there, and need not be said.
+            request.setHeader(b"Content-Type", CONTENT_TYPE.encode("ascii"))
+            request.finish()
+            return
+        now = self._seconds()
+        if now - self._second >= 1:
+            self._second, self._cost = now, 0.0
+        if self._text is not None and self._cost >= _SCRAPES_COST:
+            self._answer(request, self._text)
+            return
+        is_first = self._waiting is None
+        waiting = self._waiting = self._waiting or []
+        waiting.append(request)
+        gone: Deferred[None] = request.notifyFinish()
+        gone.addErrback(lambda _: waiting.remove(request) if request in waiting else None)
+        if is_first:
+            self._put_together()
+
+    def _put_together(self) -> None:
+        pieces: list[bytes] = []
+        steps = self._steps(pieces)
+        is_over = _turn()
+        try:
+            for _ in steps:
+                if is_over():
+                    break
+            else:
+                self._done(pieces)
+                return
+        except Exception:
+            self._failed(Failure())
+            return
+        rest = self._cooperator.cooperate(steps).whenDone()
+        rest.addCallbacks(lambda _: self._done(pieces), self._failed)
+
+    def _steps(self, pieces: list[bytes]) -> Iterator[None]:
+        source = self._metrics.pieces()
+        while True:
+            began = thread_time()
+            piece = next(source, None)
+            self._cost += thread_time() - began
+            if piece is None:
+                return
+            pieces.append(piece)
+            yield
+
+    def _taken(self) -> list[Request]:
+        waiting, self._waiting = self._waiting or [], None
+        return [*waiting]
+
+    def _done(self, pieces: list[bytes]) -> None:
+        text = self._text = b"".join(pieces)
+        for request in self._taken():
+            self._answer(request, text)
+
+    def _answer(self, request: Request, text: bytes) -> None:
+        self.write(request, CONTENT_TYPE.encode("ascii"), text)
+
+    def _failed(self, failure: Failure) -> None:
+        """A scrape is answered with the reason, and the next one is tried anew."""
+        error = failure.value
+        reason = "an error, which is in llmux's log"
+        if isinstance(error, OSError):
+            reason = (error.strerror or str(error)).lower()
+        else:
+            self._log.failure("the metrics could not be put together", failure)
+        for request in self._taken():
+            answer(
+                request,
+                ApiError(503, f"The metrics cannot be read now: {reason}.", retry_after=1),
+            )
 
 
 class _Models(_ReadOnly):

@@ -1,6 +1,6 @@
 """
-What clients are told when something is wrong: OpenAI's shape, which its
-client libraries turn into their own exceptions.
+The error replies of this server have OpenAI's shape, which its client libraries
+turn into their own exceptions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CODES = {
 @dataclass(frozen=True, slots=True)
 class ApiError:
     """
-    An error reply.
+    An error reply, before it is written.
 
     @ivar status: the HTTP status.
     @ivar message: what is wrong and what to do, fit for a client.
@@ -72,6 +72,10 @@ class ApiError:
 
 def answer(request: IRequest, error: ApiError) -> None:
     """Answer a request, on any channel, that has not been answered."""
+    answer_whole = getattr(request, "answer_whole", None)
+    if answer_whole is not None:
+        answer_whole(error.status, error.headers(), error.body())
+        return
     request.setResponseCode(error.status)
     for name, value in error.headers():
         request.setHeader(name, value)
@@ -82,10 +86,7 @@ def answer(request: IRequest, error: ApiError) -> None:
 
 
 def raw_reply(error: ApiError, *, with_body: bool = True) -> bytes:
-    """
-    The same as the bytes of a whole HTTP/1.1 reply, the last of its
-    connection.
-    """
+    """The bytes of a whole HTTP/1.1 error reply, the last of its connection."""
     body = error.body()
     lines = [b"HTTP/1.1 %d %b" % (error.status, RESPONSES.get(error.status, b"Error"))]
     lines += [b"%b: %b" % header for header in error.headers()]
