@@ -23,6 +23,7 @@ from zope.interface.verify import verifyObject
 
 from llmux.web.body import (
     IN_MEMORY,
+    BodyStorage,
     BodyTooLarge,
     IncomingBody,
     RequestBody,
@@ -153,6 +154,93 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(StorageFull, match="ENOENT"):
+        RequestBody(SMALL).spill()
+
+
+# ------------------------------------------------------------------ budgets
+
+KIB = 1024
+
+
+def some(storage: BodyStorage, size: int) -> IncomingBody:
+    """A body of this size, which has come in pieces and is not complete."""
+    body = IncomingBody(10**9, None, storage)
+    for at in range(0, size, 10 * KIB):
+        body.write(b"x" * min(10 * KIB, size - at))
+    return body
+
+
+def test_bodies_in_memory_are_counted_until_they_are_closed() -> None:
+    storage = BodyStorage()
+    coming = some(storage, 700 * KIB)
+    assert storage.in_memory == 700 * KIB
+    body = coming.finish()
+    assert (storage.in_memory, storage.spooled) == (700 * KIB, 0)
+    coming.discard()
+    body.close()
+    body.close()
+    some(storage, 300 * KIB).discard()
+    assert (storage.in_memory, storage.spooled) == (0, 0)
+
+
+def test_bodies_on_disk_are_counted_until_they_are_closed() -> None:
+    storage = BodyStorage()
+    body = some(storage, 3000 * KIB).finish()
+    assert (storage.in_memory, storage.spooled) == (0, 3000 * KIB)
+    body.close()
+    body.close()
+    some(storage, 3000 * KIB).discard()
+    small = some(storage, 100 * KIB).finish()
+    small.spill()
+    assert (storage.in_memory, storage.spooled) == (0, 100 * KIB)
+    small.close()
+    assert (storage.in_memory, storage.spooled) == (0, 0)
+
+
+def test_where_memory_is_used_up_only_small_bodies_stay_there() -> None:
+    """Half of a body from each of a thousand clients is not a gigabyte (S6)."""
+    storage = BodyStorage(max_memory=1000 * KIB)
+    bodies = [some(storage, 900 * KIB) for _ in range(10)]
+    small = some(storage, 50 * KIB).finish()
+    assert small.in_memory() is not None
+    assert storage.in_memory <= 1000 * KIB + 11 * 80 * KIB
+    assert storage.spooled > 7000 * KIB
+    whole = [body.finish() for body in bodies]
+    for body in whole:
+        with body.open() as reader:
+            assert reader.read() == b"x" * 900 * KIB
+        body.close()
+    small.close()
+    assert (storage.in_memory, storage.spooled) == (0, 0)
+
+
+def test_what_does_not_fit_on_disk_is_refused_with_the_remedy() -> None:
+    storage = BodyStorage(max_spool=4000 * KIB)
+    first = some(storage, 3000 * KIB).finish()
+    second = IncomingBody(10**9, None, storage)
+    with pytest.raises(StorageFull, match="max_spool_mb"):
+        for _ in range(300):
+            second.write(b"x" * 10 * KIB)
+    second.discard()
+    first.close()
+    some(storage, 3000 * KIB).finish().close()
+    assert (storage.in_memory, storage.spooled) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EMFILE, "descriptor"), (errno.ENOSPC, "is full"), (errno.EACCES, "cannot keep")],
+)
+def test_the_error_that_is_told_is_the_one_that_happened(
+    number: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is not a missing directory (S13)."""
+
+    def fails(**_: Any) -> IO[bytes]:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    with pytest.raises(StorageFull, match=f"{words}.*{errno.errorcode[number]}"):
         RequestBody(SMALL).spill()
 
 

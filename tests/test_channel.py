@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llmux.web.body import BodyStorage
 from llmux.web.channel import LlhttpChannel, Phase
 from llmux.web.limits import MOST_AHEAD, Limits
 from llmux.web.reader import RequestReader
@@ -214,6 +215,37 @@ def test_a_large_body_sent_ahead_is_taken(held: Bench) -> None:
     (second,) = held_of(held).requests
     assert second.body.length == 3_000_000
     client.wire.lose()
+
+
+def test_what_is_sent_ahead_counts_as_memory_and_is_bounded_by_it(held: Bench) -> None:
+    """What one client sends ahead is part of what all together may take (S6)."""
+    storage = held.site.storage = BodyStorage(max_memory=100_000)
+    first, second = held.client(), held.client()
+    for client in (first, second):
+        client.send(GET)
+        client.send(GET * 2000)
+    assert 90_000 < storage.in_memory < 120_000
+    first.send(GET * 1500)
+    assert first.channel._reader.closed
+    assert storage.in_memory < 60_000
+    second.wire.lose()
+    assert storage.in_memory == 0
+
+
+def test_the_memory_of_a_body_is_given_back_with_its_reply(held: Bench) -> None:
+    storage = held.site.storage
+    client, resource = held.client(), held_of(held)
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", b"x" * 900)
+    assert storage.in_memory == 900
+    (request,) = resource.requests
+    channel: LlhttpChannel = request.channel
+    channel.begin_reply(request, Producer())
+    channel.write_reply(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    channel.end_reply(request)
+    assert storage.in_memory == 0
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", b"x" * 900)
+    client.wire.lose()
+    assert storage.in_memory == 0
 
 
 def test_a_client_that_takes_no_replies_is_not_read_on(held: Bench) -> None:

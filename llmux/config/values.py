@@ -137,6 +137,11 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar abandon_wake_secs: after how long a wake is called off that nobody
         waits for any more, while others wait for its room; None never.
     @ivar max_body_mb: larger request bodies are refused (MiB).
+    @ivar max_memory_mb: bodies of all clients in memory, beyond which those of
+        more than 64 KiB go to disk (MiB).
+    @ivar max_spool_mb: bodies of all clients on disk, beyond which they are
+        refused (MiB); at least C{max_body_mb}.
+    @ivar spool_dir: where large bodies lie, or None for L{tempfile}'s choice.
     @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
         are refused; 0 for none.
     @ivar max_connections: as many clients are connected at most; others wait in
@@ -163,6 +168,12 @@ class Config(Struct, frozen=True, kw_only=True):
     sleep_on_exit: Flag = False
     abandon_wake_secs: OptionalDuration = 30.0
     max_body_mb: Megabytes = 512
+    max_memory_mb: Megabytes = 256
+    max_spool_mb: Megabytes = 4096
+    spool_dir: Annotated[
+        Name | None,
+        Meta(title="a directory's name", description="give a string, or leave it out"),
+    ] = None
     min_upload_bytes_per_sec: ByteRate = 100.0
     max_connections: Count = 8192
     request_log: Annotated[

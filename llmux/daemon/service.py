@@ -68,6 +68,7 @@ class LlmuxService(MultiService):
         MultiService.__init__(self)
         from llmux.app import build_app
         from llmux.daemon.admission import Admission, AdmittingSite
+        from llmux.daemon.spool import open_storage
         from llmux.hooks.state import prepare_state
         from llmux.proxy.model_name.find import scan_on_arrival
         from llmux.web.limits import Limits
@@ -82,6 +83,7 @@ class LlmuxService(MultiService):
             limits=Limits(body=config.max_body_mb * 2**20),
             min_upload_rate=config.min_upload_bytes_per_sec,
             scan=scan_on_arrival,
+            storage=open_storage(config),
         )
         self._site.noisy = False
         self._request_log = _open_request_log(config)
@@ -110,7 +112,29 @@ class LlmuxService(MultiService):
             lambda failure: self._log.failure("the switcher did not start", failure)
         )
         MultiService.startService(self)
+        self._report_spool()
         self._reactor.callWhenRunning(self._reactor.callLater, 0, load_exposition)
+
+    def _report_spool(self) -> None:
+        """Try once more: a daemon has another user by now than when it was made."""
+        from llmux.daemon.spool import try_spool_directory
+
+        directory = self._site.storage.directory
+        assert directory is not None
+        problem = try_spool_directory(directory)
+        if problem:
+            self._log.error(
+                "{directory}, where large request bodies go, cannot be written: {problem}; "
+                "set spool_dir",
+                directory=directory,
+                problem=problem,
+            )
+        else:
+            self._log.info(
+                "large request bodies go to {directory}, {most} MiB at most",
+                directory=directory,
+                most=max(self.config.max_spool_mb, self.config.max_body_mb),
+            )
 
     def stopService(self) -> Deferred[None]:
         """Fires when all is over; never fails.  See L{abort}."""

@@ -1,6 +1,6 @@
 """
-The bodies of requests: small ones in memory, large ones in a file that has
-no name, so that neither a crash nor a kill leaves it behind.
+The bodies of requests are in memory if they are small, and else in a file that
+has no name, so that neither a crash nor a kill leaves it behind.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import IO, BinaryIO, Protocol, cast
@@ -18,10 +19,11 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer, IRequest
 from zope.interface import implementer
 
-from llmux.web.limits import FILE_PIECE, IN_MEMORY
+from llmux.web.limits import FILE_PIECE, IN_MEMORY, IN_MEMORY_AT_LEAST
 
 __all__ = [
     "IN_MEMORY",
+    "BodyStorage",
     "BodyTooLarge",
     "IncomingBody",
     "RequestBody",
@@ -52,41 +54,161 @@ ScanFactory = Callable[[bytes | None], Scan]
 
 
 class BodyTooLarge(Exception):
-    """More came than may."""
+    """A body has more bytes than it may."""
 
 
 class StorageFull(Exception):
     """A body could not be put on disk.  The text is fit for a client."""
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(
-            "The server has no room to keep the request's body "
-            f"({errno.errorcode.get(error.errno or 0, 'error')}: its temporary directory); "
-            "try again later, or send a smaller one."
+    @classmethod
+    def because_of(cls, error: OSError) -> StorageFull:
+        """What this error of the operating system means to a client."""
+        number = error.errno or 0
+        name = errno.errorcode.get(number, "error")
+        if number in (errno.EMFILE, errno.ENFILE):
+            return cls(
+                "The server has no file descriptor left for the request's body "
+                f"({name}); try again later."
+            )
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return cls(
+                f"The server's directory for large bodies is full ({name}); try again later, "
+                "or send a smaller one (spool_dir in the server's configuration)."
+            )
+        return cls(
+            f"The server cannot keep the request's body ({name}: its directory for large "
+            "bodies, spool_dir in its configuration); send a smaller one."
         )
 
 
-def _write_all(file: IO[bytes], data: bytes | bytearray) -> None:
-    """Write to an unbuffered file; raise L{StorageFull} if that fails."""
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-    except OSError as error:
-        raise StorageFull(error) from error
+class BodyStorage:
+    """
+    A storage keeps the bodies of all clients of a server within two budgets.
+
+    @ivar in_memory: bytes of bodies that are in memory, and of requests that
+        were sent ahead.  Bodies of a single read are not counted.
+    @ivar spooled: bytes of bodies that are in files.
+    @ivar directory: where the files are.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_memory: int = sys.maxsize,
+        max_spool: int = sys.maxsize,
+        directory: str | None = None,
+    ) -> None:
+        """
+        @param max_memory: bytes beyond which bodies of more than
+            C{IN_MEMORY_AT_LEAST} bytes go to disk at once.
+        @param max_spool: bytes beyond which nothing more goes to disk.
+        @param directory: that of L{tempfile} by default.
+        """
+        self.in_memory = 0
+        self.spooled = 0
+        self.directory = directory
+        self._max_memory = max_memory
+        self._max_spool = max_spool
+
+    @property
+    def memory_is_full(self) -> bool:
+        """Whether the budget for bodies in memory is used up."""
+        return self.in_memory >= self._max_memory
+
+    def spool(self, data: bytes | bytearray) -> SpoolFile:
+        """
+        A new file that holds C{data}.
+
+        @raise StorageFull: there is no room for it.
+        """
+        try:
+            spool = SpoolFile(self)
+        except OSError as error:
+            raise StorageFull.because_of(error) from error
+        try:
+            spool.write_all(data)
+        except StorageFull:
+            spool.close()
+            raise
+        return spool
+
+    def take_room(self, size: int) -> None:
+        """
+        Count so many bytes more in files.
+
+        @raise StorageFull: that would be more than there may be.
+        """
+        if self.spooled + size > self._max_spool:
+            raise StorageFull(
+                "The bodies of all requests fill the "
+                f"{self._max_spool // 2**20} MiB that this server keeps on disk "
+                "(max_spool_mb in its configuration); try again later, or send a smaller one."
+            )
+        self.spooled += size
 
 
-def _nameless_file() -> IO[bytes]:
-    try:
-        return cast(IO[bytes], tempfile.TemporaryFile(buffering=0, prefix="llmux-"))
-    except OSError as error:
-        raise StorageFull(error) from error
+def _nameless_file(directory: str | None) -> IO[bytes]:
+    return cast(IO[bytes], tempfile.TemporaryFile(buffering=0, prefix="llmux-", dir=directory))
+
+
+class SpoolFile:
+    """A spool file has no name and no buffer, and its bytes are counted by its storage."""
+
+    def __init__(self, storage: BodyStorage) -> None:
+        """
+        @raise OSError: there can be no file in the storage's directory.
+        """
+        self._file = _nameless_file(storage.directory)
+        self._storage = storage
+        self._size = 0
+
+    def write_all(self, data: bytes | bytearray) -> None:
+        """
+        Write at the end.
+
+        @raise StorageFull: that failed, or there may be no more in files.
+        """
+        self._storage.take_room(len(data))
+        self._size += len(data)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise StorageFull.because_of(error) from error
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Let go of the file, and count its bytes no more.  Harmless when repeated."""
+        self._storage.spooled -= self._size
+        self._size = 0
+        self._file.close()
+
+
+class MemoryCharge:
+    """So many bytes in memory are counted by their storage until this is closed."""
+
+    def __init__(self, storage: BodyStorage, size: int) -> None:
+        self.storage = storage
+        self._size = size
+
+    def close(self) -> None:
+        """Count the bytes no more.  Harmless when repeated."""
+        self.storage.in_memory -= self._size
+        self._size = 0
+
+
+_UNBOUNDED = BodyStorage()
+"""For bodies that no site's storage counts."""
 
 
 class _Reader(io.RawIOBase):
     """
-    Reads a file from its start, with a position and a life of its own:
-    nobody else's reads, seeks or close touch it.
+    A reader reads a file from its start, with a position and a life of its
+    own: nobody else's reads, seeks or close touch it.
     """
 
     def __init__(self, descriptor: int, length: int) -> None:
@@ -124,30 +246,31 @@ class _Reader(io.RawIOBase):
 
 class RequestBody:
     """
-    A complete body, which can be read any number of times.
+    A complete body can be read any number of times.
 
     @ivar length: in bytes.
-    @ivar file: where it is, if it is not in memory.
+    @ivar held: what C{close} gives back: the file in which the body is, or
+        the charge for the memory in which it is; None if there is neither.
     @ivar scan: has seen all of it, as it came; None if nobody looked.
     """
 
-    __slots__ = ("_data", "file", "length", "scan")
+    __slots__ = ("_data", "held", "length", "scan")
 
     def __init__(self, data: bytes = b"") -> None:
         self.scan: Scan | None = None
         self._data: bytes | None = data
-        self.file: IO[bytes] | None = None
+        self.held: IO[bytes] | SpoolFile | MemoryCharge | None = None
         self.length = len(data)
 
     @classmethod
-    def from_file(cls, file: IO[bytes], length: int) -> RequestBody:
+    def from_file(cls, file: IO[bytes] | SpoolFile, length: int) -> RequestBody:
         """
-        One that owns C{file}, which has a descriptor, nothing in Python's
+        A body that owns C{file}, which has a descriptor, nothing in Python's
         buffers, and C{length} bytes.
         """
         body = cls()
         body._data = None
-        body.file = file
+        body.held = file
         body.length = length
         return body
 
@@ -163,9 +286,13 @@ class RequestBody:
         """
         if self._data is not None:
             return io.BytesIO(self._data)
-        if self.file is None:
+        return io.BufferedReader(_Reader(self._descriptor(), self.length), FILE_PIECE)
+
+    def _descriptor(self) -> int:
+        held = self.held
+        if held is None or isinstance(held, MemoryCharge):
             raise ValueError("the request's body is closed")
-        return io.BufferedReader(_Reader(self.file.fileno(), self.length), FILE_PIECE)
+        return held.fileno()
 
     def piece(self, at: int, size: int) -> bytes:
         """
@@ -177,9 +304,7 @@ class RequestBody:
         """
         if self._data is not None:
             return self._data[at : at + size]
-        if self.file is None:
-            raise ValueError("the request's body is closed")
-        return os.pread(self.file.fileno(), size, at)
+        return os.pread(self._descriptor(), size, at)
 
     def spill(self) -> None:
         """
@@ -190,30 +315,31 @@ class RequestBody:
         data = self._data
         if not data:
             return
-        file = _nameless_file()
-        try:
-            _write_all(file, data)
-        except StorageFull:
-            file.close()
-            raise
-        self._data, self.file = None, file
+        charge = self.held
+        if isinstance(charge, MemoryCharge):
+            self.held = charge.storage.spool(data)
+            charge.close()
+        else:
+            self.held = _UNBOUNDED.spool(data)
+        self._data = None
 
     def as_producer(self) -> _BodyProducer:
         """An L{IBodyProducer} that sends all of it; each sends it once."""
         return _BodyProducer(self)
 
     def close(self) -> None:
-        """Let go of it.  Harmless when repeated; readers stay."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        """Let go of the body.  Harmless when repeated; readers stay."""
+        if self.held is not None:
+            self.held.close()
+            self.held = None
         self._data = None
 
 
 @implementer(IBodyProducer)
 class _BodyProducer:
     """
-    Sends a body, a piece after another until its consumer says to pause.
+    A producer sends a body, a piece after another until its consumer says to
+    pause.
     """
 
     def __init__(self, body: RequestBody) -> None:
@@ -292,18 +418,22 @@ class IncomingBody:
     @ivar length: how much of it has come, in bytes.
     """
 
-    __slots__ = ("_file", "_limit", "_pending", "_scan", "length")
+    __slots__ = ("_file", "_limit", "_pending", "_scan", "_storage", "length")
 
-    def __init__(self, limit: int, scan: Scan | None = None) -> None:
+    def __init__(
+        self, limit: int, scan: Scan | None = None, storage: BodyStorage = _UNBOUNDED
+    ) -> None:
         """
         @param limit: the most bytes that it may have.
         @param scan: is shown each piece as it comes.
+        @param storage: counts what is kept.
         """
         self.length = 0
         self._scan = scan
         self._limit = limit
+        self._storage = storage
         self._pending = bytearray()
-        self._file: IO[bytes] | None = None
+        self._file: SpoolFile | None = None
 
     def write(self, data: bytes) -> None:
         """
@@ -318,25 +448,37 @@ class IncomingBody:
             scan.feed(data)
             if scan.given_up:
                 self._scan = None
-        pending = self._pending
+        pending, storage = self._pending, self._storage
         pending += data
-        if len(pending) >= FILE_PIECE and self.length > IN_MEMORY:
+        storage.in_memory += len(data)
+        size = len(pending)
+        if size > IN_MEMORY_AT_LEAST and (
+            storage.memory_is_full or (size >= FILE_PIECE and self.length > IN_MEMORY)
+        ):
             self._flush()
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = _nameless_file()
-        _write_all(self._file, self._pending)
-        self._pending.clear()
+            self._file = self._storage.spool(self._pending)
+        else:
+            self._file.write_all(self._pending)
+        self._forget_pending()
+
+    def _forget_pending(self) -> None:
+        self._storage.in_memory -= len(self._pending)
+        self._pending = bytearray()
 
     def finish(self) -> RequestBody:
         """
-        It is complete.
+        The body is complete.
 
         @raise StorageFull: the rest of it could not be put on disk.
         """
         if self._file is None:
             body = RequestBody(bytes(self._pending))
+            if body.length:
+                body.held = MemoryCharge(self._storage, body.length)
+                self._pending = bytearray()
         else:
             self._flush()
             body = RequestBody.from_file(self._file, self.length)
@@ -345,8 +487,8 @@ class IncomingBody:
         return body
 
     def discard(self) -> None:
-        """It will not be completed."""
-        self._pending = bytearray()
+        """The body will not be completed."""
+        self._forget_pending()
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -35,7 +35,7 @@ from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
 from llmux.web.access import AccessRules
-from llmux.web.body import RequestBody, ScanFactory
+from llmux.web.body import BodyStorage, RequestBody, ScanFactory
 from llmux.web.error_reply import ApiError, raw_reply
 from llmux.web.head_memo import HeadMemo
 from llmux.web.limits import (
@@ -69,6 +69,7 @@ class ChannelOwner(Protocol):
     clock: IReactorTime
     scan: ScanFactory | None
     access: AccessRules | None
+    storage: BodyStorage
     stopping: bool
     read_timeout: float
     idle_timeout: float
@@ -121,6 +122,7 @@ class LlhttpChannel(RequestTransport):
         "_ahead",
         "_alone",
         "_at",
+        "_charged",
         "_current",
         "_heads",
         "_later",
@@ -149,11 +151,13 @@ class LlhttpChannel(RequestTransport):
         self._current: LlmuxRequest | None = None
         self._queue: list[Item] = []
         self._reader = RequestReader(
-            self._queue, site.limits, site.heads, site.scan, site.access
+            self._queue, site.limits, site.heads, site.scan, site.access, site.storage
         )
         # What has not been parsed, and up to where of it has.
         self._ahead = b""
         self._at = 0
+        # How much of that the storage has been told of.
+        self._charged = 0
         # The present request came whole, and nothing has happened since.
         self._alone = False
         # The transport is not read.
@@ -251,6 +255,7 @@ class LlhttpChannel(RequestTransport):
         self._queue.clear()
         self._ahead = b""
         self._at = 0
+        self._charge(0)
         later, self._later = self._later, None
         if later is not None:
             later.cancel()
@@ -336,10 +341,14 @@ class LlhttpChannel(RequestTransport):
         reader = self._reader
         ahead = len(self._ahead) - self._at
         is_busy = self._current is not None
+        if ahead != self._charged:
+            self._charge(ahead)
         if is_busy:
-            if ahead > MOST_AHEAD:
+            storage = self.site.storage
+            if ahead > (READ_AHEAD if storage.memory_is_full else MOST_AHEAD):
                 self._ahead = b""
                 self._at = 0
+                self._charge(0)
                 reader.refuse(
                     Refusal(
                         429,
@@ -361,6 +370,11 @@ class LlhttpChannel(RequestTransport):
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
+
+    def _charge(self, size: int) -> None:
+        """Tell the storage how much is kept here that has not been parsed."""
+        self.site.storage.in_memory += size - self._charged
+        self._charged = size
 
     def _reply_over(self) -> None:
         """The present request has been answered."""
@@ -500,7 +514,7 @@ class LlhttpChannel(RequestTransport):
     def end_reply(self, request: Any) -> None:
         """See L{IReplyChannel.end_reply}."""
         request.finished = 1
-        if request.touched or request.body.file is not None:
+        if request.touched or request.body.held is not None:
             request.let_go(None)
         if self._alone and self.keeps_alive:
             self._current = self._producer = None

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from llmux.web.access import AccessRules
-from llmux.web.body import BodyTooLarge, IncomingBody, RequestBody, ScanFactory, StorageFull
+from llmux.web.body import (
+    BodyStorage,
+    BodyTooLarge,
+    IncomingBody,
+    RequestBody,
+    ScanFactory,
+    StorageFull,
+)
 from llmux.web.head_memo import HeadMemo
 from llmux.web.limits import FEED_STEP, MOST_QUEUED, SCAN_ABOVE, Limits
 from llmux.web.request_head import Fields, RequestHead, interpret
@@ -128,6 +135,7 @@ class RequestReader:
         "_refusal",
         "_remaining",
         "_scan",
+        "_storage",
         "_tail",
         "closed",
         "expecting",
@@ -141,6 +149,7 @@ class RequestReader:
         memo: HeadMemo,
         scan: ScanFactory | None = None,
         access: AccessRules | None = None,
+        storage: BodyStorage | None = None,
     ) -> None:
         """
         @param queue: gets what is read, in order; a refusal is the last.
@@ -148,12 +157,14 @@ class RequestReader:
         @param memo: learns the heads.
         @param scan: makes what is shown large bodies as they come.
         @param access: which hosts and origins are accepted; None for all.
+        @param storage: keeps the bodies.
         """
         self._queue = queue
         self._limits = limits
         self._memo = memo
         self._scan = scan
         self._access = access
+        self._storage = BodyStorage() if storage is None else storage
         self._parser: HttpRequestParser | None = None
         self._raw = b""
         self.closed = False
@@ -377,7 +388,7 @@ class RequestReader:
             scan = None
             if self._scan is not None and self._remaining > SCAN_ABOVE:
                 scan = self._scan(fields.content_type)
-            self._body = IncomingBody(limits.body, scan)
+            self._body = IncomingBody(limits.body, scan, self._storage)
             self.expecting = head.expects_continue
 
     def _decline_upgrade(self, raw: bytes, method: bytes) -> None:

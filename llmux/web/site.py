@@ -16,7 +16,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from llmux.web.access import AccessRules
-from llmux.web.body import ScanFactory
+from llmux.web.body import BodyStorage, ScanFactory
 from llmux.web.channel import LlhttpChannel
 from llmux.web.error_reply import ApiError
 from llmux.web.head_memo import HeadMemo
@@ -54,6 +54,7 @@ class LlmuxSite(Site):
     @ivar access: which hosts and origins are accepted, or None for all.  Set
         it before the first connection: heads that are remembered have been
         accepted.
+    @ivar storage: keeps the bodies of requests.
     @ivar parse_forms: put forms from bodies into C{args}, as twisted.web does
         by default; they are read into memory.
     """
@@ -69,6 +70,7 @@ class LlmuxSite(Site):
         min_upload_rate: float = 100.0,
         scan: ScanFactory | None = None,
         access: AccessRules | None = None,
+        storage: BodyStorage | None = None,
         parse_forms: bool = False,
         request_factory: Callable[..., LlmuxRequest] = LlmuxRequest,
     ) -> None:
@@ -89,6 +91,7 @@ class LlmuxSite(Site):
         self.min_upload_rate = min_upload_rate
         self.scan = scan
         self.access = access
+        self.storage = BodyStorage() if storage is None else storage
         self.parse_forms = parse_forms
         self._connections: set[LlhttpChannel] = set()
         self._sweep: IDelayedCall | None = None
