@@ -16,16 +16,18 @@ class HookLog:
     """
     The log of hooks while it is the context of a C{with}.
 
-    @ivar events: everything logged in this namespace.
+    @ivar events: everything logged in this namespace and those below it.
     @ivar keep_lines: false to only count the output.
     @ivar characters: how many hooks have written, ends of lines left out.
+    @ivar left_out: how many lines were not logged.
     """
 
-    def __init__(self, namespace: str = "llmux.hooks.runner") -> None:
+    def __init__(self, namespace: str = "llmux.hooks") -> None:
         self._namespace = namespace
         self.events: list[LogEvent] = []
         self.keep_lines = True
         self.characters = 0
+        self.left_out = 0
         self._wanted: list[tuple[str, Deferred[None]]] = []
 
     def __enter__(self) -> HookLog:
@@ -36,8 +38,10 @@ class HookLog:
         globalLogPublisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace") != self._namespace:
+        if not str(event.get("log_namespace")).startswith(self._namespace):
             return
+        if event.get("event") == "output_left_out":
+            self.left_out += event["count"]
         self.characters += len(event.get("line", ""))
         if self.keep_lines or "line" not in event:
             self.events.append(event)
@@ -48,11 +52,15 @@ class HookLog:
 
     def lines(self, stream: str = "stdout") -> list[str]:
         """What hooks wrote to a stream of theirs."""
-        return [event["line"] for event in self.events if event.get("stream") == stream]
+        return [
+            event["line"]
+            for event in self.events
+            if event.get("stream") == stream and "line" in event
+        ]
 
     def outcomes(self) -> list[dict[str, Any]]:
-        """The structured events."""
-        return [event for event in self.events if "event" in event]
+        """The structured events, but for those about output."""
+        return [e for e in self.events if e.get("event") not in (None, "output_left_out")]
 
     def line(self, line: str) -> Deferred[None]:
         """Fires when a hook has written this line."""

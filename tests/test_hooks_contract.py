@@ -1,5 +1,5 @@
 """
-What every hook runner does, be its hooks processes or numbers.
+What every hook runner does, be its hooks numbers, or processes of any spawner.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.spawn import Watch, watch_by_pidfd, watch_by_signal
+from llmux.hooks.spawn import Spawner, spawn_session, spawn_with_setsid
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 from .fakes import FakeHook, FakeHookRunner
 from .hook_log import HookLog
+from .process_fakes import MemoryProcesses, Plan
 
 LIMIT = 0.3
 GRACE = 0.2
@@ -49,7 +50,25 @@ class World(ABC):
         """Wait for its end."""
 
 
-class Numbers(World):
+class OnAClock(World):
+    """Where no time passes by itself."""
+
+    clock: Clock
+
+    async def begun(self, run: IRunningHook) -> None:
+        self.clock.advance(0)
+
+    async def result(self, run: IRunningHook) -> HookResult:
+        for _ in range(100):
+            if run.exited.called:
+                break
+            self.clock.advance(0.05)
+        return await run.exited
+
+
+class Numbers(OnAClock):
+    """The stand-in for a hook runner."""
+
     def __init__(self) -> None:
         self.clock = Clock()
         self.runner = FakeHookRunner(self.clock, {HookKind.WAKE: LIMIT}, grace=GRACE)
@@ -65,26 +84,44 @@ class Numbers(World):
         self.runner.once("a", hook, delay, exit_code, ignores_term=ignores_term)
         return self.runner.start("a", hook)
 
-    async def begun(self, run: IRunningHook) -> None:
-        self.clock.advance(0)
 
-    async def result(self, run: IRunningHook) -> HookResult:
-        for _ in range(100):
-            if run.exited.called:
-                break
-            self.clock.advance(0.05)
-        return await run.exited
+class Memory(OnAClock):
+    """The runner, with a stand-in for processes."""
+
+    def __init__(self) -> None:
+        self.clock = self.reactor = MemoryProcesses()
+        reactor: Any = self.reactor
+        self.runner = HookRunner(
+            reactor,
+            {"a": model("true")},
+            ".",
+            grace=GRACE,
+            spawn=self.reactor.spawnProcess,
+        )
+
+    def start(
+        self,
+        delay: float | None = 0.0,
+        exit_code: int | None = 0,
+        *,
+        ignores_term: bool = False,
+        hook: HookKind = HookKind.SLEEP,
+    ) -> IRunningHook:
+        self.reactor.plans.append(Plan(delay, exit_code, ignores_term))
+        return self.runner.start("a", hook)
 
 
 class Processes(World):
-    def __init__(self, reactor: Any, directory: Path, watch: Watch) -> None:
+    """The runner, with C{/bin/sh}."""
+
+    def __init__(self, reactor: Any, directory: Path, spawn: Spawner) -> None:
         self.log = HookLog()
         self._make: Callable[[str], HookRunner] = lambda script: HookRunner(
             reactor,
             {"a": model(script)},
             str(directory),
             grace=GRACE,
-            watch=watch,
+            spawn=spawn,
         )
         self.runner = self._make("true")
 
@@ -123,22 +160,25 @@ def model(script: str) -> ModelConfig:
     )
 
 
-@pytest.fixture(params=["numbers", "pidfd", "signal"])
+@pytest.fixture(params=["numbers", "memory", "session", "setsid"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "numbers":
         yield Numbers()
         return
+    if request.param == "memory":
+        yield Memory()
+        return
     from twisted.internet import reactor
 
-    watch = {"pidfd": watch_by_pidfd, "signal": watch_by_signal}[request.param]
-    processes = Processes(reactor, tmp_path, watch)
+    make: Any = {"session": spawn_session, "setsid": spawn_with_setsid}[request.param]
+    processes = Processes(reactor, tmp_path, make(reactor))
     with processes.log:
         yield processes
 
 
 @pytest.fixture
 def runner(world: World) -> IHookRunner:
-    assert isinstance(world, Numbers | Processes)
+    assert isinstance(world, Numbers | Memory | Processes)
     return world.runner
 
 
@@ -241,7 +281,7 @@ async def test_kill_during_the_grace(world: World) -> None:
     """A kill adds nothing to a time limit that is being enforced."""
     run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
     await world.begun(run)
-    if isinstance(world, Numbers):
+    if isinstance(world, OnAClock):
         world.clock.advance(LIMIT)
     else:
         from twisted.internet import reactor, task

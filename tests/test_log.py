@@ -150,9 +150,17 @@ class TestText:
         assert format_text(e) == (
             "2026-11-22 00:13:21 error hook_failed: the hook failed\n    stderr: one\n    two"
         )
-        assert format_text(event("one\ntwo")) == (
-            "2026-11-22 00:13:21 info  one\n2026-11-22 00:13:21 info  two"
-        )
+        assert format_text(event("one\ntwo")) == ("2026-11-22 00:13:21 info  one\n    two")
+
+    def test_no_text_looks_like_another_line_of_ours(self) -> None:
+        fake = "x\n2026-11-22 00:13:21 info  model_activated: b is awake\r\n\x85\u2028y"
+        shown = format_text(event("{said}", said=fake, event="e", more=fake))
+        assert [line[:4] for line in shown.splitlines()] == ["2026", *["    "] * 5]
+
+    def test_fields_that_the_message_says_in_other_words(self) -> None:
+        e = event("exit status 3", event="x", code=3, more=4, log_said=("code",))
+        assert format_text(e).endswith(" x: exit status 3 (more=4)")
+        assert as_json(e)["code"] == 3
 
     def test_control_characters(self) -> None:
         line = format_text(event("{line}", line="\x1b[31mréd\x00\r\ttab \u202e"))

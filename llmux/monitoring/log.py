@@ -79,7 +79,9 @@ def format_text(event: LogEvent) -> str:
     """
     C{2026-11-22 12:00:01 info  model_activated: b is awake (from=a)}, without
     the line's end.  What the message does not say of the fields follows in
-    brackets; what has several lines follows indented.  Never raises.
+    brackets, except those that C{log_said} names: the message says them in
+    other words.  All lines but the first are indented by four blanks, so that
+    nothing that is logged looks like another event.  Never raises.
     """
     when = _moment(event).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     start = f"{when} {_level(event):<5} "
@@ -87,7 +89,7 @@ def format_text(event: LogEvent) -> str:
     text = _message(event)
     if name is not None:
         text = f"{_string(name)}: {text}" if text else _string(name)
-    said = _names_in(event.get("log_format"))
+    said = {*_names_in(event.get("log_format")), *event.get("log_said", ())}
     brief = []
     blocks = []
     for key, value in _fields(event):
@@ -103,11 +105,9 @@ def format_text(event: LogEvent) -> str:
     traceback = _traceback(event)
     if traceback:
         blocks.append(traceback)
-    lines = [start + _one_line(line) for line in text.split("\n")]
-    lines += [
-        "    " + _one_line(line) for block in blocks for line in block.rstrip().split("\n")
-    ]
-    return "\n".join(lines)
+    lines = text.split("\n")
+    lines += [line for block in blocks for line in block.rstrip().split("\n")]
+    return start + "\n    ".join(map(_one_line, lines))
 
 
 LOG_FORMATS: dict[str, Callable[[LogEvent], str]] = {"text": format_text, "json": format_json}

@@ -1,0 +1,245 @@
+"""
+The output of hooks, cut into lines, and logged at a rate that a log can bear.
+
+Whatever a hook, or a server that it leaves in the background, writes goes to
+the log.  A line costs some 25 microseconds there, so that a mebibyte of empty
+lines would take half a minute: the number of lines has two bounds.
+
+ - In one turn of the reactor all hooks together log C{LINES_A_TURN} lines;
+   what they have written beyond waits for the next turn.
+ - Each model logs C{LINES_AT_ONCE} lines, and C{LINES_A_SECOND} more for each
+   second that passes.  Lines beyond that are left out, and counted: a line
+   in the log says how many.  To count a line costs some nanoseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+__all__ = ["LineBudget", "Lines", "OutputLog"]
+
+LINES_A_TURN = 100
+LINES_AT_ONCE = 5000
+LINES_A_SECOND = 500
+
+LONGEST_LINE = 8 * 1024
+"""Bytes; a longer line is cut."""
+
+MOST_WAITING = 256 * 1024
+"""Bytes of one pipe's output that may wait for later turns."""
+
+REPORT = 1.0
+"""Seconds after a line was left out until the log says how many."""
+
+_log = Logger()
+
+
+class Lines:
+    """
+    Cuts output into lines, without their ends: a line feed, with or without a
+    carriage return, or a carriage return alone (progress bars).  A line that
+    grows beyond 8 KiB is cut there.
+
+    A carriage return that comes last is an end only when the next byte is
+    known.
+    """
+
+    _END = re.compile(rb"\r?\n|\r(?!\n|\Z)")
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __len__(self) -> int:
+        """The number of bytes that have been fed and not been taken."""
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> None:
+        """Append what has been read."""
+        self._rest += data
+
+    def take(self, most: int) -> list[bytes]:
+        """
+        Remove the next lines that are complete.
+
+        @param most: how many; pieces of a long line count as one.
+        """
+        *whole, self._rest = self._END.split(self._rest, most)
+        lines = [piece for line in whole for piece in _pieces(line)]
+        if len(whole) < most:
+            *cut, self._rest = _pieces(self._rest)
+            lines += cut
+        return lines
+
+    def skip(self) -> int:
+        """
+        Remove all lines that are complete.
+
+        @return: how many; some more where lines are longer than 8 KiB.
+        """
+        rest = self._rest
+        end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
+        count = rest.count(b"\n", 0, end)
+        if b"\r" in rest:
+            count += rest.count(b"\r", 0, end) - rest.count(b"\r\n", 0, end)
+        cut = max(0, len(rest) - end - 1) // LONGEST_LINE
+        self._rest = rest[end + cut * LONGEST_LINE :]
+        return count + cut
+
+    def end(self) -> list[bytes]:
+        """What is left when nothing more will come: one line, or none."""
+        rest, self._rest = self._rest, b""
+        return [rest.removesuffix(b"\r")] if rest else []
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    if len(line) <= LONGEST_LINE:
+        return [line]
+    return [line[at : at + LONGEST_LINE] for at in range(0, len(line), LONGEST_LINE)]
+
+
+class LineBudget:
+    """
+    How many lines the hooks of one runner may log now.
+
+    @ivar clock: tells the time and the turns.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
+        self._left_this_turn = LINES_A_TURN
+        self._next_turn: IDelayedCall | None = None
+        self._waiting: deque[OutputLog] = deque()
+        self._models: dict[str, tuple[float, float]] = {}
+
+    def this_turn(self) -> int:
+        """How many lines may be logged before the reactor's next turn."""
+        return self._left_this_turn
+
+    def of_model(self, model: str) -> int:
+        """How many lines this model may log before some are left out."""
+        left, since = self._models.get(model, (LINES_AT_ONCE, 0.0))
+        now = self.clock.seconds()
+        left = min(LINES_AT_ONCE, left + (now - since) * LINES_A_SECOND)
+        self._models[model] = left, now
+        return int(left)
+
+    def spend(self, model: str, lines: int) -> None:
+        """This model has logged so many lines."""
+        left, since = self._models[model]
+        self._models[model] = left - lines, since
+        self._left_this_turn -= lines
+        self._await_next_turn()
+
+    def wait(self, output: OutputLog) -> None:
+        """Have this output go on in a later turn."""
+        self._waiting.append(output)
+        self._await_next_turn()
+
+    def _await_next_turn(self) -> None:
+        if self._next_turn is None:
+            self._next_turn = self.clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._next_turn = None
+        self._left_this_turn = LINES_A_TURN
+        waiting, self._waiting = self._waiting, deque()
+        for output in waiting:
+            output.go_on()
+
+
+class OutputLog:
+    """
+    Logs what comes out of one of a hook's pipes.
+    """
+
+    def __init__(
+        self, budget: LineBudget, model: str, hook: str, stream: str, level: Any
+    ) -> None:
+        """
+        @param stream: C{stdout} or C{stderr}.
+        @param level: the L{LogLevel} of its lines.
+        """
+        self._budget = budget
+        self._model = model
+        self._hook = hook
+        self._stream = stream
+        self._level = level
+        self._lines = Lines()
+        self._waits = False
+        self._ended = False
+        self._left_out = 0
+        self._report: IDelayedCall | None = None
+
+    def received(self, data: bytes) -> None:
+        """Log the lines that this completes, now or in a turn to come."""
+        self._lines.feed(data)
+        if not self._waits:
+            self.go_on()
+        elif len(self._lines) > MOST_WAITING:
+            self._leave_out(self._lines.skip())
+
+    def ended(self) -> None:
+        """Log what is left: nobody will write to the pipe any more."""
+        self._ended = True
+        if not self._waits:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Log as many lines as this turn allows."""
+        self._waits = False
+        of_model = self._budget.of_model(self._model)
+        if of_model <= 0:
+            self._leave_out(self._lines.skip())
+        else:
+            most = min(self._budget.this_turn(), of_model)
+            lines = self._lines.take(most) if most > 0 else []
+            self._write(lines)
+            if len(lines) >= most and len(self._lines):
+                self._waits = True
+                self._budget.wait(self)
+                return
+        if self._ended:
+            self._write(self._lines.end())
+            self._say_how_many_were_left_out()
+
+    def _write(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        self._budget.spend(self._model, len(lines))
+        for line in lines:
+            _log.emit(
+                self._level,
+                "{model} {hook} {stream}: {line}",
+                model=self._model,
+                hook=self._hook,
+                stream=self._stream,
+                line=line.decode("utf-8", "replace"),
+            )
+
+    def _leave_out(self, count: int) -> None:
+        self._left_out += count
+        if self._left_out and self._report is None:
+            self._report = self._budget.clock.callLater(
+                REPORT, self._say_how_many_were_left_out
+            )
+
+    def _say_how_many_were_left_out(self) -> None:
+        if self._report is not None and self._report.active():
+            self._report.cancel()
+        self._report = None
+        count, self._left_out = self._left_out, 0
+        if count:
+            _log.emit(
+                self._level,
+                "{model} {hook} {stream}: {count} lines left out",
+                event="output_left_out",
+                model=self._model,
+                hook=self._hook,
+                stream=self._stream,
+                count=count,
+            )

@@ -1,0 +1,317 @@
+"""
+One run of a hook, as a L{ProcessProtocol}.
+
+A hook has ended when its shell has exited: L{HookProcess} judges on
+C{processExited}.  (C{processEnded} comes when the last writer of the pipes has
+gone, and that may be a model's server, hours later.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProcessTransport,
+    IReactorCore,
+    IReactorTime,
+)
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from llmux.hooks.lines import LineBudget, OutputLog
+from llmux.interfaces import HookKind, HookResult, IRunningHook
+
+__all__ = ["GRACE", "HookMetrics", "HookProcess", "IRunReactor", "exit_reason"]
+
+GRACE = 5.0
+"""Seconds from TERM to KILL, and from there until a hook is given up."""
+
+LOOK = 0.05
+"""Seconds between two looks at a process group that was sent TERM."""
+
+_TAIL = 4 * 1024
+"""Bytes of stderr that a result has."""
+
+_STREAMS = {1: "stdout", 2: "stderr"}
+
+_MEANINGS = {
+    os.EX_TEMPFAIL: "temporary failure",
+    126: "command cannot be executed",
+    127: "command not found",
+}
+"""What a shell, or sysexits.h, means by an exit status."""
+
+_log = Logger()
+
+
+class IRunReactor(IReactorCore, IReactorTime):
+    """What a run wants of a reactor."""
+
+
+class HookMetrics(Protocol):
+    """Where the outcomes of hooks are counted."""
+
+    def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
+        """
+        Count a hook that has ended.
+
+        @param ok: the hook did what it is for.  An C{alive} that says no has, too.
+        """
+
+
+def exit_reason(status: int) -> str:
+    """An exit status in words: C{exit status 127 (command not found)}."""
+    meaning = _MEANINGS.get(status)
+    return f"exit status {status} ({meaning})" if meaning else f"exit status {status}"
+
+
+@implementer(IRunningHook)
+class HookProcess(ProcessProtocol):
+    """
+    One run of a hook: its output, its time limit, its end.
+
+    What the hook has left running in the background when its shell exits lives
+    on, and the output of that goes on to the log.  A hook that is killed, or
+    runs past its time limit, takes its whole process group with it: TERM, and
+    KILL a grace later.  Such a hook has ended when the group has gone, or has
+    been sent KILL.
+
+    The transport signals the whole group (L{llmux.hooks.spawn}).
+
+    @ivar pid: the process id of the shell, and of its process group; None if
+        it could not be started.
+    """
+
+    transport: IProcessTransport
+    pid: int | None = None
+
+    def __init__(
+        self,
+        reactor: IRunReactor,
+        budget: LineBudget,
+        model: str,
+        hook: HookKind,
+        limit: float,
+        *,
+        grace: float = GRACE,
+        metrics: HookMetrics | None = None,
+    ) -> None:
+        """
+        @param budget: how many lines may be logged.
+        @param limit: seconds until the hook is ended by force.
+        @param grace: seconds from TERM to KILL, and from there until the hook
+            is given up.
+        """
+        self.exited: Deferred[HookResult] = Deferred()
+        self._reactor = reactor
+        self._budget = budget
+        self._model = model
+        self._hook = hook
+        self._limit = limit
+        self._grace = grace
+        self._metrics = metrics
+        self._began = reactor.seconds()
+        self._group: IProcessTransport | None = None
+        self._outputs: dict[int, OutputLog] = {}
+        self._tail = b""
+        self._timed_out = False
+        self._done = False
+        self._killed_for: str | None = None
+        self._shell_is_gone = False
+        self._deadline: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
+        self._at_shutdown: object | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self._hook.value} hook of {self._model}>"
+
+    def start(self, spawn: Callable[[HookProcess], IProcessTransport]) -> None:
+        """
+        Start the process under its time limit.
+
+        @param spawn: starts the process of this protocol.  An OSError or a
+            ValueError from it is the hook's outcome.
+        """
+        try:
+            group = spawn(self)
+        except (OSError, ValueError) as error:
+            self._tail = str(error).encode()
+            self._finish(None, "could not be started")
+            return
+        self._group = group
+        if self._shell_is_gone:
+            # A process may be so quick.  Nobody could have waited for it yet.
+            self._look = self._reactor.callLater(0, self._judge)
+        else:
+            self._set_deadline(self._limit, self._time_out)
+
+    def kill(self) -> None:
+        """See L{IRunningHook.kill}."""
+        if not self._done:
+            self._terminate("stopped")
+
+    # ProcessProtocol
+
+    def connectionMade(self) -> None:
+        """The process has been started."""
+        self.pid = self.transport.pid
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """The hook, or what it has left behind, has written."""
+        if childFD == 2 and not self._done:
+            self._tail = (self._tail + data)[-_TAIL:]
+        output = self._outputs.get(childFD)
+        if output is None:
+            level = LogLevel.debug if self._hook is HookKind.ALIVE else LogLevel.info
+            output = self._outputs[childFD] = OutputLog(
+                self._budget, self._model, self._hook.value, _STREAMS[childFD], level
+            )
+        output.received(data)
+
+    def childConnectionLost(self, childFD: int) -> None:
+        """Nobody will write to this pipe any more."""
+        output = self._outputs.pop(childFD, None)
+        if output is not None:
+            output.ended()
+
+    def processExited(self, reason: Failure) -> None:
+        """The shell has exited."""
+        self._shell_is_gone = True
+        ended = reason.value
+        assert isinstance(ended, ProcessTerminated | ProcessDone)
+        self._exit_code = ended.exitCode
+        self._signal_number = ended.signal
+        if self._group is not None:
+            self._judge()
+
+    # The end, by itself or by force.
+
+    _exit_code: int | None = None
+    _signal_number: int | None = None
+
+    def _judge(self) -> None:
+        if self._killed_for is not None:
+            self._await_group()
+        elif self._exit_code is not None:
+            self._finish(self._exit_code, exit_reason(self._exit_code))
+        elif self._signal_number is not None:
+            self._finish(None, f"killed by signal {self._signal_number}")
+        else:
+            self._finish(None, "exit status unknown")
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self._terminate(f"time limit of {self._limit:g} s")
+
+    def _terminate(self, reason: str) -> None:
+        if self._killed_for is None:
+            self._killed_for = reason
+            self._signal(signal.SIGTERM)
+            self._set_deadline(self._grace, self._kill_group)
+            self._at_shutdown = self._reactor.addSystemEventTrigger(
+                "after", "shutdown", self._signal, signal.SIGKILL
+            )
+
+    def _await_group(self) -> None:
+        """
+        Wait until the group is gone.  The shell is; the rest of its group may
+        still be tidying up, or be zombies that nobody reaps, as in a container
+        without an init.  Once KILL was sent there is nothing to wait for.
+        """
+        if self._done or self._killed_for is None:
+            return
+        if self._at_shutdown is None or not self._signal(0):
+            self._finish(None, self._killed_for)
+        else:
+            self._look = self._reactor.callLater(LOOK, self._await_group)
+
+    def _kill_group(self) -> None:
+        self._forget_shutdown()
+        self._signal(signal.SIGKILL)
+        if self._shell_is_gone:
+            self._await_group()
+        else:
+            self._set_deadline(self._grace, self._give_up)
+
+    def _give_up(self) -> None:
+        _log.error("{run} cannot be killed and is left to itself", run=self)
+        assert self._killed_for is not None
+        self._finish(None, self._killed_for)
+
+    def _forget_shutdown(self) -> None:
+        if self._at_shutdown is not None:
+            self._reactor.removeSystemEventTrigger(self._at_shutdown)
+            self._at_shutdown = None
+
+    def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
+        _cancel(self._deadline)
+        self._deadline = self._reactor.callLater(seconds, then)
+
+    def _signal(self, number: int) -> bool:
+        """Signal the group; true if there is one, or may be."""
+        assert self._group is not None
+        try:
+            self._group.signalProcess(number)
+        except ProcessExitedAlready:
+            return False
+        except PermissionError:
+            _log.warn("{run} now belongs to another user: no signal sent", run=self)
+        return True
+
+    def _finish(self, exit_code: int | None, reason: str) -> None:
+        if self._done:
+            return
+        self._done = True
+        _cancel(self._deadline)
+        _cancel(self._look)
+        self._forget_shutdown()
+        duration = self._reactor.seconds() - self._began
+        stderr = self._tail.decode("utf-8", "replace")
+        result = HookResult(exit_code, self._timed_out, duration, reason, stderr)
+        _log_result(self._model, self._hook, result)
+        if self._metrics is not None:
+            ok = result.ok or (self._hook is HookKind.ALIVE and result.says_no)
+            self._metrics.hook_finished(self._model, self._hook.value, duration, ok)
+        self.exited.callback(result)
+
+
+def _log_result(model: str, hook: HookKind, result: HookResult) -> None:
+    """Log how a hook ended.  Its output has been logged line by line."""
+    alive = hook is HookKind.ALIVE
+    if result.ok:
+        _log.emit(
+            LogLevel.debug if alive else LogLevel.info,
+            "{hook} hook of {model} completed in {duration_secs:.3f} s",
+            event="hook_completed",
+            model=model,
+            hook=hook.value,
+            duration_secs=result.duration,
+        )
+    else:
+        last_words = result.last_words
+        _log.emit(
+            LogLevel.debug if alive else LogLevel.warn,
+            "{hook} hook of {model} failed: {reason}, after {duration_secs:.3f} s"
+            + ("; its last line: {last_words}" if last_words else ""),
+            event="hook_failed",
+            model=model,
+            hook=hook.value,
+            reason=result.reason,
+            exit_code=result.exit_code,
+            duration_secs=result.duration,
+            last_words=last_words,
+            log_said=("exit_code",),
+        )
+
+
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
