@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from twisted.application.service import IService
+from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from llmux._version import __version__
 from llmux.daemon.twisted_gaps import install_reactor
-from llmux.monitoring.log import LOG_FORMATS, LogObserver, log_observer
+from llmux.monitoring.log import LOG_FORMATS, log_observer
 
 __all__ = ["Options", "makeService", "make_log_observer"]
 
@@ -76,7 +77,7 @@ class Options(usage.Options):
 _chosen: Options | None = None
 
 
-def make_log_observer() -> LogObserver:
+def make_log_observer() -> ILogObserver:
     """The log where twistd would have it, in our format."""
     options = _chosen
     assert options is not None
@@ -87,16 +88,24 @@ def make_log_observer() -> LogObserver:
         raise SystemExit("--logfile -: a daemon has no standard output; name a file")
     if not nodaemon or logfile not in (None, "", "-"):
         stream = _log_file(logfile or "twistd.log", options)
-    return log_observer(stream, options["log-format"], bool(options["verbose"]))
+    from twisted.internet import reactor
+
+    from llmux.monitoring.log_stream import later_in
+
+    later = later_in(reactor)
+    return log_observer(stream, options["log-format"], bool(options["verbose"]), later)
 
 
 def _log_file(path: str, options: Options) -> Any:
     import signal
 
-    from twisted.python.logfile import LogFile
+    from llmux.monitoring.log_file import ReopenedLogFile
 
+    owner = _owner(options)
     try:
-        log_file: Any = LogFile.fromFullPath(path)
+        log_file: Any = ReopenedLogFile.fromFullPath(path)  # type: ignore[no-untyped-call]
+        if owner is not None:
+            log_file.give_to(*owner)
     except OSError as e:
         raise SystemExit(
             f"--logfile {path}: it cannot be written: {(e.strerror or str(e)).lower()}; "

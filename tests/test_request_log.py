@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Woke
@@ -28,7 +29,10 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def make(file: Path) -> RequestLog:
-    return RequestLog(str(file), lambda: EPOCH)
+    """A log that is opened 100 s after the switcher's clock began."""
+    clock = Clock()
+    clock.advance(100.0)
+    return RequestLog(str(file), clock, lambda: EPOCH)
 
 
 def serve(log: RequestLog, number: int, now: float = 100.0, answered: bool = True) -> None:
@@ -40,7 +44,7 @@ def serve(log: RequestLog, number: int, now: float = 100.0, answered: bool = Tru
 def test_a_request(file: Path) -> None:
     log = make(file)
     serve(log, 17)
-    # The first event's end is now; it began 7.5 seconds ago.
+    # It has arrived when the log was opened.
     assert lines(file) == [
         {
             "t": EPOCH,
@@ -52,6 +56,22 @@ def test_a_request(file: Path) -> None:
         }
     ]
     log.close()
+
+
+def test_the_first_request_is_no_later_than_the_others(file: Path) -> None:
+    """D3: its time in the log was late by how long it had waited and was served."""
+    log = make(file)
+    serve(log, 1, now=160.0)
+    serve(log, 2, now=180.0)
+    log.close()
+    assert [line["t"] for line in lines(file)] == [EPOCH + 60, EPOCH + 80]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_file_belongs_to_the_user_that_the_daemon_becomes(file: Path) -> None:
+    RequestLog(str(file), Clock(), owner=(12345, 54321)).close()
+    found = os.stat(file)
+    assert (found.st_uid, found.st_gid) == (12345, 54321)
 
 
 def test_those_who_left(file: Path) -> None:
@@ -141,7 +161,7 @@ def record_log() -> tuple[list[str], Any]:
 
 def test_a_full_disk_is_logged_once_and_breaks_nothing() -> None:
     logged, forget = record_log()
-    log = RequestLog("/dev/full", lambda: EPOCH)
+    log = RequestLog("/dev/full", Clock(), lambda: EPOCH)
     for number in range(5):
         serve(log, number, now=100.0 + 10 * number)
     log.close()
@@ -168,12 +188,12 @@ def test_no_line_is_torn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device"):
-        RequestLog(str(tmp_path / "pipe"))
+        RequestLog(str(tmp_path / "pipe"), Clock())
 
 
 def test_what_a_switcher_served_is_a_trace(file: Path) -> None:
     world = World()
-    log = make(file)
+    log = RequestLog(str(file), world.clock)
     world.switcher.add_observer(log)
     first = world.ask("a")
     world.advance(2)

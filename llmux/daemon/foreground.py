@@ -40,9 +40,10 @@ def serve(
     from llmux.daemon.service import LlmuxService
     from llmux.daemon.signals import ProcessOwner
     from llmux.monitoring.log import log_observer
+    from llmux.monitoring.log_stream import later_in
 
     service = LlmuxService(config, reactor)
-    observer = log_observer(sys.stderr, log_format, verbose)
+    observer = log_observer(sys.stderr, log_format, verbose, later_in(reactor))
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     owner = ProcessOwner(reactor, service, hangup_stops=sys.stdin.isatty())
     IService(owner).setServiceParent(service)

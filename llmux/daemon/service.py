@@ -86,7 +86,7 @@ class LlmuxService(MultiService):
             storage=open_storage(config),
         )
         self._site.noisy = False
-        self._request_log = _open_request_log(config)
+        self._request_log = _open_request_log(config, reactor, owner)
         if self._request_log is not None:
             self.switcher.add_observer(self._request_log)
         # Last, so that nothing is bound if anything else is amiss.
@@ -186,14 +186,16 @@ def access_rules(config: Config, address: IAddress) -> AccessRules:
     )
 
 
-def _open_request_log(config: Config) -> RequestLog | None:
+def _open_request_log(
+    config: Config, reactor: Any, owner: tuple[int, int] | None
+) -> RequestLog | None:
     if config.request_log is None:
         return None
     from llmux.monitoring.request_log import RequestLog
 
     path = os.path.join(config.directory, config.request_log)
     try:
-        return RequestLog(path)
+        return RequestLog(path, reactor, owner=owner)
     except OSError as e:
         raise ConfigError(
             config.file,

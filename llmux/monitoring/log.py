@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
 from string import Formatter
-from typing import Any, Protocol
+from typing import Any, cast
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
-from zope.interface import implementer
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogFilterPredicate,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    PredicateResult,
+    formatEvent,
+)
 
-__all__ = ["LOG_FORMATS", "LogObserver", "format_json", "format_text", "log_observer"]
+from llmux.monitoring.log_stream import Later, TextStream, log_stream
+
+__all__ = ["LOG_FORMATS", "format_json", "format_text", "is_wanted", "log_observer"]
 
 _OURS = "llmux"
 _PRINTED = frozenset({"stdout", "stderr"})
@@ -39,8 +50,9 @@ _RESERVED = frozenset({"event", "level", "message", "namespace", "time", "traceb
 
 def is_wanted(event: LogEvent, verbose: bool) -> bool:
     """
-    Does it belong in the log?  Without C{verbose}: what llmux says at info
-    and above, and what anybody else says at warn and above.
+    Tell whether an event belongs in the log.  Without C{verbose} these do:
+    what llmux says at info and above, and what anybody else says at warn and
+    above.
     """
     if verbose:
         return True
@@ -113,51 +125,46 @@ def format_text(event: LogEvent) -> str:
 LOG_FORMATS: dict[str, Callable[[LogEvent], str]] = {"text": format_text, "json": format_json}
 
 
-class TextStream(Protocol):
-    """What a line is written to."""
-
-    def write(self, text: str, /) -> object: ...
-
-    def flush(self) -> object: ...
-
-
-@implementer(ILogObserver)
-class LogObserver:
+def log_observer(
+    stream: TextStream, log_format: str, verbose: bool, later: Later | None = None
+) -> ILogObserver:
     """
-    Writes a line for each event that is wanted.  A stream that can no longer
-    be written to (its terminal is gone, its disk is full) costs the lines and
-    nothing else.
-    """
+    An observer that writes a line to C{stream} for each event that is wanted.
 
-    def __init__(
-        self, stream: TextStream, format_event: Callable[[LogEvent], str], verbose: bool
-    ) -> None:
-        self.stream = stream
-        self._format = format_event
-        self._verbose = verbose
-
-    def __call__(self, event: LogEvent) -> None:
-        """Write it."""
-        if not is_wanted(event, self._verbose):
-            return
-        line = self._format(event) + "\n"
-        try:
-            try:
-                self.stream.write(line)
-            except UnicodeEncodeError:
-                self.stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
-            self.stream.flush()
-        except (OSError, ValueError):
-            pass
-
-
-def log_observer(stream: TextStream, log_format: str, verbose: bool) -> LogObserver:
-    """
-    An observer that writes to C{stream}.
+    A stream that cannot be written to (its terminal is gone, its disk is full)
+    or that nobody reads costs lines, which are counted, and nothing else.
 
     @param log_format: one of L{LOG_FORMATS}.
+    @param verbose: everything is wanted.
+    @param later: like C{reactor.callLater}, but for any thread; without it
+        what a slow reader has not taken yet waits for the next line.
     """
-    return LogObserver(stream, LOG_FORMATS[log_format], verbose)
+    format_event = LOG_FORMATS[log_format]
+
+    def line(event: LogEvent) -> str:
+        return format_event(event) + "\n"
+
+    def notice(count: int) -> str:
+        return line(_lines_lost(count))
+
+    def wanted(event: LogEvent) -> Any:
+        return PredicateResult.maybe if is_wanted(event, verbose) else PredicateResult.no
+
+    safe: Any = log_stream(stream, notice, later)
+    return FilteringLogObserver(
+        FileLogObserver(safe, line), [cast(ILogFilterPredicate, wanted)]
+    )
+
+
+def _lines_lost(count: int) -> LogEvent:
+    return {
+        "log_time": time.time(),
+        "log_level": LogLevel.warn,
+        "log_namespace": __name__,
+        "log_format": "{count} lines of this log were lost: they could not be written",
+        "event": "log_lines_lost",
+        "count": count,
+    }
 
 
 def _moment(event: LogEvent) -> datetime:

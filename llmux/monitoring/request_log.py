@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llmux.interfaces import Completed, Forwarded, Left, LeftReason, PolicyEvent
@@ -17,22 +19,26 @@ __all__ = ["RequestLog"]
 class RequestLog:
     """
     An observer of a switcher that writes one line of JSON for each request
-    when it is over.  Nothing of prompts or replies is in it::
+    that is over.  The line holds nothing of prompts or replies::
 
         {"t": 1763770000.25, "model": "a", "service_s": 4.2, "id": "69211b50-17",
          "waited_s": 12.5, "answered": true}
 
     C{t} is when the request arrived, in seconds since 1970; C{service_s} the
-    time from its being forwarded to the reply's end.  One that never had its
-    turn says why in C{left}, has the mean service time of its model in place of
-    its own and, if it was the client who left, C{patience_s}.
+    time from its being forwarded to the reply's end.  The line of a request
+    that never had its turn says why in C{left}, has the mean service time of
+    the request's model and, if it was the client who left, C{patience_s}.
 
     Lines are kept back for a second at most while requests are in flight.
     A disk that is full or broken is logged once and never breaks serving:
     lines are lost until it works again.
 
     @param path: the file; it is appended to.
+    @param clock: the switcher's clock, which may begin anywhere: one offset
+        from it to the time since 1970 is taken now.
     @param seconds: the time since 1970.
+    @param owner: the user and the group that the file shall belong to, if
+        this process will become another user's.
     @raise OSError: the file cannot be opened.
     """
 
@@ -41,13 +47,21 @@ class RequestLog:
 
     _log = Logger()
 
-    def __init__(self, path: str, seconds: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str,
+        clock: IReactorTime,
+        seconds: Callable[[], float] = time.time,
+        *,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
         self._path = path
-        self._seconds = seconds
         self._fd: int | None = self._open()
+        if owner is not None and stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.fchown(self._fd, *owner)
         # Numbers of requests begin anew with each start of llmux.
         self._prefix = f"{int(seconds()):x}-"
-        self._epoch: float | None = None
+        self._epoch = seconds() - clock.seconds()
         self._waited: dict[int, float] = {}
         self._means: dict[str, tuple[int, float]] = {}
         self._buffer = bytearray()
@@ -56,7 +70,7 @@ class RequestLog:
         self._lost = 0
 
     def __call__(self, event: PolicyEvent) -> None:
-        """Something happened in the switcher."""
+        """Take an event of the switcher's."""
         kind = type(event)
         if kind is Forwarded:
             assert isinstance(event, Forwarded)
@@ -69,7 +83,7 @@ class RequestLog:
             self._left(event)
 
     def reopen(self) -> None:
-        """Go on in a new file of the same name: the old one was moved away."""
+        """Go on in a new file of the same name: logrotate has moved the old one away."""
         if self._fd is None:
             return
         self._flush()
@@ -88,7 +102,7 @@ class RequestLog:
         self._fd = new
 
     def close(self) -> None:
-        """Write what is kept back, and no more from now on."""
+        """Write the lines that are kept back, and close the file."""
         if self._fd is not None:
             self._flush()
             os.close(self._fd)
@@ -132,9 +146,6 @@ class RequestLog:
         self._write(event.now, line)
 
     def _since_1970(self, moment: float) -> float:
-        """The switcher's clock may begin anywhere."""
-        if self._epoch is None:
-            self._epoch = self._seconds() - moment
         return round(moment + self._epoch, 4)
 
     def _write(self, now: float, line: dict[str, object]) -> None:
@@ -180,9 +191,9 @@ class RequestLog:
 
 def _append(fd: int, data: bytearray) -> str | None:
     """
-    All of the data or, so that no line is torn, none.
+    Append all of the data or, so that no line is torn, nothing.
 
-    @return: what went wrong.
+    @return: what went wrong, or None.
     """
     before = os.fstat(fd).st_size
     problem = None
