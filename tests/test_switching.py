@@ -114,14 +114,6 @@ def test_an_unknown_model(stock: bool) -> None:
 
 
 @SITES
-def test_no_model(stock: bool) -> None:
-    world = ProxyWorld(stock=stock)
-    client = world.client()
-    client.send(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
-    assert error_of(client) == (404, "No model specified in request")
-
-
-@SITES
 def test_waiting_too_long(stock: bool) -> None:
     world = ProxyWorld(stock=stock, request_timeout=10.0)
     world.script("a", HookKind.WAKE, 50.0)
@@ -603,7 +595,7 @@ def test_a_name_that_is_found_later(
     else:
         searches[0].callback(found)
         if found is None:
-            assert error_of(client)[0] == 404
+            assert error_of(client)[0] == 400
         else:
             world.accept().send(PLAIN)
             assert answer_to(client).status == 200

@@ -18,7 +18,7 @@ from llmux.errors import (
     SwitchError,
     SwitchTimeout,
 )
-from llmux.proxy.refusals import backend_error, from_switch_error, no_model
+from llmux.proxy.refusals import backend_error, from_switch_error
 from llmux.web.error_reply import ApiError, answer, raw_reply
 from llmux.web.site import LlmuxSite
 from tests.web_fakes import Leaf, Reply, Wire, replies
@@ -58,7 +58,6 @@ def test_retry_after(seconds: float, said: bytes) -> None:
 
 
 def test_the_words_of_the_reference() -> None:
-    assert (no_model().status, no_model().message) == (404, "No model specified in request")
     assert from_switch_error(ModelNotFound("m")).message == "Model not found: m"
     assert backend_error("it refused").status == 502
 

@@ -18,7 +18,6 @@ __all__ = [
     "from_switch_error",
     "internal_error",
     "model_not_found",
-    "no_model",
 ]
 
 _RETRY_AFTER = 5.0
@@ -30,11 +29,6 @@ _INTERVAL = 1.0
 
 _LONGEST = 300
 """Characters of a path or a reason that are logged: both may be the client's own words."""
-
-
-def no_model() -> ApiError:
-    """The request names no model."""
-    return ApiError(404, "No model specified in request", code="model_not_found", param="model")
 
 
 def model_not_found(model: str) -> ApiError:

@@ -15,9 +15,11 @@ from zope.interface import implementer
 from llmux.backend.pool import Backend, BackendPool
 from llmux.backend.template import RequestTemplate
 from llmux.proxy.guarded import IGuardedResource, ITurn
-from llmux.proxy.refusals import RefusalLog, no_model
+from llmux.proxy.missing_model import explain_missing_model
+from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.relay import ChannelRelay, Relay, RequestRelay
 from llmux.proxy.stalls import Stalls
+from llmux.web.body import body_of
 
 __all__ = ["ProxyResource"]
 
@@ -68,8 +70,14 @@ class ProxyResource(Resource):
         }
 
     def render(self, request: IRequest) -> int:
-        """Refuse a request that names no model."""
-        self._refusals.answer(request, no_model())
+        """Refuse a request that names no model, and say why none was found."""
+        body = body_of(request)
+        try:
+            error = explain_missing_model(request, body, self._backends)
+        finally:
+            if body is not getattr(request, "body", None):
+                body.close()
+        self._refusals.answer(request, error)
         return NOT_DONE_YET
 
     def render_guarded(self, turn: ITurn) -> None:

@@ -115,6 +115,14 @@ class HeadMemo:
             self._lines.clear()
         self._lines[line] = (header, kind)
 
+    def known(self, raw: bytes) -> RequestHead | None:
+        """
+        The head that these bytes (without the empty line at the end) were seen
+        to be, if it has no Content-Length.
+        """
+        head = self._heads.get(raw)
+        return head if head is not None and head.length_at < 0 else None
+
     def whole_request(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """
         If C{data} is exactly one request whose head is known, or made of

@@ -70,7 +70,7 @@ IN_MEMORY = 1024 * 1024
 IN_MEMORY_AT_LEAST = 64 * 1024
 """
 Bytes up to which a body stays in memory even when the memory for all bodies
-is used up: one read from a socket.
+is used up, or when its request waits: one read from a socket.
 """
 
 FILE_PIECE = 128 * 1024

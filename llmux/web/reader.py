@@ -277,6 +277,14 @@ class RequestReader:
                 if at == len(data):
                     return at
             self.in_message = True
+            memo = self._memo
+            ends = data.find(_END, at, at + memo.max_raw)
+            if ends >= 0:
+                known = memo.known(data[at:ends])
+                if known is not None:
+                    self._head = known
+                    self._complete = True
+                    return ends + len(_END)
         # The request line apart: what is wrong with it is wrong before anything after it.
         mark = _END if self._line_read else _LINE_END
         ends = _after(mark, before[1 - len(mark) :], data, at)

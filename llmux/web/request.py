@@ -28,17 +28,13 @@ from llmux._version import __version__
 from llmux.web.body import RequestBody
 from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError, answer
+from llmux.web.limits import IN_MEMORY_AT_LEAST
 from llmux.web.request_head import RequestHead
-
-if TYPE_CHECKING:
-    from llmux.web.channel import LlhttpChannel
+from llmux.web.transport import RequestTransport
 
 __all__ = ["SERVER", "LlmuxRequest"]
 
 SERVER = b"llmux/" + __version__.encode("ascii")
-
-_SPILL_ABOVE = 64 * 1024
-"""Bodies of more bytes than this wait on disk."""
 
 _T = TypeVar("_T")
 
@@ -101,7 +97,7 @@ class LlmuxRequest(Request):
     queued = False
     _parsePOSTFormSubmission = False
 
-    def __init__(self, channel: LlhttpChannel, head: RequestHead, body: RequestBody) -> None:
+    def __init__(self, channel: RequestTransport, head: RequestHead, body: RequestBody) -> None:
         # Not the base's: it makes what is made below when asked for.
         self.channel: Any = channel
         self.head = head
@@ -228,7 +224,7 @@ class LlmuxRequest(Request):
 
     def set_body_aside(self) -> None:
         """See L{ICaller.set_body_aside}."""
-        if self.body.length > _SPILL_ABOVE:
+        if self.body.length > IN_MEMORY_AT_LEAST:
             self.body.spill()
 
     def cut_off(self) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator, TaskStopped
 
 from llmux.proxy.model_name.form import BodyScan
+from llmux.proxy.model_name.lenient import BLANKS, sound_text, without_mark
 from llmux.web.body import RequestBody
 from llmux.web.limits import SCAN_ABOVE
 
@@ -81,7 +82,7 @@ def _search(data: bytes, content_type: bytes | None) -> str | object | None:
 
     @return: the model, None, or C{_NOT_YET} if the search would take too long.
     """
-    text = data.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\n\r")
+    text = without_mark(data).lstrip(BLANKS)
     if text.startswith(b"{"):
         if len(data) > _PIECE:
             return _NOT_YET
@@ -95,7 +96,7 @@ def _search(data: bytes, content_type: bytes | None) -> str | object | None:
             model: object = document.get("model")
             if not isinstance(model, str):
                 return None
-            return model.encode("utf-8", "replace").decode()
+            return sound_text(model)
     scan = BodyScan(content_type)
     scan.feed(data)
     return scan.finish()

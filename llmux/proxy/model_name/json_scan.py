@@ -1,18 +1,39 @@
 """
-What C{model} says at the top of a JSON document that comes in pieces, without
-making Python objects of the rest.
+The scan of a JSON document finds what C{model} says at its top while the
+document comes in pieces, without making Python objects of the rest.
 
-Meant for large documents: every pass over the bytes is one call into C.  What
-a JSON parser makes of a document is what this makes of it.  Of a document that
-no parser takes it refuses most (brackets that do not match, an end that is
-missing, or followed by more, letters where none can be) but not all: it has no
-eye for commas, for how numbers are written, or for what is in strings.
+The scan is meant for large documents: every pass over the bytes is one call
+into C.  What a JSON parser makes of a document is what the scan makes of it.
+Of a document that no parser takes the scan refuses most (brackets that do not
+match, an end that is missing or followed by more, letters where none can be)
+but not all: commas, the spelling of numbers and what is in strings are not
+looked at.
+
+An example.  The piece::
+
+    {"a": {"model": "x"}, "model": "b\\"c", "n": [1]}
+
+is made plain first, so that each quote that is left begins or ends a string
+(C{\\"} becomes C{__}, which is as long), and then cut at its quotes::
+
+    outside    {  |: {   |: |}, |:    |, |: [1]}
+    strings     a  model  x  model b__c n
+
+Each string C{model} that a colon follows may be the key; these are the suspects,
+here strings 1 and 3.  For each the brackets outside the strings before it tell
+its depth: before string 1 stands C{{{} (depth 2: not at the top), before string 3
+C{{{}}} (depth 1).  The last suspect at depth 1 counts: its value is string 4, and
+that is decoded from the same place of the piece as it came: C{b"c}.  A piece may
+end anywhere: what cannot be understood without the next piece is kept in
+C{_left}, and a string that only has to be skipped is remembered by C{_in_string}.
 """
 
 from __future__ import annotations
 
 import json
 import re
+
+from llmux.proxy.model_name.lenient import BLANKS, MARK, sound_text, without_mark
 
 __all__ = ["ModelScan"]
 
@@ -25,8 +46,6 @@ _ESCAPED_KEY = re.compile(
 )
 _QUOTED_KEY = re.compile(b'"' + _ESCAPED_KEY.pattern + b'"')
 _LONGEST_KEY = len(r"\u006d\u006f\u0064\u0065\u006c")
-_MARK = b"\xef\xbb\xbf"
-_BLANK = b" \t\n\r"
 _BRACKETS = b"[]{}"
 # Outside strings: brackets, commas, colons, numbers, and the letters of true, false, null,
 # NaN and Infinity.
@@ -38,7 +57,8 @@ _COLLAPSES = 8
 
 class ModelScan:
     """
-    Takes a document piece by piece, and knows at its end what its C{model} is.
+    A scan takes a document piece by piece, and knows at its end what its
+    C{model} is.
 
     @ivar failed: it is no JSON object; the rest need not be fed.
     @ivar given_up: there were more suspects in a piece than was allowed, and
@@ -72,7 +92,7 @@ class ModelScan:
         # In a string that is skipped; its next byte comes after a backslash.
         self._in_string = False
         self._escaped = False
-        # What could not be judged without what comes after it.
+        # What cannot be understood without what comes after it.
         self._left = b""
 
     def feed(self, piece: bytes) -> None:
@@ -105,13 +125,13 @@ class ModelScan:
 
     def _begin(self, piece: bytes) -> bytes:
         """Go past a byte order mark, blanks and the first brace."""
-        if len(piece) < len(_MARK) and _MARK.startswith(piece):
+        if len(piece) < len(MARK) and MARK.startswith(piece):
             self._left = piece
             return b""
-        text = piece.removeprefix(_MARK).lstrip(_BLANK)
+        text = without_mark(piece).lstrip(BLANKS)
         if not text:
             # Blanks are left out of sight, but not the mark: there may be but one.
-            self._left = _MARK + b" " if piece.startswith(_MARK) else b" " * 4
+            self._left = MARK + b" " if piece.startswith(MARK) else b" " * 4
             return b""
         if not text.startswith(b"{"):
             self.failed = True
@@ -160,7 +180,7 @@ class ModelScan:
                 # The last one counts.
                 at_top = at
         if at_top >= 0 and not self._member(piece, outside, strings, at_top):
-            # It ends too soon to be judged.
+            # The piece ends too soon.
             self._structure(outside[done : at_top + 1], more=True)
             self._left = piece[_offset(outside, strings, at_top) - 1 :]
             self.failed |= len(self._left) > _LONGEST_NAME
@@ -194,8 +214,8 @@ class ModelScan:
             at
             for at in found
             if (after := outside[at + 1])[:1] == b":"
-            or (after := after.lstrip(_BLANK))[:1] == b":"
-            or (at == last and not after and not outside[at].rstrip(_BLANK).endswith(b":"))
+            or (after := after.lstrip(BLANKS))[:1] == b":"
+            or (at == last and not after and not outside[at].rstrip(BLANKS).endswith(b":"))
         ]
         if len(found) > 1:
             between = b"".join(outside[found[0] + 1 : found[-1] + 1])
@@ -211,7 +231,7 @@ class ModelScan:
         Take the top member whose key is C{model}.  False: its value is not
         there yet, or not all of it.
         """
-        after = outside[at + 1].lstrip(_BLANK)[1:].lstrip(_BLANK)
+        after = outside[at + 1].lstrip(BLANKS)[1:].lstrip(BLANKS)
         if after:
             # Whatever it is, it is no string; and the last one counts.
             self._model = None
@@ -236,7 +256,7 @@ class ModelScan:
             self.failed = True
             return
         if not self._open:
-            self.failed = more or len(outside) > 1 or bool(text.strip(_BLANK))
+            self.failed = more or len(outside) > 1 or bool(text.strip(BLANKS))
             return
         brackets = whole = text.translate(None, _NO_BRACKETS)
         if not brackets:
@@ -252,7 +272,7 @@ class ModelScan:
         if closing >= len(self._open) or b"]" in opening or b"}" in opening:
             self._one_by_one(whole)
             if not self._open:
-                last = outside[-1].rstrip(_BLANK)
+                last = outside[-1].rstrip(BLANKS)
                 self.failed |= more or not last.endswith(b"}")
             return
         if closing:
@@ -295,5 +315,4 @@ def _decoded(literal: bytes) -> str | None:
     except ValueError:
         return None
     assert isinstance(text, str)
-    # Half of a pair of surrogates is no character, and cannot be sent or logged.
-    return text.encode("utf-8", "replace").decode()
+    return sound_text(text)
