@@ -204,12 +204,19 @@ def test_unanswered_requests_count_with_their_waits_so_far() -> None:
     assert result.wait_mean_s == 5
 
 
-def test_requests_sent_in_the_warm_up_do_not_count() -> None:
-    result = of(2.0, inf, *TWO)
+def test_requests_whose_wait_is_over_in_the_warm_up_do_not_count() -> None:
+    """The wait of the first is over at 6 s."""
+    result = of(6.0, inf, *TWO)
     assert (result.requests, result.wait_mean_s) == (1, 17)
-    assert result.switches == 2
-    assert result.idle_share == 0
+    assert (result.switches, result.idle_share) == (2, 0)
     assert of(7.0, inf, *TWO).switches == 1
+
+
+def test_requests_that_wait_when_the_warm_up_ends_count_with_their_whole_wait() -> None:
+    result = of(5.0, inf, *TWO)
+    assert (result.requests, result.wait_mean_s) == (2, (5 + 17) / 2)
+    starved = of(7.0, 9.0, *TWO)
+    assert (starved.requests, starved.answered, starved.wait_max_s) == (1, 0, 6)
 
 
 def test_a_run_without_requests_has_no_waits() -> None:

@@ -15,12 +15,14 @@ __all__ = ["Figures", "figures", "percentile"]
 @dataclass(frozen=True)
 class Figures:
     """
-    The figures of one run, in seconds: of the requests that were sent after the
-    warm-up, and of the time from the end of the warm-up to the end of the run.  A
-    figure is None where there is nothing to tell.
+    The figures of one run, in seconds: of the time from the end of the warm-up to the
+    end of the run, and of the requests that were sent in that time or waited in it.
+    A figure is None where there is nothing to tell.
 
     A request waits from when it is sent until its service begins, the request ends
-    without an answer, or the run ends.
+    without an answer, or the run ends.  A request that was sent during the warm-up
+    and waits when the warm-up ends counts with its whole wait: otherwise a policy that
+    never serves some requests would look good.
 
     @ivar policy: the name of the policy.
     @ivar gave_up: the number of requests that ended without an answer.
@@ -62,16 +64,18 @@ def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> 
     Compute the figures of a run.
 
     @param policy: the name to give to the policy.
-    @param warm_up: seconds; requests that were sent earlier do not count.
+    @param warm_up: the seconds from the beginning that do not count.
     """
     waits: list[float] = []
     per_model: dict[str, list[float]] = {}
     answered = gave_up = 0
     for number, sent in enumerate(record.sent):
-        if isnan(sent) or sent < warm_up:
+        if isnan(sent):
             continue
         began, left = record.began[number], record.left[number]
         until = began if not isnan(began) else left if not isnan(left) else record.ended
+        if sent < warm_up and until <= warm_up:
+            continue
         waits.append(until - sent)
         per_model.setdefault(trace.requests[number].model, []).append(until - sent)
         answered += not isnan(record.answered[number])

@@ -105,7 +105,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         type=_seconds,
         default=0.0,
-        help="leave what was sent before this second out of the figures (default: 0)",
+        help="leave out of the figures what was sent before this second and waited no longer "
+        "(default: 0)",
     )
     add(
         "--seed", metavar="N", type=int, default=1, help="of all that is by chance (default: 1)"
