@@ -273,6 +273,24 @@ def test_lingering_ends_soon_after_the_expected_return() -> None:
     assert other.served
 
 
+def test_lingering_is_in_proportion_to_what_a_switch_costs() -> None:
+    """Switches of 4 ms: clients that tend to be back in 1 ms are not awaited for 250 ms."""
+    at = world(cost=0.004)
+    for _ in range(20):
+        client = at.ask("a")
+        at.advance(0.004)
+        client.finish()
+        at.advance(0.001)
+    served = at.ask("a")
+    at.advance(0.004)
+    served.finish()
+    at.ask("b")
+    at.advance(0.001)
+    assert "a sleep" not in at.ran(), "lingers for a moment"
+    at.advance(0.001)
+    assert "a sleep" in at.ran()
+
+
 @pytest.mark.parametrize(("think", "options"), [(60.0, {}), (2.0, {"linger": 0.0})])
 def test_a_model_does_not_linger_if_its_clients_come_back_late_or_lingering_is_off(
     think: float, options: dict[str, float]

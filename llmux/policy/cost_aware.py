@@ -62,6 +62,12 @@ Tolerance in seconds: a deadline that is this close counts as reached, since a t
 may fire early by a rounding error.
 """
 
+LATENESS = 0.25
+"""
+Seconds: a model lingers this much beyond the expected return of its clients, but at
+most a tenth of what it costs to leave the model and to come back.
+"""
+
 
 class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
@@ -204,8 +210,9 @@ class CostAwarePolicy:
         delay = weighted * (gap + model.service.mean)
         if delay >= self._settings.linger * (absence - gap):
             return PolicyDecision.switch(target)
+        there_and_back = self._cost(context, awake, target) + self._cost(context, target, awake)
         until = min(
-            since + 1.25 * gap + 0.25,
+            since + 1.25 * gap + min(LATENESS, there_and_back / 10),
             min(self._starves_at(context, name, 0.0) for name in wanted),
         )
         if context.now + TICK < until:
