@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from llmux.hooks.runner import HookRunner
 from llmux.hooks.state import StateDirectory, WakeNote, end_group, prepare_state, state_path
 from llmux.interfaces import HookKind, IWakeNotes
 
+from .daemon import Daemon, ask, backend, connect, free_port, wait_until
 from .hook_log import HookLog
 
 NAMES = [
@@ -371,3 +374,48 @@ class TestRunner:
         await hooks.start("a", HookKind.SLEEP).exited
         assert hooks.interrupted == {"a"}
         assert runner(state).interrupted == frozenset()
+
+
+def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) -> None:
+    """
+    K10: alive says no, and would have let another model be woken beside a
+    wake script that nobody watches.
+    """
+    with backend() as behind:
+        port = free_port()
+        a = {
+            "port": behind.port,
+            "wake": "echo $$ >pid; sleep 1000; touch awake.a",
+            "sleep": "rm -f awake.a; touch slept",
+            "alive": "test -e awake.a",
+        }
+        b = a | {"wake": "test -e slept && touch awake.b", "alive": "test -e awake.b"}
+        (tmp_path / "config.json").write_text(
+            json.dumps({"port": port, "models": {"a": a, "b": b}, "state_dir": "state"})
+        )
+        with Daemon(["-c", "config.json"], tmp_path) as first, closing(connect(port)) as client:
+            client.request("POST", "/v1/completions", json.dumps({"model": "a"}))
+            wait_until(lambda: text_of(tmp_path / "pid"), "the wake hook")
+            first.process.kill()
+        shell = int(text_of(tmp_path / "pid"))
+        os.kill(shell, 0)
+        with Daemon(["-c", "config.json"], tmp_path) as second:
+            assert "its wake hook still runs" in second.wait_for("wake_interrupted")
+            with closing(connect(port)) as client:
+                assert ask(client, "b")[0] == 200
+            assert (tmp_path / "slept").exists()
+            wait_until(lambda: is_gone(shell), "the end of the wake hook")
+            assert not (tmp_path / "awake.a").exists()
+
+
+def text_of(file: Path) -> str:
+    """What is in a file; nothing if there is none."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_gone(pid: int) -> bool:
+    """The process has exited, even if nobody reaps it."""
+    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] in ([], ["Z"])

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Woke
+from llmux.interfaces import Arrived, Completed, Failed, Forwarded, Left, LeftReason, Woke
 from llmux.monitoring.request_log import RequestLog
 from llmux.simulate.trace import read_trace
 from tests.world import World
@@ -72,6 +72,73 @@ def test_the_file_belongs_to_the_user_that_the_daemon_becomes(file: Path) -> Non
     RequestLog(str(file), Clock(), owner=(12345, 54321)).close()
     found = os.stat(file)
     assert (found.st_uid, found.st_gid) == (12345, 54321)
+
+
+def test_a_request_that_met_a_dead_backend_is_one_line(file: Path) -> None:
+    """D18: its second try, under another number, is the same request."""
+    world = World()
+    log = RequestLog(str(file), world.clock)
+    world.switcher.add_observer(log)
+    world.wake("a").finish()
+    world.advance(10)
+    asked = world.clock.seconds()
+    first, other = world.ask("a"), world.ask("a")
+    world.advance(2)
+    world.hooks.awake.discard("a")
+    assert first.report_dead() == []
+    world.advance(0)
+    second = first.retry(asked)
+    other.leave()
+    world.advance(3)
+    assert second.served
+    world.advance(100)
+    second.finish()
+    log.close()
+    found = lines(file)
+    assert [line["answered"] for line in found] == [True, False, True]
+    assert found[2]["waited_s"] + found[2]["service_s"] == pytest.approx(105, abs=0.1)
+    assert found[1]["t"] == found[2]["t"]
+
+
+def test_nothing_is_kept_of_requests_that_are_over(file: Path) -> None:
+    log = make(file)
+    log(Arrived(100.0, "a", 1))
+    log(Forwarded(100.0, "a", 1, 0.0))
+    log(Completed(101.0, "a", 1, 1.0, True))
+    serve(log, 2)
+    log(Arrived(100.0, "a", 3))
+    log(Left(101.0, "a", 3, LeftReason.FAILED, 1.0))
+    assert not (log._arrived or log._waited or log._unanswered)
+    log.close()
+
+
+def test_a_request_without_an_answer_is_kept_back_for_a_minute(file: Path) -> None:
+    log = make(file)
+    serve(log, 1, now=100.0, answered=False)
+    serve(log, 2, now=120.0)
+    assert [line["id"][-1] for line in lines(file)] == ["2"]
+    serve(log, 3, now=170.0)
+    assert [line["id"][-1] for line in lines(file)] == ["2", "1", "3"]
+    serve(log, 4, now=200.0, answered=False)
+    log.close()
+    assert [line["id"][-1] for line in lines(file)] == ["2", "1", "3", "4"]
+
+
+def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: Path) -> None:
+    """To wake it again may take a quarter of an hour."""
+    log = make(file)
+    serve(log, 1, now=100.0, answered=False)
+    log(Failed(110.0, "a", None, 110.0))
+    serve(log, 2, now=900.0, answered=False)
+    log(Woke(1000.0, "a", None, 100.0))
+    # The first has come back, the second has not.
+    log(Forwarded(1000.0, "a", 3, 900.0))
+    log(Completed(1001.0, "a", 3, 1.0, True))
+    log.close()
+    assert [(line["id"][-1], line["t"] - EPOCH) for line in lines(file)] == [
+        ("2", 800),
+        ("3", 0),
+    ]
 
 
 def test_those_who_left(file: Path) -> None:

@@ -6,14 +6,39 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llmux.interfaces import Completed, Forwarded, Left, LeftReason, PolicyEvent
+from llmux.interfaces import (
+    Arrived,
+    Completed,
+    Failed,
+    Forwarded,
+    Left,
+    LeftReason,
+    PolicyEvent,
+    Woke,
+)
 
 __all__ = ["RequestLog"]
+
+
+@dataclass(frozen=True)
+class _Unanswered:
+    """
+    The line of a request whose backend did not answer.
+
+    @ivar arrived: when the request arrived, on the switcher's clock.
+    @ivar ended: when its exchange was over.
+    """
+
+    model: str
+    arrived: float
+    ended: float
+    line: dict[str, object]
 
 
 class RequestLog:
@@ -29,7 +54,12 @@ class RequestLog:
     that never had its turn says why in C{left}, has the mean service time of
     the request's model and, if it was the client who left, C{patience_s}.
 
-    Lines are kept back for a second at most while requests are in flight.
+    A request whose backend did not answer may be forwarded once more, under
+    another number, when its model has been woken again.  That is one line, too,
+    with the outcome of the last try: the line of a request without an answer is
+    kept back for a minute, and for as long as its model is dead.
+
+    Other lines are kept back for a second at most while requests are in flight.
     A disk that is full or broken is logged once and never breaks serving:
     lines are lost until it works again.
 
@@ -44,6 +74,8 @@ class RequestLog:
 
     BUFFER_BYTES = 64 * 1024
     INTERVAL = 1.0
+    UNANSWERED = 60.0
+    MOST_UNANSWERED = 1000
 
     _log = Logger()
 
@@ -63,6 +95,10 @@ class RequestLog:
         self._prefix = f"{int(seconds()):x}-"
         self._epoch = seconds() - clock.seconds()
         self._waited: dict[int, float] = {}
+        self._arrived: set[int] = set()
+        self._unanswered: list[_Unanswered] = []
+        self._looked = 0.0
+        self._dead: set[str] = set()
         self._means: dict[str, tuple[int, float]] = {}
         self._buffer = bytearray()
         self._lines = 0
@@ -75,12 +111,27 @@ class RequestLog:
         if kind is Forwarded:
             assert isinstance(event, Forwarded)
             self._waited[event.request] = event.waited
+            if event.waited:
+                self._begins_anew(event.model, event.request, event.now - event.waited)
+            else:
+                self._arrived.discard(event.request)
         elif kind is Completed:
             assert isinstance(event, Completed)
             self._completed(event)
+        elif kind is Arrived:
+            assert isinstance(event, Arrived)
+            self._arrived.add(event.request)
         elif kind is Left:
             assert isinstance(event, Left)
+            self._begins_anew(event.model, event.request, event.now - event.age)
             self._left(event)
+        elif kind is Failed:
+            assert isinstance(event, Failed)
+            if event.hook is None:
+                self._dead.add(event.model)
+        elif kind is Woke:
+            assert isinstance(event, Woke)
+            self._dead.discard(event.model)
 
     def reopen(self) -> None:
         """Go on in a new file of the same name: logrotate has moved the old one away."""
@@ -104,6 +155,9 @@ class RequestLog:
     def close(self) -> None:
         """Write the lines that are kept back, and close the file."""
         if self._fd is not None:
+            for unanswered in self._unanswered:
+                self._append(unanswered.line)
+            self._unanswered.clear()
             self._flush()
             os.close(self._fd)
             self._fd = None
@@ -113,22 +167,36 @@ class RequestLog:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(self._path, flags, 0o640)
 
+    def _begins_anew(self, model: str, request: int, arrived: float) -> None:
+        """
+        A request goes to its backend, or leaves.  If nobody has told of its
+        arrival, it has been forwarded before: then that was not its end.
+        """
+        if request in self._arrived:
+            self._arrived.discard(request)
+            return
+        for unanswered in self._unanswered:
+            if unanswered.model == model and abs(unanswered.arrived - arrived) < 0.001:
+                self._unanswered.remove(unanswered)
+                return
+
     def _completed(self, event: Completed) -> None:
         waited = self._waited.pop(event.request, 0.0)
+        arrived = event.now - event.service - waited
+        line: dict[str, object] = {
+            "t": self._since_1970(arrived),
+            "model": event.model,
+            "service_s": round(event.service, 4),
+            "id": f"{self._prefix}{event.request}",
+            "waited_s": round(waited, 4),
+            "answered": event.answered,
+        }
         if event.answered:
             count, mean = self._means.get(event.model, (0, 0.0))
             self._means[event.model] = count + 1, mean + (event.service - mean) / (count + 1)
-        self._write(
-            event.now,
-            {
-                "t": self._since_1970(event.now - event.service - waited),
-                "model": event.model,
-                "service_s": round(event.service, 4),
-                "id": f"{self._prefix}{event.request}",
-                "waited_s": round(waited, 4),
-                "answered": event.answered,
-            },
-        )
+        else:
+            self._unanswered.append(_Unanswered(event.model, arrived, event.now, line))
+        self._write(event.now, line if event.answered else None)
 
     def _left(self, event: Left) -> None:
         _, mean = self._means.get(event.model, (0, 1.0))
@@ -148,12 +216,14 @@ class RequestLog:
     def _since_1970(self, moment: float) -> float:
         return round(moment + self._epoch, 4)
 
-    def _write(self, now: float, line: dict[str, object]) -> None:
+    def _write(self, now: float, line: dict[str, object] | None) -> None:
         if self._fd is None:
             return
-        self._buffer += msgspec.json.encode(line)
-        self._buffer += b"\n"
-        self._lines += 1
+        if self._unanswered and now - self._looked >= self.INTERVAL:
+            self._looked = now
+            self._write_unanswered(now)
+        if line is not None:
+            self._append(line)
         if (
             not self._waited
             or now - self._flushed >= self.INTERVAL
@@ -162,11 +232,30 @@ class RequestLog:
             self._flushed = now
             self._flush()
 
+    def _write_unanswered(self, now: float) -> None:
+        """Write the lines of those that will not be forwarded once more."""
+        kept = []
+        spare = len(self._unanswered) - self.MOST_UNANSWERED
+        for position, unanswered in enumerate(self._unanswered):
+            may_begin_anew = (
+                now - unanswered.ended < self.UNANSWERED or unanswered.model in self._dead
+            )
+            if may_begin_anew and position >= spare:
+                kept.append(unanswered)
+            else:
+                self._append(unanswered.line)
+        self._unanswered = kept
+
+    def _append(self, line: dict[str, object]) -> None:
+        self._buffer += msgspec.json.encode(line)
+        self._buffer += b"\n"
+        self._lines += 1
+
     def _flush(self) -> None:
         if not self._buffer:
             return
         assert self._fd is not None
-        problem = _append(self._fd, self._buffer)
+        problem = _write_whole(self._fd, self._buffer)
         if problem is None:
             if self._lost:
                 self._log.info(
@@ -189,7 +278,7 @@ class RequestLog:
         self._lines = 0
 
 
-def _append(fd: int, data: bytearray) -> str | None:
+def _write_whole(fd: int, data: bytearray) -> str | None:
     """
     Append all of the data or, so that no line is torn, nothing.
 
