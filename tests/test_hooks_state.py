@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -137,6 +138,19 @@ class TestDirectories:
         assert (os.geteuid(), os.getegid()) == (0, 0)
         with pytest.raises(PermissionError, match="another user"):
             state.create()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_no_home_is_made_for_a_user_who_has_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("XDG_STATE_HOME")
+        nobody = pwd.struct_passwd(
+            ("u", "x", 12345, 54321, "", str(tmp_path / "home"), "/bin/false")
+        )
+        monkeypatch.setattr(pwd, "getpwuid", lambda user: nobody)
+        with pytest.raises(ConfigError, match="cannot be used: no such file or directory"):
+            prepare_state(config(tmp_path), (12345, 54321))
+        assert not (tmp_path / "home").exists()
 
     def test_what_everybody_may_write_to_is_refused(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)

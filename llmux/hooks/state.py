@@ -77,6 +77,9 @@ def prepare_state(config: Config, owner: tuple[int, int] | None = None) -> Confi
     home = "~" if owner is None else pwd.getpwuid(owner[0]).pw_dir
     path = state_path(config, home=home)
     try:
+        if owner is not None and path.startswith(os.path.join(home, "")):
+            # This process may be allowed to make it, in places where no home belongs.
+            os.stat(home)
         StateDirectory(path).create(owner)
     except OSError as e:
         raise ConfigError(
