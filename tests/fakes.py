@@ -1,5 +1,5 @@
 """
-Stand-ins for the parts of llmux that do I/O.
+This module has stand-ins for the parts of llmux that do I/O.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["FakeHook", "FakeHookRunner", "Outcome"]
 @dataclass(frozen=True)
 class Outcome:
     """
-    What a fake hook does.
+    An outcome is what a fake hook does.
 
     @ivar delay: seconds until it exits, None for never.
     @ivar exit_code: its status; None if signal 9 ends it.
@@ -37,7 +37,7 @@ class Outcome:
 @implementer(IRunningHook)
 class FakeHook:
     """
-    A run of a hook, which is nothing but a delay on the clock.  Even a delay
+    This run of a hook is nothing but a delay on the clock.  Even a delay
     of 0 takes a C{clock.advance(0)}: no process ends before it was started.
     """
 
@@ -102,7 +102,7 @@ class FakeHook:
 @implementer(IHookRunner)
 class FakeHookRunner:
     """
-    Hooks made of numbers: every hook takes no time and exits with 0 until
+    This runner has hooks made of numbers: every hook takes no time and exits with 0 until
     told otherwise, and C{alive} tells the truth: yes from the exit of a
     successful C{wake} to that of a successful C{sleep}.
 
@@ -143,7 +143,7 @@ class FakeHookRunner:
         stderr: str = "",
         ignores_term: bool = False,
     ) -> None:
-        """What this hook does from now on."""
+        """Say what this hook does from now on."""
         self._standing[model, hook] = Outcome(delay, exit_code, stderr, ignores_term)
 
     def once(
@@ -157,13 +157,13 @@ class FakeHookRunner:
         ignores_term: bool = False,
     ) -> None:
         """
-        What it does the next time only, or the time after those already
-        queued; then what L{script} said.
+        Say what this hook does the next time only, or the time after those
+        already queued; then it does what L{script} said.
         """
         self._queued[model, hook].append(Outcome(delay, exit_code, stderr, ignores_term))
 
     def never(self, model: str, hook: HookKind) -> None:
-        """From now on it runs until it is killed or its time limit ends it."""
+        """Let this hook run until it is killed or its time limit ends it."""
         self.script(model, hook, None)
 
     def start(self, model: str, hook: HookKind) -> FakeHook:

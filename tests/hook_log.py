@@ -1,4 +1,4 @@
-"""What hooks have had written to the log."""
+"""This module keeps what hooks have had written to the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["HookLog"]
 @implementer(ILogObserver)
 class HookLog:
     """
-    The log of hooks while it is the context of a C{with}.
+    This observer keeps the log of hooks while it is the context of a C{with}.
 
     @ivar events: everything logged in this namespace and those below it.
     @ivar keep_lines: false to only count the output.
@@ -51,7 +51,7 @@ class HookLog:
             deferred.callback(None)
 
     def lines(self, stream: str = "stdout") -> list[str]:
-        """What hooks wrote to a stream of theirs."""
+        """Find what hooks wrote to a stream of theirs."""
         return [
             event["line"]
             for event in self.events
@@ -59,11 +59,11 @@ class HookLog:
         ]
 
     def outcomes(self) -> list[dict[str, Any]]:
-        """The structured events, but for those about output."""
+        """Find the structured events, but for those about output."""
         return [e for e in self.events if e.get("event") not in (None, "output_left_out")]
 
     def line(self, line: str) -> Deferred[None]:
-        """Fires when a hook has written this line."""
+        """Make a Deferred that fires when a hook has written this line."""
         deferred: Deferred[None] = Deferred()
         if any(event.get("line") == line for event in self.events):
             deferred.callback(None)

@@ -1,5 +1,5 @@
 """
-Processes made of numbers, for tests under a L{Clock}.
+This module has processes made of numbers, for tests under a L{Clock}.
 
 As treq's testing module does for requests: the same interfaces as the real
 thing, and the tests of both are the same (tests/test_hooks_contract.py).
@@ -25,7 +25,7 @@ __all__ = ["MemoryProcess", "MemoryProcesses", "Plan"]
 @dataclass(frozen=True)
 class Plan:
     """
-    What a process does.
+    A plan is what a process does.
 
     @ivar delay: seconds until it exits, None for never.
     @ivar exit_code: its status; None if signal 9 ends it.
@@ -45,7 +45,7 @@ class Plan:
 
 class MemoryProcesses(MemoryReactorClock):
     """
-    A reactor whose processes are L{MemoryProcess}es.  C{spawnProcess} gives
+    This is a reactor whose processes are L{MemoryProcess}es.  C{spawnProcess} gives
     them groups of their own, as L{llmux.hooks.spawn} has it.
 
     @ivar processes: all that were started.
@@ -101,7 +101,7 @@ class MemoryProcesses(MemoryReactorClock):
 @implementer(IProcessTransport)
 class MemoryProcess(StringTransport):
     """
-    A process that leads a group.
+    This process leads a group.
 
     @ivar signals: the signals that its group was sent, 0 left out.
     """
@@ -126,15 +126,15 @@ class MemoryProcess(StringTransport):
             reactor.callLater(plan.delay, self.exit, plan.exit_code)
 
     def write_out(self, descriptor: int, data: bytes) -> None:
-        """The process writes this."""
+        """Let the process write this."""
         self._protocol.childDataReceived(descriptor, data)
 
     def close_pipe(self, descriptor: int) -> None:
-        """Nobody holds this pipe any more."""
+        """Let go of a pipe: nobody holds it any more."""
         self._protocol.childConnectionLost(descriptor)
 
     def exit(self, code: int | None, signal_number: int = signal.SIGKILL) -> None:
-        """The process exits with this status, or by a signal."""
+        """Let the process exit with this status, or by a signal."""
         if self._exited:
             return
         for descriptor, data in (self._plan.writes or {}).items():

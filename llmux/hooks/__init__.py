@@ -1,1 +1,1 @@
-"""The owner's scripts: how they are started, limited, killed and heard."""
+"""This package runs the owner's scripts: it starts, limits, ends and hears them."""

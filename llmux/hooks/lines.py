@@ -1,5 +1,6 @@
 """
-The output of hooks, cut into lines, and logged at a rate that a log can bear.
+This module cuts the output of hooks into lines, and logs them at a rate that a
+log can bear.
 
 Whatever a hook, or a server that it leaves in the background, writes goes to
 the log.  A line costs some 25 microseconds there, so that a mebibyte of empty
@@ -41,7 +42,7 @@ _log = Logger()
 
 class Lines:
     """
-    Cuts output into lines, without their ends: a line feed, with or without a
+    This buffer cuts output into lines, without their ends: a line feed, with or without a
     carriage return, or a carriage return alone (progress bars).  A line that
     grows beyond 8 KiB is cut there.
 
@@ -55,7 +56,7 @@ class Lines:
         self._rest = b""
 
     def __len__(self) -> int:
-        """The number of bytes that have been fed and not been taken."""
+        """Count the bytes that have been fed and not been taken."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> None:
@@ -91,7 +92,7 @@ class Lines:
         return count + cut
 
     def end(self) -> list[bytes]:
-        """What is left when nothing more will come: one line, or none."""
+        """Remove what is left when nothing more will come: one line, or none."""
         rest, self._rest = self._rest, b""
         return [rest.removesuffix(b"\r")] if rest else []
 
@@ -104,7 +105,7 @@ def _pieces(line: bytes) -> list[bytes]:
 
 class LineBudget:
     """
-    How many lines the hooks of one runner may log now.
+    A budget says how many lines the hooks of one runner may log now.
 
     @ivar clock: tells the time and the turns.
     """
@@ -117,11 +118,11 @@ class LineBudget:
         self._models: dict[str, tuple[float, float]] = {}
 
     def this_turn(self) -> int:
-        """How many lines may be logged before the reactor's next turn."""
+        """Tell how many lines may be logged before the reactor's next turn."""
         return self._left_this_turn
 
     def of_model(self, model: str) -> int:
-        """How many lines this model may log before some are left out."""
+        """Tell how many lines this model may log before some are left out."""
         left, since = self._models.get(model, (LINES_AT_ONCE, 0.0))
         now = self.clock.seconds()
         left = min(LINES_AT_ONCE, left + (now - since) * LINES_A_SECOND)
@@ -129,7 +130,7 @@ class LineBudget:
         return int(left)
 
     def spend(self, model: str, lines: int) -> None:
-        """This model has logged so many lines."""
+        """Note that this model has logged so many lines."""
         left, since = self._models[model]
         self._models[model] = left - lines, since
         self._left_this_turn -= lines
@@ -154,7 +155,7 @@ class LineBudget:
 
 class OutputLog:
     """
-    Logs what comes out of one of a hook's pipes.
+    An output log takes what comes out of one of a hook's pipes, and logs it.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class OutputLog:
         self._report: IDelayedCall | None = None
 
     def received(self, data: bytes) -> None:
-        """Log the lines that this completes, now or in a turn to come."""
+        """Log the lines that these bytes complete, now or in a turn to come."""
         self._lines.feed(data)
         if not self._waits:
             self.go_on()

@@ -1,5 +1,5 @@
 """
-One run of a hook, as a L{ProcessProtocol}.
+This module has one run of a hook, as a L{ProcessProtocol}.
 
 A hook has ended when its shell has exited: L{HookProcess} judges on
 C{processExited}.  (C{processEnded} comes when the last writer of the pipes has
@@ -53,11 +53,11 @@ _log = Logger()
 
 
 class IRunReactor(IReactorCore, IReactorTime):
-    """What a run wants of a reactor."""
+    """A reactor that a run can be given has these interfaces."""
 
 
 class HookMetrics(Protocol):
-    """Where the outcomes of hooks are counted."""
+    """An object that counts the outcomes of hooks has this method."""
 
     def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
         """
@@ -68,7 +68,7 @@ class HookMetrics(Protocol):
 
 
 def exit_reason(status: int) -> str:
-    """An exit status in words: C{exit status 127 (command not found)}."""
+    """Put an exit status into words: C{exit status 127 (command not found)}."""
     meaning = _MEANINGS.get(status)
     return f"exit status {status} ({meaning})" if meaning else f"exit status {status}"
 
@@ -76,7 +76,7 @@ def exit_reason(status: int) -> str:
 @implementer(IRunningHook)
 class HookProcess(ProcessProtocol):
     """
-    One run of a hook: its output, its time limit, its end.
+    This protocol is one run of a hook: its output, its time limit, its end.
 
     What the hook has left running in the background when its shell exits lives
     on, and the output of that goes on to the log.  A hook that is killed, or
@@ -161,11 +161,11 @@ class HookProcess(ProcessProtocol):
     # ProcessProtocol
 
     def connectionMade(self) -> None:
-        """The process has been started."""
+        """Keep the process id: the process has been started."""
         self.pid = self.transport.pid
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """The hook, or what it has left behind, has written."""
+        """Log what the hook, or a process that it has left behind, has written."""
         if childFD == 2 and not self._done:
             self._tail = (self._tail + data)[-_TAIL:]
         output = self._outputs.get(childFD)
@@ -177,13 +177,13 @@ class HookProcess(ProcessProtocol):
         output.received(data)
 
     def childConnectionLost(self, childFD: int) -> None:
-        """Nobody will write to this pipe any more."""
+        """Log the last line of a pipe that nobody will write to any more."""
         output = self._outputs.pop(childFD, None)
         if output is not None:
             output.ended()
 
     def processExited(self, reason: Failure) -> None:
-        """The shell has exited."""
+        """Judge the hook: its shell has exited."""
         self._shell_is_gone = True
         ended = reason.value
         assert isinstance(ended, ProcessTerminated | ProcessDone)
@@ -222,9 +222,10 @@ class HookProcess(ProcessProtocol):
 
     def _await_group(self) -> None:
         """
-        Wait until the group is gone.  The shell is; the rest of its group may
-        still be tidying up, or be zombies that nobody reaps, as in a container
-        without an init.  Once KILL was sent there is nothing to wait for.
+        Wait until the group is gone.  The shell has gone; the rest of its group
+        may still be tidying up, or be zombies that nobody reaps, as in a
+        container without an init.  Once KILL was sent there is nothing to wait
+        for.
         """
         if self._done or self._killed_for is None:
             return

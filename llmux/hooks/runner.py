@@ -1,5 +1,6 @@
 """
-The scripts that wake a model, put it to sleep and ask whether it is awake.
+This module runs the scripts that wake a model, put a model to sleep and ask
+whether a model is awake.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _log = Logger()
 
 
 class IHookReactor(IRunReactor, ISessionReactor):
-    """What hooks want of a reactor."""
+    """A reactor that a hook runner can be given has these interfaces."""
 
 
 @implementer(IHookRunner, IWakeNotes)
 class HookRunner:
     """
-    Runs hooks as C{sh -c SCRIPT}, each in a session of its own, with an empty
-    input.  See L{HookProcess} for what ends a hook.
+    This runner runs hooks as C{sh -c SCRIPT}, each in a session of its own, with
+    an empty input.  See L{HookProcess} for what ends a hook.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class HookRunner:
 
     def _variables(self, model: str, hook: HookKind, limit: float) -> dict[bytes, bytes]:
         """
-        The environment of a hook.
+        Make the environment of a hook.
 
         @raise OSError: the model's directory cannot be made.
         """
@@ -179,8 +180,9 @@ class HookRunner:
         run: HookProcess,
     ) -> None:
         """
-        A note is there from a wake hook's start until it is known whether the
-        model is awake: until alive has said yes, or a sleep hook has succeeded.
+        Keep a note on disk from a wake hook's start until somebody knows whether
+        the model is awake: until its alive hook has said yes, or its sleep hook
+        has succeeded.
         """
         if hook is HookKind.WAKE:
             if run.pid is not None:
@@ -198,5 +200,5 @@ class HookRunner:
 
 
 def _seconds(limit: float) -> str:
-    """A time limit as scripts read it: C{900}, C{0.5}."""
+    """Write a time limit as scripts read it: C{900}, C{0.5}."""
     return f"{limit:.3f}".rstrip("0").rstrip(".")

@@ -1,5 +1,5 @@
 """
-How the processes of hooks are started.
+This module starts the processes of hooks.
 
 A spawner is called like L{IReactorProcess.spawnProcess}.  What it returns, and
 what the protocol has as its C{transport}, promises one thing more: the process
@@ -61,11 +61,11 @@ _HEEDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class ISessionReactor(IReactorFDSet, IReactorTime):
-    """What a L{SessionProcess} wants of a reactor."""
+    """A reactor that a L{SessionProcess} can be given has these interfaces."""
 
 
 def spawn_session(reactor: ISessionReactor) -> Spawner:
-    """A spawner of L{SessionProcess}es."""
+    """Make a spawner of L{SessionProcess}es."""
 
     def spawn(
         processProtocol: IProcessProtocol,
@@ -89,7 +89,7 @@ def spawn_session(reactor: ISessionReactor) -> Spawner:
 
 def spawn_with_setsid(reactor: IReactorProcess) -> Spawner:
     """
-    A spawner that calls C{reactor.spawnProcess} with the program C{setsid}
+    Make a spawner that calls C{reactor.spawnProcess} with the program C{setsid}
     before the command.
 
     A directory that does not exist is not an error here: the child exits with
@@ -108,7 +108,7 @@ def spawn_with_setsid(reactor: IReactorProcess) -> Spawner:
 
 
 class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[misc]
-    """The transport of a process that leads a process group, or is about to."""
+    """This transport belongs to a process that leads a process group, or is about to."""
 
     process: Any
 
@@ -126,10 +126,10 @@ class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[m
 
 
 class _Output(ProcessReader):
-    """The reading end of a pipe that the process, or whoever has inherited it, writes to."""
+    """This reader has a pipe that a process, and those that inherit it, write to."""
 
     def drain(self) -> None:
-        """Receive now what is in the pipe: at most 64 KiB, and without waiting."""
+        """Receive what is in the pipe, at most 64 KiB, without waiting."""
         try:
             data = os.read(self.fd, _DRAIN)
         except BlockingIOError:
@@ -138,7 +138,7 @@ class _Output(ProcessReader):
             self.dataReceived(data)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:
-        """The last writer has gone, or the reactor stops."""
+        """Close the pipe: its last writer has gone, or the reactor stops."""
         if isinstance(reason.value, ConnectionLost):
             self._leave_to_cat()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
@@ -165,7 +165,7 @@ class _Output(ProcessReader):
 
 class SessionProcess(Process):
     """
-    A process of Twisted's that L{subprocess.Popen} starts: in C, between
+    This is a process of Twisted's which L{subprocess.Popen} starts: in C, between
     C{vfork} and C{exec}, in a session of its own, with no descriptor of ours
     but those it is given, and with every signal doing what it does by default.
 
@@ -248,7 +248,7 @@ class SessionProcess(Process):
         return super()._getReason(status)
 
     def processEnded(self, status: int) -> None:
-        """The process has exited: receive what it has written, then tell the protocol."""
+        """Receive what the process has written, then tell the protocol of its exit."""
         if self._exit is not None:
             self._exit.close()
         outputs: list[Any] = list(self.pipes.values())
@@ -259,7 +259,7 @@ class SessionProcess(Process):
 
 @implementer(IReadDescriptor)
 class _Exit:
-    """Becomes readable when a process has exited; needs no SIGCHLD."""
+    """This descriptor becomes readable when a process has exited, without SIGCHLD."""
 
     def __init__(self, process: SessionProcess, reactor: IReactorFDSet, fd: int) -> None:
         self._process = process
@@ -269,7 +269,7 @@ class _Exit:
 
     @classmethod
     def of(cls, process: SessionProcess, reactor: IReactorFDSet) -> _Exit | None:
-        """None if this system has no such thing, or no descriptor is left."""
+        """Make one; None if this system has no such thing, or no descriptor is left."""
         try:
             return cls(process, reactor, os.pidfd_open(process.group))
         except (AttributeError, OSError):

@@ -1,5 +1,5 @@
 """
-What llmux keeps on disk from one start to the next.
+This module keeps on disk what llmux must know from one start to the next.
 
 The state directory has one directory for each model, C{models/NAME}, which
 scripts know as C{LLMUX_STATE}.  While a model wakes, llmux leaves a note in
@@ -45,7 +45,7 @@ _log = Logger()
 
 def state_path(config: Config, environ: Mapping[str, str] = os.environ, home: str = "~") -> str:
     """
-    The path of a configuration's state directory: C{state_dir} of the file, else
+    Find the path of a configuration's state directory: C{state_dir} of the file, else
     C{$STATE_DIRECTORY} (set by systemd), else C{$XDG_STATE_HOME/llmux/NAME},
     else C{~/.local/state/llmux/NAME}.  NAME stands for the real path of the
     configuration file, so that two configurations never share a directory.
@@ -93,7 +93,7 @@ def prepare_state(config: Config, owner: tuple[int, int] | None = None) -> Confi
 
 class WakeNote(Struct, frozen=True):
     """
-    A wake that has begun, and of which the end is not known yet.
+    A note says that a wake has begun, and that its end is not known yet.
 
     @ivar group: the process group of the wake hook.
     @ivar group_started: when the hook's shell started, as its
@@ -112,12 +112,12 @@ class WakeNote(Struct, frozen=True):
 
     @property
     def llmux_is_gone(self) -> bool:
-        """The process that has left this note has ended."""
+        """Whether the process that has left this note has ended."""
         return self.boot != _boot_id() or _lacks(self.llmux, self.llmux_started)
 
     @property
     def hook_is_gone(self) -> bool:
-        """The shell of the wake hook has ended."""
+        """Whether the shell of the wake hook has ended."""
         return self.boot != _boot_id() or _lacks(self.group, self.group_started)
 
 
@@ -127,7 +127,7 @@ _UNREADABLE = WakeNote(0, None, 0, None, "")
 
 class StateDirectory:
     """
-    The state directory of one configuration.
+    This is the state directory of one configuration.
 
     @ivar path: where; absolute.
     """
@@ -135,6 +135,7 @@ class StateDirectory:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._notes_fail = False
+        self._paths: dict[str, str] = {}
 
     def create(self, owner: tuple[int, int] | None = None) -> None:
         """
@@ -164,20 +165,17 @@ class StateDirectory:
 
     def model_directory(self, model: str) -> str:
         """
-        The directory of a model's own; made if it is not there.
+        Find the directory of a model's own, and make it if it is not there.
 
         @raise OSError: it cannot be made, is a link, or belongs to another user.
         """
         path = self._of(model)
         try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
+            _check_private(path)
         except FileNotFoundError:
             self.create()
             _make_private(os.path.dirname(path))
             _make_private(path)
-        _check_private(path)
         return path
 
     def note_wake(self, model: str, group: int) -> None:
@@ -211,7 +209,7 @@ class StateDirectory:
             self._note_failed(e)
 
     def interrupted_wakes(self, models: Iterable[str]) -> dict[str, WakeNote]:
-        """The notes that an llmux which is gone has left, by the names of models."""
+        """Find the notes that an llmux which is gone has left, by the names of models."""
         found = {}
         for model in models:
             note = self._read_note(model)
@@ -246,7 +244,10 @@ class StateDirectory:
             )
 
     def _of(self, model: str) -> str:
-        return os.path.join(self.path, "models", _file_name(model))
+        path = self._paths.get(model)
+        if path is None:
+            path = self._paths[model] = os.path.join(self.path, "models", _file_name(model))
+        return path
 
 
 async def end_group(
@@ -282,7 +283,7 @@ async def end_group(
 
 def _file_name(model: str) -> str:
     """
-    A name for a file, another one for each model.  Model names hold slashes,
+    Make a name for a file, another one for each model.  Model names hold slashes,
     or are C{..}.
     """
     name = quote(model, safe="", errors="surrogatepass")
@@ -345,7 +346,7 @@ def _reason(error: OSError) -> str:
 
 def _started(pid: int) -> int | None:
     """
-    When a process started, in ticks since boot; None if there is no such
+    Tell when a process started, in ticks since boot; None if there is no such
     process, if it has exited and only waits to be reaped, or if this system
     has no C{/proc}.
     """
@@ -360,7 +361,7 @@ def _started(pid: int) -> int | None:
 
 
 def _lacks(pid: int, started: int | None) -> bool:
-    """There is no process with this number that has started then."""
+    """Tell whether no process with this number has started then."""
     return started is None or _started(pid) != started
 
 

@@ -1,5 +1,5 @@
 """
-What goes to the log: lines for people, or a JSON object a line.
+This module makes what goes to the log: lines for people, or a JSON object a line.
 
 Structured events are those logged with an C{event} field:
 C{log.info("{model} is awake", event="model_activated", model=...)}.
@@ -67,7 +67,7 @@ def is_wanted(event: LogEvent, verbose: bool) -> bool:
 
 def format_json(event: LogEvent) -> str:
     """
-    One JSON object, without the line's end: time (ISO 8601, UTC), level,
+    Make one JSON object of an event, without the line's end: time (ISO 8601, UTC), level,
     namespace, message, C{event} and its fields where there are any, and
     C{traceback} for a failure.  Never raises.
     """
@@ -89,11 +89,13 @@ def format_json(event: LogEvent) -> str:
 
 def format_text(event: LogEvent) -> str:
     """
-    C{2026-11-22 12:00:01 info  model_activated: b is awake (from=a)}, without
-    the line's end.  What the message does not say of the fields follows in
-    brackets, except those that C{log_said} names: the message says them in
-    other words.  All lines but the first are indented by four blanks, so that
-    nothing that is logged looks like another event.  Never raises.
+    Make a line for people of an event, without the line's end:
+    C{2026-11-22 12:00:01 info  model_activated: b is awake (from=a)}.
+
+    What the message does not say of the fields follows in brackets, except
+    those that C{log_said} names: the message says them in other words.  All
+    lines but the first are indented by four blanks, so that nothing that is
+    logged looks like another event.  This function never raises.
     """
     when = _moment(event).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     start = f"{when} {_level(event):<5} "
@@ -129,7 +131,7 @@ def log_observer(
     stream: TextStream, log_format: str, verbose: bool, later: Later | None = None
 ) -> ILogObserver:
     """
-    An observer that writes a line to C{stream} for each event that is wanted.
+    Make an observer that writes a line to C{stream} for each event that is wanted.
 
     A stream that cannot be written to (its terminal is gone, its disk is full)
     or that nobody reads costs lines, which are counted, and nothing else.

@@ -1,4 +1,4 @@
-"""The log file of a daemon."""
+"""This module has the log file of a daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ReopenedLogFile"]
 
 class ReopenedLogFile(LogFile):
     """
-    A log file that is never without a file: where a new one cannot be opened,
+    This log file is never without a file: where a new one cannot be opened,
     the old one is written on.
     """
 

@@ -1,5 +1,5 @@
 """
-Streams that a log is written to, and that neither fail nor wait.
+This module has streams that a log is written to, and that neither fail nor wait.
 
 A terminal that was stopped, a pager that nobody scrolls, C{llmux 2>&1 | x} where
 C{x} hangs: a write to such a descriptor would wait, and llmux with it.  A
@@ -35,7 +35,7 @@ Later = Callable[[float, Callable[[], None]], object]
 
 
 class TextStream(Protocol):
-    """What a line is written to."""
+    """An object that lines can be written to has these methods."""
 
     def write(self, text: str, /) -> object:
         """Take a line."""
@@ -46,7 +46,7 @@ class TextStream(Protocol):
 
 class LogStream:
     """
-    A stream that loses lines where another would raise: its terminal is gone,
+    This stream loses lines where another would raise: its terminal is gone,
     its disk is full.  Once lines are written again, a line says how many were
     lost.
     """
@@ -67,7 +67,7 @@ class LogStream:
             self._lost += 1
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: no line is kept back."""
 
     def _accepts(self, text: str) -> bool:
         try:
@@ -83,7 +83,7 @@ class LogStream:
 
 class PipeLogStream(LogStream):
     """
-    A stream that writes to a pipe, a socket or a terminal, and never waits
+    This stream writes to a pipe, a socket or a terminal, and never waits
     for its reader.  What the reader has not taken waits, up to 256 KiB; lines
     beyond that are lost.
     """
@@ -147,7 +147,8 @@ class PipeLogStream(LogStream):
 
 def later_in(reactor: Any) -> Later:
     """
-    What L{PipeLogStream} may call in any thread, for a line may be logged in any.
+    Make what a L{PipeLogStream} may call in any thread, for a line may be logged in
+    any.
 
     @param reactor: an L{IReactorTime} and L{IReactorFromThreads}.
     """
@@ -162,7 +163,7 @@ def log_stream(
     stream: TextStream, notice: Callable[[int], str], later: Later | None = None
 ) -> LogStream:
     """
-    The stream for a log that goes to C{stream}, be it a file, a pipe, a
+    Make the stream for a log that goes to C{stream}, be it a file, a pipe, a
     terminal or an object.
 
     @param notice: the line that says how many were lost.
@@ -181,8 +182,8 @@ def log_stream(
 
 def _sender(fd: int) -> Callable[[bytes], int]:
     """
-    What writes to a descriptor without waiting, and says how many bytes it
-    has written; 0 if it would have to wait.
+    Make a function that writes to a descriptor without waiting, and returns how
+    many bytes it has written; 0 if it would have to wait.
     """
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         connection = socket.socket(fileno=os.dup(fd))

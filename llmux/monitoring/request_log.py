@@ -1,4 +1,4 @@
-"""The requests that were served, as a trace that C{llmux simulate} reads."""
+"""This module logs requests as a trace that C{llmux simulate} reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["RequestLog"]
 @dataclass(frozen=True)
 class _Unanswered:
     """
-    The line of a request whose backend did not answer.
+    This holds the line of a request whose backend did not answer.
 
     @ivar arrived: when the request arrived, on the switcher's clock.
     @ivar ended: when its exchange was over.
@@ -43,7 +43,7 @@ class _Unanswered:
 
 class RequestLog:
     """
-    An observer of a switcher that writes one line of JSON for each request
+    This observer of a switcher writes one line of JSON for each request
     that is over.  The line holds nothing of prompts or replies::
 
         {"t": 1763770000.25, "model": "a", "service_s": 4.2, "id": "69211b50-17",
@@ -169,8 +169,8 @@ class RequestLog:
 
     def _begins_anew(self, model: str, request: int, arrived: float) -> None:
         """
-        A request goes to its backend, or leaves.  If nobody has told of its
-        arrival, it has been forwarded before: then that was not its end.
+        Drop the line of an earlier try: a request goes to its backend, or
+        leaves.  It has been forwarded before if nobody has told of its arrival.
         """
         if request in self._arrived:
             self._arrived.discard(request)
