@@ -1,0 +1,72 @@
+"""The parts put together: what a configuration says reaches the part that it is for."""
+
+from __future__ import annotations
+
+from twisted.internet.error import TimeoutError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from llmux.app import build_app
+from llmux.backend.connection import BackendConnection
+from llmux.config import Config, ModelConfig
+from llmux.web.site import LlmuxSite
+from tests.fakes import FakeHookRunner
+from tests.proxy_fakes import BackendEnd
+from tests.proxy_world import ClientEnd, chat
+
+MODEL = ModelConfig(port=8001, host="10.0.0.1", wake="w", sleep="s", alive="a")
+
+
+class App:
+    """An application whose model C{a} is awake, under a clock."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.reactor = MemoryReactorClock()
+        hooks = FakeHookRunner(self.reactor)
+        hooks.awake.add("a")
+        root, switcher = build_app(Config(models={"a": model}), self.reactor, hooks=hooks)
+        switcher.start()
+        self.settle()
+        self.client = ClientEnd(LlmuxSite(root, self.reactor))
+
+    def settle(self) -> None:
+        """Let what takes no time happen."""
+        for _ in range(30):
+            self.reactor.advance(0)
+
+
+def test_a_models_first_byte_timeout_reaches_its_requests() -> None:
+    for limit in (3.0, None):
+        app = App(
+            ModelConfig(
+                port=8001,
+                host="10.0.0.1",
+                wake="w",
+                sleep="s",
+                alive="a",
+                first_byte_timeout_secs=limit,
+            )
+        )
+        app.client.send(chat())
+        connection = app.reactor.tcpClients[0][2].buildProtocol(None)
+        assert isinstance(connection, BackendConnection)
+        BackendEnd(connection)
+        app.reactor.advance(2.9)
+        app.settle()
+        assert app.client.received == b""
+        app.reactor.advance(0.2)
+        app.settle()
+        assert app.client.received.startswith(b"HTTP/1.1 502" if limit else b"")
+        assert (app.client.received == b"") == (limit is None)
+
+
+def test_a_502_names_neither_host_nor_port() -> None:
+    app = App(MODEL)
+    app.client.send(chat())
+    connector = app.reactor.connectors[0]
+    error = Failure(TimeoutError(osError=110, string="10.0.0.1:8001 timed out"))
+    app.reactor.tcpClients[0][2].clientConnectionFailed(connector, error)
+    app.settle()
+    assert app.client.received.startswith(b"HTTP/1.1 502")
+    assert b"10.0.0.1" not in app.client.received
+    assert b"8001" not in app.client.received
