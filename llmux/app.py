@@ -81,7 +81,7 @@ def build_app(
         metrics=metrics,
         refusals=refusals,
     )
-    return Root(models, switching, metrics, reactor), switcher
+    return Root(models, switching, metrics, reactor, refusals), switcher
 
 
 def settings_of(config: Config) -> SwitchSettings:

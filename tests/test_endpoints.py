@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 from llmux.monitoring.metrics import Metrics
 from llmux.proxy.endpoints import Root
 from llmux.web.site import LlmuxSite
+from tests.conftest import LoggedEvents
 from tests.web_fakes import Wire, replies
 
 
@@ -238,3 +239,12 @@ def test_a_scrape_that_fails_says_why(
     while scraped.turn():
         pass
     assert b"llmux_switch_total" in metrics_of(wire)
+
+
+def test_errors_are_logged(site: Site, logged: LoggedEvents) -> None:
+    ask(site, "POST /health")
+    ask(site, "GET /v1/models/nobody")
+    assert logged.of("request_refused") == [
+        "405 for /health: POST is not for this path: use GET.",
+        "404 for /v1/models/nobody: Model not found: nobody",
+    ]

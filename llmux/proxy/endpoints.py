@@ -19,8 +19,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.monitoring.metrics import CONTENT_TYPE, Metrics
-from llmux.proxy.refusals import model_not_found
-from llmux.web.error_reply import ApiError, answer
+from llmux.proxy.refusals import RefusalLog, model_not_found
+from llmux.web.error_reply import ApiError
 from llmux.web.limits import TURN
 
 __all__ = ["Root"]
@@ -45,19 +45,26 @@ class Root(Resource):
     route_is_stable = True
 
     def __init__(
-        self, models: Iterable[str], rest: IResource, metrics: Metrics, clock: IReactorTime
+        self,
+        models: Iterable[str],
+        rest: IResource,
+        metrics: Metrics,
+        clock: IReactorTime,
+        refusals: RefusalLog | None = None,
     ) -> None:
         """
         @param models: the names of the models.
         @param rest: answers all other paths; a leaf.
         @param clock: gives a long list of metrics its turns.
+        @param refusals: logs the errors that clients are answered with; a new one if None.
         """
         Resource.__init__(self)
         self._rest = rest
+        refusals = RefusalLog(clock) if refusals is None else refusals
         self._own: dict[bytes, IResource] = {
-            b"health": _Document(b"application/json", b'{"status": "ok"}\n'),
-            b"metrics": _Exposition(metrics, clock),
-            b"v1": _Version(_Models(models), rest),
+            b"health": _Document(refusals, b"application/json", b'{"status": "ok"}\n'),
+            b"metrics": _Exposition(refusals, metrics, clock),
+            b"v1": _Version(_Models(refusals, models), rest),
         }
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
@@ -97,13 +104,19 @@ class _ReadOnly(Resource):
     isLeaf = True
     route_is_stable = True
 
+    def __init__(self, refusals: RefusalLog) -> None:
+        Resource.__init__(self)
+        self._refusals = refusals
+
     def render(self, request: Request) -> int:
         if request.method in _READING:
             self.read(request)
         else:
             request.setHeader(b"Allow", b", ".join(_READING))
             method = request.method.decode("ascii", "replace")
-            answer(request, ApiError(405, f"{method} is not for this path: use GET."))
+            self._refusals.answer(
+                request, ApiError(405, f"{method} is not for this path: use GET.")
+            )
         return NOT_DONE_YET
 
     def read(self, request: Request) -> None:
@@ -122,8 +135,8 @@ class _ReadOnly(Resource):
 class _Document(_ReadOnly):
     """Always the same."""
 
-    def __init__(self, content_type: bytes, body: bytes) -> None:
-        Resource.__init__(self)
+    def __init__(self, refusals: RefusalLog, content_type: bytes, body: bytes) -> None:
+        super().__init__(refusals)
         self._content_type = content_type
         self._body = body
 
@@ -140,8 +153,8 @@ class _Exposition(_ReadOnly):
 
     _log = Logger()
 
-    def __init__(self, metrics: Metrics, clock: IReactorTime) -> None:
-        Resource.__init__(self)
+    def __init__(self, refusals: RefusalLog, metrics: Metrics, clock: IReactorTime) -> None:
+        super().__init__(refusals)
         self._metrics = metrics
         self._seconds: Callable[[], float] = clock.seconds
         self._cooperator = Cooperator(_turn, lambda step: clock.callLater(0, step))
@@ -221,7 +234,7 @@ class _Exposition(_ReadOnly):
         else:
             self._log.failure("the metrics could not be put together", failure)
         for request in self._taken():
-            answer(
+            self._refusals.answer(
                 request,
                 ApiError(503, f"The metrics cannot be read now: {reason}.", retry_after=1),
             )
@@ -233,8 +246,8 @@ class _Models(_ReadOnly):
     # What it answers depends on what is left of the path.
     route_is_stable = False
 
-    def __init__(self, models: Iterable[str]) -> None:
-        Resource.__init__(self)
+    def __init__(self, refusals: RefusalLog, models: Iterable[str]) -> None:
+        super().__init__(refusals)
         self._models = {
             name: {"id": name, "object": "model", "created": 0, "owned_by": "llmux"}
             for name in sorted(models)
@@ -248,4 +261,4 @@ class _Models(_ReadOnly):
         elif name in self._models:
             self.write(request, b"application/json", json.dumps(self._models[name]).encode())
         else:
-            answer(request, model_not_found(name))
+            self._refusals.answer(request, model_not_found(name))

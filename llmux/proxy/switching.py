@@ -4,7 +4,6 @@ The Resource that gives each request its model before another Resource answers i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -26,10 +25,6 @@ __all__ = ["SwitchingResource"]
 
 
 def _not_counted(model: str, status: int, seconds: float) -> None:
-    pass
-
-
-def _no_doubt(model: str) -> None:
     pass
 
 
@@ -65,7 +60,6 @@ class SwitchingResource(Resource):
         self._max_body = max_body
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         guarded = IGuardedResource(wrapped, None)
-        in_doubt: Callable[[str], None] = getattr(switcher, "backend_in_doubt", _no_doubt)
         self._context = TurnContext(
             switcher,
             switcher.acquire_now,
@@ -73,7 +67,7 @@ class SwitchingResource(Resource):
             Turn.render_unguarded if guarded is None else guarded.render_guarded,
             _not_counted if metrics is None else metrics.request_answered,
             metrics,
-            in_doubt,
+            switcher.backend_in_doubt,
             self._refusals,
             clock.seconds,
         )

@@ -60,6 +60,9 @@ class TurnSwitcher(Protocol):
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """The backend did not answer; fires with True if the request may wait again."""
 
+    def backend_in_doubt(self, model: str) -> None:
+        """The backend has answered in a way that makes its health doubtful."""
+
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
