@@ -30,6 +30,7 @@ class Outcome:
     @ivar problem: what is wrong with the reply, or nothing.
     @ivar end: what the server was told to do in the end.
     @ivar began: when (ns) the request was sent; C{ended}, when all was over.
+    @ivar size: bytes of the request's body.
     @ivar life: of the daemon, when the connection was made; C{last_life}, at the end.
     """
 
@@ -47,6 +48,7 @@ class Outcome:
     life: int = 0
     last_life: int = 0
     first_on_connection: bool = True
+    size: int = 0
 
     @property
     def short(self) -> str:
@@ -99,6 +101,7 @@ async def converse(
             end = asked.get("end", "")
             outcome = Outcome(asked["nonce"], model, True, end, time.time_ns())
             outcome.first_on_connection = number == 0
+            outcome.size = len(body)
             outcomes.append(outcome)
             going = leaves and number == count - 1
             if going:

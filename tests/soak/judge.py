@@ -139,7 +139,9 @@ def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]
         last_wake = wakes[outcome.model][woken - 1] if woken else 0
         restarted = _restarted(episode, last_sleep, begin)
         lost = _lost(episode, truth, outcome.model, last_wake, begin)
-        just_missed = not episode.draining and begin - last_sleep < _TOLERANCE
+        # A large body takes its time, and is written down once it is there.
+        tolerance = _TOLERANCE + 2 * _SECOND * outcome.size // 10**6
+        just_missed = not episode.draining and begin - last_sleep < tolerance
         if asleep and not just_missed and not lost:
             episode.broken(
                 "a request to a model that sleeps",
@@ -151,7 +153,7 @@ def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]
             last_sleep > last_wake
             and not halted
             and not restarted
-            and begin - last_sleep > (0 if episode.draining else _TOLERANCE)
+            and begin - last_sleep > (0 if episode.draining else tolerance)
             and not _sleep_failed(truth, outcome.model, last_sleep, begin)
         ):
             episode.broken(
