@@ -36,6 +36,18 @@ _CALM = 60.0
 """Seconds without faults within which all who wait have been answered."""
 
 _CLIENTS = 12
+
+_TOGETHER = (
+    # The server takes the memory and loads on, though wake and clean-up have failed.
+    {"wake": "fail-after", "sleep": "fail", "load": "3"},
+    {"wake": "hang-after", "sleep": "kill", "load": "4"},
+    # Asleep or not, nobody can tell.
+    {"sleep": "hang-after", "alive": "hang"},
+    {"sleep": "fail-after", "alive": "unknown"},
+    {"sleep": "fail", "alive": "kill"},
+)
+"""Faults of one model's hooks that are worse than each alone."""
+
 _SPOOL = 6
 """MiB of the small disk."""
 
@@ -285,10 +297,7 @@ class Episode:
             await asyncio.sleep(random.uniform(0.2, 1.2))
             name = random.choice(list(self.kinds))
             if random.random() < self.faulty:
-                hook = random.choice(list(FAULTS))
-                what = random.choice(FAULTS[hook].split())
-                (self.directory / "faults" / f"{name}.{hook}").write_text(what)
-                self.figures["fault: armed hooks"] += 1
+                self._arm(name)
             chance = random.random()
             if chance < 0.08:
                 pid = self._server_pid(name)
@@ -312,6 +321,19 @@ class Episode:
             elif chance < 0.39 and self.restarts:
                 await self._restart(kill=random.random() < 0.5)
         await asyncio.gather(*waking)
+
+    def _arm(self, name: str) -> None:
+        random = self.random
+        together = random.choice(_TOGETHER)
+        if random.random() < 0.6:
+            hook = random.choice(list(FAULTS))
+            together = {hook: random.choice(FAULTS[hook].split())}
+        for hook, what in together.items():
+            if hook == "load":
+                (self.directory / f"{name}.load").write_text(what)
+            else:
+                (self.directory / "faults" / f"{name}.{hook}").write_text(what)
+        self._fault("hooks told to fail", f"{name}: {together}")
 
     def _halt(self, what: str, name: str, pid: int, seconds: float) -> asyncio.Task[None]:
         async def halt() -> None:
