@@ -267,7 +267,7 @@ class Episode:
             daemon is not None
             and daemon.poll() is not None
             and not self._restarting.locked()
-            and not self.lives[-1].ended
+            and not (self.lives[-1].told or self.lives[-1].ended)
         ):
             self.broken("the daemon died", f"exit status {daemon.returncode}")
             self.lives[-1].ended = time.time_ns()
@@ -485,6 +485,7 @@ class Episode:
 
     async def _end_daemon(self) -> None:
         assert self.daemon.process is not None
+        self.lives[-1].told = time.time_ns()
         self.daemon.process.terminate()
         await self._await_exit()
         self.lives[-1].ended = time.time_ns()

@@ -12,9 +12,12 @@ __all__ = ["FAULTS", "hooks", "write_scripts"]
 FAULTS = {
     "wake": "fail fail-after slow hang hang-after ignore flood kill kill-after children long",
     "sleep": "fail fail-after slow hang hang-after ignore flood kill kill-after children",
-    "alive": "fail hang unknown kill slow flood",
+    "alive": "hang unknown kill slow flood",
 }
-"""What a hook can be told: before its work, or after it."""
+"""
+What a hook can be told: before its work, or after it.  Alive never lies: of a model that
+serves and says no nobody could know that it holds the GPU's memory.
+"""
 
 _START = """\
 cd "{directory}"
