@@ -859,3 +859,24 @@ def test_abort_all(held: Bench) -> None:
     held.site.abort_all()
     assert not client.wire.connected
     assert client.wire.said() == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"HEAD / HTTP/1.1\nHost: x",
+        b"HEAD / HTTP/1.1\r\nHost: x\r\nHost: y",
+        b"HEAD / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 300,
+        b"HEAD / HTTP/9.9\r\nHost: x",
+        b"HEAD /" + b"x" * 99_999,
+    ],
+)
+@pytest.mark.parametrize("cut", [3, 5, 20, 10**6])
+def test_the_refusal_of_a_head_request_has_no_body(head: bytes, cut: int) -> None:
+    client = Bench(Echo()).client()
+    data = head + b"\r\n\r\n"
+    client.send(data[:cut], data[cut:])
+    said = client.wire.said()
+    assert said.startswith((b"HTTP/1.1 4", b"HTTP/1.1 505"))
+    assert said.endswith(b"\r\n\r\n")

@@ -258,7 +258,10 @@ class RequestReader:
                         break
                     look = at + FEED_STEP
         except Refusal as refusal:
-            refusal.is_head = self._head is not None and self._head.method == b"HEAD"
+            head = self._head
+            # What is wrong may be in the head, which there is none of then.
+            is_head = self._raw.startswith(b"HEAD ") if head is None else head.method == b"HEAD"
+            refusal.is_head = is_head
             self.refuse(refusal)
         return size if self.closed else at
 

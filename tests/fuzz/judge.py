@@ -96,10 +96,9 @@ def _one_request(data: bytes) -> tuple[Found | None, bool, bytes]:
             )
             last = server.their_state is h11.MUST_CLOSE
             if request.http_version == b"1.0":
-                # h11 keeps no connection of HTTP/1.0; llmux does if asked.
-                last = not any(
-                    n == b"connection" and b"keep-alive" in v.lower() for n, v in raw
-                )
+                # h11 keeps no connection of HTTP/1.0; llmux does if asked, in either way.
+                asking = (b"connection", b"proxy-connection")
+                last = not any(n in asking and b"keep-alive" in v.lower() for n, v in raw)
             return found, not last, server.trailing_data[0]
         else:
             return None, False, data
