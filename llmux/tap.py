@@ -4,6 +4,7 @@ C{twistd llmux}: its options, and the service that they ask for.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -159,6 +160,12 @@ def makeService(options: Options) -> IService:
     except ConfigError as e:
         raise SystemExit(str(e)) from None
     in_terminal = bool(options.parent and options.parent.get("nodaemon")) and sys.stdin.isatty()
-    owner = ProcessOwner(reactor, service, hangup_stops=in_terminal, reopen=options.reopen)
+    owner = ProcessOwner(
+        reactor,
+        service,
+        hangup_stops=in_terminal,
+        reopen=options.reopen,
+        config_file=os.path.abspath(options["config"]),
+    )
     IService(owner).setServiceParent(service)
     return service

@@ -168,10 +168,11 @@ class TestServing:
         context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
         context.check_hostname = False
         with (
-            Daemon(["-c", "config.json"], tmp_path),
+            Daemon(["-c", "config.json"], tmp_path) as daemon,
             closing(HTTPSConnection("127.0.0.1", port, timeout=30, context=context)) as client,
         ):
             assert ask(client) == (200, b'{"answer": 42}')
+            assert daemon.wait_for("listening").endswith(f" https://127.0.0.1:{port}")
 
     def test_verbose(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port)

@@ -132,6 +132,36 @@ async def test_endpoint(reactor: Any, configure: Callable[..., Config]) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("listen", "mode"),
+    [
+        ("unix:s", 0o660),
+        ("unix:address=s", 0o660),
+        ("unix:s:lockfile=1", 0o660),
+        ("unix:s:mode=666", 0o666),
+        ("unix:s:mode=600:lockfile=0", 0o600),
+    ],
+)
+async def test_a_unix_socket_is_closed_to_other_users(
+    reactor: Any, configure: Callable[..., Config], tmp_path: Path, listen: str, mode: int
+) -> None:
+    listener = Listener(configure(listen=listen), reactor, Greeting())
+    assert (tmp_path / "s").stat().st_mode & 0o777 == mode
+    await listener.stopService()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_belongs_to_the_user_that_llmux_becomes(
+    reactor: Any, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    listener = Listener(configure(listen="unix:s"), reactor, Greeting(), owner=(65534, 65533))
+    found = (tmp_path / "s").stat()
+    assert (found.st_uid, found.st_gid) == (65534, 65533)
+    await listener.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_unix_socket_in_the_configurations_directory(
     reactor: Any, configure: Callable[..., Config], tmp_path: Path
 ) -> None:

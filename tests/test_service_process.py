@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -147,6 +148,21 @@ def test_logs_are_opened_anew(events: list[str]) -> None:
     reactor.run()
     tell(signal.SIGHUP)
     assert (service.reopens, reactor.stops) == (3, [])
+
+
+def test_a_hangup_says_that_a_changed_configuration_is_not_read(
+    tmp_path: Path, events: list[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("models: {}")
+    start(Reactor(), Service(), config_file=str(file))
+    tell(signal.SIGHUP)
+    assert "config_changed" not in events
+    file.write_text("models: {a: }")
+    tell(signal.SIGUSR1)
+    assert "config_changed" not in events
+    tell(signal.SIGHUP)
+    assert "config_changed" in events
 
 
 def test_hangup_of_a_terminal() -> None:

@@ -266,12 +266,33 @@ class TestDaemon:
     def check_other_user(
         self, directory: Path, behind: Backend, nobody: pwd.struct_passwd
     ) -> None:
-        port = write_config(directory, behind.port)
+        # As README.md has it: the log's directory is root's.
+        (directory / "state").mkdir()
+        os.chown(directory / "state", nobody.pw_uid, nobody.pw_gid)
+        port = write_config(
+            directory, behind.port, request_log="requests.jsonl", state_dir="state"
+        )
+        log = directory / "llmux.log"
         with detached(directory, "--uid=nobody", "llmux", "-c", "config.json") as daemon:
             status = Path(f"/proc/{daemon.pid}/status").read_text()
             assert f"Uid:\t{nobody.pw_uid}\t" in status
             with closing(connect(port)) as connection:
                 assert ask(connection)[0] == 200
+                os.kill(daemon.pid, signal.SIGHUP)
+                assert ask(connection, "b")[0] == 200
+                wait_until(lambda: "switching from a to b" in log.read_text(), "the log")
+                # What cannot be opened anew is written on.
+                log.rename(directory / "old.log")
+                (directory / "requests.jsonl").rename(directory / "old.jsonl")
+                os.kill(daemon.pid, signal.SIGHUP)
+                wait_until(
+                    lambda: "opened anew" in (directory / "old.log").read_text(), "a word"
+                )
+                assert ask(connection, "a")[0] == 200
+                text = "switching from b to a"
+                wait_until(lambda: text in (directory / "old.log").read_text(), "the log")
+            for name in "old.log", "old.jsonl":
+                assert (directory / name).stat().st_uid == nobody.pw_uid
 
 
 class TestRefusing:

@@ -4,6 +4,7 @@ llmux in the foreground of a terminal, or under an init system without twistd.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -45,7 +46,12 @@ def serve(
     service = LlmuxService(config, reactor)
     observer = log_observer(sys.stderr, log_format, verbose, later_in(reactor))
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-    owner = ProcessOwner(reactor, service, hangup_stops=sys.stdin.isatty())
+    owner = ProcessOwner(
+        reactor,
+        service,
+        hangup_stops=sys.stdin.isatty(),
+        config_file=os.path.join(config.directory, os.path.basename(config.file)),
+    )
     IService(owner).setServiceParent(service)
     IService(service).privilegedStartService()
     service.startService()

@@ -38,6 +38,9 @@ __all__ = ["Listener", "describe_address", "make_endpoint"]
 BACKLOG = 4096
 """Connections that may wait to be accepted: a thousand clients may come at once."""
 
+SOCKET_MODE = "660"
+"""Of a Unix socket for which C{listen} gives no mode; Twisted would let every user in."""
+
 _UNIX = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])+)")
 
 
@@ -63,11 +66,15 @@ class Listener(Service):
         reactor: Any,
         factory: IProtocolFactory,
         *,
+        owner: tuple[int, int] | None = None,
         bound: Callable[[IAddress], None] = _ignored,
     ) -> None:
         """
+        @param owner: the user and the group that a Unix socket is to belong to; those
+            of this process if None.
         @param bound: called with the address, before the first connection.
         """
+        self._owner = owner
         self._report = bound
         self.port: IListeningPort | None = None
         self._config = config
@@ -108,6 +115,10 @@ class Listener(Service):
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
         bound_accepts(port, 1)
+        path = getattr(port.getHost(), "name", None)
+        is_made_here = (self._config.listen or "").startswith("unix:")
+        if self._owner is not None and path and is_made_here:
+            os.chown(path, *self._owner, follow_symlinks=False)
         self._report(port.getHost())
         if self._stopped:
             port.stopListening()
@@ -122,7 +133,7 @@ class Listener(Service):
             return
         if IPushProducer.providedBy(port) and not self._paused:
             IPushProducer(port).resumeProducing()
-        where = describe_address(port.getHost())
+        where = describe_address(port.getHost(), self._scheme())
         self._log.info("listening on {address}", event="listening", address=where)
 
     def pause(self) -> None:
@@ -142,6 +153,9 @@ class Listener(Service):
     def accept_at_once(self, count: int) -> None:
         """Let the port accept no more than so many connections in one go."""
         bound_accepts(self.port, count)
+
+    def _scheme(self) -> str:
+        return "https" if (self._config.listen or "").startswith("ssl:") else "http"
 
     def privilegedStartService(self) -> None:
         """Before privileges are dropped, and after the fork of a daemon."""
@@ -163,7 +177,7 @@ class Listener(Service):
         return stopped.addErrback(
             lambda failure: self._log.warn(
                 "while closing {address}: {why}",
-                address=describe_address(port.getHost()),
+                address=describe_address(port.getHost(), self._scheme()),
                 why=failure.value,
             )
         )
@@ -186,18 +200,18 @@ def make_endpoint(config: Config, reactor: Any) -> IStreamServerEndpoint:
 
     try:
         with chdir(config.directory):
-            endpoint: IStreamServerEndpoint = serverFromString(reactor, _absolute(config))
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, _completed(config))
     except Exception as e:
         raise _bad_endpoint(config, e) from None
     return endpoint
 
 
-def describe_address(address: object) -> str:
+def describe_address(address: object, scheme: str = "http") -> str:
     """C{http://127.0.0.1:3000}, C{http://[::1]:3000} or C{unix:/run/llmux.sock}."""
     host = getattr(address, "host", None)
     if host is not None:
         host = f"[{host}]" if ":" in host else host
-        return f"http://{host}:{getattr(address, 'port', 0)}"
+        return f"{scheme}://{host}:{getattr(address, 'port', 0)}"
     name = getattr(address, "name", None)
     if name is not None:
         return "unix:" + os.fsdecode(name)
@@ -209,19 +223,24 @@ def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
     return family == socket.AF_UNIX and hasattr(endpoint, "fileno")
 
 
-def _absolute(config: Config) -> str:
+def _completed(config: Config) -> str:
     """
-    The endpoint, a relative unix socket made absolute: a daemon changes its
-    directory between binding and closing.
+    The endpoint's description.  A relative path of a Unix socket is made absolute,
+    because a daemon changes its directory between binding and closing; and its
+    socket is closed to other users unless a mode is given.
     """
     listen = config.listen or ""
     found = _UNIX.match(listen)
-    if found is None or found["path"].startswith(("/", "\0")):
+    if found is None:
         return listen
-    from twisted.internet.endpoints import quoteStringArgument
+    path, rest = found["path"], listen[found.end() :]
+    if not path.startswith(("/", "\0")):
+        from twisted.internet.endpoints import quoteStringArgument
 
-    directory = quoteStringArgument(config.directory)
-    return f"unix:{directory}/{found['path']}{listen[found.end() :]}"
+        path = f"{quoteStringArgument(config.directory)}/{path}"
+    if not re.search(r":mode=", rest):
+        rest += f":mode={SOCKET_MODE}"
+    return f"unix:{path}{rest}"
 
 
 def _where(config: Config) -> tuple[str, str]:

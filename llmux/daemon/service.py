@@ -91,7 +91,9 @@ class LlmuxService(MultiService):
             self.switcher.add_observer(self._request_log)
         # Last, so that nothing is bound if anything else is amiss.
         try:
-            self.listener = Listener(config, reactor, self._site, bound=self._bound)
+            self.listener = Listener(
+                config, reactor, self._site, owner=owner, bound=self._bound
+            )
         except ConfigError:
             if self._request_log is not None:
                 self._request_log.close()

@@ -57,6 +57,8 @@ class ProcessOwner(Service):
 
     @param hangup_stops: HUP means that the terminal has gone: stop.
     @param reopen: further logs to open anew on HUP.
+    @param config_file: the configuration's path; HUP does not read it again, and
+        says so if it has changed.
     @ivar aborted_by: the signal that cut the stop short, or None.
     """
 
@@ -69,7 +71,10 @@ class ProcessOwner(Service):
         *,
         hangup_stops: bool = False,
         reopen: Sequence[Callable[[], object]] = (),
+        config_file: str | None = None,
     ) -> None:
+        self._config_file = config_file
+        self._config_version = _version(config_file)
         self.aborted_by: int | None = None
         self._reactor = reactor
         self._service = service
@@ -160,3 +165,21 @@ class ProcessOwner(Service):
                 reopen()
             except OSError as e:
                 self._log.error("a log cannot be opened anew: {error}", error=e)
+        if all_of_them and _version(self._config_file) != self._config_version:
+            self._log.warn(
+                "{file} has changed; the configuration is read at start only: restart llmux "
+                "to use it",
+                event="config_changed",
+                file=self._config_file,
+            )
+
+
+def _version(file: str | None) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None if it is not there."""
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -28,8 +28,9 @@ L{has_reactor}                       whether a reactor is installed cannot be
 The HTTP server leans on C{twisted.web.http.HTTPChannel} and C{Request}
 (C{llmux/web/channel.py}, C{request.py}, C{site.py}), on the transport's C{_tempDataBuffer}
 and C{dataBuffer} (C{llmux/web/transport.py}), the hooks on
-C{twisted.internet.process.Process} (C{llmux/hooks/spawn.py}): each says why where it
-does so.
+C{twisted.internet.process.Process} (C{llmux/hooks/spawn.py}), the log on C{LogFile}, whose
+C{reopen} closes the file before it opens the new one
+(C{llmux/monitoring/log_file.py}): each says why where it does so.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ __all__ = [
     "use_monotonic_clock",
     "without_openssl",
 ]
+
 
 REACTOR_PARTS = (
     "_poller",
