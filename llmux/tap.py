@@ -14,7 +14,7 @@ from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from llmux._version import __version__
-from llmux.daemon.twisted_gaps import install_reactor
+from llmux.daemon.reactor_choice import install_reactor
 from llmux.monitoring.log import LOG_FORMATS, log_observer
 
 __all__ = ["Options", "makeService", "make_log_observer"]

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from llmux.command.main import main
 from llmux.command.rehearsal import rehearse, report
-from llmux.command.scripts import script_problems
+from llmux.command.script_check import script_problems
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from tests.daemon import free_port, run
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NoReturn
 import msgspec
 from twisted.python import usage
 
-from llmux.command.scripts import script_problems
+from llmux.command.script_check import script_problems
 from llmux.config import Config, ConfigError, load_config
 from llmux.config.error import key_path, printable, shown
 

@@ -114,7 +114,7 @@ def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -
 
     @return: whether every step did what llmux needs.
     """
-    from llmux.daemon.twisted_gaps import install_reactor
+    from llmux.daemon.reactor_choice import install_reactor
 
     install_reactor()
     from twisted.internet import reactor as installed

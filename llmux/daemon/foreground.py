@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from llmux.daemon.twisted_gaps import install_reactor, without_openssl
+from llmux.daemon.reactor_choice import install_reactor
+from llmux.daemon.twisted_gaps import without_openssl
 
 if TYPE_CHECKING:
     from llmux.config import Config

@@ -51,7 +51,6 @@ __all__ = [
     "bound_accepts",
     "check_reactor_parts",
     "has_reactor",
-    "install_reactor",
     "own_lock",
     "use_monotonic_clock",
     "without_openssl",
@@ -85,26 +84,6 @@ def check_reactor_parts(reactor: object) -> None:
 def has_reactor() -> bool:
     """Tell whether a reactor is installed, without installing one."""
     return "twisted.internet.reactor" in sys.modules
-
-
-def install_reactor() -> None:
-    """
-    Install L{llmux.daemon.reactor.LlmuxReactor} unless this process has a reactor.
-
-    Where that class cannot be had (there is no epoll(7), or Twisted has changed),
-    Twisted's own choice gets a monotonic clock.  Call this before anything is
-    scheduled.
-    """
-    if not has_reactor():
-        try:
-            from llmux.daemon.reactor import install
-
-            install()
-        except (ImportError, AttributeError):
-            pass
-    from twisted.internet import reactor
-
-    use_monotonic_clock(reactor)
 
 
 def use_monotonic_clock(reactor: Any) -> None:
