@@ -36,11 +36,11 @@ FLOORS = {
 STILL_WRONG: set[tuple[str, str]] = set()
 """Pairs of rooms, importer first, that are to be parted."""
 
-STILL_IN_CYCLES = ["llmux.web.channel", "llmux.web.request"]
+STILL_IN_CYCLES: set[str] = set()
 """Modules that import each other."""
 
-MODULES_STILL_TWICE = ["run"]
-CLASSES_STILL_TWICE = ["Phase"]
+MODULES_STILL_TWICE = {"run"}
+CLASSES_STILL_TWICE = {"Phase"}
 """Names that mean two things."""
 
 
@@ -79,7 +79,7 @@ def test_imports_go_downstairs() -> None:
         if _room(module) != _room(imported)
         if FLOORS[_room(module)] <= FLOORS[_room(imported)]
     }
-    assert wrong == STILL_WRONG
+    assert wrong <= STILL_WRONG
 
 
 def _between(known: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -101,7 +101,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     for module, names in left.items():
         for name in names & left.keys():
             importers[name].add(module)
-    assert sorted(_between(importers)) == STILL_IN_CYCLES
+    assert _between(importers).keys() <= STILL_IN_CYCLES
 
 
 def test_each_module_has_a_name_of_its_own() -> None:
@@ -110,7 +110,7 @@ def test_each_module_has_a_name_of_its_own() -> None:
         for module in MODULES
         if not (LLMUX.parent / module.replace(".", "/")).is_dir()
     )
-    assert sorted(name for name, count in names.items() if count > 1) == MODULES_STILL_TWICE
+    assert {name for name, count in names.items() if count > 1} <= MODULES_STILL_TWICE
 
 
 def test_each_class_has_a_name_of_its_own() -> None:
@@ -120,4 +120,4 @@ def test_each_class_has_a_name_of_its_own() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
-    assert sorted(name for name, count in names.items() if count > 1) == CLASSES_STILL_TWICE
+    assert {name for name, count in names.items() if count > 1} <= CLASSES_STILL_TWICE
