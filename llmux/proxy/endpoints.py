@@ -38,8 +38,8 @@ def _turn() -> Callable[[], bool]:
 
 class Root(Resource):
     """
-    Our own paths, each where OpenAI or custom has it; every other path is the
-    models' Resource's.
+    The root of the tree has our own paths, each where OpenAI or custom has it;
+    every other path is the models' Resource's.
     """
 
     route_is_stable = True
@@ -75,13 +75,13 @@ class Root(Resource):
         return own
 
     def render(self, request: IRequest) -> int | bytes:
-        """The path ends here."""
+        """Leave a path that ends here to the models' Resource."""
         answered: int | bytes = self._rest.render(request)
         return answered
 
 
 class _Version(Resource):
-    """What is under /v1."""
+    """The Resource of what is under /v1."""
 
     route_is_stable = True
 
@@ -99,7 +99,7 @@ class _Version(Resource):
 
 
 class _ReadOnly(Resource):
-    """Answers GET and HEAD, and says so to others."""
+    """A Resource that answers GET and HEAD, and tells others so."""
 
     isLeaf = True
     route_is_stable = True
@@ -120,11 +120,11 @@ class _ReadOnly(Resource):
         return NOT_DONE_YET
 
     def read(self, request: Request) -> None:
-        """Answer."""
+        """Answer a request for GET or HEAD."""
         raise NotImplementedError
 
     def write(self, request: Request, content_type: bytes, body: bytes) -> None:
-        """A whole reply, without its body to HEAD."""
+        """Write a whole reply, without its body to HEAD."""
         request.setHeader(b"Content-Type", content_type)
         request.setHeader(b"Content-Length", b"%d" % len(body))
         # A Request drops the body of a reply to HEAD itself.
@@ -133,7 +133,7 @@ class _ReadOnly(Resource):
 
 
 class _Document(_ReadOnly):
-    """Always the same."""
+    """A Resource whose reply is always the same."""
 
     def __init__(self, refusals: RefusalLog, content_type: bytes, body: bytes) -> None:
         super().__init__(refusals)
@@ -241,7 +241,10 @@ class _Exposition(_ReadOnly):
 
 
 class _Models(_ReadOnly):
-    """The models, as OpenAI lists them; below it each by its name, slashes and all."""
+    """
+    The Resource of the models, as OpenAI lists them; below it each model has a
+    path of its own: its name, slashes and all.
+    """
 
     # What it answers depends on what is left of the path.
     route_is_stable = False

@@ -83,7 +83,14 @@ class ChannelOwner(Protocol):
 
 
 class Phase(Enum):
-    """The phases of a connection: see above."""
+    """
+    The phases of a connection: see above.
+
+    @ivar after: the phases that may come next.  The way of a request that is
+        alone, from IDLE to ANSWERING and back, is not checked.
+    """
+
+    after: tuple[Phase, ...]
 
     IDLE = "idle"
     READING = "reading"
@@ -93,17 +100,11 @@ class Phase(Enum):
 
 
 _IDLE, _READING, _ANSWERING, _LINGERING, _CLOSED = Phase
-_NEXT = {
-    _IDLE: {_READING, _ANSWERING, _CLOSED},
-    _READING: {_IDLE, _ANSWERING, _LINGERING, _CLOSED},
-    _ANSWERING: {_READING, _CLOSED},
-    _LINGERING: {_CLOSED},
-    _CLOSED: {_CLOSED},
-}
-"""
-Which phase comes after which.  The way of a request that is alone, from IDLE to
-ANSWERING and back, is not checked.
-"""
+_IDLE.after = (_READING, _CLOSED)
+_READING.after = (_IDLE, _ANSWERING, _LINGERING, _CLOSED)
+_ANSWERING.after = (_READING, _CLOSED)
+_LINGERING.after = (_CLOSED,)
+_CLOSED.after = (_CLOSED,)
 
 
 @implementer(IProtocol, IReplyChannel, IPushProducer)
@@ -176,7 +177,7 @@ class LlhttpChannel(RequestTransport):
         self._unsent_before = 0
 
     def _enter(self, phase: Phase) -> None:
-        assert phase in _NEXT[self._phase], (self._phase, phase)
+        assert phase in self._phase.after, (self._phase, phase)
         self._phase = phase
 
     # ------------------------------------------------------------- protocol

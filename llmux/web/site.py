@@ -105,13 +105,13 @@ class LlmuxSite(Site):
     # --------------------------------------------------------- the factory
 
     def startFactory(self) -> None:
-        """Nothing: no access log, no clock for one."""
+        """Do nothing: there is no access log, and no clock for one."""
 
     def stopFactory(self) -> None:
-        """Nothing."""
+        """Do nothing: nothing was started."""
 
     def log(self, request: Request) -> None:
-        """Nothing."""
+        """Do nothing: there is no access log."""
 
     def buildProtocol(self, addr: IAddress | None) -> LlhttpChannel:  # type: ignore[override] # a Site has no other use for its protocol
         """See L{IProtocolFactory.buildProtocol}."""
@@ -208,7 +208,7 @@ class LlmuxSite(Site):
             channel.stop()
 
     def all_closed(self) -> Deferred[None]:
-        """Fires when there is no connection (at once, if there is none)."""
+        """A Deferred that fires when there is no connection (at once, if there is none)."""
         waiting: Deferred[None] = Deferred(self._waiting_no_more)
         if self._connections:
             self._waiting.append(waiting)

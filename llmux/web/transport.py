@@ -1,5 +1,6 @@
 """
-What twisted.web's Requests ask of the connection that they answer on.
+The transport of a request: what twisted.web's Requests ask of the connection that
+they answer on.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def unsent(transport: Any) -> int:
 
 class RequestTransport:
     """
-    To a Request, what L{twisted.web.http.HTTPChannel} is as far as writing
-    goes.
+    A transport of requests is to a Request what
+    L{twisted.web.http.HTTPChannel} is, as far as writing goes.
 
     @ivar transport: the connection; None before it is made.
     @ivar keeps_alive: the connection will outlive the present reply.  Whoever
@@ -89,7 +90,7 @@ class RequestTransport:
         self.transport.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Likewise."""
+        """Write some of the body of a reply, in pieces."""
         self.transport.writeSequence(iovec)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
@@ -127,5 +128,5 @@ class RequestTransport:
             return _NOWHERE
 
     def isSecure(self) -> bool:
-        """The client speaks TLS to us."""
+        """Whether the client speaks TLS to us."""
         return bool(ISSLTransport.providedBy(self.transport))

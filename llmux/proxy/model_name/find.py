@@ -60,6 +60,8 @@ def find_model(
         if isinstance(scan, BodyScan):
             return scan.finish()
         return _search_in_turns(body, content_type, cooperator or _cooperator)
+    if not data:
+        return None
     try:
         model = _decode(data).model
     except msgspec.ValidationError:
