@@ -211,15 +211,15 @@ def test_a_clean_up_that_fails_is_not_saved_by_a_model_that_is_still_loading(
 ) -> None:
     """
     After a failed wake C{alive} has been saying no all along: that no counts
-    only when the wake's time limit is over, and nothing is woken beside (K3).
+    only after another time limit, and nothing is woken beside (K3).
     """
     world = make(wake_limit=60.0)
-    world.hooks.once("a", WAKE, 1.0, 1)
+    world.hooks.once("a", WAKE, 60.0, 1)
     for _ in range(2):
         world.hooks.once("a", SLEEP, 0.0, 1)
     world.hooks.script("a", ALIVE, 0.0, 1)
     world.ask("a")
-    world.advance(1)
+    world.advance(60)
     other = world.ask("b")
     world.advance(3)
     assert world.phase("a") is Phase.UNCERTAIN

@@ -362,9 +362,9 @@ class Cleaning(Story):
     A model that may be awake, and must not be, is put to sleep, however often
     that has to be tried.
 
-    After a wake that failed, a C{no} of C{alive} counts only once the wake's
-    time limit is over: a server that is still loading has been saying no all
-    along.
+    After a wake that failed, a C{no} of C{alive} counts only when another
+    C{wake_timeout} has passed: a server that is still loading has been saying no
+    all along.
     """
 
     def __init__(self, stage: Stage, model: Model, failed_try: float | None = None) -> None:
@@ -375,6 +375,7 @@ class Cleaning(Story):
         super().__init__(stage, [model])
         self._model = model
         self._failed_try = failed_try
+        self._began = self.now()
         self._backoff = Backoff()
         self._pausing = False
 
@@ -406,7 +407,7 @@ class Cleaning(Story):
         return (
             model.said_yes
             or model.wake_began is None
-            or self.now() >= model.wake_began + model.settings.wake_timeout
+            or self.now() >= self._began + model.settings.wake_timeout
         )
 
     async def _wait_for_next_try(self, seconds: float) -> None:
