@@ -364,4 +364,4 @@ def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
 
 
 def test_the_view_is_what_policies_are_promised() -> None:
-    verifyObject(IScheduleContext, World().switcher._context)
+    verifyObject(IScheduleContext, World().switcher._questions._context)

@@ -3,14 +3,14 @@ Who waits, who is in flight, and when to change models.
 
 The switcher carries out what its policy decides.  It does no I/O and knows no
 reactor: a clock, a hook runner and a policy are given to it.  What moves
-models through their phases is told in stories (L{llmux.switching.stories},
-L{llmux.switching.transition}), which the switcher begins.
+models through their phases is told in stories (L{llmux.switching.story} and the
+modules of its subclasses), which the switcher begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,20 +33,21 @@ from llmux.interfaces import (
     Observer,
     PolicyEvent,
     Slept,
-    SlotPhase,
     Woke,
 )
 from llmux.monitoring.metrics import Metrics
+from llmux.switching.adoption import Adoption
 from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.cost import SwitchCostTracker
-from llmux.switching.model import INFINITY, InFlightGuard, Model, Waiter
+from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
+from llmux.switching.questions import Questions
+from llmux.switching.recovery import Check, Cleaning, LastSleep
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
-from llmux.switching.stories import Adoption, Check, LastSleep, Story
+from llmux.switching.story import Story
 from llmux.switching.transition import Transition
-from llmux.switching.view import ScheduleContext
 from llmux.switching.watch import Watch
 
 __all__ = [
@@ -67,9 +68,6 @@ _EVERY_EVENT: frozenset[type[Any]] = frozenset(
 )
 _REQUEST_EVENTS = frozenset({Arrived, Completed, Forwarded})
 _COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
-_MOST_ROUNDS = 1000
-"""Questions to the policy in one turn; each answer that changes something leads to another."""
-
 _SHUTTING_DOWN = "llmux is shutting down"
 
 
@@ -171,18 +169,9 @@ class ModelSwitcher:
         self._tells_of_requests = False
         self._choose_events()
 
-        self._context = ScheduleContext(self._all, self._wanted, self.costs)
-        self._asking = False
-        self._ask_again = False
-        # Until then the answer would be the same, unless something changes for
-        # a model that is not awake; or, if not held back, the awake one empties.
-        self._quiet_until = 0.0
-        self._held_back = False
-        self._question: IDelayedCall | None = None
-        self._said_held_until = 0.0
-
         self._stories: set[Story] = set()
         self._transitions: list[Transition] = []
+        self._questions = Questions(self, self._policy, self._wanted, self._transitions)
         self._adoption: Adoption | None = None
         self._is_known = False
         self._started: list[Deferred[None]] = []
@@ -295,7 +284,7 @@ class ModelSwitcher:
         return settling
 
     def _maybe_settled(self) -> None:
-        if self._stories or self._in_flight or self._asking:
+        if self._stories or self._in_flight or self._questions.asking:
             return
         settling, self._settling = self._settling, None
         if settling is not None:
@@ -371,7 +360,7 @@ class ModelSwitcher:
     def _acquire_watched(self, model: Model) -> InFlightGuard | None:
         """A guard at once, while somebody watches or waits."""
         now = self.clock.seconds()
-        asks = self._wanted and self._quiet_until <= now
+        asks = self._wanted and self._questions.quiet_until <= now
         if asks and not self.settings.drain_before_switch:
             # Where nothing is drained, a switch that this request sets off would put the
             # model to sleep with the request on its way: so the question comes first.
@@ -426,7 +415,7 @@ class ModelSwitcher:
             return fail(self._timed_out(waiter, limit))
         if not retry:
             self.tell(Arrived(now, model, request))
-        if found.phase is Phase.DRAINING and self._is_admitted(found, waiter, now):
+        if found.phase is Phase.DRAINING and self._questions.is_admitted(found, waiter, now):
             waiter.deferred.callback(self._guard(waiter, now))
             self.consider()
             return waiter.deferred
@@ -436,19 +425,12 @@ class ModelSwitcher:
             )
         found.enqueue(waiter)
         self._wanted.setdefault(model, found)
-        self._quiet_until = 0.0
+        self._questions.quiet_until = 0.0
         if self._adoption is None:
             self.start()
         else:
             self.consider()
         return waiter.deferred
-
-    def _is_admitted(self, model: Model, waiter: Waiter, now: float) -> bool:
-        for transition in self._transitions:
-            if transition.draining and model in transition.victims:
-                self._context.look(now, SlotPhase.DRAINING, model, transition.target)
-                return self._policy.admit(self._context, waiter)
-        return False
 
     def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
         model = waiter.state
@@ -478,8 +460,8 @@ class ModelSwitcher:
                 except Exception:
                     self._policy.listener_failed(listen)
         if self._wanted:
-            emptied = not model.guards and not self._held_back
-            if emptied or self._quiet_until <= self.clock.seconds():
+            emptied = not model.guards and not self._questions.held_back
+            if emptied or self._questions.quiet_until <= self.clock.seconds():
                 self.consider()
         elif self._stories or self.stopping:
             # A drain that nobody waits for any more, or the end.
@@ -582,7 +564,7 @@ class ModelSwitcher:
     def refuse(self, model: Model, error: SwitchError) -> None:
         """The model's waiters go away with this error."""
         now = self.clock.seconds()
-        self._quiet_until = 0.0
+        self._questions.quiet_until = 0.0
         self._wanted.pop(model.name, None)
         waiters = model.take_waiters()
         for waiter in waiters:
@@ -623,7 +605,7 @@ class ModelSwitcher:
         model.dequeue(waiter)
         if not model.waiting:
             self._wanted.pop(model.name, None)
-        self._quiet_until = 0.0
+        self._questions.quiet_until = 0.0
         self._left(waiter, reason, self.clock.seconds())
 
     def _left(self, waiter: Waiter, reason: LeftReason, now: float) -> None:
@@ -658,6 +640,14 @@ class ModelSwitcher:
         if isinstance(story, Transition):
             self._transitions.remove(story)
 
+    def clean_up(self, model: Model, failed_try: float | None = None) -> None:
+        """The model may be awake, and must not be: put it to sleep."""
+        Cleaning(self, model, failed_try).begin()
+
+    def check(self, model: Model) -> None:
+        """The model is in doubt: ask whether it is alive."""
+        Check(self, model).begin()
+
     def room_changed(self) -> None:
         """A model has released what it held."""
         if self._adoption is not None:
@@ -685,161 +675,16 @@ class ModelSwitcher:
             except Exception:
                 self._policy.listener_failed(listen)
 
-    @contextmanager
-    def holding_questions(self) -> Iterator[None]:
+    def holding_questions(self) -> AbstractContextManager[None]:
         """Have the policy asked only after the block, and not in its middle."""
-        asking, self._asking = self._asking, True
-        try:
-            yield
-        finally:
-            self._asking = asking
+        return self._questions.held()
 
     def consider(self) -> None:
-        """Something has happened: ask the policy, until it has nothing more to say."""
-        self._ask_again = True
-        if self._asking:
-            return
-        self._asking = True
-        rounds = 0
-        try:
-            while self._ask_again:
-                self._ask_again = False
-                rounds += 1
-                if rounds > _MOST_ROUNDS:
-                    # A policy that starts a switch and calls it off, over and over.
-                    self._policy.goes_in_circles()
-                    self._ask_at(self.clock.seconds() + 1.0, self.clock.seconds())
-                    break
-                self._ask_what_matters()
-        finally:
-            self._asking = False
+        """Something has changed: ask the policy, until it has nothing more to say."""
+        self._questions.consider()
         if self._settling is not None:
             self._maybe_settled()
 
-    def _ask_what_matters(self) -> None:
-        drains = False
-        for transition in list(self._transitions):
-            if transition.draining:
-                drains = True
-                self._ask_while_draining(transition, self.clock.seconds())
-            elif transition.waking:
-                wanted = transition.target.waiting or not self._wanted
-                transition.somebody_waits(bool(wanted))
-        if self._wanted and not drains and not self.stopping:
-            awake = None
-            for name in self.capacity.holders():
-                awake = self._all[name]
-                if awake.phase is not Phase.AWAKE:
-                    # A story moves it, whose end will be the reason to ask.
-                    return
-            self._ask(awake, self.clock.seconds())
-
-    def _ask(self, awake: Model | None, now: float) -> None:
-        context = self._context
-        context.look(now, SlotPhase.IDLE if awake is None else SlotPhase.AWAKE, awake, None)
-        held_until = 0.0
-        if not context.wanted():
-            held_until = self._next_backoff_end(now)
-        elif awake is not None:
-            held_until = max(
-                awake.woke_at + self.settings.min_active, awake.sleep_backoff.until
-            )
-            if now < awake.sleep_backoff.until:
-                self._say_held_back(awake, context.wanted())
-        if now < held_until:
-            self._quiet_until = held_until
-            self._held_back = True
-            self._ask_at(held_until, now)
-            return
-        self._held_back = False
-        decision = self._policy.decide(context)
-        if decision.target is not None:
-            self._quiet_until = 0.0
-            self._switch(self._wanted[decision.target], awake)
-            return
-        again = INFINITY if decision.ask_again_at is None else decision.ask_again_at
-        self._quiet_until = again if decision.holds_while_busy else 0.0
-        self._ask_at(min(again, self._next_backoff_end(now)), now)
-
-    def _switch(self, target: Model, victim: Model | None) -> None:
-        victims = [] if victim is None else [victim]
-        reservation = self.capacity.reserve(
-            target.name, target.settings.needs, [model.name for model in victims]
-        )
-        if reservation is not None:
-            Transition(self, target, victims, reservation).begin()
-
-    def _say_held_back(self, awake: Model, waiting: Sequence[str]) -> None:
-        until = awake.sleep_backoff.until
-        if self._said_held_until != until:
-            self._said_held_until = until
-            self._log.warn(
-                "requests for {waiting} wait because {model} did not go to sleep; it is tried "
-                "again in {retry_secs:.0f} s",
-                event="sleep_held_back",
-                model=awake.name,
-                waiting=", ".join(waiting),
-                retry_secs=until - self.clock.seconds(),
-            )
-
-    def _ask_while_draining(self, transition: Transition, now: float) -> None:
-        drained = transition.is_drained()
-        context = self._context
-        phase = SlotPhase.DRAINED if drained else SlotPhase.DRAINING
-        context.look(now, phase, transition.victims[0], transition.target)
-        wanted = context.wanted()
-        if not wanted:
-            # Those who lost patience would never be served if their loss of
-            # it called off each drain that is longer than that.
-            if not transition.outwaited:
-                transition.call_off()
-            elif drained:
-                transition.go_on()
-            return
-        decision = self._policy.decide(context)
-        if decision.reopens:
-            transition.call_off()
-            return
-        target = decision.target or transition.target.name
-        if target not in wanted:
-            # Whom the policy wanted is gone: who has waited longest is next.
-            target = min(wanted, key=context.oldest)
-        if target != transition.target.name:
-            transition.rebind(self._all[target])
-        if drained:
-            transition.go_on()
-        elif decision.ask_again_at is not None:
-            self._ask_at(decision.ask_again_at, now)
-
-    def _next_backoff_end(self, now: float) -> float:
-        return min(
-            (
-                model.wake_backoff.until
-                for model in self._wanted.values()
-                if model.wake_backoff.until > now
-            ),
-            default=INFINITY,
-        )
-
-    def _ask_at(self, at: float, now: float) -> None:
-        timer = self._question
-        if timer is not None and timer.active():
-            if timer.getTime() <= at:
-                # It asks early, and is then set anew.
-                return
-            timer.cancel()
-            self._question = None
-        if at < INFINITY:
-            self._question = self.clock.callLater(max(0.0, at - now), self._time_to_ask)
-
-    def _time_to_ask(self) -> None:
-        self._question = None
-        self._quiet_until = 0.0
-        self.consider()
-
     def cancel_next_question(self) -> None:
         """While a hook runs the policy's answer cannot matter: forget when to ask again."""
-        self._quiet_until = 0.0
-        if self._question is not None:
-            self._question.cancel()
-            self._question = None
+        self._questions.cancel()

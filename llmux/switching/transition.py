@@ -16,7 +16,7 @@ from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
 from llmux.switching.sequences import Answer, SleepOutcome
-from llmux.switching.stories import Check, Cleaning, Stage, Story, fell_asleep, log
+from llmux.switching.story import Stage, Story, fell_asleep, log
 
 __all__ = ["Transition"]
 
@@ -239,7 +239,7 @@ class Transition(Story):
             else:
                 model.step(Event.NOT_SURE_SLEPT, now)
                 if not stage.stopping:
-                    Check(stage, model).begin()
+                    stage.check(model)
 
     # ---------------------------------------------------------------- waking
 
@@ -287,7 +287,7 @@ class Transition(Story):
         if stage.stopping or self._is_abandoned:
             # The hook is not to blame, and nobody waits.
             target.step(Event.NOT_WOKEN, now)
-            Cleaning(stage, target).begin()
+            stage.clean_up(target)
             return
         target.wake_backoff.failed(now, at_least=now - wake_began)
         retry_at = target.wake_backoff.until
@@ -302,7 +302,7 @@ class Transition(Story):
                 retry_at - now,
             ),
         )
-        Cleaning(stage, target, failed_try=wake_began).begin()
+        stage.clean_up(target, failed_try=wake_began)
 
     def _failed(self, error: str) -> None:
         source = self.source

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from llmux.switching.model import Model
 from llmux.switching.phases import Phase
 from llmux.switching.sequences import Answer, HookSequence, answer_of
-from llmux.switching.stories import Stage
+from llmux.switching.story import Stage
 
 __all__ = ["Watch"]
 

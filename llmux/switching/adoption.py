@@ -1,0 +1,160 @@
+"""
+The story of llmux' start: what is awake is found out, and adopted if it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.defer import Deferred
+
+from llmux.interfaces import IWakeNotes, Woke
+from llmux.switching.model import Model
+from llmux.switching.phases import Event
+from llmux.switching.sequences import Answer, answer_of
+from llmux.switching.story import Stage, Story, log
+
+__all__ = ["Adoption"]
+
+
+class Adoption(Story):
+    """
+    llmux finds out what is awake, once, at its start.
+
+    Models that say yes serve on, if they fit together.  Where they do not, all
+    that hold something of the overdrawn resource are put to sleep, and so is
+    whoever gives no answer twice.  Nobody is served while a resource that the
+    model needs is overdrawn.
+
+    @param known: called when all models have answered.
+    @param notes: knows the models whose wake was cut short by the end of the
+        llmux before this one: a no of C{alive} means nothing there.
+    """
+
+    def __init__(
+        self, stage: Stage, notes: IWakeNotes | None, known: Callable[[], None]
+    ) -> None:
+        super().__init__(stage, stage.models.values())
+        self._notes = notes
+        self._interrupted: frozenset[str] = frozenset()
+        self._known = known
+        self._room: Deferred[None] | None = None
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage = self.stage
+        if self._notes is not None:
+            self._interrupted = self._notes.interrupted
+            if self._interrupted:
+                await self._notes.end_interrupted()
+        answers = await self._answers()
+        if stage.stopping:
+            self._finish()
+            return
+        awake, unsure = self._judge(answers)
+        for model in list(self.models):
+            if model not in awake and model not in unsure:
+                self.let_go(model)
+                model.step(Event.FOUND_ASLEEP, self.now())
+                stage.capacity.release(model.name)
+        if unsure:
+            log.warn(
+                "not sure to be asleep, so put to sleep: {models}",
+                event="strays_found",
+                models=", ".join(model.name for model in unsure),
+            )
+        for model in unsure:
+            self.let_go(model)
+            model.step(Event.FOUND_UNSURE, self.now())
+            stage.clean_up(model)
+        self._known()
+        while any(stage.capacity.overdrawn(model.settings.needs) for model in awake):
+            await self._more_room()
+            if stage.stopping:
+                break
+        if stage.stopping:
+            self._finish()
+            return
+        with stage.holding_questions():
+            self.end()
+            for model in awake:
+                self._adopt(model)
+
+    async def _answers(self) -> dict[str, Answer]:
+        """What each model says; who gives no answer is asked a second time."""
+        names = [model.name for model in self.models]
+        answers = {
+            name: answer_of(result) for name, result in await self.sequence.ask_all(names)
+        }
+        silent = [
+            name
+            for name, answer in answers.items()
+            if answer is Answer.UNKNOWN and name not in self._interrupted
+        ]
+        if silent and not self.stage.stopping:
+            for name, result in await self.sequence.ask_all(silent):
+                answers[name] = answer_of(result)
+        return answers
+
+    def _judge(self, answers: Mapping[str, Answer]) -> tuple[list[Model], list[Model]]:
+        """
+        The models that are to serve on, and those that are to be put to sleep.
+
+        An interrupted wake is never a no: its model may be loading still.
+        """
+        awake, unsure = [], []
+        for model in self.models:
+            answer = answers[model.name]
+            if model.name in self._interrupted and answer is not Answer.YES:
+                model.wake_began = self.now()
+                unsure.append(model)
+            elif answer is Answer.YES:
+                model.said_yes = True
+                awake.append(model)
+            elif answer is Answer.UNKNOWN:
+                unsure.append(model)
+        total = self.stage.capacity.total
+        held = {
+            name: sum(model.settings.needs.get(name, 0) for model in awake) for name in total
+        }
+        overdrawn = {name for name, amount in held.items() if amount > total[name]}
+        surplus = [
+            model
+            for model in awake
+            if any(
+                amount and name in overdrawn for name, amount in model.settings.needs.items()
+            )
+        ]
+        order = {model.name: place for place, model in enumerate(self.models)}
+        return (
+            [model for model in awake if model not in surplus],
+            sorted([*surplus, *unsure], key=lambda model: order[model.name]),
+        )
+
+    def _adopt(self, model: Model) -> None:
+        now = self.now()
+        log.info("{model} is awake already", event="model_adopted", model=model.name)
+        model.step(Event.FOUND_AWAKE, now)
+        model.woke_at = now
+        model.answered = False
+        self.stage.tell(Woke(now, model.name, None, None))
+        self.stage.serve(model)
+
+    async def _more_room(self) -> None:
+        self._room = Deferred()
+        await self._room
+
+    def room_changed(self) -> None:
+        """Something has been released."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.callback(None)
+
+    def _finish(self) -> None:
+        self.end()
+        self._known()
+
+    def stop(self) -> None:
+        """See L{Story.stop}: nobody need know any more what is awake."""
+        self.sequence.kill()
+        self.room_changed()

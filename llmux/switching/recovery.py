@@ -1,0 +1,196 @@
+"""
+The stories of one model that is not as it should be: a clean-up, a check of a
+backend in doubt; and the last sleep before llmux ends.
+"""
+
+from __future__ import annotations
+
+from llmux.interfaces import Failed, HookKind
+from llmux.switching.backoff import Backoff
+from llmux.switching.model import Model
+from llmux.switching.phases import Event
+from llmux.switching.sequences import Answer, answer_of
+from llmux.switching.story import Stage, Story, fell_asleep, log
+
+__all__ = ["Check", "Cleaning", "LastSleep"]
+
+_FIRST_RECHECK = 0.5
+_LONGEST_RECHECK = 30.0
+"""Seconds between two questions to C{alive} while no answer comes: the first pause, doubled
+each time, and the longest."""
+
+
+class Cleaning(Story):
+    """
+    A model that may be awake, and must not be, is put to sleep, however often
+    that has to be tried.
+
+    After a wake that failed, a C{no} of C{alive} counts only when another
+    C{wake_timeout} has passed: a server that is still loading has been saying no
+    all along.
+    """
+
+    def __init__(self, stage: Stage, model: Model, failed_try: float | None = None) -> None:
+        """
+        @param failed_try: when the wake began that has failed; the model's
+            back-off will be at least as long as this try and its clean-up took.
+        """
+        super().__init__(stage, [model])
+        self._model = model
+        self._failed_try = failed_try
+        self._began = self.now()
+        self._backoff = Backoff()
+        self._pausing = False
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage, model = self.stage, self._model
+        while True:
+            began = self.now()
+            outcome = await self.sequence.put_to_sleep(model.name, model.settings)
+            self.log_sleep_failure(model, "idle", outcome)
+            if outcome.failure is None or (outcome.alive is Answer.NO and self._no_counts()):
+                break
+            if stage.stopping:
+                return
+            now = self.now()
+            self._backoff.failed(now, at_least=now - began)
+            await self._wait_for_next_try(self._backoff.until - now)
+            if stage.aborting:
+                return
+        now = self.now()
+        if self._failed_try is not None:
+            model.wake_backoff.at_least(now + now - self._failed_try)
+        with stage.holding_questions():
+            self.end()
+            fell_asleep(stage, model, Event.CLEANED)
+
+    def _no_counts(self) -> bool:
+        model = self._model
+        return (
+            model.said_yes
+            or model.wake_began is None
+            or self.now() >= self._began + model.settings.wake_timeout
+        )
+
+    async def _wait_for_next_try(self, seconds: float) -> None:
+        waiting = ", ".join(self.stage.who_waits_for_room_of(self._model))
+        log.error(
+            "{model} may still be awake: nothing that needs its room is woken until its "
+            "sleep hook succeeds; next try in {retry_secs:.0f} s"
+            + ("; requests wait for: {waiting}" if waiting else ""),
+            event="blocked",
+            model=self._model.name,
+            retry_secs=seconds,
+            waiting=waiting,
+        )
+        self._pausing = True
+        await self.sequence.pause(seconds)
+        self._pausing = False
+
+    def stop(self) -> None:
+        """See L{Story.stop}: the sleep hook gets one last try, now."""
+        if self._pausing:
+            self.sequence.wake_up()
+
+
+class Check(Story):
+    """
+    A backend is in doubt.  Arrivals wait until C{alive} says whether the model
+    is there: yes, and it serves on; no, and it is cleaned up.  As long as
+    C{alive} gives no answer it is asked again, at growing intervals; after
+    the model's C{wake_timeout} without an answer the model is cleaned up.
+    """
+
+    def __init__(self, stage: Stage, model: Model, answer: Answer = Answer.UNKNOWN) -> None:
+        """
+        @param answer: what C{alive} has said already.
+        """
+        super().__init__(stage, [model])
+        self._model = model
+        self._answer = answer
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage, model = self.stage, self._model
+        answer = self._answer
+        deadline = self.now() + model.settings.wake_timeout
+        pause = _FIRST_RECHECK
+        while answer is Answer.UNKNOWN:
+            answer = answer_of(await self.sequence.ask(model.name))
+            if answer is not Answer.UNKNOWN:
+                break
+            left = deadline - self.now()
+            if left <= 0 or stage.stopping:
+                break
+            log.warn(
+                "alive of {model} gives no answer: requests wait, next question in "
+                "{retry_secs:.1f} s",
+                event="alive_unknown",
+                model=model.name,
+                retry_secs=min(pause, left),
+            )
+            await self.sequence.pause(min(pause, left))
+            pause = min(2 * pause, _LONGEST_RECHECK)
+        with stage.holding_questions():
+            self.end()
+            if answer is Answer.YES:
+                model.step(Event.ALIVE, self.now())
+                model.said_yes = True
+                # Before those whose requests failed: what they do next must find it open.
+                stage.serve(model)
+                self._answer_doubts(dead=False)
+            elif answer is Answer.UNKNOWN and stage.stopping:
+                self._answer_doubts(dead=False)
+            else:
+                self._is_dead()
+
+    def _is_dead(self) -> None:
+        """Whatever else the model had in flight is cut off, and its sleep hook cleans up."""
+        stage, model = self.stage, self._model
+        now = self.now()
+        if not model.answered:
+            # The model died without having completed anything since it woke: a
+            # prompt that kills its backend must not make a loop.
+            model.wake_backoff.failed(now)
+        log.error("the backend of {model} is dead", event="backend_died", model=model.name)
+        stage.tell(Failed(now, model.name, None, max(now, model.wake_backoff.until)))
+        model.step(Event.DEAD, now)
+        stage.abort_exchanges(
+            model, f"the backend of {model.name} died", "backend_died", may_wait_again=True
+        )
+        self._answer_doubts(dead=True)
+        stage.clean_up(model)
+
+    def _answer_doubts(self, dead: bool) -> None:
+        doubts, self._model.doubts = self._model.doubts, []
+        for doubt in doubts:
+            doubt.callback(dead)
+
+    def stop(self) -> None:
+        """See L{Story.stop}: no further question is asked."""
+        self.sequence.wake_up()
+
+
+class LastSleep(Story):
+    """llmux stops, and an awake model is put to sleep because its owner wants that."""
+
+    def __init__(self, stage: Stage, model: Model) -> None:
+        super().__init__(stage, [model])
+        self._model = model
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage, model = self.stage, self._model
+        model.step(Event.EVICTED, self.now())
+        model.step(Event.DRAINED, self.now())
+        outcome = await self.sequence.put_to_sleep(model.name, model.settings)
+        self.log_sleep_failure(model, "idle", outcome)
+        with stage.holding_questions():
+            self.end()
+            if outcome.failure is None or outcome.alive is Answer.NO:
+                fell_asleep(stage, model, Event.SLEPT)
+                return
+            stage.tell(Failed(self.now(), model.name, HookKind.SLEEP, self.now()))
+            known = outcome.alive is Answer.YES
+            model.step(Event.NOT_SLEPT if known else Event.NOT_SURE_SLEPT, self.now())
