@@ -59,6 +59,7 @@ class TestSound:
         assert (a.host, a.weight) == ("127.0.0.1", 1.0)
         assert (a.wake_timeout_secs, a.sleep_timeout_secs) == (900.0, 300.0)
         assert (a.alive_timeout_secs, a.first_byte_timeout_secs) == (10.0, None)
+        assert (a.check_secs, a.confirm_sleep, config.abandon_wake_secs) == (60.0, False, 30.0)
         assert (config.host, config.port, config.listen) == ("127.0.0.1", 3000, None)
         assert config.client_stall_timeout_secs == 60.0
         assert config.shutdown_timeout_secs == 30.0
@@ -85,6 +86,8 @@ models:
     sleep_timeout_secs: 2.5
     alive_timeout_secs: 3
     first_byte_timeout_secs: 20
+    check_secs: null
+    confirm_sleep: true
     weight: 4
 policy:
   name: fifo
@@ -113,6 +116,8 @@ state_dir: state
             sleep_timeout_secs=2.5,
             alive_timeout_secs=3.0,
             first_byte_timeout_secs=20.0,
+            check_secs=None,
+            confirm_sleep=True,
             weight=4.0,
         )
         assert config.policy == PolicyConfig(
@@ -396,6 +401,17 @@ BAD_YAML = [
     ),
     (model(host='""'), "models.a.host: the empty string is not a name; give one, in quotes"),
     (model(host='" "'), "models.a.host: empty; give a name"),
+    (
+        model(check_secs="0"),
+        "models.a.check_secs: 0 is not a number of seconds; give a number above 0, or null to "
+        "ask only after errors",
+    ),
+    (
+        model(confirm_sleep="maybe"),
+        'models.a.confirm_sleep: the string "maybe" is not true or false; give one of them, '
+        "without quotes",
+    ),
+    (GOOD + "abandon_wake_secs: -1", f"abandon_wake_secs: -1 {TIME_LIMIT}{NO_LIMIT}"),
     (model(wake_timeout_secs="0"), f"models.a.wake_timeout_secs: 0 {TIME_LIMIT}"),
     (model(sleep_timeout_secs="-1"), f"models.a.sleep_timeout_secs: -1 {TIME_LIMIT}"),
     (
