@@ -19,6 +19,8 @@ from tests.test_channel import Bench, Client, Echo
 
 LIMITS = Limits(body=300, head=600, uri=100, headers=12)
 
+pytestmark = pytest.mark.own_cpu("hypothesis thinks up hundreds of streams between two polls")
+
 
 @dataclass
 class Seen:
