@@ -156,6 +156,21 @@ def test_what_the_socket_does_not_take_is_sent_before_what_follows() -> None:
     assert socket.taken == [b"req", b"1\r\n"]
 
 
+@pytest.mark.parametrize("room", [0, 2])
+def test_a_body_follows_a_head_that_the_socket_did_not_take(room: int) -> None:
+    exchange = Upload(Body())
+    network, socket, end = on_a_socket(exchange, room)
+    assert end.transport.producer is exchange.body
+    assert exchange.body.consumer is not None
+    exchange.body.consumer.write(b"body")
+    exchange.body.done.callback(None)
+    assert b"".join(socket.taken) + end.take() == b"HEAD;body"
+    end.send(PLAIN)
+    assert exchange.reply.outcome == "ended"
+    begin(network)
+    assert end.take() == b"1\r\n"
+
+
 def test_a_body_in_the_queue_is_not_overtaken_by_the_next_request() -> None:
     exchange = Upload(Body())
     network, socket, end = on_a_socket(exchange, 1000)

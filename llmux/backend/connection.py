@@ -101,6 +101,13 @@ class _Rest:
             transport.unregisterProducer()
             self._connection.rest_sent()
 
+    def send_all(self) -> None:
+        """Leave what is left to the transport, because something else comes behind."""
+        transport = self._connection.transport
+        transport.unregisterProducer()
+        if self._sent < len(self._data):
+            transport.write(self._data[self._sent :])
+
     def stopProducing(self) -> None:
         """The transport is lost.  The connection is told by C{connectionLost}."""
 
@@ -234,6 +241,10 @@ class BackendConnection:
         # From here on the transport may hold bytes that we do not know of:
         # what is sent later must queue behind them.
         self._send = None
+        if isinstance(self._sending, _Rest):
+            # The socket has not taken the whole head: it was full of a body that the backend
+            # had answered and not read.
+            self._sending.send_all()
         self._sending = producer
         self.transport.registerProducer(producer, True)
         try:

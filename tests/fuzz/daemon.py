@@ -176,7 +176,7 @@ class WatchedDaemon:
             end -= len("\n".join(entries.pop()).encode()) + 1
         self._log_read = max(self._log_read, end)
         return [
-            (entry[-1].strip()[:150], "\n".join(entry))
+            ([line for line in entry if line.strip()][-1].strip()[:150], "\n".join(entry))
             for entry in entries
             if any(_TROUBLE.search(line) for line in entry)
         ]
