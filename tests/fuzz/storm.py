@@ -217,6 +217,9 @@ class Storm:
         except Unparsable as error:
             kind = "an answer that is no HTTP"
             if "after the last reply: b'{\"err" in str(error):
+                if "Too many requests were sent" in str(error):
+                    # It answers no request in particular, and so has a body.
+                    return
                 kind = "a refused HEAD gets a body"
             self._found(kind, str(error)[:2500], case)
             return
