@@ -182,7 +182,9 @@ def test_a_chunked_request_gets_a_length(stock: bool) -> None:
         b'7\r\n{"model\r\n7\r\n": "a"}\r\n0\r\n\r\n'
     )
     world.settle()
-    sent = world.accept().take()
+    end = world.accept()
+    world.settle()
+    sent = end.take()
     assert sent.endswith(b'\r\n\r\n{"model": "a"}')
     assert b"\r\nContent-Length: 14\r\n" in sent
     assert b"ransfer-" not in sent
