@@ -1,4 +1,4 @@
-"""C{python -m llmux}."""
+"""This module makes C{python -m llmux} the C{llmux} command."""
 
 import sys
 

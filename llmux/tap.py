@@ -1,5 +1,5 @@
 """
-C{twistd llmux}: its options, and the service that they ask for.
+This module gives C{twistd llmux} its options, and the service that they ask for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _port(text: str) -> int:
 
 
 class Options(usage.Options):
-    """What stands after C{twistd [its own options] llmux}."""
+    """The options that stand after C{twistd [its own options] llmux}."""
 
     synopsis = "[options]"
     optParameters = [
@@ -79,7 +79,7 @@ _chosen: Options | None = None
 
 
 def make_log_observer() -> ILogObserver:
-    """The log where twistd would have it, in our format."""
+    """Return an observer that writes the log where twistd would, in llmux's format."""
     options = _chosen
     assert options is not None
     logfile = options.parent.get("logfile")
@@ -127,8 +127,8 @@ def _log_file(path: str, options: Options) -> Any:
 
 def _owner(options: Options) -> tuple[int, int] | None:
     """
-    The user and the group that C{twistd --uid --gid} will have the service run
-    as; None if it runs as what it is.
+    Return the user and the group that C{twistd --uid --gid} will have the service
+    run as; None if the process stays who it is.
     """
     parent = options.parent or {}
     user, group = parent.get("uid"), parent.get("gid")
@@ -144,7 +144,7 @@ def _owner(options: Options) -> tuple[int, int] | None:
 
 def makeService(options: Options) -> IService:
     """
-    The service, its sockets bound.
+    Make the service, with its sockets bound.
 
     @raise SystemExit: with one line that says what is wrong and what to do.
     """

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line of llmux: the C{llmux} command and its sub-commands."""

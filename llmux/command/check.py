@@ -23,7 +23,7 @@ __all__ = ["CheckOptions", "check_surroundings", "describe", "doubts"]
 
 
 class CheckOptions(usage.Options):
-    """What stands after C{llmux check}."""
+    """The options that stand after C{llmux check}."""
 
     longdesc = (
         "Say whether a configuration is sound, and what it amounts to.  Listens nowhere, and "
@@ -45,7 +45,7 @@ class CheckOptions(usage.Options):
         usage.Options.__init__(self)
 
     def getSynopsis(self) -> str:
-        """The first line of the help."""
+        """Return the first line of the help."""
         return "Usage: llmux check [options]"
 
     def opt_version(self) -> NoReturn:
@@ -54,7 +54,7 @@ class CheckOptions(usage.Options):
         raise AssertionError("it has not exited")
 
     def postOptions(self) -> None:
-        """See that the options go together."""
+        """Refuse options that do not go together."""
         if self["config"] is None:
             self["config"] = self.parent["config"]
         for option in "cycle", "model":
@@ -107,7 +107,7 @@ def _models(config: Config, name: str | None) -> list[str]:
 
 
 def doubts(config: Config) -> Iterator[str]:
-    """What looks wrong in a configuration and may be meant: a line for each."""
+    """Yield a line for each thing that looks wrong in a configuration and may be meant."""
     at: dict[tuple[str, int], list[str]] = {}
     for name, model in sorted(config.models.items()):
         at.setdefault((model.host, model.port), []).append(name)
@@ -148,7 +148,8 @@ def check_nobody_serves(config: Config) -> None:
 
 def check_surroundings(config: Config) -> None:
     """
-    What can be told without listening and without writing.
+    Check the files and endpoints that a configuration names, without listening and
+    without writing.
 
     @raise ConfigError: C{listen} is no endpoint, or C{request_log} lies in no
         directory.
@@ -170,7 +171,7 @@ def check_surroundings(config: Config) -> None:
 
 
 def as_plain_values(config: Config) -> dict[str, Any]:
-    """The configuration with every default filled in, models sorted by name."""
+    """Return the configuration with every default filled in, models sorted by name."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
     plain["models"] = dict(sorted(plain["models"].items()))
     settings = plain["policy"].pop("settings")
@@ -183,7 +184,7 @@ def as_plain_values(config: Config) -> dict[str, Any]:
 
 
 def describe(config: Config) -> Iterator[str]:
-    """The lines for a person."""
+    """Yield the lines that tell a person what a configuration amounts to."""
     count = len(config.models)
     yield f"{config.file} is sound: {count} model{'s' if count > 1 else ''}"
     yield ""

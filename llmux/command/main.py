@@ -26,11 +26,11 @@ class _Elsewhere(usage.Options):
         self._rest: list[str] = []
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Keep the words for the module."""
+        """Keep the words of the command line for the module."""
         self._rest = list(options or ())
 
     def run(self) -> int:
-        """Let the module's C{main} do it."""
+        """Run the module's C{main} with those words."""
         from importlib import import_module
 
         status: int = import_module(self._module).main(self._rest)
@@ -54,7 +54,7 @@ def _simulate() -> Any:
 
 
 class LlmuxOptions(Options):
-    """What stands after C{llmux}: the options of C{twistd llmux}, or a command."""
+    """The options that stand after C{llmux}: those of C{twistd llmux}, or a command."""
 
     synopsis = "[options] [command]"
     longdesc = (
@@ -68,7 +68,7 @@ class LlmuxOptions(Options):
     ]
 
     def getSynopsis(self) -> str:
-        """The first line of the help."""
+        """Return the first line of the help."""
         return f"Usage: llmux {self.synopsis}"
 
 

@@ -1,6 +1,6 @@
 """
-C{llmux check --hooks}: each model's scripts, run as llmux runs them, with the times that
-they take.
+C{llmux check --hooks} runs each model's scripts as llmux runs them, and reports the times
+that they take.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _why(result: HookResult) -> str:
 
 
 def report(steps: Sequence[Step]) -> Iterator[str]:
-    """The lines of a table."""
+    """Yield the lines of a table of these steps."""
     rows = [("model", "hook", "seconds", "outcome")]
     rows += [(s.model, s.step, f"{s.seconds:.3f}", s.outcome) for s in steps]
     name, hook, seconds = (max(len(row[i]) for row in rows) for i in range(3))
@@ -144,8 +144,8 @@ def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -
 
 def _hook_runner(config: Config, model: str, reactor: Any) -> IHookRunner:
     """
-    A runner for one model's hooks that leaves no note of its wakes, and heeds none:
-    they are those of the llmux that serves.
+    Return a runner for one model's hooks.  The runner leaves no note of its wakes and
+    heeds none: notes are for the llmux that serves.
     """
     from llmux.hooks.runner import HookRunner
     from llmux.hooks.state import StateDirectory, state_path

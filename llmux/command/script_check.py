@@ -1,5 +1,5 @@
 """
-What can be told of a hook's script without running it.
+This module finds mistakes in a hook's script without running the script.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _UNKNOWN = re.compile(r"[$`*?\[~]")
 
 def script_problems(script: str, directory: str) -> Iterator[str]:
     """
-    What is wrong with a script, as far as it can be told: mistakes that the
-    shell finds without running it, and files that it names as commands and
-    that are not there or cannot be run.
+    Yield what is wrong with a script, as far as that can be told: mistakes that
+    the shell finds without running the script, and files that the script names
+    as commands and that are not there or cannot be run.
 
     @param directory: where the script would run.
     """
@@ -65,7 +65,7 @@ def _file_problems(word: str, path: str, is_sourced: bool) -> Iterator[str]:
 
 
 def _interpreter(path: str) -> str | None:
-    """The program that the first line of a script names; None for anything else."""
+    """Return the program that the first line of a script names; None for anything else."""
     try:
         with open(path, "rb") as file:
             start = file.read(256)
@@ -83,7 +83,7 @@ def _interpreter(path: str) -> str | None:
 
 
 def _mistake(command: list[str], directory: str) -> str:
-    """What a shell says of a script's syntax; empty if it says nothing."""
+    """Return what a shell says of a script's syntax; empty if it says nothing."""
     try:
         ended = subprocess.run(
             command,
@@ -103,9 +103,9 @@ def _mistake(command: list[str], directory: str) -> str:
 
 def _files(script: str) -> Iterator[tuple[str, bool]]:
     """
-    The paths that stand where a command does, and whether a shell reads them.
+    Yield the paths that stand where a command does, and whether a shell reads them.
 
-    Those after a change of directory are left out, since nobody knows where
+    Paths after a change of directory are left out, since nobody knows where
     they would be looked for.
     """
     lexer = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")

@@ -1,5 +1,5 @@
 """
-Plain values to a L{Config}, each problem with the path of its key.
+This module converts plain values to a L{Config}, and names the key of each problem.
 
 msgspec converts the values one by one: left to convert a whole model it would
 name the path without the key, and it suggests nothing for a key that it does
@@ -298,8 +298,8 @@ class Conversion:
         paths: Mapping[str, Path] | None = None,
     ) -> dict[str, Any]:
         """
-        Those of C{raw} that are fields of C{type_}, converted one by one so that an error
-        knows its key.
+        Convert those values of C{raw} that are fields of C{type_}, one by one so that an
+        error knows its key.
 
         @param paths: where those stand in the file that do not stand at C{path}.
         """
@@ -361,7 +361,7 @@ def _called(raw: object) -> str:
 
 
 def _expected(message: str) -> str:
-    """What msgspec expected, in the words of the file; empty if it does not say."""
+    """Return what msgspec expected, in the words of the file; empty if it does not say."""
     found = re.match(r"Expected `([^`]*)`(?:, got .*)?(.*)", message)
     if found is None:
         return ""
@@ -370,7 +370,7 @@ def _expected(message: str) -> str:
 
 
 def _is_host(text: str) -> bool:
-    """It can be looked up and be put in a Host header."""
+    """Tell whether a text can be looked up as a host and be put in a Host header."""
     address, percent, zone = text.partition("%")
     if isIPv6Address(address):
         return not percent or _ZONE.fullmatch(zone) is not None
@@ -382,7 +382,7 @@ def _is_host(text: str) -> bool:
 
 
 def _quotes(raw: object, type_: Any) -> str:
-    """The remedy where quotes are all that is wrong."""
+    """Return the remedy where quotes are all that is wrong."""
     if isinstance(raw, bool | int | float) and type_ in (Script, Name):
         return f'write it in quotes: "{shown(raw)}"'
     if isinstance(raw, str):

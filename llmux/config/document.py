@@ -1,5 +1,5 @@
 """
-The text of a configuration file, YAML or JSON, as plain values.
+This module reads the text of a configuration file, YAML or JSON, as plain values.
 
 Stricter than the parsers underneath, which keep the last of two equal keys in
 silence and take C{on:} for a boolean.  Whatever is wrong is one
@@ -26,11 +26,11 @@ __all__ = ["read_document"]
 
 def read_document(data: bytes, file: str) -> object:
     """
-    The values in a file: dicts with string keys, lists, strings, finite
+    Return the values in a file: dicts with string keys, lists, strings, finite
     numbers, booleans and None.
 
     @param file: its name; what ends in C{.json} is JSON, all else is YAML.
-    @raise ConfigError: it is not that.
+    @raise ConfigError: the file holds anything else.
     """
     try:
         text = data.decode("utf-8-sig")

@@ -1,5 +1,5 @@
 """
-What is wrong with a configuration, and how a message shows a key or a value.
+The error that says what is wrong with a configuration, and how it shows keys and values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 class ConfigError(Exception):
     """
-    What is wrong with a configuration, in one line.
+    An error that says in one line what is wrong with a configuration.
 
     @ivar file: the file as the user named it.
     @ivar path: the key, as in C{models.llama.port}; empty for the file itself.
@@ -51,7 +51,7 @@ class ConfigError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text in one line: what a terminal would act upon is escaped."""
+    """Return the text in one line, with what a terminal would act upon escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -60,7 +60,7 @@ def printable(text: str) -> str:
 
 
 def key_path(path: Path) -> str:
-    """C{models."qwen2.5".port}: keys joined by dots, quoted where that would mislead."""
+    """Join keys by dots, as in C{models."qwen2.5".port}: quoted where that would mislead."""
     parts = []
     for part in path:
         if isinstance(part, int):
@@ -72,7 +72,7 @@ def key_path(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: as in the file, short, in one line."""
+    """Return a value as a message shows it: as in the file, short, in one line."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

@@ -1,5 +1,5 @@
 """
-The configuration: bytes in, a frozen L{Config} or one L{ConfigError} out.
+This module reads a configuration: bytes in, a frozen L{Config} or one L{ConfigError} out.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def load_config(file: str, *, port: int | None = None) -> Config:
 
 def parse_config(data: bytes, file: str, *, port: int | None = None) -> Config:
     """
-    Make sense of a configuration file's bytes.
+    Make a configuration of a file's bytes.
 
     @param file: its name: the extension tells JSON from YAML, and the
         directory becomes L{Config.directory}.
-    @raise ConfigError: they are not sound.
+    @raise ConfigError: the bytes are not a sound configuration.
     """
     directory = os.path.dirname(os.path.abspath(file))
     return config_from_mapping(
@@ -63,11 +63,10 @@ def config_from_mapping(
     port: int | None = None,
 ) -> Config:
     """
-    The same for a configuration that is already a dict, as an embedding
-    application has it.
+    Make a configuration of a dict, as an embedding application has it.
 
     @param directory: L{Config.directory}; the working directory if None.
     @param file: what errors call it.
-    @raise ConfigError: it is not sound.
+    @raise ConfigError: the configuration is not sound.
     """
     return Conversion(file).config(document, directory or os.getcwd(), port)

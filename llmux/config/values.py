@@ -68,7 +68,7 @@ OptionalDuration = Annotated[
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """
-    One model: where its backend listens, and the three scripts that move it.
+    The configuration of one model: where its backend listens, and the scripts that move it.
 
     @ivar first_byte_timeout_secs: how long its backend may take until its reply
         begins; None for ever.
@@ -101,7 +101,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
 
 class PolicyConfig(Struct, frozen=True, kw_only=True):
     """
-    When to switch.
+    The part of a configuration that says when to switch.
 
     @ivar name: of the policy that decides.
     @ivar request_timeout_secs: the longest that a request waits; None for ever.
@@ -123,7 +123,7 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
 
 class Config(Struct, frozen=True, kw_only=True):
     """
-    The whole.
+    A whole configuration.
 
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
     @ivar allowed_hosts: names by which clients may ask for a server that only
@@ -187,7 +187,7 @@ class Config(Struct, frozen=True, kw_only=True):
     file: str = "configuration"
 
     def policy_context(self) -> PolicyContext:
-        """What a policy is told at its birth."""
+        """Return what a policy is told when it is made."""
         policy = self.policy
         return PolicyContext(
             weights={name: model.weight for name, model in self.models.items()},

@@ -1,5 +1,5 @@
 """
-YAML as plain values.
+This module reads YAML as plain values.
 
 PyYAML composes nodes, and L{read_yaml} makes values of them.  Composing is done
 by PyYAML's Python code even where its parser is the one in C: the composer in C
@@ -39,7 +39,7 @@ _KINDS = {"int": "a number", "float": "a number", "bool": "a boolean", "null": "
 
 def read_yaml(text: str, file: str) -> object:
     """
-    The values in a YAML document.
+    Return the values in a YAML document.
 
     @param file: what errors call it.
     @raise ConfigError: the text is not YAML, or more of YAML than a configuration may be.
@@ -148,7 +148,7 @@ class _Loader(_PlacedComposer, _PyYAMLLoader):  # type: ignore[misc]  # one of t
 
 
 class _Values:
-    """The values of a document's nodes."""
+    """The conversion of a document's nodes to values."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -158,7 +158,7 @@ class _Values:
 
     def value(self, node: yaml.Node, path: Path) -> object:
         """
-        The value of a node.
+        Return the value of a node.
 
         @param path: where the node stands.
         """

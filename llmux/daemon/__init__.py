@@ -1,1 +1,1 @@
-"""The process: what listens, what signals mean, how the reactor polls."""
+"""The process of llmux: what listens, what signals mean, how the reactor polls."""

@@ -1,5 +1,5 @@
 """
-How many clients may be connected at once, and how many descriptors are kept back.
+This module bounds how many clients are connected at once, and keeps descriptors back.
 
 Clients that only wait hold a descriptor each.  If they could hold all of them no
 hook could be started, so that none of them would ever be served.
@@ -46,7 +46,7 @@ SILENCE = 60.0
 
 
 class PausablePort(Protocol):
-    """What L{Admission} does to what listens."""
+    """The part of a listener that an L{Admission} uses."""
 
     def pause(self) -> None:
         """Accept no connection until L{resume}: they wait in the kernel's queue."""
@@ -60,8 +60,8 @@ class PausablePort(Protocol):
 
 def descriptors() -> tuple[int, int] | None:
     """
-    How many descriptors this process has open and may have open; None where the
-    system does not tell.
+    Return how many descriptors this process has open and may have open; None where
+    the system does not tell.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
@@ -117,7 +117,7 @@ class Admission:
             self._look(1)
 
     def stop(self) -> None:
-        """Look at nothing any more."""
+        """Cancel the timer; the port is left as it is."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

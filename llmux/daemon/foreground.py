@@ -1,5 +1,5 @@
 """
-llmux in the foreground of a terminal, or under an init system without twistd.
+This module runs llmux in the foreground of a terminal, or under an init system without twistd.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def serve(
 
 
 def _reactor(config: Config) -> Any:
-    """The reactor: llmux's own, where this platform has epoll(7)."""
+    """Return the reactor: llmux's own, where this platform has epoll(7)."""
     plain = config.listen is None or config.listen.partition(":")[0] in _PLAIN_ENDPOINTS
     with without_openssl() if plain else nullcontext():
         install_reactor()

@@ -1,5 +1,5 @@
 """
-Where clients connect.
+The listener is where clients connect.
 
 The socket is bound when the service is made, so that a busy port is one line
 on stderr and an exit status: later, a daemonizing twistd would hang and leave
@@ -158,16 +158,16 @@ class Listener(Service):
         return "https" if (self._config.listen or "").startswith("ssl:") else "http"
 
     def privilegedStartService(self) -> None:
-        """Before privileges are dropped, and after the fork of a daemon."""
+        """Take over the lock of a Unix socket, after the daemon's fork."""
         own_lock(self.port)
 
     def startService(self) -> None:
-        """Accept connections, those included that have come since it was made."""
+        """Accept connections, those included that have come since the listener was made."""
         self.running = True
         self._reactor.callWhenRunning(self._accept)
 
     def stopService(self) -> Deferred[None]:
-        """Accept no more.  Fires when the socket is closed; never fails."""
+        """Accept no more connections.  Fires when the socket is closed; never fails."""
         self.running = False
         self._stopped = True
         port, self.port = self.port, None
@@ -191,10 +191,10 @@ async def _stop(port: IListeningPort) -> None:
 
 def make_endpoint(config: Config, reactor: Any) -> IStreamServerEndpoint:
     """
-    The endpoint that C{listen} describes.  Relative paths in it start at the
+    Return the endpoint that C{listen} describes.  Relative paths in it start at the
     configuration's directory.
 
-    @raise ConfigError: it describes none.
+    @raise ConfigError: C{listen} describes no endpoint.
     """
     from twisted.internet.endpoints import serverFromString
 
@@ -207,7 +207,7 @@ def make_endpoint(config: Config, reactor: Any) -> IStreamServerEndpoint:
 
 
 def describe_address(address: object, scheme: str = "http") -> str:
-    """C{http://127.0.0.1:3000}, C{http://[::1]:3000} or C{unix:/run/llmux.sock}."""
+    """Name an address as in C{http://127.0.0.1:3000} or C{unix:/run/llmux.sock}."""
     host = getattr(address, "host", None)
     if host is not None:
         host = f"[{host}]" if ":" in host else host
@@ -225,7 +225,7 @@ def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
 
 def _completed(config: Config) -> str:
     """
-    The endpoint's description.  A relative path of a Unix socket is made absolute,
+    Complete the endpoint's description.  A relative path of a Unix socket is made absolute,
     because a daemon changes its directory between binding and closing; and its
     socket is closed to other users unless a mode is given.
     """
@@ -244,7 +244,7 @@ def _completed(config: Config) -> str:
 
 
 def _where(config: Config) -> tuple[str, str]:
-    """The key that says where to listen, and the place in words."""
+    """Return the key that says where to listen, and the place in words."""
     if config.listen is not None:
         return "listen", shown(config.listen)
     host = f"[{config.host}]" if ":" in config.host else config.host

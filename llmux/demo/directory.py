@@ -32,7 +32,7 @@ class DemoError(Exception):
 
 class DemoDirectory:
     """
-    One demo's directory.
+    The directory of one demo.
 
     @ivar path: where; absolute.
     @ivar config: the configuration file in it.
@@ -184,8 +184,9 @@ def _unwritable(path: Path, error: OSError) -> DemoError:
 
 def check_port_free(port: int) -> None:
     """
-    @raise DemoError: something listens on this port of the loopback interface,
-        or this process may not.
+    Check that this process can listen on a port of the loopback interface.
+
+    @raise DemoError: something listens there, or this process may not.
     """
     try:
         _bind(port)
@@ -195,7 +196,7 @@ def check_port_free(port: int) -> None:
 
 
 def _writable_by_others(status: os.stat_result) -> bool:
-    """A group that is the user's own, as many systems have it, is no other user."""
+    """Tell whether other users may write to a file; a group of the user's own is none."""
     mode = status.st_mode
     of_group = bool(mode & stat.S_IWGRP) and status.st_gid != os.getegid()
     return bool(mode & stat.S_IWOTH) or of_group
@@ -204,8 +205,8 @@ def _writable_by_others(status: os.stat_result) -> bool:
 @contextmanager
 def reserved_ports(count: int, first: int = 8101, last: int = 9100) -> Iterator[list[int]]:
     """
-    Ports from C{first} to C{last} on which nothing listens, and which nobody else
-    gets from here meanwhile.  They are not from the range that outgoing
+    Reserve ports from C{first} to C{last} on which nothing listens, and which nobody
+    else gets from here meanwhile.  They are not from the range that outgoing
     connections take theirs from: a server here is started long after its port
     was chosen.
 

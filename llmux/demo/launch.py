@@ -20,7 +20,7 @@ __all__ = ["DemoOptions"]
 
 
 class DemoOptions(usage.Options):
-    """What stands after C{llmux demo}."""
+    """The options that stand after C{llmux demo}."""
 
     longdesc = "Serve two small language models, on the CPU, through one port."
     optParameters: ClassVar[Any] = [
@@ -33,7 +33,7 @@ class DemoOptions(usage.Options):
         usage.Options.__init__(self)
 
     def getSynopsis(self) -> str:
-        """The first line of the help."""
+        """Return the first line of the help."""
         return "Usage: llmux demo [options]"
 
     def postOptions(self) -> None:

@@ -1,5 +1,5 @@
 """
-The demo's two models, and where their weights are.
+This module knows the demo's two models, and where their weights are.
 
 Light to import: each of the demo's backends does.
 """
@@ -81,7 +81,7 @@ MODELS = {
 
 def install_commands(python: str, packages: Iterable[str] | None = None) -> list[str]:
     """
-    The commands that install what the demo lacks; none if it lacks nothing.
+    Return the commands that install what the demo lacks; none if it lacks nothing.
 
     @param python: the interpreter to install for, quoted for a shell.
     @param packages: the importable packages to look for, for a test.
@@ -99,7 +99,7 @@ def install_commands(python: str, packages: Iterable[str] | None = None) -> list
 
 def gguf_of(model: DemoModel, directory: Path) -> Path:
     """
-    The file with C{model}'s weights.  Gemma's comes in pieces: they are put
+    Return the file with C{model}'s weights.  Gemma's comes in pieces, which are put
     together in C{directory}, once, which takes about a second.
 
     @raise NotInstalled: the package that carries it is missing.
