@@ -312,7 +312,7 @@ class Vllm(Api):
 
 
 DOCKER = """
-echo "$*" >>"$(dirname "$0")/docker.log"
+[ "$1" = top ] || echo "$*" >>"$(dirname "$0")/docker.log"
 """
 
 

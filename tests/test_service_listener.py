@@ -83,7 +83,11 @@ def hear(client: socket.socket) -> bytes:
 def connect(family: int, address: Any) -> socket.socket:
     client = socket.socket(family)
     client.settimeout(10)
-    client.connect(address)
+    try:
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
     return client
 
 
