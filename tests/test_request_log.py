@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +73,19 @@ def test_the_file_belongs_to_the_user_that_the_daemon_becomes(file: Path) -> Non
     RequestLog(str(file), Clock(), owner=(12345, 54321)).close()
     found = os.stat(file)
     assert (found.st_uid, found.st_gid) == (12345, 54321)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_that_somebody_has_linked_there_stays_whose_it_is(
+    file: Path, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    """The daemon's user may write to the directory, and root opens the file at the next start."""
+    theirs = tmp_path / "shadow"
+    theirs.touch()
+    link(theirs, file)
+    RequestLog(str(file), Clock(), owner=(12345, 54321)).close()
+    assert theirs.stat().st_uid == 0
 
 
 def test_a_request_that_met_a_dead_backend_is_one_line(file: Path) -> None:

@@ -8,7 +8,7 @@ import stat
 from twisted.logger import Logger
 from twisted.python.logfile import LogFile
 
-__all__ = ["ReopenedLogFile"]
+__all__ = ["ReopenedLogFile", "give_file"]
 
 
 class ReopenedLogFile(LogFile):
@@ -36,11 +36,26 @@ class ReopenedLogFile(LogFile):
 
     def give_to(self, user: int, group: int) -> None:
         """
-        Make the file another user's, who may then open it anew.  What is no
-        regular file (C{/dev/null}) is left alone.
+        Make the file another user's, who may then open it anew; see L{give_file}.
 
         @raise OSError: this process may not give files away.
         """
-        fd = self._file.fileno()
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            os.fchown(fd, user, group)
+        give_file(self.path, self._file.fileno(), (user, group))
+
+
+def give_file(path: str, fd: int, owner: tuple[int, int]) -> None:
+    """
+    Make an open file another user's.
+
+    Only a regular file that goes by this name and no other is given away.  The
+    other user may be able to write to the file's directory, and may have put a
+    link to somebody else's file there: C{/dev/null} and C{/etc/shadow} stay
+    whose they are.
+
+    @param path: the name by which the file was opened.
+    @raise OSError: this process may not give files away.
+    """
+    opened, named = os.fstat(fd), os.lstat(path)
+    is_the_same = (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+    if stat.S_ISREG(opened.st_mode) and is_the_same and opened.st_nlink == 1:
+        os.fchown(fd, *owner)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from llmux.interfaces import (
     PolicyEvent,
     Woke,
 )
+from llmux.monitoring.log_file import give_file
 
 __all__ = ["RequestLog"]
 
@@ -89,8 +89,8 @@ class RequestLog:
     ) -> None:
         self._path = path
         self._fd: int | None = self._open()
-        if owner is not None and stat.S_ISREG(os.fstat(self._fd).st_mode):
-            os.fchown(self._fd, *owner)
+        if owner is not None:
+            give_file(path, self._fd, owner)
         # Numbers of requests begin anew with each start of llmux.
         self._prefix = f"{int(seconds()):x}-"
         self._epoch = seconds() - clock.seconds()
