@@ -80,7 +80,7 @@ def test_the_file_belongs_to_the_user_that_the_daemon_becomes(file: Path) -> Non
 def test_a_file_that_somebody_has_linked_there_stays_whose_it_is(
     file: Path, tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
-    """The daemon's user may write to the directory, and root opens the file at the next start."""
+    """Root opens the file, in a directory where the daemon's user may write."""
     theirs = tmp_path / "shadow"
     theirs.touch()
     link(theirs, file)
