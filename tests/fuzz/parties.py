@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import h11
@@ -52,12 +53,15 @@ class Registry:
     def __init__(self, found: Callable[[str, str, Case | None], None]) -> None:
         """
         @param found: called with the kind, the particulars and the input of each finding.
+
+        C{lag} is to be set to the seconds by which the fuzzer itself has been late.
         """
         self.found = found
         self.active: dict[int, Expected] = {}
         self._by_key: dict[str, list[Expected]] = {}
         self._next = 0
         self.forwarded = 0
+        self.lag = 0.0
 
     def begin(self, case: Case) -> Expected:
         """This input is being sent."""
@@ -96,7 +100,8 @@ class Registry:
             return None
         owner = owners[-1]
         came = owner.came[request.key] = owner.came.get(request.key, 0) + 1
-        if owner.left is not None and time.monotonic() - owner.left > _NOTICED:
+        noticed = _NOTICED + 3 * self.lag
+        if owner.left is not None and time.monotonic() - owner.left > noticed:
             self.found(
                 "passed on though its client had left",
                 f"{time.monotonic() - owner.left:.1f} s before: {request.target[:100]!r}",
@@ -320,16 +325,22 @@ async def speak(
             except OSError:
                 pass
         if case.leaving in (Leaving.STAYS, Leaving.HALF):
-            while not heard.closed and loop.time() < until:
-                if case.leaving is Leaving.STAYS and enough(b"".join(got)):
-                    # Whatever came in addition, it would be seen now.
-                    await asyncio.sleep(0.02)
-                    break
-                woken.clear()
-                try:
-                    await asyncio.wait_for(woken.wait(), until - loop.time())
-                except TimeoutError:
+            looks_at = 0.0
+            while not heard.closed:
+                now = loop.time()
+                if now >= until:
                     heard.patient = False
+                    break
+                if case.leaving is Leaving.STAYS and now >= looks_at:
+                    if enough(b"".join(got)):
+                        # Whatever came in addition, it would be seen now.
+                        await asyncio.sleep(0.02)
+                        break
+                    # A look may take long where there is much: a tenth of the time at most.
+                    looks_at = now + 10 * (loop.time() - now)
+                woken.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), min(0.5, until - now))
         elif case.leaving is Leaving.READS_NOTHING:
             await asyncio.sleep(0.3)
         if case.leaving in (Leaving.RESETS, Leaving.READS_NOTHING):
