@@ -25,6 +25,11 @@ from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["build_app", "build_policy", "model_settings_of", "settings_of"]
 
+_SCRIPT_POLLS = (0.1, 1.0)
+_HEALTH_POLLS = (0.03, 0.03)
+"""Seconds from one question to the next while a model wakes: the first pause, and the longest.
+A question of ours starts no process."""
+
 _LOOK_AFTER_SLEEP = 2.0
 """Seconds after a successful sleep hook after which alive is asked whether that is so."""
 
@@ -49,9 +54,19 @@ def build_app(
     pool = BackendPool(reactor)
     models = config.models
     backends = {name: (model.host, model.port) for name, model in models.items()}
+    notes = IWakeNotes(hooks, None)
+    probes = None
     if hooks is None:
         state = StateDirectory(state_path(config))
-        hooks = HookRunner(reactor, models, config.directory, state=state, metrics=metrics)
+        hooks = runner = HookRunner(
+            reactor, models, config.directory, state=state, metrics=metrics
+        )
+        notes = runner
+        if any(model.alive is None for model in models.values()):
+            from llmux.hooks.health import HealthAsking, health_pool
+
+            probes = health_pool(reactor)
+            hooks = HealthAsking(runner, reactor, probes, models, metrics)
     switcher = ModelSwitcher(
         reactor,
         ConnectionDroppingHooks(hooks, pool, backends),
@@ -59,9 +74,11 @@ def build_app(
         {name: model_settings_of(model) for name, model in models.items()},
         settings_of(config),
         metrics,
-        wake_notes=IWakeNotes(hooks, None),
+        wake_notes=notes,
     )
     switcher.call_when_stopped(pool.close)
+    if probes is not None:
+        switcher.call_when_stopped(probes.close)
     proxy = ProxyResource(
         pool,
         backends,
@@ -106,6 +123,7 @@ def model_settings_of(model: ModelConfig) -> ModelSettings:
         sleep_timeout=model.sleep_timeout_secs,
         confirm_sleep=model.confirm_sleep,
         check=model.check_secs,
+        polls=_SCRIPT_POLLS if model.alive is not None else _HEALTH_POLLS,
     )
 
 

@@ -200,9 +200,9 @@ state_dir: state
 
 LIST_OF_MODELS = (
     'models: a list is not a mapping of names to models; write "NAME:" and, '
-    "indented under it, port, wake, sleep and alive"
+    "indented under it, port, wake and sleep"
 )
-NO_MODELS = "models: there are none; give at least one, with port, wake, sleep and alive"
+NO_MODELS = "models: there are none; give at least one, with port, wake and sleep"
 MALFORMED = "correct it there (a colon, a bracket, a quote or the indentation)"
 IN_QUOTES = 'put text that holds ": " in quotes, or begin a block with "|"'
 TOO_DEEP = (
@@ -331,13 +331,12 @@ BAD_YAML = [
     ("models: {a: }", "models.a.port: missing; give a port"),
     ("models: {a: {port: 1}}", "models.a.wake: missing; give a shell script"),
     (
-        'models: {"q2.5": {port: 1, wake: w, sleep: s}}',
-        'models."q2.5".alive: missing; give a shell script',
+        'models: {"q2.5": {port: 1, wake: w}}',
+        'models."q2.5".sleep: missing; give a shell script',
     ),
     (
         "models: {a: 5}",
-        "models.a: 5 is not a model; give it port, wake, sleep and alive, "
-        "indented under its name",
+        "models.a: 5 is not a model; give it port, wake and sleep, indented under its name",
     ),
     (
         'models: {"": {}}',
@@ -385,7 +384,7 @@ BAD_YAML = [
     ),
     (
         model(alive='" "'),
-        'models.a.alive: the script is empty; give a command; "true" does nothing',
+        "models.a.alive: empty; give a shell script",
     ),
     (
         model(wake="2020-01-01"),
@@ -410,6 +409,16 @@ BAD_YAML = [
         model(confirm_sleep="maybe"),
         'models.a.confirm_sleep: the string "maybe" is not true or false; give one of them, '
         "without quotes",
+    ),
+    (
+        model(health="/x"),
+        "models.a.health: nobody asks for it where alive is a script; remove the one or the "
+        "other",
+    ),
+    (
+        model(health="x"),
+        'models.a.health: the string "x" is not a path; give one that begins with a slash, as '
+        'in "/health"',
     ),
     (GOOD + "abandon_wake_secs: -1", f"abandon_wake_secs: -1 {TIME_LIMIT}{NO_LIMIT}"),
     (model(wake_timeout_secs="0"), f"models.a.wake_timeout_secs: 0 {TIME_LIMIT}"),

@@ -61,12 +61,15 @@ class PoolSettings:
     @ivar max_connecting: how many attempts to connect run at a time.  Without
         a limit, thousands of requests that begin at once would overflow the
         backend's listen queue.
+    @ivar logs_failures: the log says, now and then, that a backend cannot be
+        connected to.
     """
 
     connect_timeout: float = 10.0
     idle_timeout: float = 60.0
     max_idle: int = 1024
     max_connecting: int = 64
+    logs_failures: bool = True
 
 
 class BackendPool:
@@ -275,7 +278,7 @@ class Backend:
             # Addresses and errors of the system are for the log, not for clients.
             reason = "the backend cannot be connected to"
         now = self.seconds()
-        if failed and now >= self._log_next:
+        if failed and now >= self._log_next and self._pool.settings.logs_failures:
             self._log_next = now + _LOG_INTERVAL
             self._log.info(
                 "no connection to the backend at {host}:{port}: {error}",

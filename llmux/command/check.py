@@ -113,7 +113,8 @@ def doubts(config: Config) -> Iterator[str]:
         at.setdefault((model.host, model.port), []).append(name)
         for hook in "wake", "sleep", "alive":
             place = key_path(("models", name, hook))
-            for problem in script_problems(getattr(model, hook), config.directory):
+            script = getattr(model, hook) or "true"
+            for problem in script_problems(script, config.directory):
                 yield f"{place}: {printable(problem)}"
     for (host, port), names in at.items():
         if len(names) > 1:
@@ -205,7 +206,8 @@ def describe(config: Config) -> Iterator[str]:
         yield f"model {name} at {model.host}:{model.port}{weight}"
         yield from _hook("wake", model.wake, model.wake_timeout_secs)
         yield from _hook("sleep", model.sleep, model.sleep_timeout_secs)
-        yield from _hook("alive", model.alive, model.alive_timeout_secs)
+        alive = f"GET {model.health}" if model.alive is None else model.alive
+        yield from _hook("alive", alive, model.alive_timeout_secs)
 
 
 def _place(config: Config) -> str:

@@ -152,4 +152,9 @@ def _hook_runner(config: Config, model: str, reactor: Any) -> IHookRunner:
 
     state = StateDirectory(state_path(config))
     os.environ["LLMUX_STATE"] = str(state.model_directory(model))
-    return HookRunner(reactor, config.models, config.directory)
+    runner = HookRunner(reactor, config.models, config.directory)
+    if config.models[model].alive is not None:
+        return runner
+    from llmux.hooks.health import HealthAsking, health_pool
+
+    return HealthAsking(runner, reactor, health_pool(reactor), config.models)

@@ -135,13 +135,13 @@ class Conversion:
             self.fail(
                 ("models",),
                 "there are none",
-                "give at least one, with port, wake, sleep and alive",
+                "give at least one, with port, wake and sleep",
             )
         if not isinstance(raw, dict):
             self.fail(
                 ("models",),
                 f"{shown(raw)} is not a mapping of names to models",
-                'write "NAME:" and, indented under it, port, wake, sleep and alive',
+                'write "NAME:" and, indented under it, port, wake and sleep',
             )
         return {name: self.model(name, value) for name, value in raw.items()}
 
@@ -161,12 +161,20 @@ class Conversion:
             self.fail(
                 path,
                 f"{shown(raw)} is not a model",
-                "give it port, wake, sleep and alive, indented under its name",
+                "give it port, wake and sleep, indented under its name",
             )
         self.check_known(path, raw, _keys(ModelConfig))
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
         for hook in ("wake", "sleep", "alive"):
-            self.check_script((*path, hook), getattr(model, hook))
+            script = getattr(model, hook)
+            if script is not None:
+                self.check_script((*path, hook), script)
+        if model.alive is not None and "health" in raw:
+            self.fail(
+                (*path, "health"),
+                "nobody asks for it where alive is a script",
+                "remove the one or the other",
+            )
         self.check_host((*path, "host"), model.host)
         return model
 

@@ -70,6 +70,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     """
     The configuration of one model: where its backend listens, and the scripts that move it.
 
+    @ivar alive: the script that says whether the model is awake; where there is
+        none llmux itself asks the backend.
+    @ivar health: the path that it asks then: status 200 is a yes.
+
     @ivar first_byte_timeout_secs: how long its backend may take until its reply
         begins; None for ever.
     @ivar weight: what its waiters count, for policies that weigh.
@@ -82,7 +86,21 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     port: Port
     wake: Script
     sleep: Script
-    alive: Script
+    alive: Annotated[
+        Script | None,
+        Meta(
+            title="a shell script",
+            description="give one, in quotes, or leave it out to have the backend asked",
+        ),
+    ] = None
+    health: Annotated[
+        str,
+        Meta(
+            pattern=r"\A/[!-~]*\Z",
+            title="a path",
+            description='give one that begins with a slash, as in "/health"',
+        ),
+    ] = "/health"
     host: Name = "127.0.0.1"
     wake_timeout_secs: Duration = 900.0
     sleep_timeout_secs: Duration = 300.0

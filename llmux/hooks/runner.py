@@ -75,6 +75,7 @@ class HookRunner:
         Start a hook under its time limit.
 
         @raise KeyError: there is no such model.
+        @raise ValueError: the model has no such script.
         """
         config = self._models[model]
         script, limit = {
@@ -82,6 +83,8 @@ class HookRunner:
             HookKind.SLEEP: (config.sleep, config.sleep_timeout_secs),
             HookKind.ALIVE: (config.alive, config.alive_timeout_secs),
         }[hook]
+        if script is None:
+            raise ValueError(f"{model} has no {hook.value} script")
         run = HookProcess(
             self._reactor,
             self._budget,

@@ -19,8 +19,6 @@ from llmux.switching.settings import ModelSettings
 
 __all__ = ["Answer", "HookSequence", "SleepOutcome", "WakeOutcome", "answer_of"]
 
-_FIRST_POLL = 0.1
-_LONGEST_POLL = 1.0
 _POLL_GROWTH = 1.5
 _ALIVE_AT_ONCE = 16
 
@@ -136,17 +134,18 @@ class HookSequence:
         result = await self._run(model, HookKind.SLEEP)
         if result.ok:
             if settings.confirm_sleep:
-                return await self._confirmed(model, settings.sleep_timeout)
+                return await self._confirmed(model, settings)
             return SleepOutcome()
         if self.killed:
             return SleepOutcome(KILLED)
         alive = await self._run(model, HookKind.ALIVE)
         return SleepOutcome(f"sleep hook: {result.reason}", answer_of(alive))
 
-    async def _confirmed(self, model: str, limit: float) -> SleepOutcome:
+    async def _confirmed(self, model: str, settings: ModelSettings) -> SleepOutcome:
         """Ask until C{alive} says no: before that the model's memory is not free."""
+        limit = settings.sleep_timeout
         deadline = self._clock.seconds() + limit
-        poll = _FIRST_POLL
+        poll, longest = settings.polls
         while not self.killed:
             answer = answer_of(await self._run(model, HookKind.ALIVE))
             if answer is Answer.NO:
@@ -157,22 +156,19 @@ class HookSequence:
                     f"{limit:g} s after its sleep hook, alive does not say no", answer
                 )
             await self.pause(min(poll, left))
-            poll = min(poll * _POLL_GROWTH, _LONGEST_POLL)
+            poll = min(poll * _POLL_GROWTH, longest)
         return SleepOutcome(KILLED)
 
-    async def wake(self, model: str, limit: float) -> WakeOutcome:
-        """
-        Run the wake hook, then ask C{alive} until it says yes.
-
-        @param limit: seconds within which both must have succeeded.
-        """
+    async def wake(self, model: str, settings: ModelSettings) -> WakeOutcome:
+        """Run the wake hook, then ask C{alive} until it says yes, within C{wake_timeout}."""
+        limit = settings.wake_timeout
         deadline = self._clock.seconds() + limit
         result = await self._run(model, HookKind.WAKE)
         if self.killed:
             return WakeOutcome(KILLED)
         if not result.ok:
             return WakeOutcome(f"wake hook: {result.reason}")
-        poll = _FIRST_POLL
+        poll, longest = settings.polls
         while not self.killed:
             self.last_alive = alive = await self._run(model, HookKind.ALIVE)
             if alive.ok:
@@ -181,7 +177,7 @@ class HookSequence:
             if left <= 0:
                 return WakeOutcome(f"not alive within its time limit of {limit:g} s")
             await self.pause(min(poll, left))
-            poll = min(poll * _POLL_GROWTH, _LONGEST_POLL)
+            poll = min(poll * _POLL_GROWTH, longest)
         return WakeOutcome(KILLED)
 
     async def _run(self, model: str, kind: HookKind) -> HookResult:

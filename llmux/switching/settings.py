@@ -51,6 +51,8 @@ class ModelSettings:
         not already when its sleep hook has succeeded.
     @ivar check: seconds between two questions to C{alive} while the model is
         awake; None asks only when there is a reason.
+    @ivar polls: seconds from one question to C{alive} to the next while the
+        model wakes: the first pause, and the longest, to which pauses grow.
     @ivar needs: what the model needs of the machine while it may be awake.
     """
 
@@ -58,4 +60,5 @@ class ModelSettings:
     sleep_timeout: float = 300.0
     confirm_sleep: bool = False
     check: float | None = None
+    polls: tuple[float, float] = (0.1, 1.0)
     needs: Needs = field(default_factory=lambda: ONE_SLOT)

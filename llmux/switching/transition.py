@@ -251,7 +251,7 @@ class Transition(Story):
         target.said_yes = False
         self.waking = True
         self._timers = [stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)]
-        outcome = await self.sequence.wake(target.name, target.settings.wake_timeout)
+        outcome = await self.sequence.wake(target.name, target.settings)
         self.waking = False
         self._stop_timers()
         self.somebody_waits(True)
