@@ -205,6 +205,19 @@ def test_a_client_that_sends_far_too_much_ahead_is_told_so_in_its_turn(held: Ben
     assert resource.requests == []
 
 
+def test_a_head_that_was_sent_too_far_ahead_is_refused_without_a_body(held: Bench) -> None:
+    client, resource = held.client(), held_of(held)
+    client.send(GET * 17)
+    for _ in range(5):
+        client.send(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+    for _ in range(17):
+        resource.answer()
+        client.settle()
+    found = client.replies(*[b"GET"] * 17, b"HEAD")
+    assert [reply.status for reply in found] == [200] * 17 + [429]
+    assert client.wire.said().endswith(b"\r\n\r\n")
+
+
 def test_a_large_body_sent_ahead_is_taken(held: Bench) -> None:
     held.site.limits = Limits()
     client = held.client()
@@ -552,6 +565,14 @@ def test_an_error_of_the_readers_own_is_a_reply_and_one_entry_in_the_log(
         client.send(GET)
         assert client.statuses() == [500]
     assert len(logged_failures.flush(ZeroDivisionError)) == 1
+
+
+def test_a_head_of_too_many_fields_is_refused_before_its_end(echo: Bench) -> None:
+    """Sixteen thousand of them would take 30 ms in one turn (S5)."""
+    client = echo.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 2000)
+    assert client.statuses() == [431]
+    assert len(client.channel._reader._headers) == 21
 
 
 def test_no_room_for_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:

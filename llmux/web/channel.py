@@ -347,17 +347,18 @@ class LlhttpChannel(RequestTransport):
         if is_busy:
             storage = self.site.storage
             if ahead > (READ_AHEAD if storage.memory_is_full else MOST_AHEAD):
+                refusal = Refusal(
+                    429,
+                    "Too many requests were sent ahead of their replies on this "
+                    "connection: wait for replies, or use several connections.",
+                    "too_many_requests",
+                )
+                coming = self._ahead[self._at : self._at + 64]
+                refusal.is_head = reader.is_asked_for_head(coming)
                 self._ahead = b""
                 self._at = 0
                 self._charge(0)
-                reader.refuse(
-                    Refusal(
-                        429,
-                        "Too many requests were sent ahead of their replies on this "
-                        "connection: wait for replies, or use several connections.",
-                        "too_many_requests",
-                    )
-                )
+                reader.refuse(refusal)
         elif not (ahead or self._queue or self._full):
             if reader.expecting:
                 reader.expecting = False

@@ -209,6 +209,15 @@ class RequestReader:
         """L{feed} would take something: no limit on what is queued stands in the way."""
         return not self.closed and (self.in_message or len(self._queue) < MOST_QUEUED)
 
+    def is_asked_for_head(self, coming: bytes) -> bool:
+        """
+        Whether the method of the request that is being read, or else begins
+        with these bytes, is HEAD: the answer must have no body.
+        """
+        if self._head is not None:
+            return self._head.method == b"HEAD"
+        return (self._raw + coming).lstrip(_LINE_END).startswith(b"HEAD ")
+
     def close(self) -> None:
         """Read nothing more, and forget a request that is not complete."""
         self.closed = True
@@ -352,8 +361,6 @@ class RequestReader:
         limits = self._limits
         if self._is_upgrade:
             self._decline_upgrade(raw, method)
-        if len(self._headers) > limits.headers:
-            raise Refusal(431, f"The request has more than {limits.headers} headers.")
         fields = interpret(self._headers)
         length_at, coding, expect = fields.length_at, fields.coding, fields.expect
         is_1_1 = version == b"HTTP/1.1"
@@ -539,8 +546,16 @@ class RequestReader:
     # ----------------------------------------------------- called by llhttp
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None:
-            self._headers.append((name, value))
+        if self._head is not None:
+            return
+        self._headers.append((name, value))
+        if len(self._headers) > self._limits.headers and self._refusal is None:
+            # At once: a head of 64 KiB may have 16 000 of them.
+            self._refusal = Refusal(
+                431, f"The request has more than {self._limits.headers} headers."
+            )
+            # llhttp ends with an error, which is answered as said here.
+            raise self._refusal
 
     def on_headers_complete(self) -> None:
         parser = self._parser
