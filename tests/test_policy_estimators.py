@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmux.policy.estimators import (
+    AbsenceGaps,
     CompletionInterval,
     Ghosts,
-    IdleGaps,
     InFlightTimes,
     MovingAverage,
     Pace,
@@ -80,7 +80,7 @@ def test_the_interval_between_completions_leaves_out_the_time_asleep() -> None:
 
 
 def test_gaps_are_measured_from_empty_to_the_next_arrival() -> None:
-    gaps = IdleGaps()
+    gaps = AbsenceGaps()
     gaps.arrived(5)
     now = 0.0
     for gap in (4, 1, 3, 2, 5):
@@ -89,35 +89,17 @@ def test_gaps_are_measured_from_empty_to_the_next_arrival() -> None:
         gaps.arrived(now + gap + 1)
         now += 100
     assert gaps.idle_since is None
-    assert gaps.median == 3
+    assert (gaps.median, gaps.upper) == (3, 4)
     gaps.emptied(now)
     assert gaps.idle_since == now
     for _ in range(16):
         gaps.emptied(now)
         gaps.arrived(now + 7)
-    assert gaps.median == 7
-    assert gaps.returns == []
-
-
-def test_a_return_is_what_remains_of_a_gap_when_others_begin_to_wait() -> None:
-    gaps = IdleGaps()
-    assert gaps.contested(5) is None, "the model has something to do"
-    gaps.emptied(10)
-    assert gaps.contested(14) == gaps.contested(15) == 14
-    gaps.arrived(20)
-    assert gaps.returns == [6]
-    gaps.emptied(30)
-    gaps.arrived(33)
-    assert gaps.returns == [6], "nobody else waited"
-    for number in range(20):
-        gaps.emptied(100 * number)
-        gaps.contested(100 * number)
-        gaps.arrived(100 * number + 20 - number)
-    assert gaps.returns == list(range(1, 17))
+    assert (gaps.median, gaps.upper) == (7, 7)
 
 
 def test_one_gap_tells_nothing() -> None:
-    gaps = IdleGaps()
+    gaps = AbsenceGaps()
     gaps.emptied(0)
     gaps.arrived(3)
     assert gaps.median is None

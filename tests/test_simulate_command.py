@@ -70,7 +70,7 @@ def test_the_json_output_has_the_figures_of_each_policy(
     }
     assert (fifo["requests"], fifo["answered"], fifo["gave_up"]) == (42, 41, 1)
     assert cost_aware["wait_mean_s"] < fifo["wait_mean_s"]
-    assert cost_aware["switches"] <= fifo["switches"]
+    assert cost_aware["switches"] < fifo["switches"]
     shares = [fifo[f"{what}_share"] for what in ("serving", "draining", "switching", "idle")]
     assert sum(shares) == pytest.approx(1)
 

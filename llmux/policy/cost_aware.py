@@ -26,8 +26,7 @@ The words of this policy, and of L{llmux.policy.knowledge}:
     so that a model with impatient clients is not forgotten.
   - I{linger}: to keep a model awake that has nothing to do, because its clients tend
     to come back soon after each reply, as agents do.
-  - I{gap}: the time from when a model has nothing to do to its next request.  I{return}:
-    what remains of a gap when requests for other models begin to wait.
+  - I{gap}: the time from when a model has nothing to do to its next request.
   - I{pace}: the requests that are answered per second.  The door stays open for a
     model that answers faster than the whole of llmux did lately.
   - I{weight}: how much one second of a model's waiters counts, by configuration.
@@ -62,12 +61,6 @@ TICK = 0.001
 Tolerance in seconds: a deadline that is this close counts as reached, since a timer
 may fire early by a rounding error.
 """
-
-FEWEST_RETURNS = 2
-"""A model does not linger before it has been seen this often that its clients return."""
-
-LONGEST_WINDOW = 0.15
-"""The longest time to linger, as a part of the absence that it saves."""
 
 LATENESS = 0.25
 """
@@ -163,9 +156,6 @@ class CostAwarePolicy:
             if phase is SlotPhase.DRAINING or phase is SlotPhase.DRAINED:
                 return PolicyDecision.reopen()
             return PolicyDecision.stay()
-        if awake is not None and not context.in_flight:
-            # Also of the last question of a drain: lingering learns from each absence.
-            self._models[awake].gaps.contested(context.now)
         if awake is None or phase is SlotPhase.IDLE or phase is SlotPhase.DRAINED:
             return PolicyDecision.switch(self._pick(context, wanted, 0.0))
         if phase is SlotPhase.DRAINING and context.target in wanted:
@@ -204,56 +194,30 @@ class CostAwarePolicy:
         self, context: IScheduleContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
         """
-        Decide about an awake model that has nothing to do: it lingers for as long as the
-        wait that this saves is worth the wait that it causes.
+        Decide about an awake model that has nothing to do: to linger pays if the wait
+        that it causes to all who wait is less than the wait that it saves.
+
+        The next request is expected after the upper quartile of the gaps so far.
+        (With the median instead, agents fared no better, and requests in light
+        traffic waited longer.)
         """
-        contested = self._models[awake].gaps.contested(context.now)
+        model = self._models[awake]
+        gap, since = model.gaps.upper, model.gaps.idle_since
+        if gap is None or since is None:
+            return PolicyDecision.switch(target)
         absence = self._absence(context, wanted, awake, target, 0.0)
         weighted = sum(self._models[name].weight * context.waiting(name) for name in wanted)
-        window = self._window(self._models[awake], absence, weighted)
-        if contested is None or window is None:
+        delay = weighted * (gap + model.service.mean)
+        if delay >= self._settings.linger * (absence - gap):
             return PolicyDecision.switch(target)
         there_and_back = self._cost(context, awake, target) + self._cost(context, target, awake)
         until = min(
-            contested + 1.1 * window + min(LATENESS, there_and_back / 10),
+            since + 1.25 * gap + min(LATENESS, there_and_back / 10),
             min(self._starves_at(context, name, 0.0) for name in wanted),
         )
         if context.now + TICK < until:
             return PolicyDecision.stay(until)
         return PolicyDecision.switch(target)
-
-    def _window(self, model: ModelKnowledge, absence: float, waiters: float) -> float | None:
-        """
-        The best number of seconds to linger, judged by the returns of the model's
-        clients so far; None if it is best not to linger.
-
-        To linger saves a request that returns in time the rest of the absence.  It
-        costs all who wait the time until the return and one more service, or the
-        whole window if no request returns in time.  The best window of a few returns
-        looks better than it is.  Therefore one more return is assumed that came too
-        late, half of all must be in time, and no window is long beside the absence.
-
-        @param waiters: the sum of the weights of all who wait.
-        """
-        returns = model.gaps.returns
-        if len(returns) < FEWEST_RETURNS:
-            return None
-        worth = self._settings.linger * model.weight
-        longest = LONGEST_WINDOW * absence
-        chances = len(returns) + 1
-        best, window, seconds = 0.0, None, 0.0
-        for in_time, after in enumerate(returns, 1):
-            if after > longest:
-                break
-            seconds += after
-            if 2 * in_time < chances:
-                continue
-            saved = in_time * absence - seconds
-            lost = seconds + in_time * model.service.mean + (chances - in_time) * after
-            gain = worth * saved - waiters * lost
-            if gain > best:
-                best, window = gain, after
-        return window
 
     def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
         """See L{ISwitchPolicy.admit}.  This is the door."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from itertools import islice
 from math import exp
 
 __all__ = [
+    "AbsenceGaps",
     "CompletionInterval",
     "Ghosts",
-    "IdleGaps",
     "InFlightTimes",
     "MovingAverage",
     "Pace",
@@ -170,44 +169,26 @@ class Pace:
         return count / (self.TIME * (1 - exp((self._began - now) / self.TIME)))
 
 
-class IdleGaps:
+class AbsenceGaps:
     """
     The gaps between a model's work, in seconds: from when the model has nothing in
     flight and no waiters to its next request.  The last 16 gaps are kept.
 
-    A gap is I{contested} from when requests for other models wait.  What remains of a
-    contested gap then is a I{return}; the last 16 returns are kept as well.  Returns
-    say whether to linger pays.  Gaps do not say that: a client that uses two models
-    by turns never comes back to one model while it waits for the other.
-
     @ivar idle_since: the time since which the model has had nothing to do; None while
-        the model has something to do.
+        it has something to do.
     """
 
-    __slots__ = ("_contested_since", "_recent", "_returns", "idle_since")
+    __slots__ = ("_recent", "idle_since")
 
     KEPT = 16
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.KEPT)
-        self._returns: deque[float] = deque(maxlen=self.KEPT)
         self.idle_since: float | None = None
-        self._contested_since: float | None = None
 
     def emptied(self, now: float) -> None:
         """Note that the model has nothing to do from now on."""
         self.idle_since = now
-        self._contested_since = None
-
-    def contested(self, now: float) -> float | None:
-        """
-        Note that requests for other models wait.
-
-        @return: the time since which the present gap is contested; None without one.
-        """
-        if self._contested_since is None and self.idle_since is not None:
-            self._contested_since = now
-        return self._contested_since
 
     def arrived(self, now: float) -> None:
         """Note that a request arrived, which ends the gap if there was one."""
@@ -216,20 +197,20 @@ class IdleGaps:
             return
         self.idle_since = None
         self._recent.append(now - since)
-        if self._contested_since is not None:
-            self._returns.append(now - self._contested_since)
-            self._contested_since = None
 
     @property
     def median(self) -> float | None:
         """The median of the gaps; None until two are known."""
-        last = len(self._recent) - 1
-        return sorted(self._recent)[int(0.5 * last + 0.5)] if last >= 1 else None
+        return self._quantile(0.5)
 
     @property
-    def returns(self) -> Sequence[float]:
-        """The last returns in seconds, shortest first."""
-        return sorted(self._returns)
+    def upper(self) -> float | None:
+        """The upper quartile of the gaps; None until two are known."""
+        return self._quantile(0.75)
+
+    def _quantile(self, share: float) -> float | None:
+        last = len(self._recent) - 1
+        return sorted(self._recent)[int(share * last + 0.5)] if last >= 1 else None
 
 
 class Ghosts:

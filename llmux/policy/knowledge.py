@@ -18,9 +18,9 @@ from llmux.interfaces import (
     Woke,
 )
 from llmux.policy.estimators import (
+    AbsenceGaps,
     CompletionInterval,
     Ghosts,
-    IdleGaps,
     InFlightTimes,
     MovingAverage,
     Pace,
@@ -52,7 +52,7 @@ class ModelKnowledge:
     @ivar service: the service times of all requests.
     @ivar alone: the average service time of the requests in C{unqueued}.
     @ivar interval: the time between completions.
-    @ivar gaps: the gaps between the model's work, and the returns of its clients.
+    @ivar gaps: the gaps between work.
     @ivar first_wait: the average age of the model's demand when the model woke.
     """
 
@@ -80,7 +80,7 @@ class ModelKnowledge:
         self.service = ServiceTimes()
         self.alone = MovingAverage(0.05)
         self.interval = CompletionInterval()
-        self.gaps = IdleGaps()
+        self.gaps = AbsenceGaps()
         self.first_wait = MovingAverage(0.3)
 
     def satisfied(self) -> None:
