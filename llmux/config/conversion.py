@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
-from llmux.config.values import Config, ModelConfig, Name, PolicyConfig, Script
+from llmux.config.values import DEFAULT_HEALTH, Config, ModelConfig, Name, PolicyConfig, Script
 from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_setting
 from llmux.similar_names import most_similar
 from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
@@ -169,7 +169,7 @@ class Conversion:
             script = getattr(model, hook)
             if script is not None:
                 self.check_script((*path, hook), script)
-        if model.alive is not None and "health" in raw:
+        if model.alive is not None and model.health != DEFAULT_HEALTH:
             self.fail(
                 (*path, "health"),
                 "nobody asks for it where alive is a script",

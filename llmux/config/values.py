@@ -65,6 +65,8 @@ OptionalDuration = Annotated[
     ),
 ]
 
+DEFAULT_HEALTH = "/health"
+
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """
@@ -100,7 +102,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
             title="a path",
             description='give one that begins with a slash, as in "/health"',
         ),
-    ] = "/health"
+    ] = DEFAULT_HEALTH
     host: Name = "127.0.0.1"
     wake_timeout_secs: Duration = 900.0
     sleep_timeout_secs: Duration = 300.0
