@@ -882,6 +882,15 @@ def test_abort_all(held: Bench) -> None:
     assert client.wire.said() == b""
 
 
+@pytest.mark.parametrize("target", [b"/\nr:", b"HTTP://\nr:", b"http://x/\nr:", b"/a\nr:"])
+@pytest.mark.parametrize("size", [1, 9000])
+def test_a_line_feed_in_the_target_is_refused(echo: Bench, target: bytes, size: int) -> None:
+    """Passed on, it would begin another line for a backend that takes LF for a line's end."""
+    client = echo.client()
+    client.send(b"GET %b HTTP/1.1\r\nHost: x\r\nA: %b\r\n\r\n" % (target, b"a" * size))
+    assert client.statuses() == [400]
+
+
 @pytest.mark.parametrize(
     "head",
     [

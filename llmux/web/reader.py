@@ -343,8 +343,12 @@ class RequestReader:
     def _check_request_line(self, line: bytes) -> None:
         """
         Refuse what llhttp lets pass: HTTP/0.9, which would wait for an end of
-        headers that never comes, other protocols, and superfluous spaces.
+        headers that never comes, other protocols, superfluous spaces, and a line
+        feed, which ends a request of HTTP/0.9 for llhttp and is part of the target
+        for us.
         """
+        if b"\n" in line:
+            raise Refusal(400, "The request line holds a line feed.")
         words = line.split(b" ")
         if len(words) != 3:
             raise Refusal(400, "The request line is not METHOD, target and HTTP version.")
