@@ -331,6 +331,27 @@ class TestRunner:
         assert content(state, "job") == "17\n"
 
     @pytest_twisted.ensureDeferred
+    async def test_a_rehearsal_leaves_and_heeds_no_note(
+        self, tmp_path: Path, sleeper: int
+    ) -> None:
+        """C{llmux check --hooks}: the notes are those of the llmux that serves."""
+        from twisted.internet import reactor
+
+        state = StateDirectory(str(tmp_path / "state"))
+        left_by_the_dead(state, "a", sleeper)
+        models = {
+            "a": ModelConfig(
+                port=1, wake='echo 1 >"$LLMUX_STATE/job"', sleep="true", alive="true"
+            )
+        }
+        hooks = HookRunner(reactor, models, ".", state=state, notes=False)  # type: ignore[arg-type]
+        assert hooks.interrupted == frozenset()
+        for kind in (HookKind.WAKE, HookKind.ALIVE, HookKind.SLEEP):
+            assert (await hooks.start("a", kind).exited).ok
+        assert content(state, "job") == "1\n"
+        assert runner(state).interrupted == {"a"}
+
+    @pytest_twisted.ensureDeferred
     async def test_without_its_directory_a_hook_is_not_started(self, tmp_path: Path) -> None:
         (tmp_path / "state").write_text("")
         with HookLog():

@@ -5,7 +5,6 @@ that they take.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
@@ -125,7 +124,7 @@ def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -
     async def all_of_them() -> None:
         for name in models:
             limit = config.models[name].wake_timeout_secs
-            hooks = _hook_runner(config, name, reactor)
+            hooks = _hook_runner(config, reactor)
             found.extend(await rehearse(reactor, hooks, name, limit, cycle))
 
     def start() -> None:
@@ -142,18 +141,17 @@ def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -
     return all(step.ok for step in found)
 
 
-def _hook_runner(config: Config, model: str, reactor: Any) -> IHookRunner:
+def _hook_runner(config: Config, reactor: Any) -> IHookRunner:
     """
-    Return a runner for one model's hooks.  The runner leaves no note of its wakes and
-    heeds none: notes are for the llmux that serves.
+    Return a runner of hooks that leaves no note of its wakes and heeds none: notes are
+    for the llmux that serves.
     """
     from llmux.hooks.runner import HookRunner
     from llmux.hooks.state import StateDirectory, state_path
 
     state = StateDirectory(state_path(config))
-    os.environ["LLMUX_STATE"] = str(state.model_directory(model))
-    runner = HookRunner(reactor, config.models, config.directory)
-    if config.models[model].alive is not None:
+    runner = HookRunner(reactor, config.models, config.directory, state=state, notes=False)
+    if all(model.alive is not None for model in config.models.values()):
         return runner
     from llmux.hooks.health import HealthAsking, health_pool
 

@@ -45,6 +45,7 @@ class HookRunner:
         directory: str,
         *,
         state: StateDirectory | None = None,
+        notes: bool = True,
         metrics: HookMetrics | None = None,
         grace: float = GRACE,
         spawn: Spawner | None = None,
@@ -53,6 +54,7 @@ class HookRunner:
         @param directory: where hooks run.
         @param state: where each model has a directory of its own; without
             one there is no C{LLMUX_STATE}, and no note of wakes.
+        @param notes: leave and heed notes of wakes.
         @param grace: seconds from TERM to KILL.
         @param spawn: starts processes, see L{llmux.hooks.spawn}; by default
             L{spawn_session}.
@@ -61,6 +63,7 @@ class HookRunner:
         self._models = models
         self._directory = directory
         self._state = state
+        self._notes = state if notes else None
         self._metrics = metrics
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
@@ -95,8 +98,8 @@ class HookRunner:
             metrics=self._metrics,
         )
         run.start(lambda run: self._start(run, script, self._variables(model, hook, limit)))
-        if self._state is not None:
-            self._keep_note(self._state, model, hook, run)
+        if self._notes is not None:
+            self._keep_note(self._notes, model, hook, run)
         return run
 
     def _start(
@@ -154,8 +157,8 @@ class HookRunner:
     def _interrupted(self) -> dict[str, WakeNote]:
         if self._notes_of_others is None:
             self._notes_of_others = {}
-            if self._state is not None:
-                self._notes_of_others = self._state.interrupted_wakes(self._models)
+            if self._notes is not None:
+                self._notes_of_others = self._notes.interrupted_wakes(self._models)
             self._noted.update(self._notes_of_others)
         return self._notes_of_others
 
