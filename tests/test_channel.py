@@ -17,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmux.web.body import BodyStorage
-from llmux.web.channel import LlhttpChannel, Phase
+from llmux.web.channel import ChannelPhase, LlhttpChannel
 from llmux.web.limits import MOST_AHEAD, Limits
 from llmux.web.reader import RequestReader
 from llmux.web.reply_channel import IReplyChannel
@@ -699,7 +699,7 @@ def test_what_comes_too_slowly_is_refused(echo: Bench, begin: bytes, more: bytes
         client.send(more)
         echo.clock.pump([1])
     assert client.statuses() == [408]
-    assert not client.wire.connected or client.channel._phase is Phase.LINGERING
+    assert not client.wire.connected or client.channel._phase is ChannelPhase.LINGERING
 
 
 def test_a_large_body_may_take_as_long_as_it_comes_fast_enough(echo: Bench) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IProcessTransport
 from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
-from llmux.hooks.run import GRACE
+from llmux.hooks.hook_process import GRACE
 from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 

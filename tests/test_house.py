@@ -39,8 +39,8 @@ STILL_WRONG: set[tuple[str, str]] = set()
 STILL_IN_CYCLES: set[str] = set()
 """Modules that import each other."""
 
-MODULES_STILL_TWICE = {"run"}
-CLASSES_STILL_TWICE = {"Phase"}
+MODULES_STILL_TWICE: set[str] = set()
+CLASSES_STILL_TWICE: set[str] = set()
 """Names that mean two things."""
 
 

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from llmux.backend.agent import BackendAgent
 from llmux.backend.pool import BackendPool, PoolSettings
 from llmux.config import ModelConfig
-from llmux.hooks.run import HookMetrics
+from llmux.hooks.hook_process import HookMetrics
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["HealthAsking", "HealthQuestion", "health_pool"]

@@ -14,8 +14,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llmux.config import ModelConfig
+from llmux.hooks.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
 from llmux.hooks.lines import LineBudget
-from llmux.hooks.run import GRACE, HookMetrics, HookProcess, IRunReactor
 from llmux.hooks.spawn import ISessionReactor, Spawner, spawn_session
 from llmux.hooks.state import StateDirectory, WakeNote, end_group
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes

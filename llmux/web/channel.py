@@ -82,7 +82,7 @@ class ChannelOwner(Protocol):
     def reading_failed(self, failure: Failure) -> None: ...
 
 
-class Phase(Enum):
+class ChannelPhase(Enum):
     """
     The phases of a connection: see above.
 
@@ -90,7 +90,7 @@ class Phase(Enum):
         alone, from IDLE to ANSWERING and back, is not checked.
     """
 
-    after: tuple[Phase, ...]
+    after: tuple[ChannelPhase, ...]
 
     IDLE = "idle"
     READING = "reading"
@@ -99,7 +99,7 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
-_IDLE, _READING, _ANSWERING, _LINGERING, _CLOSED = Phase
+_IDLE, _READING, _ANSWERING, _LINGERING, _CLOSED = ChannelPhase
 _IDLE.after = (_READING, _CLOSED)
 _READING.after = (_IDLE, _ANSWERING, _LINGERING, _CLOSED)
 _ANSWERING.after = (_READING, _CLOSED)
@@ -176,7 +176,7 @@ class LlhttpChannel(RequestTransport):
         self._window: tuple[float, bool, int] | None = None
         self._unsent_before = 0
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ChannelPhase) -> None:
         assert phase in self._phase.after, (self._phase, phase)
         self._phase = phase
 
