@@ -298,6 +298,11 @@ def _version(command: Sequence[str]) -> str:
     return words[-1].rpartition("/")[2]
 
 
+def another_llmux(name: str, program: Sequence[str]) -> Contestant:
+    """Another version of this project's llmux, to be compared with."""
+    return Contestant(name, "", _llmux(program), switches=True)
+
+
 def find_contestants(
     ours: Sequence[str],
     paths: Mapping[str, str | None],

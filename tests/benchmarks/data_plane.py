@@ -31,7 +31,13 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench import Bench, Effort, bench
-from tests.benchmarks.contestants import ROOT, Contestant, Cores, find_contestants
+from tests.benchmarks.contestants import (
+    ROOT,
+    Contestant,
+    Cores,
+    another_llmux,
+    find_contestants,
+)
 from tests.benchmarks.measurements import MEASUREMENTS
 from tests.benchmarks.processes import available_cores
 from tests.benchmarks.table import FIGURES, describe_machine, markdown
@@ -72,6 +78,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--ours",
         default=shlex.join([sys.executable, "-m", "llmux"]),
         help="the command that starts this llmux (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="COMMAND",
+        help="the command that starts another llmux of ours, by turns with this one; the "
+        "ratios are then to it",
     )
     for name in ("rust", "nginx", "llama-swap", "litellm"):
         parser.add_argument(f"--{name}", metavar="PATH", help="where it is; '' leaves it out")
@@ -148,6 +160,10 @@ def main(arguments: Sequence[str]) -> int:
         for contestant in find_contestants(shlex.split(options.ours), peers)
         if contestant.name not in options.without and (contestant.ours or not options.short)
     ]
+    reference_name = _REFERENCE
+    if options.against is not None:
+        reference_name = "llmux before"
+        contestants.append(another_llmux(reference_name, shlex.split(options.against)))
     run = Run(contestants, options.only)
     with bench(cores, effort, shutil.which("wrk")) as shared:
         for number in range(rounds):
@@ -156,9 +172,9 @@ def main(arguments: Sequence[str]) -> int:
             run.round(shared, number, say=not options.markdown)
 
     names = [contestant.name for contestant in contestants]
-    if _REFERENCE in names:
-        names.remove(_REFERENCE)
-        names.insert(0, _REFERENCE)
+    if reference_name in names:
+        names.remove(reference_name)
+        names.insert(0, reference_name)
     titles = {
         "connections": effort.connections,
         "body_mb": effort.body_bytes / 1e6,
@@ -166,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
         "models": effort.models,
         "huge": f"{effort.huge_bytes / 2**30:g} GiB",
     }
-    reference = _REFERENCE if _REFERENCE in names else None
+    reference = reference_name if reference_name in names else None
     table = markdown(run.results, titles, names, reference)
     today = datetime.date.today().isoformat()
     command = shlex.join(["python", "tests/benchmarks/data_plane.py", *arguments])

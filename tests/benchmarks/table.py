@@ -102,6 +102,7 @@ FIGURES = [
         "≤ 2.5×",
         "≤ 1.5×",
     ),
+    Figure("switch_p95", "the same, p95", milliseconds, "", "≤ 3×"),
     Figure(
         "body",
         "a {body_mb:g} MB JSON body, model name last: time to reply",
