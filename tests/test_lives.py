@@ -157,11 +157,16 @@ def test_a_yes_after_a_successful_sleep_is_logged_and_counted(logged: list[LogEv
     world = World(look_after_sleep=2.0)
     world.wake("a").finish()
     world.hooks.script("a", ALIVE, 0.0, 0)
+    for _ in range(3):
+        world.wake("b").finish()
+        world.advance(2)
+        world.wake("a").finish()
+        world.advance(2)
     world.wake("b")
     world.advance(2)
-    assert [event["model"] for event in named(logged, "sleep_not_confirmed")] == ["a"]
+    assert [event["model"] for event in named(logged, "sleep_not_confirmed")] == ["a"], "once"
     text = world.switcher.metrics.expose().decode()
-    assert 'llmux_sleep_not_confirmed_total{model="a"} 1.0' in text
+    assert 'llmux_sleep_not_confirmed_total{model="a"} 4.0' in text
 
 
 # --------------------------------------------------------- wakes that do not end

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.tcp import Connection
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
@@ -78,6 +79,9 @@ class ConnectionOwner(Protocol):
         The exchange's connection had been used before, and was closed without
         a byte of a reply: have the exchange carried by a new connection.
         """
+
+
+_log = Logger()
 
 
 @implementer(IPullProducer)
@@ -217,7 +221,14 @@ class BackendConnection:
         self._to_end.append(None)
         self._began = self._owner.seconds()
         exchange.connection = self
-        exchange.connected()
+        try:
+            exchange.connected()
+        except Exception:
+            # Whatever this was, the exchange must end, and half a request must not stay
+            # on a connection that the next one would use.
+            _log.failure("a defect while a request was sent to a backend")
+            if self._exchange is exchange:
+                self._break("internal error")
 
     def send(self, data: bytes) -> None:
         """See L{IExchangeConnection.send}."""

@@ -47,6 +47,8 @@ class Watch:
         self._timer: IDelayedCall | None = None
         self._sequence: HookSequence | None = None
         self._noes = 0
+        # The log says once that the model answers in its sleep, and not at each switch.
+        self._said_unconfirmed = False
         self._asked_at = float("-inf")
 
     def begin(self) -> None:
@@ -110,8 +112,17 @@ class Watch:
         answer = answer_of(result)
         if serves and self._serves():
             self._about_serving(answer, result.reason)
-        elif not serves and self._sleeps() and answer is Answer.YES:
+        elif not serves and self._sleeps():
+            self._about_sleeping(answer)
+
+    def _about_sleeping(self, answer: Answer) -> None:
+        if answer is Answer.NO:
+            self._said_unconfirmed = False
+        elif answer is Answer.YES:
             self._stage.metrics.slept_in_name_only(self._model.name)
+            if self._said_unconfirmed:
+                return
+            self._said_unconfirmed = True
             self._log.warn(
                 "{model} answers though its sleep hook has succeeded: is its memory free? "
                 "With confirm_sleep: true a wake waits until alive says no",
