@@ -59,7 +59,6 @@ class Registry:
         self.found = found
         self.active: dict[int, Expected] = {}
         self._by_key: dict[str, list[Expected]] = {}
-        self._next = 0
         self.forwarded = 0
         self.lag = 0.0
 
@@ -69,17 +68,14 @@ class Registry:
         data = case.data[: case.leaves_at]
         requests, ending = requests_in(data)
         expected = Expected(case, requests, ending, [r.key for r in requests])
-        self._next += 1
-        self.active[self._next] = expected
+        self.active[id(expected)] = expected
         for key in set(expected.keys):
             self._by_key.setdefault(key, []).append(expected)
         return expected
 
     def end(self, expected: Expected) -> None:
         """Nothing of it may be passed on any more."""
-        for number, one in list(self.active.items()):
-            if one is expected:
-                del self.active[number]
+        del self.active[id(expected)]
         for key in set(expected.keys):
             self._by_key[key].remove(expected)
             if not self._by_key[key]:
