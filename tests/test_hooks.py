@@ -373,7 +373,6 @@ async def test_thousands_of_lines_are_logged_in_order_and_the_rest_is_counted(
     assert hooks.log.lines()[:5000] == [str(n) for n in range(1, 5001)]
 
 
-@pytest.mark.own_cpu("K8, S5 f: many short lines take too long; the mark goes with the mend")
 @pytest_twisted.ensureDeferred
 async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
     """While a hook writes as fast as it can, others have their turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -267,3 +268,62 @@ def test_a_twisted_that_is_built_otherwise_is_refused(monkeypatch: pytest.Monkey
 def test_twistd_finds_it_by_its_name() -> None:
     (found,) = [one for one in getReactorTypes() if one.shortName == "llmux"]
     verifyObject(IReactorInstaller, found)
+
+
+class _Readable:
+    """A descriptor that only reads, as a hook's output does, and notes that it was told to."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.then: Callable[[], object] = int
+        self.reads = 0
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def logPrefix(self) -> str:
+        return "test"
+
+    def doRead(self) -> None:
+        self.reads += 1
+        os.read(self.descriptor, 100)
+        self.then()
+
+    def connectionLost(self, reason: Failure) -> None:
+        raise AssertionError("an event of another descriptor's ends this one")
+
+
+def test_an_event_of_a_closed_descriptor_does_not_reach_who_has_its_number_now(
+    pair: Pair,
+) -> None:
+    """What is closed and what is opened in one round of events may share a number."""
+    reactor = pair.reactor
+    (first_in, first_out), (second_in, second_out) = os.pipe(), os.pipe()
+    first, second = _Readable(first_in), _Readable(second_in)
+    opened: list[_Readable] = []
+
+    def replace() -> None:
+        other = second if first.reads else first
+        reactor.removeReader(other)
+        os.close(other.descriptor)
+        read_end, write_end = os.pipe()
+        assert read_end == other.descriptor, "the number is used again"
+        new = _Readable(read_end)
+        os.close(write_end)
+        opened.append(new)
+        reactor.addReader(new)
+
+    first.then = second.then = replace
+    for each in first, second:
+        reactor.addReader(each)
+    os.write(first_out, b"x")
+    os.write(second_out, b"x")
+    reactor.callLater(0, int)
+    pair.iterate(0)
+    assert first.reads + second.reads == 1
+    (new,) = opened
+    assert new.reads == 0
+    for each in (first, second, new):
+        reactor.removeReader(each)
+    for descriptor in {first_in, second_in, first_out, second_out}:
+        os.close(descriptor)

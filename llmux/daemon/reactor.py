@@ -38,7 +38,7 @@ _PIECE = 4096
 
 class LlmuxReactor(EPollReactor):
     """
-    Twisted's reactor for epoll, with four differences.
+    Twisted's reactor for epoll, with five differences.
 
     The clock is monotonic, so that a step of the system's clock neither delays
     a timed call nor brings one forward.
@@ -57,6 +57,9 @@ class LlmuxReactor(EPollReactor):
     moderation).  A request, or a piece of some size, ends that as soon as it
     is read.
 
+    An event for a descriptor that was closed, and whose number has gone to
+    another, since the poll that brought the event, is not passed on.
+
     The second and the third difference are together a third of what Python
     spends on an event that is relayed.  A process that llmux shares with other
     services had better keep the usual reactor: their log may want the prefix.
@@ -73,6 +76,8 @@ class LlmuxReactor(EPollReactor):
         self._began = 0.0
         self._pieces = 0
         self._crowded = False
+        # Descriptors that have been registered since the last poll.
+        self._fresh: set[int] = set()
         EPollReactor.__init__(self)
         check_reactor_parts(self)
 
@@ -89,12 +94,19 @@ class LlmuxReactor(EPollReactor):
         read = self._read
         readable = select.EPOLLIN
         wait = -1.0 if timeout is None else timeout
+        fresh = self._fresh
         for _ in range(_MOST_ROUNDS):
+            if fresh:
+                fresh.clear()
             try:
                 events = poll(wait, len(selectables) or 1)
             except InterruptedError:
                 return
             for descriptor, event in events:
+                if fresh and descriptor in fresh:
+                    # The event is about one that was closed in this very round, and
+                    # whose number has gone to another.
+                    continue
                 selectable = selectables.get(descriptor)
                 kind = type(selectable)
                 if event == readable and (kind is Client or kind is Server):
@@ -123,6 +135,16 @@ class LlmuxReactor(EPollReactor):
                 self._sleep(_PAUSE)
 
     doIteration = doPoll
+
+    def _add(
+        self, xer: Any, primary: set[int], other: set[int], selectables: Any, *flags: Any
+    ) -> None:
+        """Register a descriptor, and remember that as long as older events are passed on."""
+        descriptor = xer.fileno()
+        if descriptor not in primary and descriptor not in other:
+            self._fresh.add(descriptor)
+        add: Callable[..., None] = super()._add
+        add(xer, primary, other, selectables, *flags)
 
     def _read(self, connection: Any, from_backend: bool) -> None:
         """What L{Connection.doRead} does, and what the reactor does about its outcome."""

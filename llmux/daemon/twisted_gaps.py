@@ -58,6 +58,7 @@ __all__ = [
 
 
 REACTOR_PARTS = (
+    "_add",
     "_poller",
     "_selectables",
     "_doReadOrWrite",

@@ -97,7 +97,15 @@ class HookRunner:
             grace=self._grace,
             metrics=self._metrics,
         )
-        run.start(lambda run: self._start(run, script, self._variables(model, hook, limit)))
+
+        def start(run: HookProcess) -> IProcessTransport:
+            variables = self._variables(model, hook, limit)
+            if hook is HookKind.WAKE and self._notes is not None:
+                # Before the script does anything: llmux may be killed at any moment.
+                self._notes.note_wake(model)
+            return self._start(run, script, variables)
+
+        run.start(start)
         if self._notes is not None:
             self._keep_note(self._notes, model, hook, run)
         return run
@@ -191,7 +199,9 @@ class HookRunner:
         has succeeded.
         """
         if hook is HookKind.WAKE:
-            if run.pid is not None:
+            if run.pid is None:
+                state.forget_wake(model)
+            else:
                 state.note_wake(model, run.pid)
                 self._noted.add(model)
         elif model in self._noted:

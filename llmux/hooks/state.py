@@ -95,7 +95,8 @@ class WakeNote(Struct, frozen=True):
     """
     A note says that a wake has begun, and that its end is not known yet.
 
-    @ivar group: the process group of the wake hook.
+    @ivar group: the process group of the wake hook; 0 if the hook was about to
+        be started.
     @ivar group_started: when the hook's shell started, as its
         C{/proc/PID/stat} says (field 22).  Together with C{boot} this tells
         the shell from a later process with the same number.
@@ -118,6 +119,8 @@ class WakeNote(Struct, frozen=True):
     @property
     def hook_is_gone(self) -> bool:
         """Whether the shell of the wake hook has ended."""
+        if not self.group:
+            return True
         return self.boot != _boot_id() or _lacks(self.group, self.group_started)
 
 
@@ -178,15 +181,16 @@ class StateDirectory:
             _make_private(path)
         return path
 
-    def note_wake(self, model: str, group: int) -> None:
+    def note_wake(self, model: str, group: int = 0) -> None:
         """
-        Note that a wake hook of this model runs in this process group.
+        Note that a wake hook of this model runs in this process group, or, without
+        a group, that the hook is about to be started.
 
         Without the note only a start after C{kill -9} is worse off: what goes
         wrong is logged, once.
         """
         us = os.getpid()
-        note = WakeNote(group, _started(group), us, _started(us), _boot_id())
+        note = WakeNote(group, _started(group) if group else None, us, _started(us), _boot_id())
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._note(model), flags, 0o600)
