@@ -19,6 +19,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from urllib.parse import quote
 
 import msgspec
@@ -190,7 +191,9 @@ class StateDirectory:
         wrong is logged, once.
         """
         us = os.getpid()
-        note = WakeNote(group, _started(group) if group else None, us, _started(us), _boot_id())
+        note = WakeNote(
+            group, _started(group) if group else None, us, _own_start(us), _boot_id()
+        )
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._note(model), flags, 0o600)
@@ -369,6 +372,13 @@ def _lacks(pid: int, started: int | None) -> bool:
     return started is None or _started(pid) != started
 
 
+@cache
+def _own_start(pid: int) -> int | None:
+    """Tell when this very process started: what cannot change is read once."""
+    return _started(pid)
+
+
+@cache
 def _boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
