@@ -104,7 +104,7 @@ def _log_file(path: str, options: Options) -> Any:
 
     owner = _owner(options)
     try:
-        log_file: Any = ReopenedLogFile.fromFullPath(path)  # type: ignore[no-untyped-call]
+        log_file: Any = ReopenedLogFile.fromFullPath(path)  # type: ignore[no-untyped-call]  # LogFile's
         if owner is not None:
             log_file.give_to(*owner)
     except OSError as e:

@@ -107,7 +107,7 @@ def spawn_with_setsid(reactor: IReactorProcess) -> Spawner:
     return spawn
 
 
-class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[misc]
+class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[misc]  # Any
     """This transport belongs to a process that leads a process group, or is about to."""
 
     process: Any
@@ -126,7 +126,11 @@ class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[m
 
 
 class _Output(ProcessReader):
-    """This reader has a pipe that a process, and those that inherit it, write to."""
+    """
+    This reader has a pipe that a process, and those that inherit it, write to.
+
+    Twisted's methods that it calls have no types, which mypy minds in a subclass.
+    """
 
     def drain(self) -> None:
         """Receive what is in the pipe, at most 64 KiB, without waiting."""
@@ -182,7 +186,7 @@ class SessionProcess(Process):
     _exit: _Exit | None = None
 
     def __init__(self, reactor: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(reactor, *args, **kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(reactor, *args, **kwargs)  # type: ignore[no-untyped-call]  # Process'
         if self.pid is not None and not callable(signal.getsignal(signal.SIGCHLD)):
             self._exit = _Exit.of(self, reactor)
 

@@ -23,7 +23,7 @@ class ReopenedLogFile(LogFile):
         """Go on in a new file of the same name: logrotate has moved the old one away."""
         old = self._file
         try:
-            self._openFile()  # type: ignore[no-untyped-call]
+            self._openFile()  # type: ignore[no-untyped-call]  # LogFile's
         except OSError as error:
             self._log.error(
                 "the log file {path} cannot be opened anew, the old one is written on: {error}",

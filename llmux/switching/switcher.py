@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
@@ -43,9 +43,10 @@ from llmux.switching.cost import SwitchCostTracker
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
 from llmux.switching.questions import Questions
-from llmux.switching.recovery import Check, Cleaning, LastSleep
+from llmux.switching.recovery import Check, Cleaning
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
 from llmux.switching.story import Story
 from llmux.switching.transition import Transition
 from llmux.switching.watch import Watch
@@ -68,7 +69,6 @@ _EVERY_EVENT: frozenset[type[Any]] = frozenset(
 )
 _REQUEST_EVENTS = frozenset({Arrived, Completed, Forwarded})
 _COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
-_SHUTTING_DOWN = "llmux is shutting down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,6 @@ class ModelSwitcher:
 
     @ivar costs: what switches have cost.
     @ivar metrics: counts what happens.
-    @ivar stopping: no guards are given any more.
-    @ivar aborting: what still runs is cut short.
     """
 
     _log = Logger()
@@ -145,8 +143,7 @@ class ModelSwitcher:
         self.metrics = Metrics() if metrics is None else metrics
         self.costs = SwitchCostTracker()
         self.capacity = Capacity(resources)
-        self.stopping = False
-        self.aborting = False
+        self._shutdown = Shutdown(self)
         self._wake_notes = wake_notes
         self._all: dict[str, Model] = {}
         for name in sorted(models):
@@ -175,11 +172,6 @@ class ModelSwitcher:
         self._adoption: Adoption | None = None
         self._is_known = False
         self._started: list[Deferred[None]] = []
-        self._is_stopped = False
-        self._stopped: list[Deferred[None]] = []
-        self._settling: Deferred[None] | None = None
-        self._closers: list[Callable[[], None]] = []
-        self._shutdown_timer: IDelayedCall | None = None
         self.metrics.watch(self)
 
     @property
@@ -244,96 +236,46 @@ class ModelSwitcher:
 
         @return: fires when nothing runs and nothing is in flight any more.
         """
-        if self._is_stopped:
-            return succeed(None)
-        stopped: Deferred[None] = Deferred()
-        self._stopped.append(stopped)
-        if not self.stopping:
-            self.stopping = True
-            for model in self._all.values():
-                model.open = False
-            self._give_time(self._shutdown_expired)
-            Deferred.fromCoroutine(self._stop()).addErrback(
-                lambda failure: self._log.failure("a defect while stopping", failure)
-            )
-        return stopped
-
-    async def _stop(self) -> None:
-        with self.holding_questions():
-            self.cancel_next_question()
-            for watch in self._watches.values():
-                watch.end()
-            for model in list(self._wanted.values()):
-                self.refuse(model, NotReady(model.name, _SHUTTING_DOWN, 5.0))
-            for story in list(self._stories):
-                story.stop()
-            self._now_known()
-        await self._nothing_moves()
-        awake = [model for model in self._all.values() if model.phase is Phase.AWAKE]
-        if awake and self.settings.sleep_on_exit and not self.aborting:
-            self._give_time(self.abort)
-            for model in awake:
-                LastSleep(self, model).begin()
-            await self._nothing_moves()
-        self._finish()
-
-    def _nothing_moves(self) -> Deferred[None]:
-        """Fires when no story is told any more and nothing is in flight."""
-        settling = self._settling = Deferred()
-        self._maybe_settled()
-        return settling
-
-    def _maybe_settled(self) -> None:
-        if self._stories or self._in_flight or self._questions.asking:
-            return
-        settling, self._settling = self._settling, None
-        if settling is not None:
-            settling.callback(None)
-
-    def _finish(self) -> None:
-        if self._shutdown_timer is not None and self._shutdown_timer.active():
-            self._shutdown_timer.cancel()
-        self._shutdown_timer = None
-        self._is_stopped = True
-        left = (Phase.WAKING, Phase.CHECKING, Phase.UNCERTAIN)
-        uncertain = [model.name for model in self._all.values() if model.phase in left]
-        if uncertain:
-            self._log.error(
-                "may still be awake: {models}", event="left_awake", models=", ".join(uncertain)
-            )
-        for close in self._closers:
-            close()
-        stopped, self._stopped = self._stopped, []
-        for waiter in stopped:
-            waiter.callback(None)
+        return self._shutdown.begin()
 
     def call_when_stopped(self, close: Callable[[], None]) -> None:
         """Call this once L{stop} is done: nothing is in flight any more."""
-        self._closers.append(close)
-
-    def _give_time(self, then: Callable[[], None]) -> None:
-        if self._shutdown_timer is not None and self._shutdown_timer.active():
-            self._shutdown_timer.cancel()
-        self._shutdown_timer = self.clock.callLater(self.settings.shutdown_timeout, then)
-
-    def _shutdown_expired(self) -> None:
-        if self.settings.sleep_on_exit and not self._stories:
-            # The awake models still are to be put to sleep, within as long again.
-            self._give_time(self.abort)
-            self._abort_everything()
-        else:
-            self.abort()
+        self._shutdown.call_when_over(close)
 
     def abort(self) -> None:
         """Cut short what L{stop} still waits for: exchanges and hooks."""
-        self.aborting = True
-        self._abort_everything()
-        for story in list(self._stories):
-            story.kill()
+        self._shutdown.abort()
 
-    def _abort_everything(self) -> None:
+    @property
+    def stopping(self) -> bool:
+        """llmux stops: no guards are given any more."""
+        return self._shutdown.begun
+
+    @property
+    def aborting(self) -> bool:
+        """What still runs is cut short."""
+        return self._shutdown.aborting
+
+    def end_questions(self) -> None:
+        """Ask neither the policy nor any C{alive} any more, and give no guards."""
         for model in self._all.values():
-            self.abort_exchanges(model, _SHUTTING_DOWN, "shutdown")
+            model.open = False
+        self.cancel_next_question()
+        for watch in self._watches.values():
+            watch.end()
+        self._now_known()
+
+    def wanted(self) -> list[Model]:
+        """The models that somebody waits for."""
+        return list(self._wanted.values())
+
+    def stories(self) -> list[Story]:
+        """The stories that are being told."""
+        return list(self._stories)
+
+    def is_settled(self) -> bool:
+        """No story is being told, nothing is in flight, and no question is being put."""
+        return not (self._stories or self._in_flight or self._questions.asking)
 
     # ------------------------------------------------------------------- requests
 
@@ -406,7 +348,7 @@ class ModelSwitcher:
             if guard is not None:
                 return succeed(guard)
         if self.stopping:
-            return fail(NotReady(model, _SHUTTING_DOWN, 5.0))
+            return fail(NotReady(model, SHUTTING_DOWN, TRY_AGAIN))
         now = self.clock.seconds()
         self._requests = request = self._requests + 1
         waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
@@ -463,7 +405,7 @@ class ModelSwitcher:
             emptied = not model.guards and not self._questions.held_back
             if emptied or self._questions.quiet_until <= self.clock.seconds():
                 self.consider()
-        elif self._stories or self.stopping:
+        elif self._stories or self._shutdown.begun:
             # A drain that nobody waits for any more, or the end.
             self.consider()
 
@@ -682,8 +624,8 @@ class ModelSwitcher:
     def consider(self) -> None:
         """Something has changed: ask the policy, until it has nothing more to say."""
         self._questions.consider()
-        if self._settling is not None:
-            self._maybe_settled()
+        if self.stopping:
+            self._shutdown.something_ended()
 
     def cancel_next_question(self) -> None:
         """While a hook runs the policy's answer cannot matter: forget when to ask again."""
