@@ -12,7 +12,7 @@ from llmux.web.access import (
     origin_pattern_is_sound,
     own_names,
 )
-from tests.test_channel import Bench, Echo, Held, held_of
+from tests.channel_bench import Bench, Echo, Held, held_of
 
 LOCAL = AccessRules(checks_host=True, hosts=["Llm.Lan", "*.home.arpa"])
 

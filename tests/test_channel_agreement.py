@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmux.web.head_memo import HeadMemo
 from llmux.web.reader import Item, Limits, Refusal, RequestReader
-from tests.test_channel import Bench, Client, Echo
+from tests.channel_bench import Bench, Client, Echo
 
 LIMITS = Limits(body=300, head=600, uri=100, headers=12)
 

@@ -25,8 +25,7 @@ from llmux.policy.fifo import FifoPolicy
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.phases import Phase
 from tests.conftest import LoggedFailures
-from tests.test_faults import eager_cost_aware
-from tests.world import ALIVE, SLEEP, WAKE, Client, Notes, World
+from tests.world import ALIVE, SLEEP, WAKE, Client, Notes, World, eager_cost_aware
 
 
 @pytest.fixture

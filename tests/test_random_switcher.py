@@ -14,8 +14,7 @@ import pytest
 from llmux.interfaces import HookKind, ISwitchPolicy
 from llmux.policy.fifo import FifoPolicy
 from llmux.switching.phases import Phase
-from tests.test_faults import eager_cost_aware
-from tests.world import ALIVE, SLEEP, WAKE, Client, World
+from tests.world import ALIVE, SLEEP, WAKE, Client, World, eager_cost_aware
 
 
 class Chaos:

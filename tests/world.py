@@ -6,12 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmux.interfaces import HookKind, ISwitchPolicy, IWakeNotes, PolicyEvent, Slept, Woke
+from llmux.interfaces import (
+    HookKind,
+    ISwitchPolicy,
+    IWakeNotes,
+    PolicyContext,
+    PolicyEvent,
+    Slept,
+    Woke,
+)
+from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicy
 from llmux.switching.phases import Phase
 from llmux.switching.settings import ModelSettings, SwitchSettings
@@ -221,3 +231,21 @@ class World:
         assert self.clock.getDelayedCalls() == []
         for model, waiting, in_flight, _ in self.switcher.per_model():
             assert (waiting, in_flight) == (0, 0), model
+
+
+def eager_cost_aware() -> ISwitchPolicy:
+    """Cost-aware, but leaving as soon as somebody waits elsewhere, as these rows expect."""
+    factory = CostAwarePolicyFactory()
+    assert factory.settings is not None
+    return factory.build(
+        PolicyContext(weights=dict.fromkeys("abc", 1.0)),
+        factory.settings(quantum=0.0, floor=0.0, linger=0.0),
+    )
+
+
+@pytest.fixture(params=[FifoPolicy, eager_cost_aware], ids=["fifo", "cost_aware"])
+def under_each_policy(request: pytest.FixtureRequest) -> Callable[..., World]:
+    def make_world(**settings: Any) -> World:
+        return World(request.param, **settings)
+
+    return make_world
