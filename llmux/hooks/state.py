@@ -35,6 +35,9 @@ __all__ = ["StateDirectory", "WakeNote", "end_group", "prepare_state", "state_pa
 _NOTE = ".wake"
 """The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
 
+_NOTE_BYTES = 512
+"""More than a note takes: each is padded to this length, so that it covers the one before."""
+
 _LONGEST_NAME = 200
 """Bytes; file systems end at 255."""
 
@@ -195,10 +198,11 @@ class StateDirectory:
             group, _started(group) if group else None, us, _own_start(us), _boot_id()
         )
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            # Never truncated: ext4 writes a truncated file out when it is closed.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._note(model), flags, 0o600)
             try:
-                os.write(fd, msgspec.json.encode(note))
+                os.write(fd, msgspec.json.encode(note).ljust(_NOTE_BYTES))
             finally:
                 os.close(fd)
         except OSError as e:
