@@ -304,7 +304,8 @@ def content(state: StateDirectory, file: str) -> str:
 
 
 def is_noted(state: StateDirectory) -> bool:
-    return Path(state.model_directory("a"), ".wake").exists()
+    note = Path(state.model_directory("a"), ".wake")
+    return note.exists() and not note.read_bytes().isspace()
 
 
 def ended_by(child: int) -> int:

@@ -36,7 +36,10 @@ _NOTE = ".wake"
 """The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
 
 _NOTE_BYTES = 512
-"""More than a note takes: each is padded to this length, so that it covers the one before."""
+"""
+More than a note takes.  Each is padded to this length, so that it covers the one before; blanks
+alone are no note.  (An empty file is one whose writer was killed.)
+"""
 
 _LONGEST_NAME = 200
 """Bytes; file systems end at 255."""
@@ -197,27 +200,29 @@ class StateDirectory:
         note = WakeNote(
             group, _started(group) if group else None, us, _own_start(us), _boot_id()
         )
+        self._write_note(model, msgspec.json.encode(note), os.O_CREAT)
+
+    def forget_wake(self, model: str) -> None:
+        """Take back the note of this model's wake: its end is known."""
+        self._write_note(model, b"")
+
+    def _write_note(self, model: str, text: bytes, create: int = 0) -> None:
+        """
+        Write over the note that is there.  A wake's three writes take 44 us so; to make
+        a file, truncate it and remove it took 296 us (ext4).
+        """
+        flags = os.O_WRONLY | create | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            # Never truncated: ext4 writes a truncated file out when it is closed.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(self._note(model), flags, 0o600)
             try:
-                os.write(fd, msgspec.json.encode(note).ljust(_NOTE_BYTES))
+                os.write(fd, text.ljust(_NOTE_BYTES))
             finally:
                 os.close(fd)
         except OSError as e:
-            self._note_failed(e)
+            if create or not isinstance(e, FileNotFoundError):
+                self._note_failed(e)
         else:
             self._notes_fail = False
-
-    def forget_wake(self, model: str) -> None:
-        """Remove the note of this model's wake: its end is known."""
-        try:
-            os.unlink(self._note(model))
-        except FileNotFoundError:
-            pass
-        except OSError as e:
-            self._note_failed(e)
 
     def interrupted_wakes(self, models: Iterable[str]) -> dict[str, WakeNote]:
         """Find the notes that an llmux which is gone has left, by the names of models."""
@@ -234,7 +239,10 @@ class StateDirectory:
         except OSError:
             return None
         try:
-            return msgspec.json.decode(os.read(fd, 4096), type=WakeNote)
+            text = os.read(fd, 4096)
+            if text.isspace():
+                return None
+            return msgspec.json.decode(text, type=WakeNote)
         except (OSError, msgspec.DecodeError):
             return _UNREADABLE
         finally:
