@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,27 @@ def test_each_class_has_a_name_of_its_own() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert {name for name, count in names.items() if count > 1} == set()
+
+
+def test_the_walks_of_the_design_name_what_there_is() -> None:
+    """Each C{Class.method} of design.md is defined in that class, or in a parent of it."""
+    bodies: dict[str, set[str]] = {}
+    parents: dict[str, set[str]] = {}
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                names = bodies.setdefault(node.name, set())
+                parents[node.name] = {b.id for b in node.bases if isinstance(b, ast.Name)}
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                        names.add(inner.name)
+
+    def defines(cls: str, name: str) -> bool:
+        return name in bodies.get(cls, ()) or any(
+            defines(parent, name) for parent in parents.get(cls, ())
+        )
+
+    text = (LLMUX / "design.md").read_text()
+    steps = re.findall(r"`([A-Z]\w+)\.(\w+)", text)
+    assert len(steps) > 20
+    assert [f"{cls}.{name}" for cls, name in steps if not defines(cls, name)] == []
