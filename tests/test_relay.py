@@ -182,9 +182,7 @@ def test_a_chunked_request_gets_a_length(stock: bool) -> None:
         b'7\r\n{"model\r\n7\r\n": "a"}\r\n0\r\n\r\n'
     )
     world.settle()
-    end = world.accept()
-    world.settle()
-    sent = end.take()
+    sent = world.accept().take()
     assert sent.endswith(b'\r\n\r\n{"model": "a"}')
     assert b"\r\nContent-Length: 14\r\n" in sent
     assert b"ransfer-" not in sent

@@ -148,7 +148,6 @@ def test_large_bodies_wait_on_disk() -> None:
     assert in_memory == [True, False]
     world.advance(6)
     sent = [world.accept() for _ in range(2)]
-    world.settle()
     bodies = [end.take().partition(b"\r\n\r\n")[2] for end in sent]
     assert bodies == [chat().partition(b"\r\n\r\n")[2], chat(padding=200_000)[-200_023:]]
     for end in sent:

@@ -8,7 +8,6 @@ import errno
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
@@ -26,7 +25,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -83,7 +81,6 @@ class BackendPool:
         """
         self.reactor = reactor
         self.settings = PoolSettings() if settings is None else settings
-        self.cooperator = Cooperator(scheduler=partial(reactor.callLater, 0))
         self._backends: dict[tuple[str, int], Backend] = {}
 
     def backend(self, host: str, port: int) -> Backend:
@@ -119,7 +116,6 @@ class Backend:
     """
     One address, the connections to it, and the exchanges that wait for a connection.
 
-    @ivar cooperator: has the bodies of requests sent that lie in files.
     @ivar host_header: what the Host header of requests to this backend says.
     @ivar reply_heads: a cache, from the bytes of a reply's head to the parsed head.
         An entry never goes stale: what is parsed depends on the bytes alone.
@@ -140,7 +136,6 @@ class Backend:
         "_reactor",
         "_sweep",
         "_waiting",
-        "cooperator",
         "generation",
         "host",
         "host_header",
@@ -159,7 +154,6 @@ class Backend:
         self.generation = 0
         self.reply_heads: dict[bytes, ReplyHead] = {}
         self.seconds: Callable[[], float] = pool.reactor.seconds
-        self.cooperator = pool.cooperator
         self._pool = pool
         self._reactor: Any = pool.reactor
         self._addresses = Addresses(pool.reactor, host)

@@ -110,16 +110,9 @@ class Relay:
         data = body.in_memory()
         if data is not None:
             connection.send(head + data if data else head)
-            return
-        try:
-            producer = body.as_producer(self._backend.cooperator)
-        except (OSError, ValueError):
-            # No descriptor was left to open the body with, say.
-            self.hang_up()
-            self.turn.refuse(backend_error("the request's body could not be read"))
-            return
-        connection.send(head)
-        connection.send_body(producer)
+        else:
+            connection.send(head)
+            connection.send_body(body.as_producer())
 
     def begun_anew(self) -> None:
         """See L{IExchange.begun_anew}."""
