@@ -65,7 +65,7 @@ class Questions:
     def is_admitted(self, model: Model, waiter: Waiter, now: float) -> bool:
         """A request arrives for a model that drains: whether the policy lets it in."""
         for transition in self._transitions:
-            if transition.draining and model in transition.victims:
+            if model in transition.victims:
                 self._context.look(now, SlotPhase.DRAINING, model, transition.target)
                 return self._policy.admit(self._context, waiter)
         return False
@@ -102,12 +102,12 @@ class Questions:
     def _ask_what_matters(self) -> None:
         drains = False
         for transition in list(self._transitions):
-            if transition.draining:
+            phase = transition.phase
+            if phase is Phase.DRAINING:
                 drains = True
                 self._ask_while_draining(transition, self._stage.clock.seconds())
-            elif transition.waking:
-                wanted = transition.target.waiting or not self._wanted
-                transition.somebody_waits(bool(wanted))
+            elif phase is Phase.WAKING:
+                transition.somebody_waits(bool(transition.target.waiting) or not self._wanted)
         if self._wanted and not drains and not self._stage.stopping:
             awake = None
             for name in self._stage.capacity.holders():

@@ -192,11 +192,7 @@ class ModelSwitcher:
             SwitchStatus(
                 transition.target.name,
                 [model.name for model in transition.victims],
-                Phase.DRAINING
-                if transition.draining
-                else Phase.WAKING
-                if transition.waking
-                else Phase.SLEEPING,
+                transition.phase,
             )
             for transition in self._transitions
         ]

@@ -14,7 +14,7 @@ from llmux.interfaces import Failed, HookKind, Woke
 from llmux.monitoring.metrics import IDLE
 from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
-from llmux.switching.phases import Event
+from llmux.switching.phases import Event, Phase
 from llmux.switching.sequences import Answer, SleepOutcome
 from llmux.switching.story import Stage, Story, fell_asleep, log
 
@@ -37,8 +37,6 @@ class Transition(Story):
 
     @ivar target: the model that is to wake.
     @ivar victims: the models that make room for the target.
-    @ivar draining: no sleep hook has begun: the switch may be called off.
-    @ivar waking: the target's wake hook runs, or C{alive} is asked.
     @ivar outwaited: a request for the target has waited too long during this
         switch, which therefore goes on even if nobody waits any more.
     """
@@ -53,8 +51,6 @@ class Transition(Story):
         super().__init__(stage, [target, *victims])
         self.target = target
         self.victims = list(victims)
-        self.draining = bool(victims)
-        self.waking = False
         self.outwaited = False
         self._reservation = reservation
         self._began = self.now()
@@ -69,6 +65,15 @@ class Transition(Story):
         if not self.victims:
             return None
         return self.victims[0].name if len(self.victims) == 1 else SEVERAL
+
+    @property
+    def phase(self) -> Phase:
+        """DRAINING as long as the switch may be called off, then SLEEPING, then WAKING."""
+        if self.target.phase is Phase.WAKING:
+            return Phase.WAKING
+        if self.victims and not self._goes_on.called:
+            return Phase.DRAINING
+        return Phase.SLEEPING
 
     async def run(self) -> None:
         """See L{Story.run}."""
@@ -104,7 +109,6 @@ class Transition(Story):
         # There may be nothing in flight: then the policy has its last word at once.
         stage.consider()
         goes_on = await self._goes_on
-        self.draining = False
         self._stop_timers()
         return goes_on
 
@@ -249,10 +253,8 @@ class Transition(Story):
         target.step(Event.CHOSEN, now)
         target.wake_began = now
         target.said_yes = False
-        self.waking = True
         self._timers = [stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)]
         outcome = await self.sequence.wake(target.name, target.settings)
-        self.waking = False
         self._stop_timers()
         self.somebody_waits(True)
         with stage.holding_questions():
@@ -342,15 +344,15 @@ class Transition(Story):
 
     def somebody_waits(self, wanted: bool) -> None:
         """
-        Say whether the wake is wanted still: somebody waits for the target, or
-        nobody waits for its room.  A wake that has not been wanted for long
-        enough is called off.
+        Say, while the target wakes, whether that is wanted still: somebody waits
+        for the target, or nobody waits for its room.  A wake that has not been
+        wanted for long enough is called off.
         """
         limit = self.stage.settings.abandon_wake
         if wanted and self._abandoning is not None:
             self._abandoning.cancel()
             self._abandoning = None
-        elif not wanted and self._abandoning is None and self.waking and limit is not None:
+        elif not wanted and self._abandoning is None and limit is not None:
             self._abandoning = self.stage.clock.callLater(limit, self._abandon, limit)
 
     def _abandon(self, limit: float) -> None:
@@ -374,7 +376,8 @@ class Transition(Story):
 
     def stop(self) -> None:
         """See L{Story.stop}: a drain is called off, a sleep hook finishes, a wake is killed."""
-        if self.draining:
+        phase = self.phase
+        if phase is Phase.DRAINING:
             self.call_off()
-        elif self.waking:
+        elif phase is Phase.WAKING:
             self.sequence.kill()
