@@ -494,7 +494,7 @@ class TestOtherCommands:
         for word in "--config=", "--port=", "--verbose", "check ", "demo ", "simulate ":
             assert word in out
 
-    @pytest.mark.parametrize("command", ["check", "demo", "simulate"])
+    @pytest.mark.parametrize("command", ["check", "demo", "schema", "simulate"])
     def test_help_of_a_command(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main([command, "--help"])

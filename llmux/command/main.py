@@ -49,6 +49,12 @@ def _demo() -> Any:
     return DemoOptions()
 
 
+def _schema() -> Any:
+    from llmux.command.schema import SchemaOptions
+
+    return SchemaOptions()
+
+
 def _simulate() -> Any:
     return _Elsewhere("llmux.simulate.compare")
 
@@ -64,6 +70,7 @@ class LlmuxOptions(Options):
     subCommands: ClassVar[Any] = [
         ("check", None, _check, "say whether a configuration is sound, and what it amounts to"),
         ("demo", None, _demo, "two real models behind one port"),
+        ("schema", None, _schema, "print the JSON schema of the configuration, for editors"),
         ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
     ]
 

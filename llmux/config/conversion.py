@@ -22,7 +22,7 @@ from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_s
 from llmux.similar_names import most_similar
 from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
 
-__all__ = ["Conversion"]
+__all__ = ["EITHER_PLACE", "Conversion", "keys_of"]
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
 """Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
@@ -40,7 +40,7 @@ _KINDS = {
 }
 
 # Kept in PolicyConfig or Config, and taken from either place in the file.
-_EITHER_PLACE = (
+EITHER_PLACE = (
     "client_stall_timeout_secs",
     "drain_timeout_secs",
     "shutdown_timeout_secs",
@@ -75,7 +75,7 @@ class Conversion:
             self.fail((), f"it holds {shown(document)}", 'begin with a mapping: "models:"')
         keys = dict(document)
         raw_policy = self.policy_keys(keys)
-        self.check_known((), keys, {*_keys(Config), *_EITHER_PLACE})
+        self.check_known((), keys, {*keys_of(Config), *EITHER_PLACE})
         models = self.models(keys.pop("models", None))
         if port is not None:
             if "listen" in keys:
@@ -89,10 +89,10 @@ class Conversion:
             if "listen" in keys and key in keys:
                 self.fail(("listen",), f"given together with {key}", "leave out one of the two")
         paths: dict[str, Path] = {
-            key: ("policy", key) for key in _EITHER_PLACE if key in raw_policy
+            key: ("policy", key) for key in EITHER_PLACE if key in raw_policy
         }
         either = {key: raw_policy.pop(key) for key in paths}
-        either |= {key: keys.pop(key) for key in _EITHER_PLACE if key in keys}
+        either |= {key: keys.pop(key) for key in EITHER_PLACE if key in keys}
         paths = {key: paths.get(key, (key,)) for key in either}
         fields = self.fields((), Config, keys | either, paths)
         if port is not None:
@@ -163,7 +163,7 @@ class Conversion:
                 f"{shown(raw)} is not a model",
                 "give it port, wake and sleep, indented under its name",
             )
-        self.check_known(path, raw, _keys(ModelConfig))
+        self.check_known(path, raw, keys_of(ModelConfig))
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
         for hook in ("wake", "sleep", "alive"):
             script = getattr(model, hook)
@@ -207,7 +207,7 @@ class Conversion:
             if isinstance(raw, str):
                 remedy = f"write {{name: {raw}}}" if raw.isprintable() else "write {name: NAME}"
             self.fail(("policy",), f"{shown(raw)} is not a mapping", remedy)
-        for key in _EITHER_PLACE:
+        for key in EITHER_PLACE:
             if key in raw and key in keys:
                 self.fail(
                     ("policy", key), "given here and at the top level", "remove one of the two"
@@ -217,7 +217,7 @@ class Conversion:
     def policy(
         self, raw: dict[str, Any], either: dict[str, Any], paths: Mapping[str, Path]
     ) -> PolicyConfig:
-        core = _keys(PolicyConfig)
+        core = keys_of(PolicyConfig)
         given = {key: raw[key] for key in raw if key in core}
         fields = self.fields(("policy",), PolicyConfig, given | either, paths)
         name = fields.get("name", PolicyConfig().name)
@@ -226,8 +226,8 @@ class Conversion:
         except PolicyLookupError as e:
             self.fail(("policy", "name"), str(e), e.remedy)
         settings_type = factory.settings
-        own = _keys(settings_type) if settings_type is not None else []
-        known = {*core, *own, *_EITHER_PLACE}
+        own = keys_of(settings_type) if settings_type is not None else []
+        known = {*core, *own, *EITHER_PLACE}
         for key in raw:
             if key not in known and (others := policies_with_setting(str(key))):
                 self.fail(
@@ -252,7 +252,7 @@ class Conversion:
             find_policy(policy.name).build(config.policy_context(), policy.settings)
         except ValueError as e:
             settings = config.policy.settings
-            self.policy_refuses(e, () if settings is None else _keys(type(settings)))
+            self.policy_refuses(e, () if settings is None else keys_of(type(settings)))
 
     def policy_refuses(self, error: ValueError, own: Iterable[str]) -> NoReturn:
         message = " ".join(str(error).split()) or "a value is out of range"
@@ -281,9 +281,9 @@ class Conversion:
     def unknown(self, path: Path, key: str, known: set[str]) -> NoReturn:
         level = path[0] if len(path) > 1 else "top"
         places = (
-            ("top", _keys(Config), "it belongs at the top level"),
-            ("policy", _keys(PolicyConfig), 'it belongs under "policy:"'),
-            ("models", _keys(ModelConfig), 'it belongs under a model\'s name in "models:"'),
+            ("top", keys_of(Config), "it belongs at the top level"),
+            ("policy", keys_of(PolicyConfig), 'it belongs under "policy:"'),
+            ("models", keys_of(ModelConfig), 'it belongs under a model\'s name in "models:"'),
         )
         for place, there, remedy in places:
             if place != level and key in there:
@@ -350,7 +350,7 @@ class Conversion:
         return value
 
 
-def _keys(type_: type[Struct]) -> list[str]:
+def keys_of(type_: type[Struct]) -> list[str]:
     skipped = _NOT_KEYS if type_ in (Config, PolicyConfig) else ()
     return [name for name in type_.__struct_encode_fields__ if name not in skipped]
 

@@ -72,10 +72,18 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     """
     The configuration of one model: where its backend listens, and the scripts that move it.
 
+    @ivar port: the port of its backend.
+    @ivar wake: the script that brings the model up; run on a model that is awake it
+        does no harm.
+    @ivar sleep: the script that frees what the model holds.
     @ivar alive: the script that says whether the model is awake; where there is
         none llmux itself asks the backend.
-    @ivar health: the path that it asks then: status 200 is a yes.
-
+    @ivar health: the path that llmux asks then; status 200 is yes, refused or 503 is
+        no, no answer in time is unknown.
+    @ivar host: the host of its backend.
+    @ivar wake_timeout_secs: the longest that wake, and C{alive}'s yes after it, may take.
+    @ivar sleep_timeout_secs: the longest that sleep may take.
+    @ivar alive_timeout_secs: the longest that one question to C{alive} may take.
     @ivar first_byte_timeout_secs: how long its backend may take until its reply
         begins; None for ever.
     @ivar weight: what its waiters count, for policies that weigh.
@@ -123,7 +131,7 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
     """
     The part of a configuration that says when to switch.
 
-    @ivar name: of the policy that decides.
+    @ivar name: the name of the policy that decides.
     @ivar request_timeout_secs: the longest that a request waits; None for ever.
     @ivar drain_before_switch: requests in flight end before the sleep hook.
     @ivar min_active_secs: the shortest that a model is awake.
@@ -145,6 +153,10 @@ class Config(Struct, frozen=True, kw_only=True):
     """
     A whole configuration.
 
+    @ivar models: the models, by the names that requests call them.
+    @ivar policy: when to switch, and to which model.
+    @ivar port: the port at which llmux listens.
+    @ivar host: the address at which llmux listens; 0.0.0.0 for every interface.
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
     @ivar allowed_hosts: names by which clients may ask for a server that only
         this machine reaches, besides its own; C{*.} stands for what is under one.
@@ -161,14 +173,16 @@ class Config(Struct, frozen=True, kw_only=True):
         more than 64 KiB go to disk (MiB).
     @ivar max_spool_mb: bodies of all clients on disk, beyond which they are
         refused (MiB); at least C{max_body_mb}.
-    @ivar spool_dir: where large bodies lie, or None for L{tempfile}'s choice.
+    @ivar spool_dir: where large bodies lie, or None for the system's directory
+        for temporary files.
     @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
         are refused; 0 for none.
     @ivar max_connections: as many clients are connected at most; others wait in
         the kernel's queue.
     @ivar request_log: a file that gets a line for each request, or None.
-    @ivar state_dir: where llmux keeps what outlives it, or None for the default
-        (L{llmux.hooks.state.state_path}).
+    @ivar state_dir: where llmux keeps what outlives it, or None for
+        C{$STATE_DIRECTORY}, else a directory of this file's own under
+        C{$XDG_STATE_HOME/llmux}.
     @ivar directory: hooks run here, and relative paths start here; absolute.
     @ivar file: what it was read from, as messages name it.
     """
