@@ -17,6 +17,13 @@ from tests.benchmarks.scheduling.families import (
     zipf,
 )
 from tests.benchmarks.scheduling.recorded import mooncake, mooncake_agents, servegen
+from tests.benchmarks.scheduling.topologies import (
+    HOUR,
+    MACHINE_REGIMES,
+    MACHINES,
+    Topology,
+    machine_scenarios,
+)
 
 
 def load(requests: float, seconds: float) -> float:
@@ -89,3 +96,63 @@ def test_the_table_has_geometric_means_and_the_worst() -> None:
     assert rows[2] == (
         "| light | p | 2 | 1.00 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 7 s, 8 s |"
     )
+
+
+def test_each_scenario_of_the_machines_has_a_name_of_its_own_and_a_known_regime() -> None:
+    some = machine_scenarios(1)
+    assert len({scenario.name for scenario in some}) == len(some)
+    assert {scenario.regime for scenario in some} == set(MACHINE_REGIMES)
+    assert {s.topology.name for s in some} == {machine.name for machine in MACHINES}
+    assert len(machine_scenarios(1, quick=True)) < len(some) / 3
+
+
+@pytest.mark.parametrize("topology", MACHINES, ids=lambda topology: topology.name)
+def test_the_usual_models_of_a_machine_fit_in_the_number_that_it_says(
+    topology: Topology,
+) -> None:
+    usual = [shape for shape in topology.models.values() if shape.cost == 1]
+    assert all(
+        resource in topology.resources for s in usual for p in s.places for resource in p
+    )
+    capacity = sum(topology.resources.values())
+    assert {capacity // sum(place.values()) for s in usual for place in s.places} == {
+        topology.fits
+    }
+
+
+def test_traffic_for_a_machine_has_the_load_that_it_says() -> None:
+    for scenario in machine_scenarios(3):
+        if scenario.traffic in ("load 0.45", "bursts, load 0.45") and scenario.switch == 5:
+            requests = scenario.trace().requests
+            work = sum(request.service for request in requests)
+            full = HOUR * 16 * scenario.topology.fits
+            assert work / full == pytest.approx(0.45, rel=0.3)
+            assert {request.model for request in requests} == set(scenario.topology.models)
+            assert scenario.trace().requests == requests
+
+
+def test_the_agents_of_a_machine_go_through_two_or_three_models_by_turns() -> None:
+    [scenario] = [
+        s
+        for s in machine_scenarios(1)
+        if s.topology.name == "12on4" and s.traffic.startswith("4 agents that think for 1 ")
+    ]
+    requests = scenario.trace().requests
+    turns: dict[int, list[str]] = {}
+    agent_of: list[int] = []
+    for number, request in enumerate(requests):
+        agent = number if request.after is None else agent_of[request.after]
+        agent_of.append(agent)
+        turns.setdefault(agent, []).append(request.model)
+    assert len(turns) == 4
+    for models in turns.values():
+        cycle = len(set(models))
+        assert cycle in (2, 3)
+        assert models == [models[turn % cycle] for turn in range(len(models))]
+
+
+def test_the_hooks_of_a_machine_take_a_fifth_and_four_fifths_of_a_switch() -> None:
+    [machine] = [machine for machine in MACHINES if machine.name == "emb+3on24"]
+    costs = machine.costs(15)
+    assert (costs.sleep("m0", "m1"), costs.wake("m0", "m1")) == (3, 12)
+    assert costs.wake(None, "embed") == pytest.approx(12 * 0.15)

@@ -11,10 +11,11 @@ import pytest
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from llmux.interfaces import HookKind, IHookRunner, IRunningHook, ISwitchPolicy
+from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from llmux.policy.fifo import FifoPolicy
 from llmux.simulate.figures import Figures, figures, percentile
-from llmux.simulate.followed_policy import FollowedPolicy
+from llmux.simulate.lanes import Span, shares_of_time, spans, usage
+from llmux.simulate.plot import stacked
 from llmux.simulate.run import Mode, Record, Run
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.trace import Trace, TraceRequest
@@ -27,9 +28,13 @@ def run(*requests: TraceRequest, cost: float = 10.0, **options: Any) -> Record:
     return Run(trace, FifoPolicy(), trace.models(), costs, **options).go()
 
 
+def modes(record: Record) -> list[tuple[float, str, Mode | None]]:
+    return [(when, model, mode) for when, model, mode, _ in record.changes]
+
+
 def test_the_simulated_hooks_provide_their_interfaces_and_tell_what_is_awake() -> None:
     clock = Clock()
-    hooks = NumberHooks(clock, HookTimes(10), Random(1), lambda: "b")
+    hooks = NumberHooks(clock, HookTimes(10), Random(1), lambda model: "b")
     assert verifyObject(IHookRunner, hooks)
     alive = hooks.start("a", HookKind.ALIVE)
     assert verifyObject(IRunningHook, alive)
@@ -42,6 +47,101 @@ def test_the_simulated_hooks_provide_their_interfaces_and_tell_what_is_awake() -
     assert exits == [1, 0]
 
 
+def test_a_simulated_hook_that_is_killed_ends_at_once_and_wakes_nothing() -> None:
+    clock = Clock()
+    hooks = NumberHooks(clock, HookTimes(10), Random(1), lambda model: None)
+    running = hooks.start("a", HookKind.WAKE)
+    clock.advance(2)
+    running.kill()
+    running.kill()
+    clock.advance(0)
+    results: list[HookResult] = []
+    running.exited.addCallback(results.append)
+    [result] = results
+    assert (result.exit_code, result.duration) == (None, 2)
+    clock.advance(10)
+    assert (hooks.awake, hooks.woken) == (set(), [])
+
+
+def test_models_may_have_hooks_that_take_times_of_their_own() -> None:
+    costs = HookTimes(10, {("a", "b"): 4}, sleeps={"a": 1, "b": 2}, wakes={"a": 3, "c": 6})
+    assert costs.wake(None, "a") == 3
+    assert costs.wake("x", "b") == 5, "half of the default"
+    assert (costs.sleep("a", "b"), costs.wake("a", "b")) == (2, 2), "the pair has the last word"
+    assert (costs.sleep("b", "c"), costs.wake("b", "c")) == (2, 6)
+    assert costs.sleep("a", None) == 1
+
+
+def two_lanes() -> Record:
+    """On gpu0 (2): a holds 1 from 1 to 9, b 1 from 3 to 6; on gpu1 (4): b 4."""
+    record = Record(0, {"gpu0": 2, "gpu1": 4})
+    a, b = {"gpu0": 1.0}, {"gpu0": 1.0, "gpu1": 4.0}
+    record.changes += [
+        (1.0, "a", Mode.SWITCHING, a),
+        (2.0, "a", Mode.SERVING, a),
+        (3.0, "b", Mode.SWITCHING, b),
+        (4.0, "b", Mode.SERVING, b),
+        (5.0, "b", Mode.DRAINING, b),
+        (6.0, "b", None, {}),
+        (6.0, "a", Mode.IDLE, a),
+        (9.0, "a", None, {}),
+    ]
+    record.ended = 10.0
+    return record
+
+
+def test_the_use_of_a_resource_is_the_sum_of_what_its_models_hold() -> None:
+    record = two_lanes()
+    assert list(usage(record, "gpu1")) == [
+        (0.0, 3.0, (0, 0, 0)),
+        (3.0, 4.0, (0, 0, 4)),
+        (4.0, 5.0, (4, 0, 0)),
+        (5.0, 6.0, (0, 4, 0)),
+        (6.0, 10.0, (0, 0, 0)),
+    ]
+    assert (4.0, 5.0, (2, 0, 0)) in list(usage(record, "gpu0"))
+    shares = shares_of_time(record, 0.0)
+    assert shares[Mode.SERVING] == pytest.approx((2.5 / 10 + 1 / 10) / 2)
+    assert shares[Mode.DRAINING] == pytest.approx((0.5 / 10 + 1 / 10) / 2)
+    assert shares[Mode.SWITCHING] == pytest.approx((1 / 10 + 1 / 10) / 2)
+    assert sum(shares.values()) == pytest.approx(1)
+    late = shares_of_time(record, 5.0)
+    assert late[Mode.SERVING] == pytest.approx(0.05)
+    assert late[Mode.SWITCHING] == 0
+
+
+def test_the_spans_of_a_model_are_from_change_to_change() -> None:
+    found = [(s.model, s.mode, s.begin, s.end) for s in spans(two_lanes()) if s.model == "a"]
+    assert found == [
+        ("a", Mode.SWITCHING, 1.0, 2.0),
+        ("a", Mode.SERVING, 2.0, 6.0),
+        ("a", Mode.IDLE, 6.0, 9.0),
+    ]
+
+
+def test_a_model_stays_at_its_height_in_the_lane_from_its_wake_to_its_sleep() -> None:
+    held = {"gpu": 2.0}
+    some = [
+        Span("a", Mode.SERVING, 0, 4, held),
+        Span("b", Mode.SWITCHING, 1, 2, held),
+        Span("b", Mode.SERVING, 2, 9, held),
+        Span("c", Mode.SERVING, 4, 9, {"gpu": 4.0}),
+        Span("b", Mode.DRAINING, 9, 10, held),
+        Span("d", Mode.SERVING, 9, 10, held),
+    ]
+    places = {
+        (span.model, span.begin): list(pieces) for span, pieces in stacked(some, "gpu", 6)
+    }
+    assert places == {
+        ("a", 0): [(0, 2)],
+        ("b", 1): [(2, 4)],
+        ("b", 2): [(2, 4)],
+        ("c", 4): [(0, 2), (4, 6)],
+        ("b", 9): [(2, 4)],
+        ("d", 9): [(0, 2)],
+    }
+
+
 def test_two_models_are_served_one_after_the_other() -> None:
     record = run(TraceRequest("a", 4, 1.0), TraceRequest("b", 2, 3.0))
     # A wake from nothing is half a switch.
@@ -49,13 +149,14 @@ def test_two_models_are_served_one_after_the_other() -> None:
     assert list(record.answered) == [10.0, 22.0]
     assert record.woken == [(6.0, "a"), (20.0, "b")]
     assert record.ended == 22.0
-    assert record.modes == [
-        (0.0, Mode.IDLE, None),
-        (1.0, Mode.SWITCHING, None),
-        (6.0, Mode.DRAINING, "a"),
-        (10.0, Mode.SWITCHING, None),
-        (20.0, Mode.SERVING, "b"),
-        (22.0, Mode.IDLE, "b"),
+    assert modes(record) == [
+        (1.0, "a", Mode.SWITCHING),
+        (6.0, "a", Mode.DRAINING),
+        (10.0, "a", Mode.SWITCHING),
+        (15.0, "b", Mode.SWITCHING),
+        (15.0, "a", None),
+        (20.0, "b", Mode.SERVING),
+        (22.0, "b", Mode.IDLE),
     ]
 
 
@@ -63,10 +164,6 @@ def test_a_pair_of_models_may_have_a_switch_cost_of_its_own() -> None:
     costs = HookTimes(10, {("a", "b"): 4, (None, "a"): 7})
     record = run(TraceRequest("a", 1, 0.0), TraceRequest("b", 1, 1.0), costs=costs)
     assert record.woken == [(7.0, "a"), (12.0, "b")]
-
-
-def test_the_policy_that_is_followed_is_a_policy() -> None:
-    assert verifyObject(ISwitchPolicy, FollowedPolicy(FifoPolicy()))
 
 
 def test_a_sleep_hook_takes_the_time_for_the_model_to_which_the_drain_leads_at_last() -> None:
@@ -79,16 +176,16 @@ def test_a_sleep_hook_takes_the_time_for_the_model_to_which_the_drain_leads_at_l
         costs=costs,
     )
     assert record.woken == [(5.0, "a"), (19.0, "c")]
-    assert (15.0, Mode.SWITCHING, None) in record.modes
+    assert (15.0, "a", Mode.SWITCHING) in modes(record)
 
 
 def test_a_drain_that_is_called_off_is_recorded_as_serving_again() -> None:
     record = run(TraceRequest("a", 10, 0.0), TraceRequest("b", 1, 6.0, patience=2))
-    assert record.modes[2:] == [
-        (5.0, Mode.SERVING, "a"),
-        (6.0, Mode.DRAINING, "a"),
-        (8.0, Mode.SERVING, "a"),
-        (15.0, Mode.IDLE, "a"),
+    assert modes(record)[1:] == [
+        (5.0, "a", Mode.SERVING),
+        (6.0, "a", Mode.DRAINING),
+        (8.0, "a", Mode.SERVING),
+        (15.0, "a", Mode.IDLE),
     ]
 
 

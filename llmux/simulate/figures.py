@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
 
+from llmux.simulate.lanes import shares_of_time
 from llmux.simulate.run import Mode, Record
 from llmux.simulate.trace import Trace
 
@@ -28,8 +29,8 @@ class Figures:
     @ivar gave_up: the number of requests that ended without an answer.
     @ivar worst_model_wait_mean_s: the longest of the models' mean waits.
     @ivar switches: the number of wakes.
-    @ivar serving_share: the share of the time that was spent serving; the four shares
-        sum to 1.  See L{Mode}.
+    @ivar serving_share: the share of the machine that was held by models that served; the
+        four shares sum to 1.  See L{shares_of_time}.
     """
 
     policy: str
@@ -82,11 +83,11 @@ def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> 
         gave_up += not isnan(left)
     waits.sort()
     seconds = record.ended - warm_up
-    spent = _time_spent(record, warm_up)
+    shares = shares_of_time(record, warm_up) if seconds > 0 else None
     switches = sum(when >= warm_up for when, _ in record.woken)
 
     def share(mode: Mode) -> float | None:
-        return spent[mode] / seconds if seconds > 0 else None
+        return None if shares is None else shares[mode]
 
     def at(part: float) -> float | None:
         return percentile(waits, part) if waits else None
@@ -112,11 +113,3 @@ def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> 
         idle_share=share(Mode.IDLE),
         answered_per_s=answered / seconds if seconds > 0 else None,
     )
-
-
-def _time_spent(record: Record, since: float) -> dict[Mode, float]:
-    spent = dict.fromkeys(Mode, 0.0)
-    ends = [when for when, _, _ in record.modes[1:]] + [record.ended]
-    for (begin, mode, _), end in zip(record.modes, ends, strict=True):
-        spent[mode] += max(0.0, end - max(begin, since))
-    return spent

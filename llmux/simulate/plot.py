@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmux.simulate.lanes import Span, spans
 from llmux.simulate.options import UsageError
 from llmux.simulate.run import Mode, Record
 from llmux.simulate.trace import Trace
@@ -14,7 +15,7 @@ from llmux.simulate.trace import Trace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plotter", "queue_lengths"]
+__all__ = ["plotter", "queue_lengths", "stacked"]
 
 KINDS = (".svg", ".png", ".pdf")
 POINTS = 600
@@ -28,7 +29,10 @@ COLOURS = (
     "#339999",
     "#666666",
 )
-SHADES = {Mode.SERVING: 1.0, Mode.DRAINING: 0.45, Mode.IDLE: 0.15}
+SHADES = {Mode.SERVING: 1.0, Mode.DRAINING: 0.45, Mode.IDLE: 0.15, Mode.SWITCHING: 1.0}
+HOOKS = "#444444"
+QUEUES, LANE = 1.89, 0.21
+"""Inches: the height of the part that shows the queues, and of the lane of a resource."""
 
 
 def plotter(file: str) -> Callable[[Trace, Sequence[tuple[str, Record]]], None]:
@@ -63,19 +67,22 @@ def _draw(file: str, trace: Trace, records: Sequence[tuple[str, Record]]) -> Non
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(trace.models())}
     # Text stays text, and the same runs give the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmux", "font.size": 9}):
-        figure = Figure(figsize=(10, 0.9 + 2.1 * len(records)), layout="constrained")
+        lanes = max((len(record.resources) for _, record in records), default=1)
+        height = 0.9 + (QUEUES + LANE * lanes) * len(records)
+        figure = Figure(figsize=(10, height), layout="constrained")
         all_axes = figure.subplots(len(records), 1, sharex=True, sharey=True, squeeze=False)
         for axes, (name, record) in zip(all_axes[:, 0], records, strict=True):
             axes.set_title(f"{name}: {_summary(record)}", loc="left", fontsize=9)
-            _draw_queues(axes, trace, record, colours)
-            _draw_awake(axes, record, colours)
+            part = LANE / (QUEUES + LANE * lanes)
+            _draw_queues(axes, trace, record, colours, part * lanes)
+            _draw_lanes(axes, record, colours, part)
             axes.set_ylabel("requests waiting")
         all_axes[-1, 0].set_xlabel("minutes")
         figure.legend(
             handles=[
                 *(Patch(color=colour, label=name) for name, colour in colours.items()),
                 Patch(color="#777777", alpha=SHADES[Mode.DRAINING], label="draining"),
-                Patch(facecolor="white", edgecolor="#777777", label="switching"),
+                Patch(color=HOOKS, label="scripts run"),
             ],
             loc="outside lower center",
             ncols=min(8, len(colours) + 2),
@@ -96,26 +103,79 @@ def _summary(record: Record) -> str:
     return f"{answered} answered, mean wait {mean:.1f} s, {len(record.woken)} switches"
 
 
-def _draw_awake(axes: Axes, record: Record, colours: dict[str, str]) -> None:
+def _draw_lanes(axes: Axes, record: Record, colours: dict[str, str], height: float) -> None:
     """
-    Draw a strip above the queues that shows which model is awake, in a paler colour
-    while the model drains or is idle.
+    Draw a lane for each resource above the queues.  A lane shows which models hold how
+    much of the resource: in a paler colour while they drain or are idle, dark while
+    their hooks run.
+
+    @param height: the part of the axes' height that a lane takes.
     """
-    spans: dict[tuple[str, Mode], list[tuple[float, float]]] = {}
-    ends = [when for when, _, _ in record.modes[1:]] + [record.ended]
-    for (begin, mode, model), end in zip(record.modes, ends, strict=True):
-        if model is not None and end > begin:
-            spans.setdefault((model, mode), []).append((begin / 60, (end - begin) / 60))
-    strip = axes.inset_axes((0.0, 0.9, 1.0, 0.1), sharex=axes)
-    strip.set_axis_off()
-    for (model, mode), parts in spans.items():
-        strip.broken_barh(
-            parts, (0, 1), color=colours.get(model, "#000000"), alpha=SHADES[mode], linewidth=0
-        )
-    strip.set_ylim(0, 1)
+    lanes = list(record.resources.items())
+    for number, (resource, capacity) in enumerate(lanes):
+        strip = axes.inset_axes((0.0, 1 - height * (number + 1), 1.0, height), sharex=axes)
+        strip.set_axis_off()
+        bars: dict[tuple[str, float, float, float], list[tuple[float, float]]] = {}
+        for span, pieces in stacked(spans(record), resource, capacity):
+            colour = (
+                HOOKS if span.mode is Mode.SWITCHING else colours.get(span.model, "#000000")
+            )
+            for low, high in pieces:
+                bar = colour, SHADES[span.mode], low, high - low
+                bars.setdefault(bar, []).append((span.begin / 60, (span.end - span.begin) / 60))
+        for (colour, shade, low, size), parts in bars.items():
+            strip.broken_barh(parts, (low, size), color=colour, alpha=shade, linewidth=0)
+        strip.set_ylim(-0.1 * capacity, 1.1 * capacity if len(lanes) > 1 else capacity)
+        if len(lanes) > 1:
+            strip.text(1.0, 0.5, f" {resource}", transform=strip.transAxes, va="center")
 
 
-def _draw_queues(axes: Axes, trace: Trace, record: Record, colours: dict[str, str]) -> None:
+def stacked(
+    some: Iterable[Span], resource: str, capacity: float
+) -> Iterator[tuple[Span, Sequence[tuple[float, float]]]]:
+    """
+    Where in the lane of a resource each span is drawn.  A model stays where it is from its
+    wake to its sleep, in the lowest room that was free, which may be in several pieces.
+
+    @return: each span that holds some of the resource, with its pieces: (low, high) in the
+        resource's unit.
+    """
+    drawn = [span for span in some if span.end > span.begin and span.held.get(resource)]
+    ends = {(span.model, span.end) for span in drawn}
+    places: dict[str, tuple[float, list[tuple[float, float]]]] = {}
+    # Who stays comes before who is new, and might otherwise be given a place that is taken.
+    for span in sorted(drawn, key=lambda s: (s.begin, (s.model, s.begin) not in ends)):
+        ended, pieces = places.get(span.model, (-1.0, []))
+        if ended != span.begin:
+            taken = [piece for end, its in places.values() if end > span.begin for piece in its]
+            pieces = _lowest(span.held[resource], capacity, taken)
+        places[span.model] = span.end, pieces
+        yield span, pieces
+
+
+def _lowest(
+    amount: float, capacity: float, taken: list[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """The lowest pieces of a lane that are not taken and make up that amount."""
+    pieces = []
+    low = 0.0
+    for begin, end in [*sorted(taken), (capacity, capacity)]:
+        high = min(begin, low + amount)
+        if high > low:
+            pieces.append((low, high))
+            amount -= high - low
+        low = max(low, end)
+    return pieces
+
+
+def _draw_queues(
+    axes: Axes, trace: Trace, record: Record, colours: dict[str, str], above: float
+) -> None:
+    """
+    Draw how many requests wait for each model.
+
+    @param above: the part of the axes' height that the lanes take.
+    """
     most = 1.0
     for model, colour in colours.items():
         times, lengths = queue_lengths(trace, record, model)
@@ -123,8 +183,7 @@ def _draw_queues(axes: Axes, trace: Trace, record: Record, colours: dict[str, st
         axes.step([t / 60 for t in times], lengths, where="post", color=colour, linewidth=1)
     axes.set_xlim(0, max(record.ended, 1.0) / 60)
     low, high = axes.get_ylim()
-    # A tenth at the top is the strip's.
-    axes.set_ylim(0, max(high if low == 0 else 0, most / 0.85))
+    axes.set_ylim(0, max(high if low == 0 else 0, most / (0.95 - above)))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 

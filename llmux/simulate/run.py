@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from math import inf, nan
 from random import Random
@@ -15,10 +15,10 @@ from twisted.python.failure import Failure
 from llmux.errors import SwitchError
 from llmux.interfaces import ISwitchPolicy
 from llmux.simulate.clock import HeapClock
-from llmux.simulate.followed_policy import FollowedPolicy
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.simulated_backend import SimulatedBackend
 from llmux.simulate.trace import Trace
+from llmux.switching.phases import Phase
 from llmux.switching.settings import SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 
@@ -26,19 +26,19 @@ __all__ = ["Mode", "Record", "Run"]
 
 
 class Mode(Enum):
-    """What the GPU does at some moment."""
+    """What a model, and with it what the model holds of the machine, is busy with."""
 
     SERVING = "serving"
-    """A model is awake and has requests in flight."""
+    """The model is awake and has requests in flight."""
     DRAINING = "draining"
-    """
-    The awake model finishes what it has in flight, to make room for another model
-    that somebody waits for.
-    """
+    """The model finishes what it has in flight, to make room for another model."""
     SWITCHING = "switching"
-    """A sleep or a wake hook runs."""
+    """The model's sleep or wake hook runs."""
     IDLE = "idle"
-    """No model is awake, or no request is in flight."""
+    """The model is awake, and no request is in flight."""
+
+
+Change = tuple[float, str, Mode | None, Mapping[str, float]]
 
 
 class Record:
@@ -46,22 +46,25 @@ class Record:
     The record of a run.  Times are in seconds; those of requests are by the
     request's position in the trace, and NaN for what did not happen.
 
+    @ivar resources: each resource of the machine and its capacity.
     @ivar sent: the time at which each request was sent.
     @ivar began: the time at which each request's service began.
     @ivar answered: the time at which each request had been served.
     @ivar left: the time at which each request ended without an answer, because its
         client gave up or its time limit passed.
-    @ivar modes: (time, mode, awake model) for each change, in order.
+    @ivar changes: (time, model, what the model is busy with from then on, what the model
+        holds) for each change, in order; None for a model that is asleep.
     @ivar woken: (time, model) for each wake, in order.
     @ivar ended: the time at which the run ended.
     """
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, resources: Mapping[str, float] | None = None) -> None:
+        self.resources = {"gpu": 1.0} if resources is None else dict(resources)
         self.sent = array("d", [nan]) * requests
         self.began = array("d", [nan]) * requests
         self.answered = array("d", [nan]) * requests
         self.left = array("d", [nan]) * requests
-        self.modes: list[tuple[float, Mode, str | None]] = [(0.0, Mode.IDLE, None)]
+        self.changes: list[Change] = []
         self.woken: list[tuple[float, str]] = []
         self.ended = 0.0
 
@@ -106,11 +109,10 @@ class Run:
         self._trace = trace
         self._until = until
         self._clock = HeapClock()
-        self._policy = FollowedPolicy(policy)
-        self._hooks = NumberHooks(self._clock, costs, Random(seed), self._next_model)
+        self._hooks = NumberHooks(self._clock, costs, Random(seed), self._partner)
         self.record.woken = self._hooks.woken
         self.switcher = ModelSwitcher(
-            self._clock, self._hooks, self._policy, dict.fromkeys(models, inf), settings
+            self._clock, self._hooks, policy, dict.fromkeys(models, inf), settings
         )
         self._backends = {
             name: SimulatedBackend(self._clock, slots, self._began, self._served)
@@ -124,10 +126,7 @@ class Run:
         )
         self._next = 0
         self._ended = 0
-        self._in_flight = 0
-        self._waiting = dict.fromkeys(self.switcher.models, 0)
-        self._all_waiting = 0
-        self._mode: tuple[Mode, str | None] = (Mode.IDLE, None)
+        self._modes: dict[str, Mode] = {}
 
     def go(self, progress: Callable[[float], object] | None = None) -> Record:
         """
@@ -153,36 +152,36 @@ class Run:
             parts.append(self._clock.seconds() / self._until)
         return max(parts)
 
-    def _next_model(self) -> str | None:
-        """The model for which a sleep hook that starts now makes room."""
-        return self._policy.target
-
-    def _drains(self, awake: str) -> bool:
-        """
-        Whether the awake model drains: the policy has decided to wake another model,
-        and a request for another model still waits.  (If all of these have left
-        because of their time limit, the switcher drains on; that is recorded as
-        serving.)
-        """
-        return (
-            self._policy.target not in (None, awake)
-            and self._all_waiting > self._waiting[awake]
-        )
+    def _partner(self, model: str) -> str | None:
+        """The other model of the switch in which a hook starts; see L{NumberHooks}."""
+        for switch in self.switcher.switches():
+            if switch.target == model:
+                return switch.victims[0] if len(switch.victims) == 1 else None
+            if model in switch.victims:
+                return switch.target
+        return None
 
     def _look(self) -> None:
-        """Record what the GPU does, if that has changed."""
-        awake = None if self._hooks.changing else self._hooks.awake
-        if self._hooks.changing:
-            mode = Mode.SWITCHING
-        elif awake is None:
-            mode = Mode.IDLE
-        elif self._drains(awake):
-            mode = Mode.DRAINING
-        else:
-            mode = Mode.SERVING if self._in_flight else Mode.IDLE
-        if (mode, awake) != self._mode:
-            self._mode = mode, awake
-            self.record.modes.append((self._clock.seconds(), mode, awake))
+        """Record what has changed of what the models are busy with."""
+        modes, models, capacity = self._modes, self.switcher.models, self.switcher.capacity
+        holders = 0
+        for name in capacity.holders():
+            holders += 1
+            model = models[name]
+            if model.phase is Phase.AWAKE:
+                mode = Mode.SERVING if model.guards else Mode.IDLE
+            elif model.phase is Phase.DRAINING:
+                mode = Mode.DRAINING
+            else:
+                mode = Mode.SWITCHING
+            if modes.get(name) is not mode:
+                modes[name] = mode
+                held = {resource: float(n) for resource, n in capacity.held(name).items()}
+                self.record.changes.append((self._clock.seconds(), name, mode, held))
+        if holders < len(modes):
+            for name in modes.keys() - set(capacity.holders()):
+                del modes[name]
+                self.record.changes.append((self._clock.seconds(), name, None, {}))
 
     # ------------------------------------------------------------ the clients
 
@@ -211,29 +210,19 @@ class Run:
         if guard is not None:
             self._forward(guard, client)
             return
-        self._waiting[request.model] += 1
-        self._all_waiting += 1
         client.deferred = self.switcher.acquire(request.model)
         client.deferred.addCallbacks(
             self._forward, self._refused, callbackArgs=(client,), errbackArgs=(client,)
         )
 
     def _forward(self, guard: InFlightGuard, client: _Client) -> None:
-        if client.deferred is not None:
-            self._waits_no_longer(client)
         client.guard = guard
         guard.on_abort = lambda _: self._abort(client)
-        self._in_flight += 1
         request = self._trace.requests[client.number]
         self._backends[request.model].submit(client.number, request.service)
 
-    def _waits_no_longer(self, client: _Client) -> None:
-        self._waiting[self._trace.requests[client.number].model] -= 1
-        self._all_waiting -= 1
-
     def _refused(self, failure: Failure, client: _Client) -> None:
         failure.trap(SwitchError, CancelledError)
-        self._waits_no_longer(client)
         self._leave(client)
 
     def _began(self, number: int) -> None:
@@ -245,7 +234,6 @@ class Run:
         self.record.answered[number] = now
         client = self._clients.pop(number)
         self._ended += 1
-        self._in_flight -= 1
         assert client.guard is not None
         client.guard.release()
         for follower in self._trace.followers.get(number, ()):
@@ -261,7 +249,6 @@ class Run:
     def _abort(self, client: _Client) -> None:
         """End the client's exchange with the backend."""
         assert client.guard is not None
-        self._in_flight -= 1
         self._backends[client.guard.model].abort(client.number)
         client.guard.release(answered=False)
         self._leave(client)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
@@ -20,42 +20,57 @@ class HookTimes:
     """
     The seconds that sleep and wake hooks take.
 
-    @ivar default: the seconds of a switch that C{pairs} does not name: half of them
-        are for the sleep hook and half for the wake hook.  A wake when no model was
-        awake takes the wake hook's half.
-    @ivar pairs: the seconds of switches from one model to another; for a pair whose
-        first element is None, the seconds of a wake when no model was awake.
+    @ivar default: the seconds of a switch of which nothing else is said: half of them
+        are for the sleep hook and half for the wake hook.  A wake that puts no
+        model to sleep takes the wake hook's half.
+    @ivar pairs: the seconds of switches from one model to another, in two halves; for a
+        pair whose first element is None, the seconds of a wake that puts no model to
+        sleep.
     @ivar jitter: each hook takes up to this fraction more or less, at random.
+    @ivar sleeps: the seconds of models' sleep hooks, where C{pairs} does not say.
+    @ivar wakes: the seconds of models' wake hooks, where C{pairs} does not say.
     """
 
     default: float
     pairs: Mapping[tuple[str | None, str], float] = field(default_factory=dict)
     jitter: float = 0.0
+    sleeps: Mapping[str, float] = field(default_factory=dict)
+    wakes: Mapping[str, float] = field(default_factory=dict)
 
     def sleep(self, source: str, target: str | None) -> float:
         """The seconds of the sleep hook of C{source}, for a switch to C{target}."""
-        cost = (
-            self.default if target is None else self.pairs.get((source, target), self.default)
-        )
-        return cost / 2
+        cost = None if target is None else self.pairs.get((source, target))
+        if cost is not None:
+            return cost / 2
+        return self.sleeps.get(source, self.default / 2)
 
     def wake(self, source: str | None, target: str) -> float:
         """The seconds of the wake hook of C{target}, after C{source} was put to sleep."""
         cost = self.pairs.get((source, target))
-        if cost is not None and source is None:
-            return cost
-        return (self.default if cost is None else cost) / 2
+        if cost is not None:
+            return cost if source is None else cost / 2
+        return self.wakes.get(target, self.default / 2)
 
 
 @implementer(IRunningHook)
 class _NumberHook:
-    """A run of a hook that succeeds after some time."""
+    """A run of a hook that succeeds after some time, unless it is killed before."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.exited: Deferred[HookResult] = Deferred()
+        self.end: IDelayedCall | None = None
+        self._clock = clock
+        self._began = clock.seconds()
 
     def kill(self) -> None:
-        """Do nothing: the switcher of a simulation is never stopped."""
+        """See L{IRunningHook.kill}."""
+        if self.end is not None and self.end.active():
+            self.end.cancel()
+            self.end = self._clock.callLater(0, self._killed)
+
+    def _killed(self) -> None:
+        seconds = self._clock.seconds() - self._began
+        self.exited.callback(HookResult(None, False, seconds, "killed by signal 15"))
 
 
 @implementer(IHookRunner)
@@ -64,9 +79,7 @@ class NumberHooks:
     A hook runner whose sleep and wake hooks succeed after the seconds of
     L{HookTimes}, and whose C{alive} hooks tell the truth at once.
 
-    @ivar awake: the model that is awake, or None.
-    @ivar changing: True from the start of a sleep hook, or of a wake hook without one,
-        to the end of the wake hook.
+    @ivar awake: the models that are awake.
     @ivar woken: (time, model) for each wake, in order.
     """
 
@@ -75,42 +88,42 @@ class NumberHooks:
         clock: IReactorTime,
         costs: HookTimes,
         random: Random,
-        target: Callable[[], str | None],
+        partner: Callable[[str], str | None],
     ) -> None:
         """
-        @param target: called as a sleep hook starts; returns the model for
-            which it makes room, or None.
+        @param partner: called with a model whose sleep hook starts, returns the model
+            for which that one makes room, or None; called with a model whose wake
+            hook starts, returns the model that made room, or None if there was
+            none or more than one.
         """
         self._clock = clock
         self._costs = costs
         self._random = random
-        self._target = target
-        self.awake: str | None = None
-        self._slept: str | None = None
-        self.changing = False
+        self._partner = partner
+        self.awake: set[str] = set()
         self.woken: list[tuple[float, str]] = []
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
-        running = _NumberHook()
+        running = _NumberHook(self._clock)
         if hook is HookKind.ALIVE:
-            running.exited.callback(_result(0 if model == self.awake else 1, 0.0))
+            running.exited.callback(_result(0 if model in self.awake else 1, 0.0))
             return running
+        costs = self._costs
+        partner = self._partner(model) if costs.pairs else None
         if hook is HookKind.SLEEP:
-            seconds = self._costs.sleep(model, self._target())
+            seconds = costs.sleep(model, partner)
         else:
-            seconds = self._costs.wake(self._slept, model)
-        if self._costs.jitter:
-            seconds *= 1 + self._costs.jitter * self._random.uniform(-1, 1)
-        self.changing = True
-        self._clock.callLater(seconds, self._exit, running, model, hook, seconds)
+            seconds = costs.wake(partner, model)
+        if costs.jitter:
+            seconds *= 1 + costs.jitter * self._random.uniform(-1, 1)
+        running.end = self._clock.callLater(seconds, self._exit, running, model, hook, seconds)
         return running
 
     def _exit(self, running: _NumberHook, model: str, hook: HookKind, seconds: float) -> None:
         if hook is HookKind.SLEEP:
-            self.awake, self._slept = None, model
+            self.awake.discard(model)
         else:
-            self.awake, self._slept = model, None
-            self.changing = False
+            self.awake.add(model)
             self.woken.append((self._clock.seconds(), model))
         running.exited.callback(_result(0, seconds))
 

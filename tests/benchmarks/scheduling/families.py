@@ -22,12 +22,14 @@ from llmux.simulate.trace import Trace, TraceRequest
 __all__ = [
     "FAMILIES",
     "HORIZON",
+    "MEAN_SERVICE",
     "REGIMES",
     "SLOTS",
     "THOUGHTS",
     "WARM_UP",
     "Scenario",
     "agents",
+    "arrivals",
     "batches",
     "lognormal",
     "open_loop",
@@ -84,13 +86,13 @@ def open_loop(
     rate = load * SLOTS / mean
     requests = []
     for index, share in enumerate(shares):
-        for sent in _arrivals(random, rate * share, bursts, horizon):
+        for sent in arrivals(random, rate * share, bursts, horizon):
             requests.append(TraceRequest(f"m{index}", lognormal(random, mean), sent))
     requests.sort(key=lambda request: request.sent)
     return Trace.of(requests)
 
 
-def _arrivals(random: Random, rate: float, bursts: bool, horizon: float) -> Iterator[float]:
+def arrivals(random: Random, rate: float, bursts: bool, horizon: float) -> Iterator[float]:
     now = 0.0
     busy = False
     phase_ends = random.expovariate(1 / 240) if bursts else horizon
