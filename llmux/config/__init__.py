@@ -1,12 +1,20 @@
 """
 The configuration: what a file may say, and how a file is read.
 
-This package offers its public names under its own, as C{llmux.config} always did.
+This package offers its public names under its own, as C{llmux.config} always did.  Each is
+imported when it is first asked for: a command that only has to find the daemon should not
+wait for the conversion of a whole configuration.
 """
 
-from llmux.config.error import ConfigError
-from llmux.config.read import config_from_mapping, load_config, parse_config
-from llmux.config.values import Config, ModelConfig, PolicyConfig
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmux.config.error import ConfigError
+    from llmux.config.read import config_from_mapping, load_config, parse_config
+    from llmux.config.values import Config, ModelConfig, PolicyConfig
 
 __all__ = [
     "Config",
@@ -17,3 +25,21 @@ __all__ = [
     "load_config",
     "parse_config",
 ]
+
+_HOME = {
+    "Config": "llmux.config.values",
+    "ConfigError": "llmux.config.error",
+    "ModelConfig": "llmux.config.values",
+    "PolicyConfig": "llmux.config.values",
+    "config_from_mapping": "llmux.config.read",
+    "load_config": "llmux.config.read",
+    "parse_config": "llmux.config.read",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
