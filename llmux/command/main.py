@@ -7,76 +7,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from twisted.python import usage
+from llmux.command.verb_names import verb_of
 
-from llmux.tap import Options
-
-__all__ = ["LlmuxOptions", "main"]
-
-
-class _Elsewhere(usage.Options):
-    """A command whose module reads the rest of the line by itself."""
-
-    def __init__(self, module: str) -> None:
-        usage.Options.__init__(self)
-        self._module = module
-        self._rest: list[str] = []
-
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Keep the words of the command line for the module."""
-        self._rest = list(options or ())
-
-    def run(self) -> int:
-        """Run the module's C{main} with those words."""
-        from importlib import import_module
-
-        status: int = import_module(self._module).main(self._rest)
-        return status
-
-
-def _check() -> Any:
-    from llmux.command.check import CheckOptions
-
-    return CheckOptions()
-
-
-def _demo() -> Any:
-    from llmux.demo.launch import DemoOptions
-
-    return DemoOptions()
-
-
-def _schema() -> Any:
-    from llmux.command.schema import SchemaOptions
-
-    return SchemaOptions()
-
-
-def _simulate() -> Any:
-    return _Elsewhere("llmux.simulate.compare")
-
-
-class LlmuxOptions(Options):
-    """The options that stand after C{llmux}: those of C{twistd llmux}, or a command."""
-
-    synopsis = "[options] [command]"
-    longdesc = (
-        "One OpenAI-compatible endpoint in front of more language models than the GPU can "
-        "hold.  Without a command llmux serves in the foreground.  Each command has a --help."
-    )
-    subCommands: ClassVar[Any] = [
-        ("check", None, _check, "say whether a configuration is sound, and what it amounts to"),
-        ("demo", None, _demo, "two real models behind one port"),
-        ("schema", None, _schema, "print the JSON schema of the configuration, for editors"),
-        ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
-    ]
-
-    def getSynopsis(self) -> str:
-        """Return the first line of the help."""
-        return f"Usage: llmux {self.synopsis}"
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,18 +23,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         cannot be carried out; 2 for options that make no sense; 128 + its
         number when a second signal has aborted requests.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = verb_of(words)
+    if verb is not None:
+        # Nothing of Twisted is imported: the answer is to be there at once.
+        from llmux.command.verbs import run_verb
+
+        return _to_its_end(lambda: run_verb(*verb))
+    from twisted.python import usage
+
+    from llmux.command.command_line import LlmuxOptions
+
     options = LlmuxOptions()
     try:
-        words = list(sys.argv[1:] if argv is None else argv)
         usage.Options.parseOptions(options, words)
     except usage.UsageError as e:
         command = f"llmux {options.subCommand}" if options.subCommand else "llmux"
         print(f"{command}: {e}\nTry {command} --help.", file=sys.stderr)
         return 2
+    if options.subCommand is None:
+        return _to_its_end(lambda: _serve(options))
+    return _to_its_end(options.subOptions.run)
+
+
+def _to_its_end(run: Callable[[], int]) -> int:
     try:
-        if options.subCommand is None:
-            return _serve(options)
-        status: int = options.subOptions.run()
+        status = run()
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -110,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _serve(options: Options) -> int:
+def _serve(options: Any) -> int:
     from llmux.config import ConfigError, load_config
     from llmux.daemon.foreground import serve
 

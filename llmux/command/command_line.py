@@ -1,0 +1,105 @@
+"""
+The options that stand after C{llmux}: those of the daemon, or a command with its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from twisted.python import usage
+
+from llmux.command.verb_names import VERBS
+from llmux.tap import Options
+
+__all__ = ["LlmuxOptions"]
+
+
+class _Elsewhere(usage.Options):
+    """A command whose module reads the rest of the line by itself."""
+
+    def __init__(self, module: str) -> None:
+        usage.Options.__init__(self)
+        self._module = module
+        self._rest: list[str] = []
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Keep the words of the command line for the module."""
+        self._rest = list(options or ())
+
+    def run(self) -> int:
+        """Run the module's C{main} with those words."""
+        from importlib import import_module
+
+        status: int = import_module(self._module).main(self._rest)
+        return status
+
+
+class _Verb(usage.Options):
+    """A command that talks to a running llmux, and reads the rest of the line by itself."""
+
+    parent: Any = None
+
+    def __init__(self, verb: str) -> None:
+        usage.Options.__init__(self)
+        self._verb = verb
+        self._rest: list[str] = []
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Keep the words of the command line for the command."""
+        self._rest = list(options or ())
+
+    def run(self) -> int:
+        """Run the command with those words."""
+        from llmux.command.verbs import run_verb
+
+        config = self.parent["config"]
+        before = [] if config == self.parent.defaults["config"] else ["--config", config]
+        return run_verb(self._verb, before + self._rest)
+
+
+def _check() -> Any:
+    from llmux.command.check import CheckOptions
+
+    return CheckOptions()
+
+
+def _demo() -> Any:
+    from llmux.demo.launch import DemoOptions
+
+    return DemoOptions()
+
+
+def _schema() -> Any:
+    from llmux.command.schema import SchemaOptions
+
+    return SchemaOptions()
+
+
+def _simulate() -> Any:
+    return _Elsewhere("llmux.simulate.compare")
+
+
+class LlmuxOptions(Options):
+    """The options that stand after C{llmux}: those of C{twistd llmux}, or a command."""
+
+    synopsis = "[options] [command]"
+    longdesc = (
+        "One OpenAI-compatible endpoint in front of more language models than the GPU can "
+        "hold.  Without a command llmux serves in the foreground.  Each command has a --help."
+    )
+    subCommands: ClassVar[Any] = [
+        ("check", None, _check, "say whether a configuration is sound, and what it amounts to"),
+        ("demo", None, _demo, "two real models behind one port"),
+        ("schema", None, _schema, "print the JSON schema of the configuration, for editors"),
+        ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
+        *(
+            (name, None, partial(_Verb, name), what[:1].lower() + what[1:].rstrip("."))
+            for name, what in VERBS.items()
+        ),
+    ]
+
+    def getSynopsis(self) -> str:
+        """Return the first line of the help."""
+        return f"Usage: llmux {self.synopsis}"

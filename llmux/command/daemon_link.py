@@ -1,0 +1,278 @@
+"""
+The way from the command line to a running llmux: its Unix socket, or a URL.
+
+A command asks, prints and ends: blocking sockets of the standard library serve,
+and nothing of Twisted is imported, so that a command's answer is there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmux.config.error import printable
+from llmux.socket_path import socket_candidates
+
+__all__ = ["CommandRefused", "DaemonLink", "NotReachable", "StreamEvent", "link_of_config"]
+
+_CONNECT_SECS = 5.0
+_REPLY_SECS = 30.0
+"""For a status, which takes milliseconds."""
+
+_SILENCE_SECS = 40.0
+"""Of a stream that has a comment each 15 s."""
+
+_LONGEST_LINE = 2**26
+
+
+class NotReachable(Exception):
+    """No daemon answered; the message says what was tried."""
+
+
+class CommandRefused(Exception):
+    """
+    The daemon has refused a command, or failed at it; the message is its sentence.
+
+    @ivar status: of its reply.
+    @ivar document: the reply's JSON, or None if the reply was none.
+    """
+
+    def __init__(self, message: str, status: int, document: Any = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.document = document
+
+
+class StreamEvent:
+    """
+    An event of the daemon's stream.
+
+    @ivar kind: what C{event:} says.
+    @ivar data: the JSON of C{data:}.
+    @ivar number: what C{id:} says; empty if there is none.
+    """
+
+    __slots__ = ("data", "kind", "number")
+
+    def __init__(self, kind: str, data: Any, number: str) -> None:
+        self.kind = kind
+        self.data = data
+        self.number = number
+
+
+class _UnixConnection(HTTPConnection):
+    """A connection by way of a Unix socket."""
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._path)
+        except BaseException:
+            self.sock.close()
+            raise
+
+
+class DaemonLink:
+    """
+    The place of a daemon, and how to ask there.
+
+    @ivar shown: the place in words.
+    """
+
+    def __init__(
+        self, *, url: str | None = None, sockets: Sequence[str] = (), key: str | None = None
+    ) -> None:
+        """
+        @param url: C{http://} or C{https://}, host and port; a path before C{/llmux} is kept.
+        @param sockets: where there is no URL: paths to try in turn.
+        @param key: sent as C{Authorization: Bearer}, to a URL only.
+        @raise ValueError: the URL is none.
+        """
+        self._sockets = sockets
+        self._headers: dict[str, str] = {}
+        self._prefix = ""
+        self.shown = url or ""
+        self._url = None if url is None else urlsplit(url if "//" in url else f"http://{url}")
+        if self._url is not None:
+            if self._url.scheme not in ("http", "https") or not self._url.hostname:
+                raise ValueError(f"{url!r} is no URL: give one as in http://127.0.0.1:3000")
+            _ = self._url.port  # raises ValueError itself
+            self._prefix = self._url.path.rstrip("/").removesuffix("/llmux")
+            if key:
+                if not key.isascii() or not key.isprintable():
+                    raise ValueError("LLMUX_KEY holds characters that no key can have")
+                self._headers["Authorization"] = f"Bearer {key}"
+
+    def _open(self, timeout: float | None) -> HTTPConnection:
+        if self._url is not None:
+            kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+            connection: HTTPConnection = kind(
+                self._url.hostname or "", self._url.port, timeout=timeout
+            )
+            self._connect(connection, self.shown)
+            return connection
+        why: list[str] = []
+        for path in self._sockets:
+            connection = _UnixConnection(path, timeout)
+            try:
+                connection.connect()
+            except OSError as e:
+                why.append(f"{path} ({(e.strerror or str(e)).lower()})")
+                continue
+            self.shown = path
+            return connection
+        raise NotReachable(f"is it running? tried {', '.join(why) or 'no socket at all'}")
+
+    @staticmethod
+    def _connect(connection: HTTPConnection, shown: str) -> None:
+        limit, connection.timeout = connection.timeout, _CONNECT_SECS
+        try:
+            connection.connect()
+        except OSError as e:
+            why = (e.strerror or str(e) or type(e).__name__).lower()
+            raise NotReachable(f"is it running? tried {printable(shown)} ({why})") from None
+        connection.sock.settimeout(limit)
+
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None
+    ) -> tuple[HTTPConnection, HTTPResponse]:
+        connection = self._open(timeout)
+        headers = dict(self._headers)
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, f"{self._prefix}{path}", data, headers)
+            return connection, connection.getresponse()
+        except TimeoutError:
+            connection.close()
+            raise
+        except (OSError, HTTPException) as e:
+            connection.close()
+            raise NotReachable(f"{self.shown} closed the connection: {e}") from None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: float | None = _REPLY_SECS,
+    ) -> Any:
+        """
+        Ask, and return the reply's JSON.
+
+        @param timeout: seconds without a byte; None for ever.
+        @raise CommandRefused: the status is no 2xx.
+        @raise NotReachable: nobody is there, or who is there is no llmux.
+        @raise TimeoutError: the reply has not come in time.
+        """
+        connection, reply = self._request(method, path, body, timeout)
+        with closing(connection):
+            try:
+                data = reply.read()
+            except TimeoutError:
+                raise
+            except (OSError, HTTPException) as e:
+                raise NotReachable(f"{self.shown} closed the connection: {e}") from None
+        return self._judge(reply, data)
+
+    def _judge(self, reply: HTTPResponse, data: bytes) -> Any:
+        try:
+            document = json.loads(data) if data else {}
+        except ValueError:
+            document = None
+        if 200 <= reply.status < 300 and document is not None:
+            return document
+        error = document.get("error") if isinstance(document, dict) else None
+        message = error.get("message") if isinstance(error, dict) else None
+        if not isinstance(message, str):
+            message = f"{self.shown} answered {reply.status} {reply.reason}: is it llmux?"
+        raise CommandRefused(printable(message), reply.status, document)
+
+    def lines(self, path: str) -> Iterator[str]:
+        """
+        Ask, and yield the lines of a reply as they come, without their ends.
+
+        @raise CommandRefused: the status is no 2xx.
+        @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
+        """
+        connection, reply = self._request("GET", path, None, _SILENCE_SECS)
+        with closing(connection):
+            if not 200 <= reply.status < 300:
+                self._judge(reply, reply.read())
+            try:
+                while line := reply.readline(_LONGEST_LINE):
+                    yield line.decode("utf-8", "replace").rstrip("\r\n")
+            except TimeoutError:
+                raise NotReachable(f"{self.shown} has fallen silent") from None
+            except (OSError, HTTPException) as e:
+                raise NotReachable(f"{self.shown} closed the connection: {e}") from None
+
+    def events(self, path: str) -> Iterator[StreamEvent | None]:
+        """
+        Yield the events of a stream as they come; None for each comment.
+
+        @raise CommandRefused: the status is no 2xx.
+        @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
+        """
+        kind, number, data = "message", "", []
+        for line in self.lines(path):
+            if line.startswith(":"):
+                yield None
+            elif line:
+                name, _, value = line.partition(":")
+                value = value.removeprefix(" ")
+                if name == "event":
+                    kind = value
+                elif name == "id":
+                    number = value
+                elif name == "data":
+                    data.append(value)
+            elif data:
+                try:
+                    yield StreamEvent(kind, json.loads("\n".join(data)), number)
+                except ValueError:
+                    raise NotReachable(f"{self.shown} sends what is no JSON") from None
+                kind, data = "message", []
+        raise NotReachable(f"{self.shown} has ended the stream")
+
+
+def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> DaemonLink:
+    """
+    Return the link to the daemon that runs by a configuration file.
+
+    @raise ConfigError: the file is there, but C{admin} cannot be read in it.
+    """
+    return DaemonLink(
+        sockets=[str(path) for path in socket_candidates(file, _admin_socket(file), environ)]
+    )
+
+
+def _admin_socket(file: str) -> str | None:
+    """What C{admin.socket} of the file says; None if there is nothing of it, or no file."""
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read()
+    except OSError:
+        return None
+    if b"admin" not in data:
+        return None
+    from llmux.config.document import read_document
+
+    document = read_document(data, file)
+    admin = document.get("admin") if isinstance(document, dict) else None
+    path = admin.get("socket") if isinstance(admin, dict) else None
+    return path if isinstance(path, str) else None

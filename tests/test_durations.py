@@ -1,0 +1,59 @@
+"""Lengths of time on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmux.command.durations import in_words, in_words_range, parse_duration, seconds_between
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1.5h", 5400), ("1d", 86400)],
+)
+def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "2 weeks", "-5", "0", "1e3", "nan", "9999d", "2h30"])
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no length of time|not between"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.42, "0.4 s"),
+        (61.2, "61 s"),
+        (119.9, "119 s"),
+        (240, "4 min"),
+        (7140, "119 min"),
+        (7500, "2 h 5 min"),
+        (7200, "2 h"),
+        (172800, "2 d"),
+        (-3, "0 s"),
+    ],
+)
+def test_a_length_of_time_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("secs", "words"),
+    [
+        ((9, 58), "9 to 58 s"),
+        ((50, 240), "50 s to 4 min"),
+        ((130, 400), "2 to 6 min"),
+        ((12, 12.2), "12 s"),
+        ((0, 0), "0 s"),
+        ((7500, 9000), "2 h 5 min to 2 h 30 min"),
+    ],
+)
+def test_a_range_in_words(secs: tuple[float, float], words: str) -> None:
+    assert in_words_range(secs) == words
+
+
+def test_moments_are_compared_across_time_zones() -> None:
+    assert seconds_between("2026-11-24T05:31:00.120Z", "2026-11-24T06:32:00.620+01:00") == 60.5
