@@ -49,11 +49,18 @@ __all__ = [
 
 
 class HookKind(Enum):
-    """The kinds of hooks: each model has a script of every kind."""
+    """
+    The kinds of hooks.
+
+    A C{prepare} hook runs beside a switch, from the choice of its model as the
+    target until the model is awake or the switch has another end.  Nothing
+    depends on its outcome.
+    """
 
     WAKE = "wake"
     SLEEP = "sleep"
     ALIVE = "alive"
+    PREPARE = "prepare"
 
 
 _NO_ANSWER = frozenset({os.EX_TEMPFAIL, 126, 127})

@@ -53,6 +53,7 @@ class ModelSettings:
         awake; None asks only when there is a reason.
     @ivar polls: seconds from one question to C{alive} to the next while the
         model wakes: the first pause, and the longest, to which pauses grow.
+    @ivar prepares: the model has a C{prepare} hook.
     @ivar needs: what the model needs of the machine while it may be awake.
     """
 
@@ -61,4 +62,5 @@ class ModelSettings:
     confirm_sleep: bool = False
     check: float | None = None
     polls: tuple[float, float] = (0.1, 1.0)
+    prepares: bool = False
     needs: Needs = field(default_factory=lambda: ONE_SLOT)

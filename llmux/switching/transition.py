@@ -15,6 +15,7 @@ from llmux.monitoring.metrics import IDLE
 from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
 from llmux.switching.phases import Event, Phase
+from llmux.switching.preparation import Preparation
 from llmux.switching.sequences import Answer, SleepOutcome
 from llmux.switching.story import Stage, Story, fell_asleep, log
 
@@ -53,6 +54,7 @@ class Transition(Story):
         self.victims = list(victims)
         self.outwaited = False
         self._reservation = reservation
+        self._preparation = Preparation(stage.hooks)
         self._began = self.now()
         self._goes_on: Deferred[bool] = Deferred()
         self._timers: list[IDelayedCall] = []
@@ -84,6 +86,7 @@ class Transition(Story):
             to=target.name,
             **{"from": self.source or IDLE},
         )
+        self._preparation.begin(target)
         if self.victims and not await self._drained():
             with stage.holding_questions():
                 self._call_off()
@@ -97,6 +100,11 @@ class Transition(Story):
                     self._not_made_room(failed, hooks_began)
                 return
         await self._wake(hooks_began)
+
+    def end(self) -> None:
+        """See L{Story.end}."""
+        super().end()
+        self._preparation.end()
 
     # -------------------------------------------------------------- draining
 
@@ -176,6 +184,7 @@ class Transition(Story):
         self.models.append(target)
         target.busy = True
         self.outwaited = False
+        self._preparation.begin(target)
         log.info(
             "the switch from {from} leads to {to} now",
             event="switch_rebound",
