@@ -9,9 +9,9 @@ from typing import Any
 from twisted.web.resource import IResource
 
 from llmux.backend.pool import BackendPool
+from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
-from llmux.hooks.runner import HookRunner
-from llmux.hooks.state import StateDirectory, state_path
+from llmux.hooks.assembly import assemble_hooks
 from llmux.interfaces import IHookRunner, ISwitchPolicy, IWakeNotes
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.catalog import find_policy
@@ -53,23 +53,15 @@ def build_app(
     refusals = RefusalLog(reactor)
     pool = BackendPool(reactor)
     models = config.models
-    backends = {name: (model.host, model.port) for name, model in models.items()}
+    whereabouts = Whereabouts({name: model.address for name, model in models.items()})
     notes = IWakeNotes(hooks, None)
-    probes = None
+    assembled = None
     if hooks is None:
-        state = StateDirectory(state_path(config))
-        hooks = runner = HookRunner(
-            reactor, models, config.directory, state=state, metrics=metrics
-        )
-        notes = runner
-        if any(model.alive is None for model in models.values()):
-            from llmux.hooks.health import HealthAsking, health_pool
-
-            probes = health_pool(reactor)
-            hooks = HealthAsking(runner, reactor, probes, models, metrics)
+        assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics)
+        hooks, notes = assembled.hooks, assembled.notes
     switcher = ModelSwitcher(
         reactor,
-        ConnectionDroppingHooks(hooks, pool, backends),
+        ConnectionDroppingHooks(hooks, pool, whereabouts.addresses),
         build_policy(config),
         {name: model_settings_of(model) for name, model in models.items()},
         settings_of(config),
@@ -77,11 +69,11 @@ def build_app(
         wake_notes=notes,
     )
     switcher.call_when_stopped(pool.close)
-    if probes is not None:
-        switcher.call_when_stopped(probes.close)
+    if assembled is not None:
+        switcher.call_when_stopped(assembled.close)
     proxy = ProxyResource(
         pool,
-        backends,
+        whereabouts.addresses,
         reactor,
         others_wait=switcher.others_wait,
         client_stall_timeout=config.client_stall_timeout_secs,
@@ -90,6 +82,8 @@ def build_app(
         },
         refusals=refusals,
     )
+    whereabouts.call_when_moved(proxy.backend_moved)
+    whereabouts.call_when_vacated(pool.drop)
     switching = SwitchingResource(
         proxy,
         switcher,
@@ -123,6 +117,7 @@ def model_settings_of(model: ModelConfig) -> ModelSettings:
         sleep_timeout=model.sleep_timeout_secs,
         confirm_sleep=model.confirm_sleep,
         check=model.check_secs,
+        prepares=model.prepare is not None,
         polls=_SCRIPT_POLLS if model.alive is not None else _HEALTH_POLLS,
     )
 

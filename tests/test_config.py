@@ -328,7 +328,7 @@ BAD_YAML = [
     ("models: {}", NO_MODELS),
     ("port: 3000", NO_MODELS),
     ("models: []", LIST_OF_MODELS),
-    ("models: {a: }", "models.a.port: missing; give a port"),
+    ("models: {a: }", "models.a.wake: missing; give a shell script"),
     ("models: {a: {port: 1}}", "models.a.wake: missing; give a shell script"),
     (
         'models: {"q2.5": {port: 1, wake: w}}',
@@ -355,7 +355,6 @@ BAD_YAML = [
     (model(port="-1"), "models.a.port: -1 is not a port; give 1 to 65535"),
     (model(port="1.5"), "models.a.port: 1.5 is not a port; give 1 to 65535"),
     (model(port="true"), "models.a.port: true is not a port; give 1 to 65535"),
-    (model(port="~"), "models.a.port: null is not a port; give 1 to 65535"),
     (model(port="http"), 'models.a.port: the string "http" is not a port; give 1 to 65535'),
     (
         model(port='"8001"'),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
@@ -24,9 +26,12 @@ class Asked:
     def __init__(self, **model: Any) -> None:
         self.reactor = MemoryReactorClock()
         self.scripts = FakeHookRunner(self.reactor)
-        config = ModelConfig(port=8001, wake="w", sleep="s", alive_timeout_secs=5.0, **model)
+        keys: dict[str, Any] = {"port": 8001, "wake": "w", "sleep": "s"} | model
+        config = ModelConfig(alive_timeout_secs=5.0, **keys)
         pool = health_pool(self.reactor)
-        self.hooks = HealthAsking(self.scripts, self.reactor, pool, {"a": config})
+        self.hooks = HealthAsking(
+            self.scripts, self.reactor, pool, {"a": config}, {"a": config.address}
+        )
         self.results: list[HookResult] = []
         self._accepted = 0
 
@@ -163,6 +168,38 @@ def test_a_model_with_an_alive_script_is_asked_by_that() -> None:
     ]
     asked.reactor.advance(1)
     assert asked.reactor.tcpClients == []
+
+
+def test_a_model_whose_backend_nobody_knows_yet_says_no() -> None:
+    asked = Asked(port=None)
+    asked.ask()
+    asked.reactor.advance(0)
+    assert asked.answer().says_no and asked.reactor.tcpClients == []
+
+
+def test_the_rest_of_a_long_reply_is_not_waited_for_longer_than_for_its_head() -> None:
+    asked = Asked()
+    asked.ask()
+    end = asked.accept()
+    end.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+    assert asked.answer().ok and not end.closed
+    asked.reactor.advance(5.1)
+    assert end.closed
+
+
+def test_a_question_imports_nothing_large() -> None:
+    """OpenSSL costs 70 ms at the start, and 13 MiB."""
+    code = (
+        "import sys\n"
+        "from llmux.daemon.reactor_choice import install_reactor\n"
+        "from llmux.daemon.twisted_gaps import without_openssl\n"
+        "with without_openssl():\n"
+        "    install_reactor()\n"
+        "import llmux.hooks.assembly, llmux.hooks.health\n"
+        "print(sorted({'OpenSSL', 'cryptography', 'twisted.web.client'} & set(sys.modules)))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout == "[]\n", said.stderr
 
 
 @pytest.mark.parametrize("status", [404, 500])

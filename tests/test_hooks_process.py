@@ -34,6 +34,7 @@ class World:
             wake="up",
             sleep="down",
             alive="ask",
+            prepare="read",
             wake_timeout_secs=10,
             sleep_timeout_secs=20,
             alive_timeout_secs=5,
@@ -57,6 +58,16 @@ class World:
 
     def nothing_is_left(self) -> bool:
         return not self.reactor.getDelayedCalls() and not self.reactor.at_shutdown
+
+
+class HookCounter:
+    """Keeps what is counted."""
+
+    def __init__(self, counted: list[tuple[Any, ...]]) -> None:
+        self._counted = counted
+
+    def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
+        self._counted.append((model, hook, seconds, ok))
 
 
 @pytest.fixture
@@ -112,6 +123,26 @@ def test_each_kind_of_hook_has_its_own_limit(world: World, hook: HookKind, limit
     assert result(run).reason == f"time limit of {limit} s"
     assert result(run).timed_out
     assert world.nothing_is_left()
+
+
+@pytest.mark.parametrize(("exit_code", "event"), [(3, "hook_failed"), (0, "hook_completed")])
+def test_the_log_says_how_a_prepare_hook_ended(
+    world: World, exit_code: int, event: str
+) -> None:
+    world.start(Plan(1.0, exit_code), hook=HookKind.PREPARE)
+    world.advance(1.0)
+    assert [e["event"] for e in world.log.outcomes()] == [event]
+
+
+def test_a_prepare_hook_that_is_no_longer_wanted_has_not_failed(world: World) -> None:
+    counted: list[tuple[Any, ...]] = []
+    world.runner._metrics = HookCounter(counted)
+    run = world.start(hook=HookKind.PREPARE)
+    run.kill()
+    world.advance(1.0)
+    assert result(run).reason == "stopped"
+    assert [e["log_level"].name for e in world.log.events] == ["debug"]
+    assert [ok for *_, ok in counted] == [True]
 
 
 def test_a_hook_that_ends_in_time_gets_no_signal(world: World) -> None:

@@ -103,6 +103,15 @@ class BackendPool:
         if backend is not None:
             backend.forget()
 
+    def drop(self, host: str, port: int) -> None:
+        """
+        Forget a backend for good, because nobody will use this address again.
+        What is in progress ends as it ends.
+        """
+        backend = self._backends.pop((host, port), None)
+        if backend is not None:
+            backend.forget()
+
     def close(self) -> None:
         """
         Close the connections that are unused, give up those that are being

@@ -110,8 +110,9 @@ def doubts(config: Config) -> Iterator[str]:
     """Yield a line for each thing that looks wrong in a configuration and may be meant."""
     at: dict[tuple[str, int], list[str]] = {}
     for name, model in sorted(config.models.items()):
-        at.setdefault((model.host, model.port), []).append(name)
-        for hook in "wake", "sleep", "alive":
+        if model.port is not None:
+            at.setdefault(model.address, []).append(name)
+        for hook in "wake", "sleep", "alive", "prepare":
             place = key_path(("models", name, hook))
             script = getattr(model, hook) or "true"
             for problem in script_problems(script, config.directory):
@@ -203,11 +204,14 @@ def describe(config: Config) -> Iterator[str]:
     for name, model in sorted(config.models.items()):
         yield ""
         weight = f", weight {model.weight:g}" if model.weight != 1 else ""
-        yield f"model {name} at {model.host}:{model.port}{weight}"
+        place = "where its wake says" if model.port is None else f"at {model.host}:{model.port}"
+        yield f"model {name} {place}{weight}"
         yield from _hook("wake", model.wake, model.wake_timeout_secs)
         yield from _hook("sleep", model.sleep, model.sleep_timeout_secs)
         alive = f"GET {model.health}" if model.alive is None else model.alive
         yield from _hook("alive", alive, model.alive_timeout_secs)
+        if model.prepare is not None:
+            yield from _hook("prepare", model.prepare, model.wake_timeout_secs)
 
 
 def _place(config: Config) -> str:

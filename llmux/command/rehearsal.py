@@ -146,13 +146,8 @@ def _hook_runner(config: Config, reactor: Any) -> IHookRunner:
     Return a runner of hooks that leaves no note of its wakes and heeds none: notes are
     for the llmux that serves.
     """
-    from llmux.hooks.runner import HookRunner
-    from llmux.hooks.state import StateDirectory, state_path
+    from llmux.backend.whereabouts import Whereabouts
+    from llmux.hooks.assembly import assemble_hooks
 
-    state = StateDirectory(state_path(config))
-    runner = HookRunner(reactor, config.models, config.directory, state=state, notes=False)
-    if all(model.alive is not None for model in config.models.values()):
-        return runner
-    from llmux.hooks.health import HealthAsking, health_pool
-
-    return HealthAsking(runner, reactor, health_pool(reactor), config.models)
+    whereabouts = Whereabouts({name: m.address for name, m in config.models.items()})
+    return assemble_hooks(config, reactor, whereabouts, serves=False).hooks

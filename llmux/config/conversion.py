@@ -22,7 +22,7 @@ from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_s
 from llmux.similar_names import most_similar
 from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
 
-__all__ = ["EITHER_PLACE", "Conversion", "keys_of"]
+__all__ = ["EITHER_PLACE", "Conversion", "is_host", "keys_of"]
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
 """Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
@@ -165,7 +165,7 @@ class Conversion:
             )
         self.check_known(path, raw, keys_of(ModelConfig))
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
-        for hook in ("wake", "sleep", "alive"):
+        for hook in ("wake", "sleep", "alive", "prepare"):
             script = getattr(model, hook)
             if script is not None:
                 self.check_script((*path, hook), script)
@@ -179,7 +179,7 @@ class Conversion:
         return model
 
     def check_host(self, path: Path, host: str) -> None:
-        if not _is_host(host):
+        if not is_host(host):
             self.fail(
                 path,
                 f"{shown(host)} is neither a host's name nor an IP address",
@@ -377,7 +377,7 @@ def _expected(message: str) -> str:
     return " or ".join(kinds) + found[2]
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """Tell whether a text can be looked up as a host and be put in a Host header."""
     address, percent, zone = text.partition("%")
     if isIPv6Address(address):

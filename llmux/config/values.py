@@ -72,10 +72,13 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     """
     The configuration of one model: where its backend listens, and the scripts that move it.
 
-    @ivar port: the port of its backend.
+    @ivar port: the port of its backend; left out where wake writes the backend's address
+        to C{$LLMUX_STATE/backend}.
     @ivar wake: the script that brings the model up; run on a model that is awake it
         does no harm.
     @ivar sleep: the script that frees what the model holds.
+    @ivar prepare: a script that runs as soon as a switch is to lead to the model, beside
+        the drain and wake, until the model is awake.
     @ivar alive: the script that says whether the model is awake; where there is
         none llmux itself asks the backend.
     @ivar health: the path that llmux asks then; status 200 is yes, refused or 503 is
@@ -93,7 +96,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         not already when its sleep hook has succeeded.
     """
 
-    port: Port
+    port: Annotated[Port | None, Meta(title="a port", description="give 1 to 65535")] = None
     wake: Script
     sleep: Script
     alive: Annotated[
@@ -125,6 +128,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = 60.0
     confirm_sleep: Flag = False
+    prepare: Annotated[
+        Script | None,
+        Meta(title="a shell script", description="give one, in quotes, or leave it out"),
+    ] = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where its backend listens, as far as the configuration tells: else the port is 0."""
+        return self.host, self.port or 0
 
 
 class PolicyConfig(Struct, frozen=True, kw_only=True):

@@ -11,14 +11,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseNeverReceived, readBody
-from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 
-from llmux.backend.agent import BackendAgent
-from llmux.backend.pool import BackendPool, PoolSettings
+from llmux.backend.exchange import IExchange, IExchangeConnection
+from llmux.backend.pool import Backend, BackendPool, PoolSettings
+from llmux.backend.reply import ReplyHead
+from llmux.backend.template import Repeats, RequestTemplate
+from llmux.backend.whereabouts import Address
 from llmux.config import ModelConfig
+from llmux.hooks.answered import AnsweredHook
 from llmux.hooks.hook_process import HookMetrics
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
@@ -27,19 +28,24 @@ __all__ = ["HealthAsking", "HealthQuestion", "health_pool"]
 _YES, _NO = 0, 1
 """The exit statuses of an alive script that would have said the same."""
 
+_FOR_EVER = 86400.0
+"""Seconds; longer than any question waits."""
+
 
 def health_pool(reactor: Any) -> BackendPool:
     """
     Make a pool for questions of health.
 
     The pool keeps no connection, because one that is open may spoil a checkpoint
-    of the backend; and it does not log that a backend is not there, which is an
-    answer here.
+    of the backend; it does not log that a backend is not there, which is an
+    answer here; and it leaves time limits to the questions, for no answer is
+    not the same as no.
     """
-    return BackendPool(reactor, PoolSettings(max_idle=0, logs_failures=False))
+    settings = PoolSettings(max_idle=0, logs_failures=False, connect_timeout=_FOR_EVER)
+    return BackendPool(reactor, settings)
 
 
-@implementer(IRunningHook)
+@implementer(IRunningHook, IExchange)
 class HealthQuestion:
     """
     One C{GET} of a backend's health.
@@ -47,59 +53,93 @@ class HealthQuestion:
     Status 200 is a yes.  Any other status, a refused connection, and one that
     is closed without a reply are a no.  No answer within the time limit is
     none, and so is a question that could not be put for want of descriptors.
+
+    @ivar status: the status of the reply; None without one.
     """
 
-    def __init__(self, clock: IReactorTime, agent: IAgent, url: bytes, limit: float) -> None:
+    is_head = False
+    repeats = Repeats.NEVER
+
+    def __init__(
+        self, clock: IReactorTime, backend: Backend, path: bytes, limit: float
+    ) -> None:
         """
-        @param limit: seconds within which the reply must begin.
+        @param limit: seconds within which the reply must begin, and end.
         """
         self.exited: Deferred[HookResult] = Deferred()
         self.status: int | None = None
+        self.connection: IExchangeConnection | None = None
         self._clock = clock
+        self._backend = backend
+        self._head = RequestTemplate(b"GET", path, ()).render(backend.host_header, 0)
         self._limit = limit
         self._began = clock.seconds()
         self._done = False
-        self._pending: Deferred[Any] | None = None
+        self._over = False
         self._deadline: IDelayedCall = clock.callLater(limit, self._time_out)
-        asked = agent.request(b"GET", url)
-        if not self._done:
-            self._pending = asked
-        asked.addCallbacks(self._answered, self._failed)
+        backend.begin(self)
 
     def kill(self) -> None:
         """See L{IRunningHook.kill}."""
-        self._finish(None, "stopped")
+        if not self._done:
+            self._hang_up()
+            self._finish(None, "stopped")
 
-    def _answered(self, response: IResponse) -> None:
-        self.status = status = response.code
-        body = readBody(response)
-        body.addErrback(lambda _: None)
-        self._pending = body
-        self._finish(_YES if status == 200 else _NO, f"status {status}", cancels=False)
+    # ------------------------------------------------------------ IExchange
 
-    def _failed(self, failure: Failure) -> None:
-        self._pending = None
-        if failure.check(ResponseNeverReceived):
+    def connected(self) -> None:
+        """See L{IExchange.connected}."""
+        assert self.connection is not None
+        self.connection.send(self._head)
+
+    def begun_anew(self) -> None:
+        """See L{IExchange.begun_anew}."""
+
+    def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
+        """See L{IExchange.replied}: the status is the answer."""
+        self.status = status = head.status
+        self._over = ended
+        self._finish(_YES if status == 200 else _NO, f"status {status}")
+
+    def received(self, data: bytes, ended: bool) -> None:
+        """See L{IExchange.received}: nobody wants the rest, which may end in peace."""
+        if ended:
+            self._end()
+
+    def failed(self, reason: str, *, backend_in_doubt: bool) -> None:
+        """See L{IExchange.failed}."""
+        self._end()
+        if backend_in_doubt:
             self._finish(_NO, "the backend refused the connection, or closed it")
         else:
             self._finish(None, "the backend could not be asked")
 
+    # ------------------------------------------------------------- its end
+
     def _time_out(self) -> None:
+        self._hang_up()
         self._finish(None, f"no answer within {self._limit:g} s", timed_out=True)
 
-    def _finish(
-        self, code: int | None, reason: str, *, timed_out: bool = False, cancels: bool = True
-    ) -> None:
-        if self._done:
-            return
-        self._done = True
+    def _hang_up(self) -> None:
+        self._end()
+        if self.connection is not None:
+            self.connection.abort()
+        else:
+            self._backend.withdraw(self)
+
+    def _end(self) -> None:
+        """The exchange is over: nothing more will come of it."""
+        self._over = True
         if self._deadline.active():
             self._deadline.cancel()
-        pending, self._pending = self._pending, None
-        if pending is not None and cancels:
-            pending.cancel()
-        duration = self._clock.seconds() - self._began
-        self.exited.callback(HookResult(code, timed_out, duration, f"health: {reason}"))
+
+    def _finish(self, code: int | None, reason: str, *, timed_out: bool = False) -> None:
+        if self._over:
+            self._end()
+        if not self._done:
+            self._done = True
+            duration = self._clock.seconds() - self._began
+            self.exited.callback(HookResult(code, timed_out, duration, f"health: {reason}"))
 
 
 @implementer(IHookRunner)
@@ -117,15 +157,18 @@ class HealthAsking:
         clock: IReactorTime,
         pool: BackendPool,
         models: Mapping[str, ModelConfig],
+        addresses: Mapping[str, Address],
         metrics: HookMetrics | None = None,
     ) -> None:
         """
         @param pool: connects to the backends; see L{health_pool}.
+        @param addresses: where the backends are now.
         """
         self._hooks = hooks
         self._clock = clock
-        self._agent = BackendAgent(pool)
+        self._pool = pool
         self._models = models
+        self._addresses = addresses
         self._metrics = metrics
         # The last odd status of each model, so that the log says it once.
         self._said: dict[str, int] = {}
@@ -136,9 +179,16 @@ class HealthAsking:
         if hook is not HookKind.ALIVE or config.alive is not None:
             running: IRunningHook = self._hooks.start(model, hook)
             return running
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        url = f"http://{host}:{config.port}{config.health}".encode()
-        question = HealthQuestion(self._clock, self._agent, url, config.alive_timeout_secs)
+        host, port = self._addresses[model]
+        if not port:
+            result = HookResult(_NO, False, 0.0, "health: nobody knows where the backend is")
+            return AnsweredHook(self._clock, result)
+        question = HealthQuestion(
+            self._clock,
+            self._pool.backend(host, port),
+            config.health.encode(),
+            config.alive_timeout_secs,
+        )
         question.exited.addCallback(self._note, model, question)
         return question
 

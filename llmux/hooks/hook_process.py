@@ -34,6 +34,9 @@ __all__ = ["GRACE", "HookMetrics", "HookProcess", "IRunReactor", "exit_reason"]
 GRACE = 5.0
 """Seconds from TERM to KILL, and from there until a hook is given up."""
 
+STOPPED = "stopped"
+"""The reason of a hook's end that somebody has asked for."""
+
 LOOK = 0.05
 """Seconds between two looks at a process group that was sent TERM."""
 
@@ -156,7 +159,7 @@ class HookProcess(ProcessProtocol):
     def kill(self) -> None:
         """See L{IRunningHook.kill}."""
         if not self._done:
-            self._terminate("stopped")
+            self._terminate(STOPPED)
 
     # ProcessProtocol
 
@@ -280,6 +283,7 @@ class HookProcess(ProcessProtocol):
         _log_result(self._model, self._hook, result)
         if self._metrics is not None:
             ok = result.ok or (self._hook is HookKind.ALIVE and result.says_no)
+            ok = ok or (self._hook is HookKind.PREPARE and result.reason == STOPPED)
             self._metrics.hook_finished(self._model, self._hook.value, duration, ok)
         self.exited.callback(result)
 
@@ -287,7 +291,14 @@ class HookProcess(ProcessProtocol):
 def _log_result(model: str, hook: HookKind, result: HookResult) -> None:
     """Log how a hook ended.  Its output has been logged line by line."""
     alive = hook is HookKind.ALIVE
-    if result.ok:
+    if hook is HookKind.PREPARE and result.reason == STOPPED:
+        _log.debug(
+            "{hook} hook of {model} has served its turn: ended after {duration_secs:.3f} s",
+            hook=hook.value,
+            model=model,
+            duration_secs=result.duration,
+        )
+    elif result.ok:
         _log.emit(
             LogLevel.debug if alive else LogLevel.info,
             "{hook} hook of {model} completed in {duration_secs:.3f} s",

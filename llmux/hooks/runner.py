@@ -13,7 +13,9 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from llmux.backend.whereabouts import Address
 from llmux.config import ModelConfig
+from llmux.hooks.environment import HookEnvironment
 from llmux.hooks.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
 from llmux.hooks.lines import LineBudget
 from llmux.hooks.spawn import ISessionReactor, Spawner, spawn_session
@@ -36,6 +38,8 @@ class HookRunner:
     """
     This runner runs hooks as C{sh -c SCRIPT}, each in a session of its own, with
     an empty input.  See L{HookProcess} for what ends a hook.
+
+    @ivar environment: what hooks find in their environment.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class HookRunner:
         directory: str,
         *,
         state: StateDirectory | None = None,
+        addresses: Mapping[str, Address] | None = None,
         notes: bool = True,
         metrics: HookMetrics | None = None,
         grace: float = GRACE,
@@ -54,6 +59,7 @@ class HookRunner:
         @param directory: where hooks run.
         @param state: where each model has a directory of its own; without
             one there is no C{LLMUX_STATE}, and no note of wakes.
+        @param addresses: where the backends are now, for C{LLMUX_PORT}.
         @param notes: leave and heed notes of wakes.
         @param grace: seconds from TERM to KILL.
         @param spawn: starts processes, see L{llmux.hooks.spawn}; by default
@@ -68,7 +74,7 @@ class HookRunner:
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
         self._budget = LineBudget(reactor)
-        self._environment = dict(os.environb)
+        self.environment = HookEnvironment(models, state, addresses)
         self._noted: set[str] = set()
         self._notes_of_others: dict[str, WakeNote] | None = None
         self._ended: Deferred[None] | None = None
@@ -85,6 +91,7 @@ class HookRunner:
             HookKind.WAKE: (config.wake, config.wake_timeout_secs),
             HookKind.SLEEP: (config.sleep, config.sleep_timeout_secs),
             HookKind.ALIVE: (config.alive, config.alive_timeout_secs),
+            HookKind.PREPARE: (config.prepare, config.wake_timeout_secs),
         }[hook]
         if script is None:
             raise ValueError(f"{model} has no {hook.value} script")
@@ -99,7 +106,9 @@ class HookRunner:
         )
 
         def start(run: HookProcess) -> IProcessTransport:
-            variables = self._variables(model, hook, limit)
+            if self._state is not None and self._ended is None:
+                self.end_interrupted()
+            variables = self.environment.variables(model, hook.value, limit)
             if hook is HookKind.WAKE and self._notes is not None:
                 # Before the script does anything: llmux may be killed at any moment.
                 self._notes.note_wake(model)
@@ -125,27 +134,6 @@ class HookRunner:
             )
         finally:
             os.close(nothing)
-
-    def _variables(self, model: str, hook: HookKind, limit: float) -> dict[bytes, bytes]:
-        """
-        Make the environment of a hook.
-
-        @raise OSError: the model's directory cannot be made.
-        """
-        config = self._models[model]
-        variables = {
-            **self._environment,
-            b"LLMUX_MODEL": model.encode(),
-            b"LLMUX_HOOK": hook.value.encode(),
-            b"LLMUX_HOST": config.host.encode(),
-            b"LLMUX_PORT": b"%d" % config.port,
-            b"LLMUX_TIMEOUT_SECS": _seconds(limit).encode(),
-        }
-        if self._state is not None:
-            if self._ended is None:
-                self.end_interrupted()
-            variables[b"LLMUX_STATE"] = os.fsencode(self._state.model_directory(model))
-        return variables
 
     # IWakeNotes
 
@@ -204,7 +192,7 @@ class HookRunner:
             else:
                 state.note_wake(model, run.pid)
                 self._noted.add(model)
-        elif model in self._noted:
+        elif model in self._noted and hook is not HookKind.PREPARE:
 
             def ended(result: HookResult) -> HookResult:
                 if result.ok and model in self._noted:
@@ -213,8 +201,3 @@ class HookRunner:
                 return result
 
             run.exited.addCallback(ended)
-
-
-def _seconds(limit: float) -> str:
-    """Write a time limit as scripts read it: C{900}, C{0.5}."""
-    return f"{limit:.3f}".rstrip("0").rstrip(".")

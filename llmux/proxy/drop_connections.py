@@ -31,7 +31,7 @@ class ConnectionDroppingHooks:
         backends: Mapping[str, tuple[str, int]],
     ) -> None:
         """
-        @param backends: for each model its backend's host and port.
+        @param backends: for each model its backend's host and port, as they are now.
         """
         self._hooks = hooks
         self._notes = IWakeNotes(hooks, None)

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from llmux.backend.pool import Backend, BackendPool
 from llmux.backend.template import RequestTemplate
+from llmux.backend.whereabouts import Address
 from llmux.proxy.guarded import IGuardedResource, ITurn
 from llmux.proxy.missing_model import explain_missing_model
 from llmux.proxy.refusals import RefusalLog
@@ -63,11 +64,17 @@ class ProxyResource(Resource):
         self._clock = clock
         self._stalls = Stalls(clock, client_stall_timeout, others_wait)
         self._refusals = RefusalLog(clock) if refusals is None else refusals
+        self._pool = pool
         limits = first_byte_timeouts or {}
         self._backends: dict[str, tuple[Backend, float | None]] = {
             model: (pool.backend(host, port), limits.get(model))
             for model, (host, port) in backends.items()
         }
+
+    def backend_moved(self, model: str, address: Address) -> None:
+        """A model's backend has another address: requests go there from now on."""
+        _, first_byte_timeout = self._backends[model]
+        self._backends[model] = self._pool.backend(*address), first_byte_timeout
 
     def render(self, request: IRequest) -> int:
         """Refuse a request that names no model, and say why none was found."""

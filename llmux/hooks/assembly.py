@@ -1,0 +1,78 @@
+"""
+The hook runner that a configuration asks for, put together from its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmux.backend.whereabouts import Whereabouts
+from llmux.config import Config
+from llmux.hooks.backend_file import AddressReading
+from llmux.hooks.hook_process import HookMetrics
+from llmux.hooks.runner import HookRunner
+from llmux.hooks.state import StateDirectory, state_path
+from llmux.interfaces import IHookRunner, IWakeNotes
+
+__all__ = ["AssembledHooks", "assemble_hooks"]
+
+
+@dataclass(frozen=True)
+class AssembledHooks:
+    """
+    A hook runner and what belongs to it.
+
+    @ivar hooks: runs the hooks of all models.
+    @ivar notes: knows the wakes that a former llmux had begun.
+    @ivar close: is to be called when no hook will be started any more.
+    """
+
+    hooks: IHookRunner
+    notes: IWakeNotes
+    close: Callable[[], None]
+
+
+def assemble_hooks(
+    config: Config,
+    reactor: Any,
+    whereabouts: Whereabouts,
+    *,
+    serves: bool = True,
+    metrics: HookMetrics | None = None,
+) -> AssembledHooks:
+    """
+    Put the hook runner of a configuration together.
+
+    @param whereabouts: is told where the backends are once hooks have said so.
+    @param serves: this llmux serves by the configuration: notes of wakes are left and heeded.
+    @param metrics: counts the outcomes of hooks.
+    """
+    models = config.models
+    state = StateDirectory(state_path(config))
+    closing: list[Callable[[], None]] = []
+    runner = HookRunner(
+        reactor,
+        models,
+        config.directory,
+        state=state,
+        addresses=whereabouts.addresses,
+        notes=serves,
+        metrics=metrics,
+    )
+    hooks: IHookRunner = runner
+    if any(model.alive is None for model in models.values()):
+        from llmux.hooks.health import HealthAsking, health_pool
+
+        probes = health_pool(reactor)
+        whereabouts.call_when_vacated(probes.drop)
+        closing.append(probes.close)
+        hooks = HealthAsking(hooks, reactor, probes, models, whereabouts.addresses, metrics)
+    hooks = AddressReading(hooks, reactor, state, models, whereabouts)
+
+    def close() -> None:
+        for part in closing:
+            part()
+
+    return AssembledHooks(hooks, runner, close)

@@ -1,0 +1,173 @@
+"""
+The file in which a model's C{wake} hook leaves the address of its backend,
+where that is known only once the hook has run: C{$LLMUX_STATE/backend}.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from llmux.backend.whereabouts import Address, Whereabouts
+from llmux.config import ModelConfig
+from llmux.config.conversion import is_host
+from llmux.hooks.answered import AnsweredHook
+from llmux.hooks.state import StateDirectory
+from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
+
+__all__ = ["AddressReading", "BadAddress", "parse_address"]
+
+BACKEND_FILE = "backend"
+
+_LONGEST = 1024
+"""Bytes; no address is longer."""
+
+_FORM = re.compile(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+
+
+class BadAddress(Exception):
+    """A backend's address cannot be used.  The message says why, in a few words."""
+
+
+def parse_address(text: str) -> Address:
+    """
+    Read C{HOST:PORT}, with an IPv6 address in brackets.
+
+    @raise BadAddress: the text is anything else.
+    """
+    found = _FORM.fullmatch(text.strip())
+    if found is None:
+        raise BadAddress("is not HOST:PORT")
+    host, port = found["v6"] or found["host"], int(found["port"])
+    if not is_host(host) or (found["v6"] is not None) != (":" in host):
+        raise BadAddress("names no host")
+    if not 1 <= port <= 65535:
+        raise BadAddress("names no port from 1 to 65535")
+    return host, port
+
+
+@implementer(IHookRunner)
+class AddressReading:
+    """
+    A hook runner that has another run the hooks, and reads where a model's
+    backend is once its C{wake} hook has succeeded, and when the model is asked
+    for the first time after llmux' start.
+
+    A wake whose file cannot be understood has failed, and so has one without
+    a file if the configuration names no port.  Before a wake the file is
+    removed: an address of long ago is none.
+    """
+
+    def __init__(
+        self,
+        hooks: IHookRunner,
+        clock: IReactorTime,
+        state: StateDirectory,
+        models: Mapping[str, ModelConfig],
+        whereabouts: Whereabouts,
+    ) -> None:
+        self._hooks = hooks
+        self._clock = clock
+        self._state = state
+        self._models = models
+        self._whereabouts = whereabouts
+        # Of these models the file is known, or is about to be written.
+        self._known: set[str] = set()
+
+    def start(self, model: str, hook: HookKind) -> IRunningHook:
+        """See L{IHookRunner.start}."""
+        if hook is HookKind.WAKE:
+            self._known.add(model)
+            self._whereabouts.reset(model)
+            try:
+                self._remove(model)
+            except OSError as error:
+                reason = _cannot("removed", error)
+                return AnsweredHook(self._clock, HookResult(None, False, 0.0, reason))
+            running: IRunningHook = self._hooks.start(model, hook)
+            running.exited.addCallback(self._woken, model)
+            return running
+        if hook is HookKind.ALIVE and model not in self._known:
+            return self._ask_first(model)
+        started: IRunningHook = self._hooks.start(model, hook)
+        return started
+
+    def _woken(self, result: HookResult, model: str) -> HookResult:
+        if not result.ok:
+            return result
+        try:
+            self._read(model)
+        except BadAddress as error:
+            return msgspec.structs.replace(result, exit_code=None, reason=str(error))
+        return result
+
+    def _ask_first(self, model: str) -> IRunningHook:
+        """
+        Put the first question after llmux' start: who is awake is served at the
+        address in the file, or not at all.
+        """
+        fault = ""
+        try:
+            self._read(model)
+        except BadAddress as error:
+            fault = str(error)
+        running: IRunningHook = self._hooks.start(model, HookKind.ALIVE)
+
+        def answered(result: HookResult) -> HookResult:
+            if fault and result.ok:
+                return msgspec.structs.replace(result, exit_code=None, reason=fault)
+            if not fault:
+                self._known.add(model)
+            return result
+
+        running.exited.addCallback(answered)
+        return running
+
+    def _read(self, model: str) -> None:
+        """
+        Read the file, and have the backend where it says.
+
+        @raise BadAddress: it cannot be read or understood, or there is none
+            and the configuration names no port.
+        """
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(self._path(model), flags)
+        except FileNotFoundError:
+            if not self._models[model].port:
+                raise BadAddress(
+                    f"nothing has written HOST:PORT to $LLMUX_STATE/{BACKEND_FILE}, and the "
+                    "model has no port"
+                ) from None
+            return
+        except OSError as error:
+            raise BadAddress(_cannot("read", error)) from None
+        try:
+            text = os.read(fd, _LONGEST).decode("utf-8", "replace")
+        except OSError as error:
+            raise BadAddress(_cannot("read", error)) from None
+        finally:
+            os.close(fd)
+        try:
+            address = parse_address(text)
+        except BadAddress as error:
+            raise BadAddress(f"what is in $LLMUX_STATE/{BACKEND_FILE} {error}") from None
+        self._whereabouts.move(model, address)
+
+    def _remove(self, model: str) -> None:
+        try:
+            os.unlink(self._path(model))
+        except FileNotFoundError:
+            pass
+
+    def _path(self, model: str) -> str:
+        return os.path.join(self._state.model_directory(model), BACKEND_FILE)
+
+
+def _cannot(verb: str, error: OSError) -> str:
+    return f"$LLMUX_STATE/{BACKEND_FILE} cannot be {verb}: {error.strerror or error}"

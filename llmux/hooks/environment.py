@@ -1,0 +1,73 @@
+"""
+The environment variables that hooks, and the servers that they start, are given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from llmux.backend.whereabouts import Address
+from llmux.config import ModelConfig
+from llmux.hooks.state import StateDirectory
+
+__all__ = ["HookEnvironment"]
+
+_NOT_ALWAYS = frozenset({b"LLMUX_PORT", b"LLMUX_STATE", b"LLMUX_TIMEOUT_SECS"})
+"""Variables that some hooks have not."""
+
+
+class HookEnvironment:
+    """
+    What hooks find in their environment: llmux' own, as it was at the start,
+    and variables whose names begin with C{LLMUX_}.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelConfig],
+        state: StateDirectory | None = None,
+        addresses: Mapping[str, Address] | None = None,
+    ) -> None:
+        """
+        @param state: where each model has a directory of its own; without one there is no
+            C{LLMUX_STATE}.
+        @param addresses: where the backends are now; where the configuration says, if None.
+        """
+        self._state = state
+        if addresses is None:
+            addresses = {name: model.address for name, model in models.items()}
+        self._addresses = addresses
+        # Where llmux runs within a hook of another llmux, that one's values are none.
+        self._inherited = {k: v for k, v in os.environb.items() if k not in _NOT_ALWAYS}
+
+    def variables(
+        self, model: str, hook: str, limit: float | None = None
+    ) -> dict[bytes, bytes]:
+        """
+        Give all variables of a hook.
+
+        @param hook: what the hook is called.
+        @param limit: seconds until the hook is ended by force; None for never.
+        @raise OSError: the model's directory cannot be made.
+        """
+        host, port = self._addresses[model]
+        variables = {
+            **self._inherited,
+            b"LLMUX_MODEL": model.encode(),
+            b"LLMUX_HOOK": hook.encode(),
+            b"LLMUX_HOST": host.encode(),
+        }
+        if port:
+            variables[b"LLMUX_PORT"] = b"%d" % port
+        if limit is not None:
+            variables[b"LLMUX_TIMEOUT_SECS"] = _seconds(limit).encode()
+        if self._state is not None:
+            directory = self._state.model_directory(model)
+            variables[b"LLMUX_STATE"] = os.fsencode(directory)
+        return variables
+
+
+def _seconds(limit: float) -> str:
+    """Write a time limit as scripts read it: C{900}, C{0.5}."""
+    return f"{limit:.3f}".rstrip("0").rstrip(".")
