@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmux.simulate.trace import Trace, TraceError, TraceRequest, read_trace
+from llmux.simulate.trace import RecordedSwitch, Trace, TraceError, TraceRequest, read_trace
 
 
 def read(*lines: dict[str, Any] | str | bytes) -> Trace:
@@ -26,7 +26,7 @@ def test_a_line_is_a_request() -> None:
 
 
 def test_blank_lines_and_further_keys_are_ignored() -> None:
-    trace = read("", {"t": 0, "model": "a", "service_s": 1, "waited_s": 3}, "  \n")
+    trace = read("", {"t": 0, "model": "a", "service_s": 1, "colour": 3}, "  \n")
     assert len(trace.requests) == 1
 
 
@@ -68,6 +68,12 @@ def test_a_trace_in_seconds_since_1970_is_moved_to_begin_at_zero() -> None:
         ({"model": "a", "service_s": 1, "after": 3}, "`after` names id 3, which no line has"),
         ({"model": "a", "service_s": 1, "after": "b", "id": "b"}, "is a circle"),
         ('{"x": ' + "[" * 100_000, "not JSON"),
+        ({"t": 1, "model": "a", "service_s": 1, "waited_s": -1}, "`waited_s` is -1; give"),
+        ({"switch": "a", "wake_s": 1}, "a switch without `t`"),
+        ({"switch": "a", "t": 1, "wake_s": -1}, "`wake_s` is -1; give seconds"),
+        ({"switch": "a", "t": 1, "sleep_s": {"b": -1}}, "`sleep_s` is -1; give seconds"),
+        ({"switch": 5, "t": 1}, "got `int` - at `switch`"),
+        ({"model": "switch", "t": 1}, "missing required field `service_s`"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number(
@@ -77,6 +83,20 @@ def test_a_bad_line_is_refused_by_its_number(
         read({"t": 1, "model": "a", "service_s": 1}, "", line)
     assert str(caught.value).startswith("line 3: ")
     assert complaint in str(caught.value)
+
+
+def test_a_line_may_be_a_switch_that_was_recorded() -> None:
+    trace = read(
+        {"t": 1763770010, "switch": "b", "wake_s": 8.5, "sleep_s": {"a": 1.5}},
+        {"t": 1763770000, "model": "switch", "service_s": 1, "waited_s": 2, "answered": False},
+        {"t": 1763770020, "switch": None, "sleep_s": {"b": 1}},
+    )
+    assert [request.model for request in trace.requests] == ["switch"]
+    assert (trace.requests[0].waited, trace.requests[0].answered) == (2, False)
+    assert trace.switches == [
+        RecordedSwitch(10.0, "b", 8.5, {"a": 1.5}),
+        RecordedSwitch(20.0, None, None, {"b": 1.0}),
+    ]
 
 
 def test_an_id_that_occurs_twice_is_refused() -> None:

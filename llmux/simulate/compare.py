@@ -11,9 +11,16 @@ from llmux.app import build_policy, settings_of
 from llmux.config import Config
 from llmux.config.error import ConfigError, printable
 from llmux.simulate.figures import Figures, figures
-from llmux.simulate.options import UsageError, candidates, parser, switch_costs
+from llmux.simulate.options import (
+    DEFAULT_SLOTS,
+    UsageError,
+    candidates,
+    parser,
+    switch_costs,
+)
 from llmux.simulate.progress import ProgressBar
-from llmux.simulate.report import as_json, as_table, duration
+from llmux.simulate.recording import recorded_costs, recorded_figures, recorded_slots
+from llmux.simulate.report import Assumptions, about, as_json, as_table
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceError, read_trace
@@ -33,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
         trace = _read(options.trace)
         runs = candidates(options.policy, options.config, trace)
         models = list(runs[0][1].models)
-        costs = switch_costs(options.switch_cost, models, options.jitter)
+        recorded = recorded_costs(trace, models)
+        costs = switch_costs(options.switch_cost, models, options.jitter, recorded)
         until = inf if options.until is None else options.until
         if until <= options.warm_up:
             raise UsageError("--until: nothing is left after the --warm-up")
@@ -45,20 +53,30 @@ def main(argv: Sequence[str]) -> int:
     except (ConfigError, UsageError, TraceError) as error:
         print(f"llmux simulate: {error}", file=sys.stderr)
         return 1
+    log = recorded_figures(trace, options.warm_up, until)
+    seen = None if options.slots else recorded_slots(trace)
+    slots = options.slots or seen or DEFAULT_SLOTS
+    assumed = Assumptions(
+        costs,
+        slots,
+        recorded if costs.wakes else None,
+        slots_recorded=seen is not None,
+        is_silent=log is not None and recorded is None and not options.switch_cost,
+    )
     results: list[Figures] = []
     records: list[tuple[str, Record]] = []
     for name, config in runs:
         bar = ProgressBar(sys.stderr, name)
-        record = _run(config, trace, costs, options.slots, until, options.seed, bar)
+        record = _run(config, trace, costs, slots, until, options.seed, bar)
         bar.clear()
         results.append(figures(name, trace, record, options.warm_up))
         if draw is not None:
             records.append((name, record))
     if options.json:
-        print(as_json(results))
+        print(as_json(results, log, assumed))
     else:
-        print(_about(trace, models, costs, options.slots))
-        print(as_table(results))
+        print(about(trace, models, assumed))
+        print(as_table(results if log is None else [log, *results]))
     if draw is not None:
         try:
             draw(trace, records)
@@ -97,13 +115,3 @@ def _run(
         seed=seed,
         settings=settings_of(config),
     ).go(progress)
-
-
-def _about(trace: Trace, models: Sequence[str], costs: HookTimes, slots: int) -> str:
-    requests = f"{len(trace.requests)} request{'s' * (len(trace.requests) != 1)}"
-    several = f"{len(models)} model{'s' * (len(models) != 1)}"
-    special = f" ({len(costs.pairs)} of them their own)" if costs.pairs else ""
-    return (
-        f"{requests} for {several}, {slots} at once; "
-        f"a switch takes {duration(costs.default)}{special}\n"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
 
@@ -10,7 +10,7 @@ from llmux.simulate.lanes import shares_of_time
 from llmux.simulate.run import Mode, Record
 from llmux.simulate.trace import Trace
 
-__all__ = ["Figures", "figures", "percentile"]
+__all__ = ["Figures", "figures", "figures_of", "percentile"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Figures:
     wait_p99_s: float | None
     wait_max_s: float | None
     worst_model_wait_mean_s: float | None
-    switches: int
+    switches: int | None
     switches_per_hour: float | None
     serving_share: float | None
     draining_share: float | None
@@ -67,8 +67,7 @@ def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> 
     @param policy: the name to give to the policy.
     @param warm_up: the seconds from the beginning that do not count.
     """
-    waits: list[float] = []
-    per_model: dict[str, list[float]] = {}
+    waits: list[tuple[str, float]] = []
     answered = gave_up = 0
     for number, sent in enumerate(record.sent):
         if isnan(sent):
@@ -77,36 +76,67 @@ def figures(policy: str, trace: Trace, record: Record, warm_up: float = 0.0) -> 
         until = began if not isnan(began) else left if not isnan(left) else record.ended
         if sent < warm_up and until <= warm_up:
             continue
-        waits.append(until - sent)
-        per_model.setdefault(trace.requests[number].model, []).append(until - sent)
+        waits.append((trace.requests[number].model, until - sent))
         answered += not isnan(record.answered[number])
         gave_up += not isnan(left)
-    waits.sort()
     seconds = record.ended - warm_up
-    shares = shares_of_time(record, warm_up) if seconds > 0 else None
-    switches = sum(when >= warm_up for when, _ in record.woken)
+    return figures_of(
+        policy,
+        waits,
+        answered=answered,
+        gave_up=gave_up,
+        switches=sum(when >= warm_up for when, _ in record.woken),
+        seconds=seconds,
+        shares=shares_of_time(record, warm_up) if seconds > 0 else None,
+    )
+
+
+def figures_of(
+    policy: str,
+    waits: Sequence[tuple[str, float]],
+    *,
+    answered: int,
+    gave_up: int,
+    switches: int | None,
+    seconds: float,
+    shares: Mapping[Mode, float] | None = None,
+) -> Figures:
+    """
+    Compute the figures of some requests.
+
+    @param waits: for each request its model, and how long it waited.
+    @param switches: the number of wakes, if known.
+    @param seconds: the time that the figures are of.
+    @param shares: the shares of that time, if known.
+    """
+    per_model: dict[str, list[float]] = {}
+    for model, wait in waits:
+        per_model.setdefault(model, []).append(wait)
+    ordered = sorted(wait for _, wait in waits)
 
     def share(mode: Mode) -> float | None:
         return None if shares is None else shares[mode]
 
     def at(part: float) -> float | None:
-        return percentile(waits, part) if waits else None
+        return percentile(ordered, part) if ordered else None
 
     return Figures(
         policy=policy,
-        requests=len(waits),
+        requests=len(ordered),
         answered=answered,
         gave_up=gave_up,
-        wait_mean_s=sum(waits) / len(waits) if waits else None,
+        wait_mean_s=sum(ordered) / len(ordered) if ordered else None,
         wait_p50_s=at(0.50),
         wait_p95_s=at(0.95),
         wait_p99_s=at(0.99),
-        wait_max_s=waits[-1] if waits else None,
+        wait_max_s=ordered[-1] if ordered else None,
         worst_model_wait_mean_s=max(
             (sum(some) / len(some) for some in per_model.values()), default=None
         ),
         switches=switches,
-        switches_per_hour=switches / seconds * 3600 if seconds > 0 else None,
+        switches_per_hour=(
+            switches / seconds * 3600 if switches is not None and seconds > 0 else None
+        ),
         serving_share=share(Mode.SERVING),
         draining_share=share(Mode.DRAINING),
         switching_share=share(Mode.SWITCHING),

@@ -10,12 +10,21 @@ from typing import Any
 import msgspec
 
 from llmux.config import Config, config_from_mapping, load_config
+from llmux.simulate.recording import RecordedCosts
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
 
-__all__ = ["DEFAULT_SWITCH_COST", "UsageError", "candidates", "parser", "switch_costs"]
+__all__ = [
+    "DEFAULT_SLOTS",
+    "DEFAULT_SWITCH_COST",
+    "UsageError",
+    "candidates",
+    "parser",
+    "switch_costs",
+]
 
 DEFAULT_SWITCH_COST = 15.0
+DEFAULT_SLOTS = 16
 BOTH = ("fifo", "cost_aware")
 
 
@@ -82,8 +91,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="seconds that a switch takes, half of them in the sleep hook and half in the "
-        f"wake hook (default: {DEFAULT_SWITCH_COST:g}); of one pair of models; idle:TO=S is a "
-        "wake when nothing was awake; may be repeated",
+        "wake hook (default: what the log has recorded of each model, else "
+        f"{DEFAULT_SWITCH_COST:g}); of one pair of models; idle:TO=S is a wake that puts no "
+        "model to sleep; may be repeated",
     )
     add(
         "--jitter",
@@ -96,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
         "--slots",
         metavar="N",
         type=_slots,
-        default=16,
-        help="requests that a model serves at once; the rest wait inside it (default: 16)",
+        help="requests that a model serves at once; the rest wait inside it (default: the most "
+        f"that the log has seen in one model, else {DEFAULT_SLOTS})",
     )
     add("--until", metavar="S", type=_seconds, help="stop the clock at this second")
     add(
@@ -121,13 +131,19 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> HookTimes:
+def switch_costs(
+    words: Iterable[str],
+    models: Sequence[str],
+    jitter: float,
+    recorded: RecordedCosts | None = None,
+) -> HookTimes:
     """
     The times of hooks that the words of C{--switch-cost} say.
 
+    @param recorded: what is taken where no word is for all models.
     @raise UsageError: a word makes no sense, or names a model that does not exist.
     """
-    default = DEFAULT_SWITCH_COST
+    default = None
     pairs: dict[tuple[str | None, str], float] = {}
     for word in words:
         pair, _, text = word.rpartition("=")
@@ -139,7 +155,9 @@ def switch_costs(words: Iterable[str], models: Sequence[str], jitter: float) -> 
             pairs[_pair(word, pair, models)] = seconds
         else:
             default = seconds
-    return HookTimes(default, pairs, jitter)
+    if default is None and recorded is not None:
+        return HookTimes(0.0, pairs, jitter, recorded.sleeps, recorded.wakes)
+    return HookTimes(DEFAULT_SWITCH_COST if default is None else default, pairs, jitter)
 
 
 def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]:

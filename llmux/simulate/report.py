@@ -4,20 +4,78 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from textwrap import fill
 
 from llmux.simulate.figures import Figures
+from llmux.simulate.recording import RecordedCosts
+from llmux.simulate.scripts import HookTimes
+from llmux.simulate.trace import Trace
 
-__all__ = ["as_json", "as_table", "duration"]
+__all__ = ["Assumptions", "about", "as_json", "as_table", "duration"]
 
 
-def as_json(results: Sequence[Figures]) -> str:
+@dataclass(frozen=True)
+class Assumptions:
+    """
+    What a simulation assumes of the machine, and where that comes from.
+
+    @ivar costs: how long hooks take.
+    @ivar slots: the number of requests that a model serves at once.
+    @ivar recorded: the costs that were taken from a log; None if they were not.
+    @ivar slots_recorded: whether the number of slots was taken from a log.
+    @ivar is_silent: there is a log, but no costs in it, and none were given.
+    """
+
+    costs: HookTimes
+    slots: int
+    recorded: RecordedCosts | None = None
+    slots_recorded: bool = False
+    is_silent: bool = False
+
+
+def as_json(results: Sequence[Figures], log: Figures | None, assumed: Assumptions) -> str:
     """
     Render figures as C{{"policies": [{"policy": ..., "wait_mean_s": ..., ...}]}}, with
     one line for each policy.
+
+    @param log: the figures that were recorded; the key C{recorded} has them, and the
+        key C{from_log} has what was taken from the log.
     """
     rows = ",\n".join("  " + json.dumps(asdict(result)) for result in results)
-    return f'{{"policies": [\n{rows}\n]}}'
+    more = ""
+    if log is not None:
+        taken: dict[str, object] = {}
+        if assumed.slots_recorded:
+            taken["slots"] = assumed.slots
+        if assumed.recorded is not None:
+            taken |= {"sleep_s": assumed.costs.sleeps, "wake_s": assumed.costs.wakes}
+        more = f',\n"recorded": {json.dumps(asdict(log))},\n"from_log": {json.dumps(taken)}'
+    return f'{{"policies": [\n{rows}\n]{more}}}'
+
+
+def about(trace: Trace, models: Sequence[str], assumed: Assumptions) -> str:
+    """Say what is simulated, what is assumed, and what of that comes from the log."""
+    costs = assumed.costs
+    requests = f"{len(trace.requests)} request{'s' * (len(trace.requests) != 1)}"
+    several = f"{len(models)} model{'s' * (len(models) != 1)}"
+    most = " (the most that the log has seen in a model)" if assumed.slots_recorded else ""
+    pairs = f" ({len(costs.pairs)} of them their own)" if costs.pairs else ""
+    first = f"{requests} for {several}, {assumed.slots} at once{most}; "
+    if assumed.recorded is None:
+        silent = ", since the log says nothing of switches" if assumed.is_silent else ""
+        return f"{first}a switch takes {duration(costs.default)}{pairs}{silent}\n"
+    some = [
+        f"{name} sleeps in {duration(costs.sleeps[name])} and wakes in "
+        f"{duration(costs.wakes[name])}"
+        for name in models
+    ]
+    lines = f"{first}scripts take what they took in the log{pairs}, the mean of "
+    lines += f"{assumed.recorded.switches} switches: {'; '.join(some)}"
+    if assumed.recorded.guessed:
+        guessed = ", ".join(assumed.recorded.guessed)
+        lines += f"; where the log has nothing ({guessed}), the mean of the others"
+    return fill(lines, 100, break_on_hyphens=False) + "\n"
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,14 @@
-"""The recorded or invented requests that a simulation runs: JSON, one request a line."""
+"""The recorded or invented requests that a simulation runs: JSON, one of them a line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
 import msgspec
 
-__all__ = ["Trace", "TraceError", "TraceRequest", "read_trace"]
+__all__ = ["RecordedSwitch", "Trace", "TraceError", "TraceRequest", "read_trace"]
 
 EPOCH_TIMES = 1e8
 """
@@ -35,6 +35,10 @@ class TraceRequest:
     @ivar think: seconds between that reply and this request.
     @ivar patience: seconds that the client waits for the service to begin, before
         the client gives up.
+    @ivar waited: seconds that the request waited when it was recorded; None if the trace
+        does not say.
+    @ivar answered: whether the request was answered when it was recorded.
+    @ivar left: whether the request left without having been forwarded.
     """
 
     model: str
@@ -43,6 +47,26 @@ class TraceRequest:
     after: int | None = None
     think: float = 0.0
     patience: float = inf
+    waited: float | None = None
+    answered: bool = True
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSwitch:
+    """
+    One switch that was recorded in a trace.
+
+    @ivar time: when the model was awake, in seconds from the beginning.
+    @ivar model: the model that woke; None if others were only put to sleep.
+    @ivar wake: the seconds that the wake took, with C{alive}'s yes; None if not recorded.
+    @ivar sleeps: the seconds that each of those took that were put to sleep for it.
+    """
+
+    time: float
+    model: str | None
+    wake: float | None
+    sleeps: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +76,23 @@ class Trace:
 
     @ivar followers: by the position of a request, the positions of the requests that
         are sent after its reply.
+    @ivar switches: the switches that were made when the trace was recorded.
     """
 
     requests: Sequence[TraceRequest]
     followers: dict[int, list[int]]
+    switches: Sequence[RecordedSwitch] = ()
 
     @classmethod
-    def of(cls, requests: Sequence[TraceRequest]) -> Trace:
+    def of(
+        cls, requests: Sequence[TraceRequest], switches: Sequence[RecordedSwitch] = ()
+    ) -> Trace:
         """Make a trace of requests whose C{after} are positions in this list."""
         followers: dict[int, list[int]] = {}
         for position, request in enumerate(requests):
             if request.after is not None:
                 followers.setdefault(request.after, []).append(position)
-        return cls(requests, followers)
+        return cls(requests, followers, switches)
 
     def models(self) -> list[str]:
         """The names of the models in the trace, sorted."""
@@ -81,22 +109,42 @@ class _Line(msgspec.Struct):
     after: str | int | None = None
     think_s: float = 0.0
     patience_s: float | None = None
+    waited_s: float | None = None
+    answered: bool = True
+    left: str | None = None
+
+
+class _SwitchLine(msgspec.Struct):
+    """The keys that the line of a switch may have; a line without C{switch} is a request."""
+
+    switch: str | msgspec.UnsetType | None = msgspec.UNSET
+    t: float | None = None
+    wake_s: float | None = None
+    sleep_s: dict[str, float] = {}
 
 
 def read_trace(lines: Iterable[bytes]) -> Trace:
     """
     Read a trace.  Blank lines are ignored, and the lines may be in any order.
 
-    @raise TraceError: a line is not a request, or C{after} names a request that no
-        line has.
+    @raise TraceError: a line is neither a request nor a switch, or C{after} names a
+        request that no line has.
     """
     decoder = msgspec.json.Decoder(_Line)
+    switch_decoder = msgspec.json.Decoder(_SwitchLine)
     read: list[tuple[int, _Line]] = []
+    switches: list[_SwitchLine] = []
     positions: dict[str | int, int] = {}
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         try:
+            if b'"switch"' in text:
+                switch = switch_decoder.decode(text)
+                if switch.switch is not msgspec.UNSET:
+                    _check_switch(number, switch)
+                    switches.append(switch)
+                    continue
             line = decoder.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TraceError(f"line {number}: {_plain(error)}") from None
@@ -111,7 +159,7 @@ def read_trace(lines: Iterable[bytes]) -> Trace:
         read.append((number, line))
     if not read:
         raise TraceError("no requests in it")
-    return _assemble(read, positions)
+    return _assemble(read, positions, switches)
 
 
 def _plain(error: Exception) -> str:
@@ -130,14 +178,32 @@ def _check(number: int, line: _Line) -> None:
         ("t", line.t),
         ("think_s", line.think_s),
         ("patience_s", line.patience_s),
+        ("waited_s", line.waited_s),
     ):
-        if value is not None and not (isfinite(value) and value >= 0):
-            raise TraceError(f"line {number}: `{key}` is {value:g}; give seconds, 0 or more")
+        _check_seconds(number, key, value)
     if line.t is None and line.after is None:
         raise TraceError(f"line {number}: neither `t` nor `after` says when it is sent")
 
 
-def _assemble(read: list[tuple[int, _Line]], positions: dict[str | int, int]) -> Trace:
+def _check_switch(number: int, line: _SwitchLine) -> None:
+    if line.t is None:
+        raise TraceError(f"line {number}: a switch without `t`")
+    _check_seconds(number, "t", line.t)
+    _check_seconds(number, "wake_s", line.wake_s)
+    for seconds in line.sleep_s.values():
+        _check_seconds(number, "sleep_s", seconds)
+
+
+def _check_seconds(number: int, key: str, value: float | None) -> None:
+    if value is not None and not (isfinite(value) and value >= 0):
+        raise TraceError(f"line {number}: `{key}` is {value:g}; give seconds, 0 or more")
+
+
+def _assemble(
+    read: list[tuple[int, _Line]],
+    positions: dict[str | int, int],
+    switches: list[_SwitchLine],
+) -> Trace:
     first = min(
         (line.t for _, line in read if line.after is None and line.t is not None), default=inf
     )
@@ -160,10 +226,18 @@ def _assemble(read: list[tuple[int, _Line]], positions: dict[str | int, int]) ->
                 after=after,
                 think=line.think_s,
                 patience=inf if line.patience_s is None else line.patience_s,
+                waited=line.waited_s,
+                answered=line.answered,
+                left=line.left is not None,
             )
         )
     _refuse_circles(read, requests)
-    return Trace.of(requests)
+    recorded = [
+        RecordedSwitch(line.t - begin, line.switch, line.wake_s, line.sleep_s)
+        for line in switches
+        if line.t is not None and line.switch is not msgspec.UNSET
+    ]
+    return Trace.of(requests, recorded)
 
 
 def _refuse_circles(read: list[tuple[int, _Line]], requests: list[TraceRequest]) -> None:
