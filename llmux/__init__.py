@@ -30,11 +30,14 @@ if TYPE_CHECKING:
         HookResult,
         IHookRunner,
         IRunningHook,
-        IScheduleContext,
+        IScheduleView,
         ISwitchPolicy,
         ISwitchPolicyFactory,
         PolicyContext,
-        PolicyDecision,
+        Rebind,
+        Reopen,
+        Stay,
+        Switch,
     )
     from llmux.policy.fifo import FifoPolicy
     from llmux.proxy.resource import ProxyResource
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from llmux.switching.phases import Phase
     from llmux.switching.settings import ModelSettings, SwitchSettings
     from llmux.switching.switcher import InFlightGuard, ModelStatus, ModelSwitcher, SwitchStatus
-    from llmux.switching.view import ScheduleContext
+    from llmux.switching.view import ScheduleView
 
 __all__ = [
     "Config",
@@ -55,7 +58,7 @@ __all__ = [
     "HookRunner",
     "IHookRunner",
     "IRunningHook",
-    "IScheduleContext",
+    "IScheduleView",
     "ISwitchPolicy",
     "ISwitchPolicyFactory",
     "InFlightGuard",
@@ -68,9 +71,12 @@ __all__ = [
     "Phase",
     "PolicyConfig",
     "PolicyContext",
-    "PolicyDecision",
     "ProxyResource",
-    "ScheduleContext",
+    "Rebind",
+    "Reopen",
+    "ScheduleView",
+    "Stay",
+    "Switch",
     "SwitchCostTracker",
     "SwitchError",
     "SwitchSettings",
@@ -99,15 +105,18 @@ _HOMES = {
         "HookResult",
         "IHookRunner",
         "IRunningHook",
-        "IScheduleContext",
+        "IScheduleView",
         "ISwitchPolicy",
         "ISwitchPolicyFactory",
         "PolicyContext",
-        "PolicyDecision",
+        "Switch",
+        "Stay",
+        "Reopen",
+        "Rebind",
     ),
     "llmux.policy.fifo": ("FifoPolicy",),
     "llmux.proxy.resource": ("ProxyResource",),
-    "llmux.switching.view": ("ScheduleContext",),
+    "llmux.switching.view": ("ScheduleView",),
     "llmux.daemon.service": ("make_service",),
     "llmux.switching.settings": ("ModelSettings", "SwitchSettings"),
     "llmux.switching.phases": ("Phase",),

@@ -65,9 +65,9 @@ def test_a_target_may_be_exchanged_for_one_that_fits() -> None:
     reserved = capacity.reserve("embed", NEEDS["embed"], ["chat"])
     assert reserved is not None
     capacity.hold("code", NEEDS["code"])
-    assert not capacity.rebind(reserved, "big", NEEDS["big"])
+    assert not capacity.rebind(reserved, "big", NEEDS["big"], ["chat"])
     assert reserved.target == "embed"
-    assert capacity.rebind(reserved, "x", {"gpu0": 24})
+    assert capacity.rebind(reserved, "x", {"gpu0": 24}, ["chat"])
     assert capacity.free("gpu0") == 0
 
 

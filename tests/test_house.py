@@ -28,6 +28,8 @@ FLOORS = {
     "backend": 1,
     "web": 1,
     "interfaces": 1,
+    "scheduling": 0.5,
+    "events": 0,
     "errors": 0,
     "similar_names": 0,
     "socket_path": 0,

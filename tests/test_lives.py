@@ -15,11 +15,13 @@ from zope.interface.verify import verifyObject
 
 from llmux.errors import HookFailed
 from llmux.interfaces import (
+    Decision,
     Forwarded,
     ISwitchPolicy,
     IWakeNotes,
-    PolicyDecision,
     PolicyEvent,
+    Reopen,
+    Stay,
 )
 from llmux.policy.fifo import FifoPolicy
 from llmux.switching.containment import ContainedPolicy
@@ -298,8 +300,8 @@ def test_no_guard_is_given_for_a_model_that_the_same_request_has_put_to_sleep() 
     class Fickle(FifoPolicy):
         stays = False
 
-        def decide(self, context: Any) -> PolicyDecision:
-            return PolicyDecision.stay() if self.stays else super().decide(context)
+        def decide(self, view: Any) -> Decision:
+            return Stay() if self.stays else super().decide(view)
 
     policy = Fickle()
     world = World(lambda: policy, drain_before_switch=False)
@@ -359,10 +361,10 @@ class Broken(FifoPolicy):
     def observe(self, event: PolicyEvent) -> None:
         raise ZeroDivisionError
 
-    def decide(self, context: Any) -> PolicyDecision:
+    def decide(self, view: Any) -> Decision:
         raise ZeroDivisionError
 
-    def admit(self, context: Any, request: Any) -> bool:
+    def admit(self, view: Any, request: Any) -> bool:
         raise ZeroDivisionError
 
     def estimates(self) -> Any:
@@ -405,10 +407,11 @@ def test_an_observer_that_raises_hurts_nobody(logged_failures: LoggedFailures) -
 
 def test_a_policy_that_changes_its_mind_for_ever_does_not_hold_up_the_reactor() -> None:
     class Mad(FifoPolicy):
-        def decide(self, context: Any) -> PolicyDecision:
-            if context.phase.value.startswith("drain"):
-                return PolicyDecision.reopen()
-            return super().decide(context)
+        def decide(self, view: Any) -> Decision:
+            for switch in view.switches:
+                if switch.phase is Phase.DRAINING:
+                    return Reopen(switch.number)
+            return super().decide(view)
 
     world = World(Mad)
     world.wake("a").finish()

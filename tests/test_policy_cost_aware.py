@@ -30,15 +30,18 @@ from llmux.policy.cost_aware import (
     CostAwareSettings,
 )
 from llmux.policy.knowledge import Knowledge, ModelKnowledge
+from llmux.policy.one_slot import OneSlotPolicy
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
 from tests.world import SLEEP, WAKE, Client, World
 
 
-def make(**values: float) -> CostAwarePolicy:
+def make(**values: float) -> OneSlotPolicy:
     weights = {name: values.pop(f"weight_{name}", 1.0) for name in "abc"}
-    return CostAwarePolicy(PolicyContext(weights=weights), CostAwareSettings(**values))
+    return OneSlotPolicy(
+        CostAwarePolicy(PolicyContext(weights=weights), CostAwareSettings(**values))
+    )
 
 
 def known(name: str) -> tuple[Callable[[PolicyEvent], None], ModelKnowledge]:
@@ -80,8 +83,8 @@ def test_the_policy_and_its_factory_provide_their_interfaces() -> None:
     factory = CostAwarePolicyFactory()
     assert verifyObject(ISwitchPolicyFactory, factory)
     context = PolicyContext(weights={"a": 1.0})
-    assert isinstance(factory.build(context, CostAwareSettings()), CostAwarePolicy)
-    assert isinstance(factory.build(context, None), CostAwarePolicy)
+    assert isinstance(factory.build(context, CostAwareSettings()), OneSlotPolicy)
+    assert isinstance(factory.build(context, None), OneSlotPolicy)
 
 
 def test_the_policy_is_found_as_a_plugin() -> None:
@@ -364,7 +367,7 @@ def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
     policy = CostAwarePolicy(
         context, CostAwareSettings(quantum=100.0, floor=0.0, initial_switch_cost_secs=10.0)
     )
-    at = World(lambda: policy, request_timeout=30.0)
+    at = World(lambda: OneSlotPolicy(policy), request_timeout=30.0)
     for name in "abc":
         at.hooks.script(name, WAKE, 5)
         at.hooks.script(name, SLEEP, 5)
@@ -453,7 +456,7 @@ def test_the_time_asleep_is_no_interval_between_completions() -> None:
     learn, model = known("a")
     for now in (10.0, 12.0, 112.0, 114.0):
         if now == 112.0:
-            learn(Woke(110.0, "a", "b", 5.0))
+            learn(Woke(110.0, "a", 0, ("b",), 5.0))
         learn(Forwarded(now - 1, "a", int(now), 0.0))
         learn(Completed(now, "a", int(now), 1.0, True))
     assert model.interval.seconds == pytest.approx(2)
@@ -504,7 +507,9 @@ def simulate(
     policy = CostAwarePolicy(
         PolicyContext(weights=dict.fromkeys(trace.models(), 1.0)), CostAwareSettings(**values)
     )
-    run = Run(trace, policy, trace.models(), HookTimes(cost), slots=10_000, seed=seed)
+    run = Run(
+        trace, OneSlotPolicy(policy), trace.models(), HookTimes(cost), slots=10_000, seed=seed
+    )
     return trace, run.go()
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
+import llmux.events
 import llmux.interfaces
+import llmux.scheduling
 from llmux.interfaces import Completed, ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +66,8 @@ def test_llmux_simulate_finds_the_policy_of_the_readme_as_a_plugin(
 def test_the_interfaces_export_each_public_name() -> None:
     module = ast.parse(Path(llmux.interfaces.__file__).read_text())
     defined = {node.name for node in module.body if isinstance(node, ast.ClassDef)}
+    for part in (llmux.events, llmux.scheduling):
+        defined |= {*part.__all__}
     for node in module.body:
         if isinstance(node, ast.Assign):
             defined |= {name.id for name in node.targets if isinstance(name, ast.Name)}

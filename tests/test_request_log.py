@@ -144,7 +144,7 @@ def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: 
     serve(log, 1, now=100.0, answered=False)
     log(Failed(110.0, "a", None, 110.0))
     serve(log, 2, now=900.0, answered=False)
-    log(Woke(1000.0, "a", None, 100.0))
+    log(Woke(1000.0, "a", 0, (), 100.0))
     # The first has come back, the second has not.
     log(Forwarded(1000.0, "a", 3, 900.0))
     log(Completed(1001.0, "a", 3, 1.0, True))
@@ -173,7 +173,7 @@ def test_those_who_left(file: Path) -> None:
 def test_cut_short(file: Path) -> None:
     log = make(file)
     serve(log, 1, answered=False)
-    log(Woke(1.0, "a", None, 1.0))
+    log(Woke(1.0, "a", 0, (), 1.0))
     log.close()
     [line] = lines(file)
     assert not line["answered"]

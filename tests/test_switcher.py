@@ -10,7 +10,16 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llmux.errors import ModelNotFound, NotReady
-from llmux.interfaces import HookKind, IScheduleContext, ISwitchPolicy, PolicyDecision
+from llmux.interfaces import (
+    Decision,
+    HookKind,
+    IScheduleView,
+    ISwitchPolicy,
+    Rebind,
+    Reopen,
+    Stay,
+    Switch,
+)
 from llmux.policy.fifo import FifoPolicy
 from tests.world import ALIVE, SLEEP, WAKE, Active, Idle, Switching, World
 
@@ -211,16 +220,22 @@ class Scripted(FifoPolicy):
     """FIFO, until it is told what to say."""
 
     def __init__(self) -> None:
-        self.says: PolicyDecision | None = None
+        super().__init__()
+        self.says: list[Decision] = []
+        self.stays = False
         self.admits = False
-        self.asked: list[str] = []
+        self.asked = 0
+        self.saw_drained = False
 
-    def decide(self, context: IScheduleContext) -> PolicyDecision:
-        self.asked.append(context.phase.value)
-        return super().decide(context) if self.says is None else self.says
+    def decide(self, view: IScheduleView) -> Decision:
+        self.asked += 1
+        self.saw_drained = self.saw_drained or any(s.drained for s in view.switches)
+        if self.says:
+            return self.says.pop(0)
+        return Stay() if self.stays else super().decide(view)
 
-    def admit(self, context: IScheduleContext, request: object) -> bool:
-        assert context.awake is not None
+    def admit(self, view: IScheduleView, request: object) -> bool:
+        assert view.switches
         return self.admits
 
 
@@ -250,11 +265,12 @@ def test_a_policy_may_reopen_a_drain() -> None:
     first = world.wake("a")
     other = world.ask("b")
     late = world.ask("a")
-    policy.says = PolicyDecision.reopen()
+    policy.says = [Reopen(2)]
+    policy.stays = True
     world.ask("c")
     assert late.served
     assert world.state() == Active("a")
-    policy.says = None
+    policy.stays = False
     first.finish()
     late.finish()
     world.advance(3)
@@ -266,41 +282,43 @@ def test_a_policy_may_rebind_a_drain() -> None:
     first = world.wake("a")
     for model in "bc":
         world.ask(model)
-    policy.says = PolicyDecision.switch("c")
+    policy.says = [Rebind(2, "c", 0, ("a",)), Stay()]
     first.finish()
-    policy.says = None
     world.advance(2)
     assert world.switches() == ["+a", "-a", "+c"]
-    assert "drained" in policy.asked
+    assert policy.saw_drained
 
 
 def test_a_policy_is_asked_again_when_it_wants_to_be() -> None:
     world, policy = scripted()
     world.wake("a").finish()
-    policy.says = PolicyDecision.stay(world.clock.seconds() + 7)
+    policy.says = [Stay(world.clock.seconds() + 7)]
     other = world.ask("b")
-    policy.says = None
     world.advance(6)
     assert other.waits and world.state() == Active("a")
     world.advance(3.1)
     assert other.served
 
 
-def test_a_policy_whose_answer_holds_is_not_asked_at_each_request() -> None:
+def test_a_policy_is_not_asked_at_each_request_of_a_busy_model() -> None:
     world, policy = scripted()
     held = world.wake("a")
     until = world.clock.seconds() + 50
-    policy.says = PolicyDecision.stay(until, holds_while_busy=True)
+    policy.says = [Stay(until)]
+    policy.stays = True
     world.ask("b")
-    policy.asked.clear()
+    policy.asked = 0
     for _ in range(10):
         world.ask("a").finish()
-    assert policy.asked == []
+    assert policy.asked == 0
     world.ask("b")
-    assert len(policy.asked) == 1, "another model's queue has changed"
+    assert policy.asked == 1, "another model's queue has changed"
     held.finish()
-    assert len(policy.asked) == 2, "the awake model has emptied"
-    policy.says = None
+    assert policy.asked == 2, "the awake model has emptied"
+    held = world.ask("a")
+    assert policy.asked == 3, "the awake model is busy again"
+    held.finish()
+    policy.stays = False
     world.advance(60)
     assert world.state() == Active("b")
 
@@ -308,21 +326,40 @@ def test_a_policy_whose_answer_holds_is_not_asked_at_each_request() -> None:
 @pytest.mark.parametrize(
     "says",
     [
-        PolicyDecision.switch("nobody"),
-        PolicyDecision.switch("c"),
-        PolicyDecision.switch("a"),
-        PolicyDecision.stay(float("nan")),
+        Switch("nobody"),
+        Switch("c", 0, ("a",)),
+        Switch("a"),
+        Switch("b"),
+        Switch("b", 1, ("a",)),
+        Switch("b", 0, ("a", "a")),
+        Switch("b", 0, ("c",)),
+        Rebind(7, "b", 0, ("a",)),
+        Reopen(1),
+        Stay(float("nan")),
         "b",
         None,
     ],
-    ids=["unknown", "not wanted", "awake", "no time", "no decision", "nothing"],
+    ids=[
+        "unknown",
+        "not wanted",
+        "awake",
+        "no room",
+        "no such place",
+        "a victim twice",
+        "a victim that sleeps",
+        "no such switch",
+        "a switch that is over",
+        "no time",
+        "no decision",
+        "nothing",
+    ],
 )
 def test_a_question_that_is_answered_with_nonsense_is_answered_by_fifo(
     says: Any,
 ) -> None:
     world, policy = scripted()
     world.wake("a").finish()
-    policy.decide = lambda context: says  # type: ignore[method-assign]  # that is the point
+    policy.decide = lambda view: says  # type: ignore[method-assign]  # that is the point
     client = world.ask("b")
     world.advance(5)
     assert client.served
@@ -333,10 +370,10 @@ def test_a_question_that_is_answered_with_nonsense_is_answered_by_fifo(
 def test_nobody_is_asked_when_nobody_waits() -> None:
     world, policy = scripted()
     client = world.wake("a")
-    policy.asked.clear()
+    policy.asked = 0
     client.finish()
     world.wake("a").finish()
-    assert policy.asked == []
+    assert policy.asked == 0
 
 
 def test_stopping_at_rest() -> None:
@@ -364,4 +401,4 @@ def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
 
 
 def test_the_view_is_what_policies_are_promised() -> None:
-    verifyObject(IScheduleContext, World().switcher._questions._context)
+    verifyObject(IScheduleView, World().switcher._questions.view)

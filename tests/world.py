@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmux.interfaces import (
+    ONE_SLOT,
     HookKind,
     ISwitchPolicy,
     IWakeNotes,
+    Needs,
     PolicyContext,
     PolicyEvent,
     Slept,
@@ -77,7 +79,8 @@ class Client:
         deferred.addCallbacks(self._got, self._failed)
 
     def _got(self, guard: InFlightGuard) -> None:
-        assert self.world.switches()[-1] == f"+{self.model}", f"{self.model} is not awake"
+        own = [change for change in self.world.switches() if change[1:] == self.model]
+        assert own[-1] == f"+{self.model}", f"{self.model} is not awake"
         assert guard.model == self.model
         self.guard = guard
         guard.on_abort = self.aborted.append
@@ -125,6 +128,8 @@ class World:
     """
     Three models a, b and c, all asleep; hooks take a second each unless
     scripted otherwise.
+
+    @param places: of each model its places, for several models awake at a time.
     """
 
     def __init__(
@@ -136,6 +141,8 @@ class World:
         wake_limit: float = 100.0,
         interrupted: Iterable[str] = (),
         own: dict[str, Any] | None = None,
+        resources: Needs = ONE_SLOT,
+        places: Mapping[str, Sequence[Needs]] | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -150,9 +157,15 @@ class World:
             self.clock,
             self.hooks,
             policy(),
-            dict.fromkeys(models, ModelSettings(wake_limit, **(own or {}))),
+            {
+                model: ModelSettings(
+                    wake_limit, places=(places or {}).get(model, (ONE_SLOT,)), **(own or {})
+                )
+                for model in models
+            },
             SwitchSettings(**settings),
             observers=[self.events.append],
+            resources=resources,
             wake_notes=Notes(frozenset(interrupted)) if interrupted else None,
         )
         if start:

@@ -42,17 +42,17 @@ import msgspec
 from zope.interface import implementer
 
 from llmux.interfaces import (
+    ONE_SLOT,
     Estimate,
-    IScheduleContext,
     ISwitchPolicy,
     ISwitchPolicyFactory,
     PolicyContext,
-    PolicyDecision,
     PolicyEvent,
-    SlotPhase,
     WaitingRequest,
 )
+from llmux.policy.fifo import FifoPolicy
 from llmux.policy.knowledge import Knowledge, ModelKnowledge
+from llmux.policy.one_slot import OneSlotContext, OneSlotPolicy, PolicyDecision, SlotPhase
 
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
@@ -113,7 +113,6 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
                 raise ValueError(f"{key} must be {least:g} or more, not {value:g}")
 
 
-@implementer(ISwitchPolicy)
 class CostAwarePolicy:
     """
     The policy stays at a model as long as that costs those who wait for other
@@ -147,7 +146,7 @@ class CostAwarePolicy:
 
     # ------------------------------------------------------------- deciding
 
-    def decide(self, context: IScheduleContext) -> PolicyDecision:
+    def decide(self, context: OneSlotContext) -> PolicyDecision:
         """See L{ISwitchPolicy.decide}."""
         wanted = context.wanted()
         awake = context.awake
@@ -170,7 +169,7 @@ class CostAwarePolicy:
 
     def _when_busy(
         self,
-        context: IScheduleContext,
+        context: OneSlotContext,
         wanted: Sequence[str],
         awake: str,
         target: str,
@@ -191,7 +190,7 @@ class CostAwarePolicy:
         return PolicyDecision.switch(target)
 
     def _when_empty(
-        self, context: IScheduleContext, wanted: Sequence[str], awake: str, target: str
+        self, context: OneSlotContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
         """
         Decide about an awake model that has nothing to do: to linger pays if the wait
@@ -219,7 +218,7 @@ class CostAwarePolicy:
             return PolicyDecision.stay(until)
         return PolicyDecision.switch(target)
 
-    def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
+    def admit(self, context: OneSlotContext, request: WaitingRequest) -> bool:
         """See L{ISwitchPolicy.admit}.  This is the door."""
         wanted = context.wanted()
         if not wanted:
@@ -247,7 +246,7 @@ class CostAwarePolicy:
         return extra * self._toll(context, wanted, absence) < model.weight * absence
 
     def _keeps_pace(
-        self, context: IScheduleContext, wanted: Sequence[str], model: ModelKnowledge
+        self, context: OneSlotContext, wanted: Sequence[str], model: ModelKnowledge
     ) -> bool:
         """
         Whether the draining model answers faster than llmux does on the whole, so
@@ -270,7 +269,7 @@ class CostAwarePolicy:
         overall = self._knowledge.pace.per_second(context.now) * weighted / waiting
         return here > self._settings.pace * overall
 
-    def _toll(self, context: IScheduleContext, wanted: Sequence[str], absence: float) -> float:
+    def _toll(self, context: OneSlotContext, wanted: Sequence[str], absence: float) -> float:
         """The cost of one more second of drain to all waiters, in weighted seconds."""
         toll = 0.0
         scale = absence**-2 if absence else 0.0
@@ -283,14 +282,14 @@ class CostAwarePolicy:
 
     # ------------------------------------------------------------- choosing
 
-    def _pick(self, context: IScheduleContext, wanted: Sequence[str], drain: float) -> str:
+    def _pick(self, context: OneSlotContext, wanted: Sequence[str], drain: float) -> str:
         """The model of the oldest demand if that starves, else that of the largest index."""
         oldest = min(wanted, key=lambda name: self._demand_since(context, name))
         if self._starves_at(context, oldest, drain) <= context.now + TICK:
             return oldest
         return max(wanted, key=lambda name: self._index(context, name))
 
-    def _index(self, context: IScheduleContext, name: str) -> float:
+    def _index(self, context: OneSlotContext, name: str) -> float:
         """
         How urgent a model is: the sum of its waiters' ages, over the seconds until
         half of them will have been served (after Duenyas and Van Oyen, 1996).
@@ -307,12 +306,12 @@ class CostAwarePolicy:
         )
         return model.weight * ages / work if work else model.weight * ages
 
-    def _demand_since(self, context: IScheduleContext, name: str) -> float:
+    def _demand_since(self, context: OneSlotContext, name: str) -> float:
         since = self._models[name].demand_since
         return context.oldest(name) if since is None else since
 
     def _starves_at(
-        self, context: IScheduleContext, name: str, drain: float, *, at_most: bool = False
+        self, context: OneSlotContext, name: str, drain: float, *, at_most: bool = False
     ) -> float:
         """
         The time at which the model's demand reaches the limit.
@@ -338,7 +337,7 @@ class CostAwarePolicy:
 
     def _absence(
         self,
-        context: IScheduleContext,
+        context: OneSlotContext,
         wanted: Sequence[str],
         awake: str,
         target: str,
@@ -355,7 +354,7 @@ class CostAwarePolicy:
             previous = name
         return seconds + self._cost(context, previous, awake)
 
-    def _drain(self, context: IScheduleContext) -> float:
+    def _drain(self, context: OneSlotContext) -> float:
         """The expected seconds until the awake model has nothing in flight."""
         awake = context.awake
         if awake is None or not self._drains:
@@ -363,7 +362,7 @@ class CostAwarePolicy:
         model = self._models[awake]
         return model.in_flight.drain(context.now, model.service)
 
-    def _cost(self, context: IScheduleContext, source: str | None, target: str) -> float:
+    def _cost(self, context: OneSlotContext, source: str | None, target: str) -> float:
         known = context.switch_cost(source, target)
         return self._knowledge.costs.guess(target) if known is None else known
 
@@ -393,4 +392,7 @@ class CostAwarePolicyFactory:
 
     def build(self, context: PolicyContext, settings: Any) -> ISwitchPolicy:
         """See L{ISwitchPolicyFactory.build}."""
-        return CostAwarePolicy(context, CostAwareSettings() if settings is None else settings)
+        if context.resources != ONE_SLOT:
+            return FifoPolicy(context)
+        settings = CostAwareSettings() if settings is None else settings
+        return OneSlotPolicy(CostAwarePolicy(context, settings))

@@ -68,7 +68,7 @@ class Adoption(Story):
             model.step(Event.FOUND_UNSURE, self.now())
             stage.clean_up(model)
         self._known()
-        while any(stage.capacity.overdrawn(model.settings.needs) for model in awake):
+        while any(stage.capacity.overdrawn(model.needs) for model in awake):
             await self._more_room()
             if stage.stopping:
                 break
@@ -114,16 +114,12 @@ class Adoption(Story):
             elif answer is Answer.UNKNOWN:
                 unsure.append(model)
         total = self.stage.capacity.total
-        held = {
-            name: sum(model.settings.needs.get(name, 0) for model in awake) for name in total
-        }
+        held = {name: sum(model.needs.get(name, 0) for model in awake) for name in total}
         overdrawn = {name for name, amount in held.items() if amount > total[name]}
         surplus = [
             model
             for model in awake
-            if any(
-                amount and name in overdrawn for name, amount in model.settings.needs.items()
-            )
+            if any(amount and name in overdrawn for name, amount in model.needs.items())
         ]
         order = {model.name: place for place, model in enumerate(self.models)}
         return (
@@ -137,7 +133,7 @@ class Adoption(Story):
         model.step(Event.FOUND_AWAKE, now)
         model.woke_at = now
         model.answered = False
-        self.stage.tell(Woke(now, model.name, None, None))
+        self.stage.tell(Woke(now, model.name, model.place, (), None))
         self.stage.serve(model)
 
     async def _more_room(self) -> None:

@@ -8,15 +8,22 @@ estimate enters it, and nothing is woken without room in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["ONE_SLOT", "Capacity", "CapacityError", "Needs", "Reservation"]
+from llmux.scheduling import ONE_SLOT, Amount, Needs
 
-Needs = Mapping[str, int]
-"""Amounts by the names of resources."""
+__all__ = ["ONE_SLOT", "Capacity", "CapacityError", "Needs", "Reservation", "all_places"]
 
-ONE_SLOT: Needs = {"gpu": 1}
-"""The only resource, where none are configured; then every model needs all of it."""
+
+def all_places(places: Sequence[Needs]) -> Needs:
+    """Add up the places: what a model holds whose place nobody knows."""
+    if len(places) == 1:
+        return places[0]
+    total: dict[str, Amount] = {}
+    for needs in places:
+        for name, amount in needs.items():
+            total[name] = total.get(name, 0) + amount
+    return total
 
 
 class CapacityError(RuntimeError):
@@ -47,31 +54,40 @@ class Capacity:
 
     Only models that are found awake at start may hold more than there is;
     while a resource is overdrawn nothing can be reserved of it.
+
+    @ivar total: how much there is of each resource.
     """
 
     def __init__(self, total: Needs) -> None:
         self.total = dict(total)
         self._held: dict[str, Needs] = {}
+        # Of each resource what is not held: kept up to date, not added up at each question.
+        self._left: dict[str, Amount] = dict(total)
         self._reservations: set[Reservation] = set()
 
-    def holders(self) -> Iterable[str]:
-        """The names of the models that hold something."""
+    def holders(self) -> Collection[str]:
+        """The names of the models that hold something, in the order in which they took it."""
         return self._held.keys()
 
     def held(self, model: str) -> Needs:
         """What the model holds; nothing if it is asleep."""
         return self._held.get(model, {})
 
-    def free(self, resource: str) -> int:
+    def free(self, resource: str) -> Amount:
         """What is neither held nor claimed; below 0 only while it is overdrawn at start."""
-        held = sum(needs.get(resource, 0) for needs in self._held.values())
-        claimed = sum(self._claim(each, resource) for each in self._reservations)
-        return self.total[resource] - held - claimed
+        left = self._left[resource]
+        for each in self._reservations:
+            left -= self._claim(each, resource)
+        return left
 
-    def _claim(self, reservation: Reservation, resource: str) -> int:
+    def _claim(self, reservation: Reservation, resource: str) -> Amount:
         """What the reservation needs beyond what its victims hold still."""
-        own = sum(self.held(victim).get(resource, 0) for victim in reservation.victims)
-        return max(0, reservation.needs.get(resource, 0) - own)
+        needed = reservation.needs.get(resource, 0)
+        return max(0, needed - self._given(reservation.victims, resource)) if needed else 0
+
+    def _given(self, victims: Iterable[str], resource: str) -> Amount:
+        """What the victims hold of the resource, and will give back."""
+        return sum(self.held(victim).get(resource, 0) for victim in victims)
 
     def overdrawn(self, needs: Needs) -> bool:
         """More is held of one of these resources than there is of it."""
@@ -82,11 +98,16 @@ class Capacity:
         if model in self._held:
             raise CapacityError(f"{model} holds its needs already")
         self._held[model] = dict(needs)
+        for name, amount in needs.items():
+            self._left[name] -= amount
 
     def release(self, model: str) -> None:
         """The model is asleep: what it held goes to who has reserved it, or is free."""
-        if self._held.pop(model, None) is None:
+        held = self._held.pop(model, None)
+        if held is None:
             raise CapacityError(f"{model} holds nothing")
+        for name, amount in held.items():
+            self._left[name] += amount
 
     def reserve(
         self, target: str, needs: Needs, victims: Iterable[str] = ()
@@ -99,31 +120,35 @@ class Capacity:
             another switch already.
         """
         wanted = frozenset(victims)
-        if any(wanted & each.victims for each in self._reservations):
+        if not self._suffices(needs, wanted):
             return None
-        for name, amount in needs.items():
-            own = sum(self.held(victim).get(name, 0) for victim in wanted)
-            if amount and self.free(name) + own < amount:
-                return None
         reservation = Reservation(target, needs, wanted)
         self._reservations.add(reservation)
         return reservation
 
-    def rebind(self, reservation: Reservation, target: str, needs: Needs) -> bool:
-        """
-        Have the room serve another target.
-
-        @return: False if the room does not suffice for that; nothing has changed then.
-        """
-        self._reservations.remove(reservation)
-        fits = all(
-            self.free(name) + sum(self.held(v).get(name, 0) for v in reservation.victims)
-            >= amount
+    def _suffices(self, needs: Needs, victims: frozenset[str]) -> bool:
+        if any(victims & each.victims for each in self._reservations):
+            return False
+        return all(
+            self.free(name) + self._given(victims, name) >= amount
             for name, amount in needs.items()
             if amount
         )
+
+    def rebind(
+        self, reservation: Reservation, target: str, needs: Needs, victims: Iterable[str]
+    ) -> bool:
+        """
+        Have a reservation serve another target, or get its room from other victims.
+
+        @return: False if that room does not suffice; nothing has changed then.
+        """
+        wanted = frozenset(victims)
+        self._reservations.remove(reservation)
+        fits = self._suffices(needs, wanted)
         if fits:
             reservation.target, reservation.needs = target, needs
+            reservation.victims = wanted
         self._reservations.add(reservation)
         return fits
 

@@ -13,15 +13,16 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llmux.interfaces import (
+    Decision,
     Estimate,
-    IScheduleContext,
+    IScheduleView,
     ISwitchPolicy,
-    PolicyDecision,
     PolicyEvent,
     WaitingRequest,
 )
 from llmux.monitoring.metrics import Metrics
 from llmux.policy.fifo import FifoPolicy
+from llmux.switching.answers import problem_with
 
 __all__ = ["ContainedPolicy"]
 
@@ -50,14 +51,14 @@ class ContainedPolicy:
         self.observed: frozenset[type[Any]] = frozenset(policy.observed)
         self.observe: Callable[[PolicyEvent], None] = policy.observe
 
-    def decide(self, context: IScheduleContext) -> PolicyDecision:
-        """See L{ISwitchPolicy.decide}.  A target is always one that may be woken now."""
+    def decide(self, view: IScheduleView) -> Decision:
+        """See L{ISwitchPolicy.decide}.  What the answer asks for can always be done."""
         try:
-            decision = self.policy.decide(context)
-            problem = _nonsense(decision, context)
+            decision = self.policy.decide(view)
+            problem = problem_with(decision, view)
         except Exception:
             self._failed("decide", "the policy raised in decide; FIFO answers")
-            return self._instead.decide(context)
+            return self._instead.decide(view)
         if problem is None:
             return decision
         self._metrics.policy_failed("nonsense")
@@ -67,15 +68,15 @@ class ContainedPolicy:
                 event="policy_failed",
                 problem=problem,
             )
-        return self._instead.decide(context)
+        return self._instead.decide(view)
 
-    def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
+    def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
         """See L{ISwitchPolicy.admit}."""
         try:
-            return bool(self.policy.admit(context, request))
+            return bool(self.policy.admit(view, request))
         except Exception:
             self._failed("admit", "the policy raised in admit; FIFO answers")
-            return self._instead.admit(context, request)
+            return self._instead.admit(view, request)
 
     def estimates(self) -> Iterable[Estimate]:
         """See L{ISwitchPolicy.estimates}."""
@@ -113,19 +114,3 @@ class ContainedPolicy:
             return False
         self._said_at[question] = now
         return True
-
-
-def _nonsense(decision: object, context: IScheduleContext) -> str | None:
-    """Why the answer makes no sense; None if it does."""
-    if not isinstance(decision, PolicyDecision):
-        return f"{type(decision).__name__} is no PolicyDecision"
-    target = decision.target
-    if decision.reopens:
-        # Where nothing drains this is the same as to stay.
-        return None
-    if target is not None and target not in context.wanted():
-        return f"a switch to {target!r}, which cannot be woken now"
-    at = decision.ask_again_at
-    if at is not None and (not isinstance(at, int | float) or at != at):
-        return f"{at!r} is no time"
-    return None

@@ -11,9 +11,10 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from llmux.interfaces import WaitingRequest
+from llmux.interfaces import Needs, WaitingRequest
 from llmux.monitoring.metrics import Histogram
 from llmux.switching.backoff import Backoff
+from llmux.switching.capacity import all_places
 from llmux.switching.phases import Event, Phase, step
 from llmux.switching.settings import ModelSettings
 
@@ -116,6 +117,8 @@ class Model:
     @ivar settings: what is particular to it.
     @ivar phase: where in its life it is.
     @ivar since: when it came to this phase.
+    @ivar place: the number of the place where it is; None if it is asleep, or
+        nobody knows.
     @ivar open: it is awake and gives guards at once; then nobody waits.
     @ivar guards: of the requests that are in flight to it.
     @ivar woke_at: when it last woke.
@@ -144,6 +147,7 @@ class Model:
         "name",
         "open",
         "phase",
+        "place",
         "said_yes",
         "settings",
         "since",
@@ -159,6 +163,7 @@ class Model:
         self.settings = settings
         self.phase = Phase.UNKNOWN
         self.since = 0.0
+        self.place: int | None = None
         self.open = False
         self.guards: set[InFlightGuard] = set()
         self.woke_at = 0.0
@@ -184,6 +189,16 @@ class Model:
         self.phase = step(self.phase, event)
         self.since = now
         self.open = False
+
+    @property
+    def needs(self) -> Needs:
+        """What the model holds, if it is not asleep."""
+        places = self.settings.places
+        return all_places(places) if self.place is None else places[self.place]
+
+    def may_sleep_from(self, min_active: float) -> float:
+        """The time from which the model, which is awake, may be put to sleep for another."""
+        return max(self.woke_at + min_active, self.sleep_backoff.until)
 
     # ------------------------------------------------------------ its waiters
 

@@ -12,28 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from llmux.scheduling import Phase
+
 __all__ = ["TABLE", "Event", "ImpossibleEvent", "Phase", "step"]
-
-
-class Phase(Enum):
-    """The phases of a model."""
-
-    UNKNOWN = "unknown"
-    """llmux has not found out yet whether the model is awake."""
-    ASLEEP = "asleep"
-    """The model holds nothing."""
-    WAKING = "waking"
-    """The wake hook runs, or the model is asked whether it is up."""
-    AWAKE = "awake"
-    """The model serves: a request gets its guard at once."""
-    DRAINING = "draining"
-    """The model finishes what it has in flight; then it goes to sleep for another."""
-    SLEEPING = "sleeping"
-    """The sleep hook runs."""
-    CHECKING = "checking"
-    """The backend is in doubt: the model is asked whether it is alive."""
-    UNCERTAIN = "uncertain"
-    """The model may be awake and must not be: its sleep hook cleans up."""
 
 
 class Event(Enum):

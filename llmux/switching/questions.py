@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from llmux.interfaces import SlotPhase
+from llmux.interfaces import Decision, Phase, Rebind, Reopen, Stay, Switch
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.model import INFINITY, Model, Waiter
-from llmux.switching.phases import Phase
 from llmux.switching.story import Stage
 from llmux.switching.transition import Transition
-from llmux.switching.view import ScheduleContext
+from llmux.switching.view import ScheduleView
 
 __all__ = ["Questions"]
 
@@ -27,14 +26,10 @@ _MOST_ROUNDS = 1000
 class Questions:
     """
     Asks the policy when its answer may be another than before, and begins the
-    switch that it wants.
+    switches that it wants.
 
-    @ivar quiet_until: until then the answer would be the same, unless something
-        changes for a model that is not awake; or, if not C{held_back}, the
-        awake model empties.
-    @ivar held_back: the policy is not even asked: a back-off, or a model that
-        has not been awake for long enough.
     @ivar asking: a question is being put, or questions are held.
+    @ivar view: what the policy sees.
     """
 
     _log = Logger()
@@ -50,24 +45,25 @@ class Questions:
         @param wanted: the models that somebody waits for; others change this.
         @param transitions: the switches under way; others change this.
         """
-        self.quiet_until = 0.0
-        self.held_back = False
         self.asking = False
+        self.view = ScheduleView(
+            stage.models, wanted, stage.capacity, transitions, stage.settings.min_active
+        )
         self._stage = stage
         self._policy = policy
         self._wanted = wanted
         self._transitions = transitions
-        self._context = ScheduleContext(stage.models, wanted, stage.costs)
+        self._begun = 0
         self._ask_again = False
         self._next: IDelayedCall | None = None
-        self._said_held_until = 0.0
+        self._said_held_until: dict[str, float] = {}
 
-    def is_admitted(self, model: Model, waiter: Waiter, now: float) -> bool:
+    def is_admitted(self, waiter: Waiter, now: float) -> bool:
         """A request arrives for a model that drains: whether the policy lets it in."""
         for transition in self._transitions:
-            if model in transition.victims:
-                self._context.look(now, SlotPhase.DRAINING, model, transition.target)
-                return self._policy.admit(self._context, waiter)
+            if waiter.state in transition.victims:
+                self.view.look(now)
+                return self._policy.admit(self.view, waiter)
         return False
 
     @contextmanager
@@ -90,119 +86,108 @@ class Questions:
             while self._ask_again:
                 self._ask_again = False
                 rounds += 1
+                now = self._stage.clock.seconds()
                 if rounds > _MOST_ROUNDS:
                     # A policy that starts a switch and calls it off, over and over.
                     self._policy.goes_in_circles()
-                    self._ask_at(self._stage.clock.seconds() + 1.0, self._stage.clock.seconds())
+                    self._ask_at(now + 1.0, now)
                     break
-                self._ask_what_matters()
+                self._ask_what_matters(now)
         finally:
             self.asking = False
 
-    def _ask_what_matters(self) -> None:
+    def _ask_what_matters(self, now: float) -> None:
         drains = False
-        for transition in list(self._transitions):
+        for transition in self._transitions:
             phase = transition.phase
             if phase is Phase.DRAINING:
                 drains = True
-                self._ask_while_draining(transition, self._stage.clock.seconds())
             elif phase is Phase.WAKING:
-                transition.somebody_waits(bool(transition.target.waiting) or not self._wanted)
-        if self._wanted and not drains and not self._stage.stopping:
-            awake = None
-            for name in self._stage.capacity.holders():
-                awake = self._stage.models[name]
-                if awake.phase is not Phase.AWAKE:
-                    # A story moves it, whose end will be the reason to ask.
-                    return
-            self._ask(awake, self._stage.clock.seconds())
-
-    def _ask(self, awake: Model | None, now: float) -> None:
-        context = self._context
-        context.look(now, SlotPhase.IDLE if awake is None else SlotPhase.AWAKE, awake, None)
-        held_until = 0.0
-        if not context.wanted():
-            held_until = self._next_backoff_end(now)
-        elif awake is not None:
-            held_until = max(
-                awake.woke_at + self._stage.settings.min_active, awake.sleep_backoff.until
-            )
-            if now < awake.sleep_backoff.until:
-                self._say_held_back(awake, context.wanted())
-        if now < held_until:
-            self.quiet_until = held_until
-            self.held_back = True
-            self._ask_at(held_until, now)
+                target = transition.target
+                transition.somebody_waits(
+                    bool(target.waiting) or not self._stage.who_waits_for_room_of(target)
+                )
+        if self._stage.stopping or not (drains or self._wanted):
             return
-        self.held_back = False
-        decision = self._policy.decide(context)
-        if decision.target is not None:
-            self.quiet_until = 0.0
-            self._switch(self._wanted[decision.target], awake)
+        view = self.view
+        view.look(now)
+        if not (drains or view.wanted()):
+            self._ask_at(view.next_time(), now)
             return
-        again = INFINITY if decision.ask_again_at is None else decision.ask_again_at
-        self.quiet_until = again if decision.holds_while_busy else 0.0
-        self._ask_at(min(again, self._next_backoff_end(now)), now)
+        decision = self._policy.decide(view)
+        if isinstance(decision, Stay):
+            self._stay(decision, now)
+        else:
+            # What was to be asked later is asked now, about another state of things.
+            self.cancel()
+            self._ask_again = True
+            self._carry_out(decision)
 
-    def _switch(self, target: Model, victim: Model | None) -> None:
-        victims = [] if victim is None else [victim]
-        reservation = self._stage.capacity.reserve(
-            target.name, target.settings.needs, [model.name for model in victims]
-        )
-        if reservation is not None:
-            Transition(self._stage, target, victims, reservation).begin()
-
-    def _say_held_back(self, awake: Model, waiting: Sequence[str]) -> None:
-        until = awake.sleep_backoff.until
-        if self._said_held_until != until:
-            self._said_held_until = until
-            self._log.warn(
-                "requests for {waiting} wait because {model} did not go to sleep; it is tried "
-                "again in {retry_secs:.0f} s",
-                event="sleep_held_back",
-                model=awake.name,
-                waiting=", ".join(waiting),
-                retry_secs=until - self._stage.clock.seconds(),
+    def _carry_out(self, decision: Decision) -> None:
+        models = self._stage.models
+        if isinstance(decision, Switch):
+            target = models[decision.target]
+            reservation = self._stage.capacity.reserve(
+                target.name, target.settings.places[decision.place], decision.victims
             )
+            assert reservation is not None, "each answer has been checked"
+            self._begun += 1
+            Transition(
+                self._stage,
+                self._begun,
+                target,
+                decision.place,
+                [models[name] for name in decision.victims],
+                reservation,
+            ).begin()
+        elif isinstance(decision, Rebind):
+            self._transition(decision.switch).rebind(
+                models[decision.target],
+                decision.place,
+                [models[name] for name in decision.victims],
+            )
+        elif isinstance(decision, Reopen):
+            self._transition(decision.switch).call_off()
 
-    def _ask_while_draining(self, transition: Transition, now: float) -> None:
-        drained = transition.is_drained()
-        context = self._context
-        phase = SlotPhase.DRAINED if drained else SlotPhase.DRAINING
-        context.look(now, phase, transition.victims[0], transition.target)
-        wanted = context.wanted()
-        if not wanted:
-            # Those who lost patience would never be served if their loss of
-            # it called off each drain that is longer than that.
-            if not transition.outwaited:
+    def _transition(self, number: int) -> Transition:
+        return next(each for each in self._transitions if each.number == number)
+
+    def _stay(self, decision: Stay, now: float) -> None:
+        """The policy has had its say: switches that have drained go on."""
+        view = self.view
+        drained = {switch.number for switch in view.switches if switch.drained}
+        for transition in list(self._transitions):
+            if transition.phase is not Phase.DRAINING:
+                continue
+            if not (transition.target.waiting or transition.outwaited):
+                # Those who lost patience would never be served if their loss of
+                # it called off each drain that is longer than that.
                 transition.call_off()
-            elif drained:
+            elif transition.number in drained:
+                self.cancel()
                 transition.go_on()
-            return
-        decision = self._policy.decide(context)
-        if decision.reopens:
-            transition.call_off()
-            return
-        target = decision.target or transition.target.name
-        if target not in wanted:
-            # Whom the policy wanted is gone: who has waited longest is next.
-            target = min(wanted, key=context.oldest)
-        if target != transition.target.name:
-            transition.rebind(self._stage.models[target])
-        if drained:
-            transition.go_on()
-        elif decision.ask_again_at is not None:
-            self._ask_at(decision.ask_again_at, now)
+        again = INFINITY if decision.ask_again_at is None else decision.ask_again_at
+        self._ask_at(min(again, view.next_time()), now)
+        self._say_what_is_held_back(now)
 
-    def _next_backoff_end(self, now: float) -> float:
-        return min(
-            (
-                model.wake_backoff.until
-                for model in self._wanted.values()
-                if model.wake_backoff.until > now
-            ),
-            default=INFINITY,
-        )
+    def _say_what_is_held_back(self, now: float) -> None:
+        """The log says, once for each failure, that a model in the way did not sleep."""
+        for name in self._stage.capacity.holders():
+            model = self._stage.models[name]
+            until = model.sleep_backoff.until
+            if until <= now or self._said_held_until.get(name) == until:
+                continue
+            waiting = self._stage.who_waits_for_room_of(model)
+            if model.phase is Phase.AWAKE and waiting:
+                self._said_held_until[name] = until
+                self._log.warn(
+                    "requests for {waiting} wait because {model} did not go to sleep; it is "
+                    "tried again in {retry_secs:.0f} s",
+                    event="sleep_held_back",
+                    model=name,
+                    waiting=", ".join(waiting),
+                    retry_secs=until - now,
+                )
 
     def _ask_at(self, at: float, now: float) -> None:
         timer = self._next
@@ -217,12 +202,10 @@ class Questions:
 
     def _time_to_ask(self) -> None:
         self._next = None
-        self.quiet_until = 0.0
         self.consider()
 
     def cancel(self) -> None:
         """Forget when to ask again."""
-        self.quiet_until = 0.0
         if self._next is not None:
             self._next.cancel()
             self._next = None

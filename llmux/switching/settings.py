@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from llmux.switching.capacity import ONE_SLOT, Needs
+from llmux.scheduling import ONE_SLOT, Needs
 
 __all__ = ["ModelSettings", "SwitchSettings"]
 
@@ -54,7 +55,8 @@ class ModelSettings:
     @ivar polls: seconds from one question to C{alive} to the next while the
         model wakes: the first pause, and the longest, to which pauses grow.
     @ivar prepares: the model has a C{prepare} hook.
-    @ivar needs: what the model needs of the machine while it may be awake.
+    @ivar places: what the model needs of the machine while it may be awake: in
+        each of the places where it can be.  At least one.
     """
 
     wake_timeout: float
@@ -63,4 +65,4 @@ class ModelSettings:
     check: float | None = None
     polls: tuple[float, float] = (0.1, 1.0)
     prepares: bool = False
-    needs: Needs = field(default_factory=lambda: ONE_SLOT)
+    places: Sequence[Needs] = (ONE_SLOT,)

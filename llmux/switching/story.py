@@ -93,9 +93,6 @@ class Stage(Protocol):
     def consider(self) -> None:
         """Something has changed: ask the policy."""
 
-    def cancel_next_question(self) -> None:
-        """While a hook runs the policy's answer cannot matter: forget when to ask again."""
-
     def tell(self, event: PolicyEvent) -> None:
         """Something has happened that the policy and the observers may want to know."""
 
@@ -202,15 +199,20 @@ class Story:
             )
 
 
-def fell_asleep(stage: Stage, model: Model, event: Event) -> None:
-    """The model is asleep and holds nothing any more."""
+def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = None) -> None:
+    """
+    The model is asleep and holds nothing any more.
+
+    @param cost: seconds of its sleep hook; None if it was cleaned up.
+    """
     now = stage.clock.seconds()
     model.step(event, now)
     stage.capacity.release(model.name)
+    model.place = None
     if model.said_yes:
         model.said_yes = False
         model.sleep_backoff.reset()
         stage.metrics.went_to_sleep(model.name, now - model.woke_at)
-    stage.tell(Slept(now, model.name))
+    stage.tell(Slept(now, model.name, cost))
     stage.slept(model)
     stage.room_changed()

@@ -80,12 +80,17 @@ class ModelStatus:
     @ivar since: when it came to this phase, on the switcher's clock.
     @ivar waiters: how many requests wait for it.
     @ivar in_flight: how many requests its backend has.
+    @ivar place: the number of the place where it is, from 0; None if it is asleep,
+        or nobody knows.
+    @ivar oldest: when the first of the waiters arrived; None if nobody waits.
     """
 
     phase: Phase
     since: float
     waiters: int
     in_flight: int
+    place: int | None = None
+    oldest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,15 @@ class SwitchStatus:
     @ivar target: the name of the model that is to wake.
     @ivar victims: the names of the models that make room.
     @ivar phase: DRAINING, SLEEPING or WAKING.
+    @ivar place: the number of the place, from 0, in which the target is to wake.
+    @ivar since: when the switch began, on the switcher's clock.
     """
 
     target: str
     victims: Sequence[str]
     phase: Phase
+    place: int
+    since: float
 
 
 class ModelSwitcher:
@@ -151,7 +160,7 @@ class ModelSwitcher:
             own = given if isinstance(given, ModelSettings) else ModelSettings(given)
             self._all[name] = Model(name, own, self.metrics.queue_wait(name))
             # Until its alive has answered, it may be awake.
-            self.capacity.hold(name, own.needs)
+            self.capacity.hold(name, self._all[name].needs)
         self._watches = {
             name: Watch(self, model, self._found_dead) for name, model in self._all.items()
         }
@@ -182,7 +191,14 @@ class ModelSwitcher:
     def status(self) -> Mapping[str, ModelStatus]:
         """What can be said of each model now."""
         return {
-            name: ModelStatus(model.phase, model.since, model.waiting, len(model.guards))
+            name: ModelStatus(
+                model.phase,
+                model.since,
+                model.waiting,
+                len(model.guards),
+                model.place,
+                model.oldest() if model.waiting else None,
+            )
             for name, model in self._all.items()
         }
 
@@ -193,6 +209,8 @@ class ModelSwitcher:
                 transition.target.name,
                 [model.name for model in transition.victims],
                 transition.phase,
+                transition.place,
+                transition.began,
             )
             for transition in self._transitions
         ]
@@ -256,7 +274,7 @@ class ModelSwitcher:
         """Ask neither the policy nor any C{alive} any more, and give no guards."""
         for model in self._all.values():
             model.open = False
-        self.cancel_next_question()
+        self._questions.cancel()
         for watch in self._watches.values():
             watch.end()
         self._now_known()
@@ -298,7 +316,8 @@ class ModelSwitcher:
     def _acquire_watched(self, model: Model) -> InFlightGuard | None:
         """A guard at once, while somebody watches or waits."""
         now = self.clock.seconds()
-        asks = self._wanted and self._questions.quiet_until <= now
+        # That a model is busy again which was idle, may change the policy's mind.
+        asks = self._wanted and not model.guards
         if asks and not self.settings.drain_before_switch:
             # Where nothing is drained, a switch that this request sets off would put the
             # model to sleep with the request on its way: so the question comes first.
@@ -353,7 +372,7 @@ class ModelSwitcher:
             return fail(self._timed_out(waiter, limit))
         if not retry:
             self.tell(Arrived(now, model, request))
-        if found.phase is Phase.DRAINING and self._questions.is_admitted(found, waiter, now):
+        if found.phase is Phase.DRAINING and self._questions.is_admitted(waiter, now):
             waiter.deferred.callback(self._guard(waiter, now))
             self.consider()
             return waiter.deferred
@@ -363,7 +382,6 @@ class ModelSwitcher:
             )
         found.enqueue(waiter)
         self._wanted.setdefault(model, found)
-        self._questions.quiet_until = 0.0
         if self._adoption is None:
             self.start()
         else:
@@ -398,8 +416,7 @@ class ModelSwitcher:
                 except Exception:
                     self._policy.listener_failed(listen)
         if self._wanted:
-            emptied = not model.guards and not self._questions.held_back
-            if emptied or self._questions.quiet_until <= self.clock.seconds():
+            if not model.guards:
                 self.consider()
         elif self._stories or self._shutdown.begun:
             # A drain that nobody waits for any more, or the end.
@@ -459,7 +476,9 @@ class ModelSwitcher:
             for name, other in self._wanted.items()
             if other is not model
             and any(
-                amount and held.get(each, 0) for each, amount in other.settings.needs.items()
+                amount and held.get(each, 0)
+                for needs in other.settings.places
+                for each, amount in needs.items()
             )
         ]
 
@@ -502,7 +521,6 @@ class ModelSwitcher:
     def refuse(self, model: Model, error: SwitchError) -> None:
         """The model's waiters go away with this error."""
         now = self.clock.seconds()
-        self._questions.quiet_until = 0.0
         self._wanted.pop(model.name, None)
         waiters = model.take_waiters()
         for waiter in waiters:
@@ -543,7 +561,6 @@ class ModelSwitcher:
         model.dequeue(waiter)
         if not model.waiting:
             self._wanted.pop(model.name, None)
-        self._questions.quiet_until = 0.0
         self._left(waiter, reason, self.clock.seconds())
 
     def _left(self, waiter: Waiter, reason: LeftReason, now: float) -> None:
@@ -622,7 +639,3 @@ class ModelSwitcher:
         self._questions.consider()
         if self.stopping:
             self._shutdown.something_ended()
-
-    def cancel_next_question(self) -> None:
-        """While a hook runs the policy's answer cannot matter: forget when to ask again."""
-        self._questions.cancel()

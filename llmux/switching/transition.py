@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 
 from llmux.errors import HookFailed
-from llmux.interfaces import Failed, HookKind, Woke
+from llmux.interfaces import Failed, HookKind, SwitchView, Woke
 from llmux.monitoring.metrics import IDLE
 from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
@@ -34,9 +34,13 @@ class Transition(Story):
 
     All victims drain; when all have drained the policy is asked a last time;
     then they sleep side by side, and the target wakes.  Until the first sleep
-    hook begins the switch can be called off, or be bound to another target.
+    hook begins the switch can be called off, or be bound to another target, another
+    place and other victims.
 
+    @ivar number: the switch's own number, which no later switch has.
     @ivar target: the model that is to wake.
+    @ivar place: the number of the place in which it is to wake.
+    @ivar began: when the switch began.
     @ivar victims: the models that make room for the target.
     @ivar outwaited: a request for the target has waited too long during this
         switch, which therefore goes on even if nobody waits any more.
@@ -45,19 +49,25 @@ class Transition(Story):
     def __init__(
         self,
         stage: Stage,
+        number: int,
         target: Model,
+        place: int,
         victims: Sequence[Model],
         reservation: Reservation,
     ) -> None:
         super().__init__(stage, [target, *victims])
+        self.number = number
         self.target = target
+        self.place = place
         self.victims = list(victims)
         self.outwaited = False
-        self._reservation = reservation
+        self._reservation: Reservation | None = reservation
         self._preparation = Preparation(stage.hooks)
-        self._began = self.now()
+        self.began = self.now()
         self._goes_on: Deferred[bool] = Deferred()
-        self._timers: list[IDelayedCall] = []
+        # Of each victim the end of its drain, if that is limited.
+        self._drain_ends: dict[str, IDelayedCall] = {}
+        self._remarks: IDelayedCall | None = None
         self._abandoning: IDelayedCall | None = None
         self._is_abandoned = False
 
@@ -77,6 +87,18 @@ class Transition(Story):
             return Phase.DRAINING
         return Phase.SLEEPING
 
+    def seen(self) -> SwitchView:
+        """The switch as the policy sees it."""
+        phase = self.phase
+        return SwitchView(
+            self.number,
+            self.target.name,
+            self.place,
+            tuple(model.name for model in self.victims),
+            phase,
+            phase is Phase.DRAINING and self.is_drained(),
+        )
+
     async def run(self) -> None:
         """See L{Story.run}."""
         stage, target = self.stage, self.target
@@ -92,7 +114,6 @@ class Transition(Story):
                 self._call_off()
             return
         hooks_began = self.now()
-        stage.cancel_next_question()
         if self.victims:
             failed = await self._sleep()
             if stage.stopping or failed:
@@ -101,34 +122,36 @@ class Transition(Story):
                 return
         await self._wake(hooks_began)
 
-    def end(self) -> None:
-        """See L{Story.end}."""
-        super().end()
-        self._preparation.end()
-
     # -------------------------------------------------------------- draining
 
     async def _drained(self) -> bool:
         """Wait until the victims have drained; False if the switch is called off first."""
         stage = self.stage
         for model in self.victims:
-            model.step(Event.EVICTED, self.now())
-            self._limit_drain(model)
+            self._evict(model)
         # There may be nothing in flight: then the policy has its last word at once.
         stage.consider()
         goes_on = await self._goes_on
-        self._stop_timers()
+        for name in list(self._drain_ends):
+            self._forget_drain_end(name)
         return goes_on
 
-    def _limit_drain(self, model: Model) -> None:
+    def _evict(self, model: Model) -> None:
+        model.step(Event.EVICTED, self.now())
         settings = self.stage.settings
         limit = settings.drain_timeout
         if limit is not None and settings.drain_before_switch and model.guards:
-            self._timers.append(
-                self.stage.clock.callLater(limit, self._drain_expired, model, limit)
+            self._drain_ends[model.name] = self.stage.clock.callLater(
+                limit, self._drain_expired, model, limit
             )
 
+    def _forget_drain_end(self, name: str) -> None:
+        timer = self._drain_ends.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
     def _drain_expired(self, model: Model, limit: float) -> None:
+        del self._drain_ends[model.name]
         log.warn(
             "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
             event="drain_timeout",
@@ -162,36 +185,68 @@ class Transition(Story):
             to=self.target.name,
             **{"from": self.source or IDLE},
         )
-        stage.capacity.cancel(self._reservation)
         self.end()
         for model in self.victims:
             model.step(Event.REOPENED, self.now())
         for model in self.victims:
             stage.serve(model)
 
-    def rebind(self, target: Model) -> bool:
+    def rebind(self, target: Model, place: int, victims: Sequence[Model]) -> bool:
         """
-        Lead the switch to another target, as long as the victims drain.
+        Lead the switch, as long as its victims drain, to another target or another
+        place, or have other victims make room.  Who is no longer a victim serves on.
 
-        @return: False if the room does not suffice for that target.
+        @return: False if the room does not suffice; nothing has changed then.
         """
+        assert self._reservation is not None
         if not self.stage.capacity.rebind(
-            self._reservation, target.name, target.settings.needs
+            self._reservation,
+            target.name,
+            target.settings.places[place],
+            [model.name for model in victims],
         ):
             return False
-        self.let_go(self.target)
-        self.target = target
-        self.models.append(target)
-        target.busy = True
-        self.outwaited = False
-        self._preparation.begin(target)
+        if target is not self.target:
+            self.let_go(self.target)
+            self._take_up(target)
+            self.target = target
+            self.outwaited = False
+            self._preparation.begin(target)
+        self.place = place
+        spared = [model for model in self.victims if model not in victims]
+        for model in victims:
+            if model not in self.victims:
+                self._take_up(model)
+                self._evict(model)
+        self.victims = list(victims)
         log.info(
             "the switch from {from} leads to {to} now",
             event="switch_rebound",
             to=target.name,
             **{"from": self.source or IDLE},
         )
+        for model in spared:
+            self._forget_drain_end(model.name)
+            self.let_go(model)
+            model.step(Event.REOPENED, self.now())
+        for model in spared:
+            self.stage.serve(model)
+        if not victims:
+            self.go_on()
         return True
+
+    def _take_up(self, model: Model) -> None:
+        assert not model.busy, f"{model.name} is in a story already"
+        model.busy = True
+        self.models.append(model)
+
+    def end(self) -> None:
+        """See L{Story.end}.  What was reserved, and has not been taken, is free."""
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None:
+            self.stage.capacity.cancel(reservation)
+        super().end()
+        self._preparation.end()
 
     # -------------------------------------------------------------- sleeping
 
@@ -201,17 +256,18 @@ class Transition(Story):
         failed: list[tuple[Model, SleepOutcome]] = []
 
         async def put_to_sleep(model: Model) -> None:
+            began = self.now()
             outcome = await self.sequence.put_to_sleep(model.name, model.settings)
             self.log_sleep_failure(model, self.target.name, outcome)
             if outcome.failure is None or outcome.alive is Answer.NO:
                 self.let_go(model)
-                fell_asleep(stage, model, Event.SLEPT)
+                fell_asleep(stage, model, Event.SLEPT, self.now() - began)
             else:
                 failed.append((model, outcome))
 
         for model in self.victims:
+            stage.metrics.drained(model.name, self.target.name, now - model.since)
             model.step(Event.DRAINED, now)
-            stage.metrics.drained(model.name, self.target.name, now - self._began)
         await DeferredList(
             [Deferred.fromCoroutine(put_to_sleep(model)) for model in self.victims],
             fireOnOneErrback=True,
@@ -223,7 +279,6 @@ class Transition(Story):
     ) -> None:
         """A victim does not sleep, or llmux stops: there will be no wake."""
         stage, target, now = self.stage, self.target, self.now()
-        stage.capacity.cancel(self._reservation)
         self.end()
         if not failed:
             return
@@ -258,30 +313,33 @@ class Transition(Story):
 
     async def _wake(self, hooks_began: float) -> None:
         stage, target, now = self.stage, self.target, self.now()
-        stage.capacity.take(self._reservation)
+        reservation, self._reservation = self._reservation, None
+        assert reservation is not None
+        stage.capacity.take(reservation)
+        target.place = self.place
         target.step(Event.CHOSEN, now)
         target.wake_began = now
         target.said_yes = False
-        self._timers = [stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)]
+        self._remarks = stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)
         outcome = await self.sequence.wake(target.name, target.settings)
-        self._stop_timers()
+        self._remarks.cancel()
         self.somebody_waits(True)
         with stage.holding_questions():
             if outcome.failure is None and not stage.stopping:
-                self._woke(hooks_began)
+                self._woke(hooks_began, now)
             else:
                 self._not_woken(outcome.failure or "", now)
 
-    def _woke(self, hooks_began: float) -> None:
+    def _woke(self, hooks_began: float, wake_began: float) -> None:
         stage, target, now = self.stage, self.target, self.now()
         cost, source = now - hooks_began, self.source
         stage.costs.record(source, target.name, cost)
-        stage.metrics.switch_ended(source, target.name, now - self._began, succeeded=True)
+        stage.metrics.switch_ended(source, target.name, now - self.began, succeeded=True)
         log.info(
             "{model} is awake after {duration_secs:.3f} s",
             event="model_activated",
             model=target.name,
-            duration_secs=now - self._began,
+            duration_secs=now - self.began,
             **{"from": source or IDLE},
         )
         self.end()
@@ -289,7 +347,8 @@ class Transition(Story):
         target.woke_at = now
         target.said_yes = True
         target.answered = False
-        stage.tell(Woke(now, target.name, source, cost))
+        victims = tuple(model.name for model in self.victims)
+        stage.tell(Woke(now, target.name, self.place, victims, now - wake_began))
         stage.serve(target)
 
     def _not_woken(self, failure: str, wake_began: float) -> None:
@@ -318,7 +377,7 @@ class Transition(Story):
     def _failed(self, error: str) -> None:
         source = self.source
         self.stage.metrics.switch_ended(
-            source, self.target.name, self.now() - self._began, succeeded=False
+            source, self.target.name, self.now() - self.began, succeeded=False
         )
         log.error(
             "switching from {from} to {model} failed: {error}",
@@ -347,7 +406,7 @@ class Transition(Story):
             last=last,
         )
         # Now 10 s have passed since the wake began: then 20 s, 40 s, and so on.
-        self._timers = [self.stage.clock.callLater(since, self._remark, 2 * since)]
+        self._remarks = self.stage.clock.callLater(since, self._remark, 2 * since)
 
     # ------------------------------------------------------------ ends from elsewhere
 
@@ -376,12 +435,6 @@ class Transition(Story):
             **{"from": self.source or IDLE},
         )
         self.sequence.kill()
-
-    def _stop_timers(self) -> None:
-        timers, self._timers = self._timers, []
-        for timer in timers:
-            if timer.active():
-                timer.cancel()
 
     def stop(self) -> None:
         """See L{Story.stop}: a drain is called off, a sleep hook finishes, a wake is killed."""

@@ -6,73 +6,112 @@ from collections.abc import Mapping, Sequence
 
 from zope.interface import implementer
 
-from llmux.interfaces import IScheduleContext, SlotPhase
-from llmux.switching.cost import SwitchCostTracker
-from llmux.switching.model import Model
+from llmux.interfaces import Amount, IScheduleView, Needs, Phase, SwitchView
+from llmux.switching.capacity import Capacity
+from llmux.switching.model import INFINITY, Model
+from llmux.switching.transition import Transition
 
-__all__ = ["ScheduleContext"]
+__all__ = ["ScheduleView"]
 
 
-@implementer(IScheduleContext)
-class ScheduleContext:
+@implementer(IScheduleView)
+class ScheduleView:
     """The policy's view of the switcher, brought up to date for each question."""
 
     def __init__(
         self,
         models: Mapping[str, Model],
         wanted: Mapping[str, Model],
-        costs: SwitchCostTracker,
+        capacity: Capacity,
+        transitions: Sequence[Transition],
+        min_active: float,
     ) -> None:
+        """
+        @param wanted: the models that somebody waits for; others change this.
+        @param transitions: the switches under way; others change this.
+        """
         self._models = models
         self._wanted = wanted
-        self._costs = costs
+        self._capacity = capacity
+        self._transitions = transitions
+        self._min_active = min_active
         self.now = 0.0
-        self.phase = SlotPhase.IDLE
-        self.awake: str | None = None
-        self.woke_at = 0.0
-        self.in_flight = 0
-        self.target: str | None = None
+        self.switches: Sequence[SwitchView] = ()
 
-    def look(
-        self, now: float, phase: SlotPhase, awake: Model | None, target: Model | None
-    ) -> None:
+    def look(self, now: float) -> None:
         """Bring the view up to date."""
         self.now = now
-        self.phase = phase
-        self.target = None if target is None else target.name
-        if awake is None:
-            self.awake = None
-            self.in_flight = 0
-        else:
-            self.awake = awake.name
-            self.woke_at = awake.woke_at
-            self.in_flight = len(awake.guards)
+        self.switches = [transition.seen() for transition in self._transitions]
+
+    def places(self, model: str) -> Sequence[Needs]:
+        """See L{IScheduleView.places}."""
+        return self._models[model].settings.places
+
+    def phase(self, model: str) -> Phase:
+        """See L{IScheduleView.phase}."""
+        return self._models[model].phase
+
+    def holders(self) -> Sequence[str]:
+        """See L{IScheduleView.holders}."""
+        return list(self._capacity.holders())
+
+    def held(self, model: str) -> Needs:
+        """See L{IScheduleView.held}."""
+        return self._capacity.held(model)
+
+    def place(self, model: str) -> int | None:
+        """See L{IScheduleView.place}."""
+        return self._models[model].place
+
+    def free(self, resource: str) -> Amount:
+        """See L{IScheduleView.free}."""
+        return self._capacity.free(resource)
+
+    def awake_since(self, model: str) -> float:
+        """See L{IScheduleView.awake_since}."""
+        return self._models[model].woke_at
+
+    def in_flight(self, model: str) -> int:
+        """See L{IScheduleView.in_flight}."""
+        return len(self._models[model].guards)
+
+    def may_sleep_from(self, model: str) -> float:
+        """See L{IScheduleView.may_sleep_from}."""
+        return self._models[model].may_sleep_from(self._min_active)
 
     def wanted(self) -> Sequence[str]:
-        """See L{IScheduleContext.wanted}."""
-        now, awake = self.now, self.awake
+        """See L{IScheduleView.wanted}."""
+        now = self.now
         return [
             name
             for name, model in self._wanted.items()
-            if name != awake and model.wake_backoff.until <= now
+            if model.phase is Phase.ASLEEP
+            and not model.busy
+            and model.wake_backoff.until <= now
         ]
 
+    def next_time(self) -> float:
+        """The next time at which more can be done, though nothing happens until then."""
+        now = self.now
+        times = [model.wake_backoff.until for model in self._wanted.values()]
+        for name in self._capacity.holders():
+            model = self._models[name]
+            if model.phase is Phase.AWAKE:
+                times.append(model.may_sleep_from(self._min_active))
+        return min((time for time in times if time > now), default=INFINITY)
+
     def waiting(self, model: str) -> int:
-        """See L{IScheduleContext.waiting}."""
+        """See L{IScheduleView.waiting}."""
         return self._models[model].waiting
 
     def oldest(self, model: str) -> float:
-        """See L{IScheduleContext.oldest}."""
+        """See L{IScheduleView.oldest}."""
         return self._models[model].oldest()
 
     def sum_of_ages(self, model: str) -> float:
-        """See L{IScheduleContext.sum_of_ages}."""
+        """See L{IScheduleView.sum_of_ages}."""
         return self._models[model].sum_of_ages(self.now)
 
     def sum_of_squared_ages(self, model: str) -> float:
-        """See L{IScheduleContext.sum_of_squared_ages}."""
+        """See L{IScheduleView.sum_of_squared_ages}."""
         return self._models[model].sum_of_squared_ages(self.now)
-
-    def switch_cost(self, source: str | None, target: str) -> float | None:
-        """See L{IScheduleContext.switch_cost}."""
-        return self._costs.estimate(source, target)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from zope.interface import implementer
-
 from llmux.interfaces import (
-    Estimate,
-    IScheduleContext,
-    ISwitchPolicy,
-    PolicyDecision,
+    Decision,
+    IScheduleView,
+    Phase,
     PolicyEvent,
-    SlotPhase,
+    Rebind,
+    Stay,
+    Switch,
     WaitingRequest,
 )
+from llmux.policy.fifo import FifoPolicy
 
 __all__ = ["ExhaustivePolicy"]
 
 
-@implementer(ISwitchPolicy)
-class ExhaustivePolicy:
+class ExhaustivePolicy(FifoPolicy):
     """
     Serves all that is queued, arrivals included, then goes to the model of the
     oldest waiter: what llama-swap does with one model at a time.
@@ -32,19 +30,20 @@ class ExhaustivePolicy:
     def observe(self, event: PolicyEvent) -> None:
         """Nothing that happened matters."""
 
-    def decide(self, context: IScheduleContext) -> PolicyDecision:
+    def decide(self, view: IScheduleView) -> Decision:
         """Leave when nothing is in flight."""
-        wanted = context.wanted()
-        if not wanted:
-            return PolicyDecision.stay()
-        if context.phase is SlotPhase.AWAKE and context.in_flight:
-            return PolicyDecision.stay()
-        return PolicyDecision.switch(min(wanted, key=context.oldest))
+        wanted = view.wanted()
+        for switch in view.switches:
+            if switch.phase is Phase.DRAINING and wanted:
+                target = min(wanted, key=view.oldest)
+                if view.oldest(target) < view.oldest(switch.target):
+                    return Rebind(switch.number, target, 0, switch.victims)
+            return Stay()
+        if any(view.in_flight(model) for model in view.holders()):
+            return Stay()
+        decision = super().decide(view)
+        return decision if isinstance(decision, Switch) else Stay()
 
-    def admit(self, context: IScheduleContext, request: WaitingRequest) -> bool:
+    def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
         """The door is never closed on anybody."""
         return True
-
-    def estimates(self) -> Iterable[Estimate]:
-        """It learns nothing."""
-        return ()

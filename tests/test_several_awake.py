@@ -1,0 +1,236 @@
+"""Several models awake: what fits together is awake together, and who makes room for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from llmux.interfaces import (
+    Decision,
+    IScheduleView,
+    Needs,
+    Phase,
+    PolicyContext,
+    Rebind,
+    Slept,
+    Stay,
+    Switch,
+    Woke,
+)
+from llmux.policy.fifo import FifoPolicy
+from tests.world import SLEEP, WAKE, World
+
+RESOURCES: Needs = {"gpu0": 24, "gpu1": 24}
+PLACES: dict[str, Sequence[Needs]] = {
+    "embed": [{"gpu0": 2}],
+    "chat": [{"gpu0": 20}, {"gpu1": 20}],
+    "code": [{"gpu0": 20}, {"gpu1": 20}],
+    "math": [{"gpu0": 20}, {"gpu1": 20}],
+    "big": [{"gpu0": 22, "gpu1": 22}],
+    "cpu": [{}],
+}
+
+
+class Told(FifoPolicy):
+    """FIFO with LRU victims, until told what to say."""
+
+    def __init__(self) -> None:
+        super().__init__(PolicyContext(weights={}, resources=RESOURCES, places=PLACES))
+        self.says: list[Decision] = []
+
+    def decide(self, view: IScheduleView) -> Decision:
+        return self.says.pop(0) if self.says else super().decide(view)
+
+
+def house(**settings: Any) -> tuple[World, Told]:
+    policy = Told()
+    world = World(
+        lambda: policy, models=sorted(PLACES), resources=RESOURCES, places=PLACES, **settings
+    )
+    return world, policy
+
+
+def awake(world: World) -> set[str]:
+    return {name for name, what in world.switcher.status().items() if what.phase is Phase.AWAKE}
+
+
+def test_models_that_fit_together_wake_side_by_side_and_are_awake_together() -> None:
+    world, _ = house()
+    clients = [world.ask(model) for model in ("chat", "code", "embed", "cpu")]
+    assert len(world.hooks.running) == 4
+    world.advance(1)
+    assert all(client.served for client in clients)
+    assert awake(world) == {"chat", "code", "embed", "cpu"}
+    status = world.switcher.status()
+    assert {status["chat"].place, status["code"].place} == {0, 1}
+
+
+def test_the_least_recently_used_idle_model_makes_room() -> None:
+    world, _ = house()
+    world.wake("chat").finish()
+    world.wake("code").finish()
+    world.advance(1)
+    world.ask("chat").finish()
+    third = world.ask("math")
+    world.advance(2)
+    assert third.served
+    assert awake(world) == {"chat", "math"}
+
+
+def test_a_busy_model_makes_room_only_if_no_idle_one_suffices() -> None:
+    world, _ = house()
+    busy = world.wake("chat")
+    world.wake("code").finish()
+    world.advance(50)
+    world.wake("math")
+    assert awake(world) == {"chat", "math"}
+    busy.finish()
+    fourth = world.ask("code")
+    world.advance(2)
+    assert fourth.served and awake(world) == {"code", "math"}
+
+
+def test_all_victims_have_drained_before_the_first_sleeps() -> None:
+    world, _ = house()
+    first, second = world.wake("chat"), world.wake("code")
+    world.wake("embed").finish()
+    big = world.ask("big")
+    assert {world.phase(m) for m in ("chat", "code")} == {Phase.DRAINING}
+    assert world.phase("embed") is Phase.AWAKE, "there is room for it beside big"
+    first.finish()
+    world.advance(10)
+    assert world.ran(SLEEP) == []
+    second.finish()
+    assert sorted(world.ran(SLEEP)) == ["chat sleep", "code sleep"]
+    assert len(world.hooks.running) == 2, "they sleep side by side"
+    world.advance(2)
+    assert big.served and awake(world) == {"big", "embed"}
+    woke = next(e for e in world.events if isinstance(e, Woke) and e.model == "big")
+    assert woke.victims == ("chat", "code") and woke.cost == pytest.approx(1.0)
+    slept = [e for e in world.events if isinstance(e, Slept) and e.cost is not None]
+    assert [e.cost for e in slept] == pytest.approx([1.0, 1.0])
+
+
+def test_nobody_takes_the_room_that_the_oldest_waiter_needs() -> None:
+    world, _ = house(min_active=20.0)
+    world.wake("chat").finish()
+    big = world.ask("big")
+    late = world.ask("code")
+    world.advance(10)
+    assert big.waits and late.waits, "gpu1 is free, but big, who came first, needs both"
+    cpu = world.ask("cpu")
+    world.advance(1)
+    assert cpu.served, "who needs nothing that big needs does not wait for it"
+    world.advance(10)
+    assert big.served and late.waits
+
+
+def test_a_switch_with_victims_on_one_resource_does_not_hold_up_the_other() -> None:
+    world, _ = house()
+    chat, code = world.wake("chat"), world.wake("code")
+    math = world.ask("math")
+    (switch,) = world.switcher.switches()
+    assert switch.victims == ["chat"] and switch.phase is Phase.DRAINING
+    embed = world.ask("embed")
+    world.advance(1)
+    assert embed.served and math.waits
+    assert world.ask("code").served, "code is not touched"
+    chat.finish()
+    code.finish()
+    world.advance(2)
+    assert math.served
+
+
+def test_a_rebind_spares_a_victim_which_serves_on_with_its_waiters() -> None:
+    world, policy = house()
+    chat, code = world.wake("chat"), world.wake("code")
+    world.ask("big")
+    late = world.ask("chat")
+    assert late.waits
+    number = world.switcher._questions._begun
+    policy.says = [Rebind(number, "math", 1, ("code",)), Stay()]
+    math = world.ask("math")
+    assert late.served and world.phase("chat") is Phase.AWAKE
+    assert world.phase("code") is Phase.DRAINING
+    (switch,) = world.switcher.switches()
+    assert (switch.target, switch.place, switch.victims) == ("math", 1, ["code"])
+    code.finish()
+    world.advance(2)
+    assert math.served
+    assert world.switcher.capacity.free("gpu0") == 2, "of 24; big is next, and claims 22"
+    chat.finish()
+
+
+def test_a_rebind_may_take_another_victim_or_none() -> None:
+    world, policy = house()
+    chat, _ = world.wake("chat"), world.wake("code")
+    math = world.ask("math")
+    number = world.switcher._questions._begun
+    (switch,) = world.switcher.switches()
+    assert switch.victims == ["chat"]
+    policy.says = [Rebind(number, "math", 1, ("code",)), Stay()]
+    world.ask("math")
+    assert world.phase("chat") is Phase.AWAKE and world.phase("code") is Phase.DRAINING
+    cpu = world.wake("embed")
+    policy.says = [Rebind(number, "math", 0, ("chat",)), Stay()]
+    world.ask("math")
+    assert world.phase("chat") is Phase.DRAINING and world.phase("code") is Phase.AWAKE
+    chat.finish()
+    cpu.finish()
+    world.advance(2)
+    assert math.served
+
+
+def test_a_switch_that_needs_no_victim_any_more_wakes_at_once() -> None:
+    world, policy = house()
+    chat = world.wake("chat")
+    policy.says = [Switch("code", 0, ("chat",)), Stay()]
+    code = world.ask("code")
+    assert world.phase("chat") is Phase.DRAINING
+    policy.says = [Rebind(world.switcher._questions._begun, "code", 1)]
+    world.ask("code")
+    assert world.phase("chat") is Phase.AWAKE and world.phase("code") is Phase.WAKING
+    world.advance(1)
+    assert code.served
+    chat.finish()
+
+
+def test_a_switch_whose_answer_would_take_what_is_reserved_is_refused() -> None:
+    world, policy = house()
+    world.wake("chat")
+    world.ask("big")
+    policy.says = [Switch("code", 1)]
+    code = world.ask("code")
+    assert code.waits and "code wake" not in world.ran(WAKE)
+    text = world.switcher.metrics.expose().decode()
+    assert 'llmux_policy_failures_total{question="nonsense"} 1.0' in text
+
+
+def test_a_victim_that_does_not_sleep_leaves_the_others_asleep_and_fails_the_target() -> None:
+    world, _ = house()
+    world.wake("chat").finish()
+    world.wake("code").finish()
+    world.hooks.once("chat", SLEEP, 1.0, 1)
+    big = world.ask("big")
+    world.advance(1.5)
+    assert big.error is not None and "chat does not go to sleep" in str(big.error)
+    assert awake(world) == {"chat"} and world.phase("code") is Phase.ASLEEP
+    assert world.switcher.capacity.free("gpu1") == 24, "the reservation is given back"
+
+
+def test_fifo_wakes_at_most_as_many_at_a_time_as_parallel_wakes_says() -> None:
+    context = PolicyContext(weights={}, resources=RESOURCES, places=PLACES, parallel_wakes=1)
+    world = World(
+        lambda: FifoPolicy(context),
+        models=sorted(PLACES),
+        resources=RESOURCES,
+        places=PLACES,
+    )
+    first, second = world.ask("chat"), world.ask("code")
+    assert len(world.hooks.running) == 1
+    world.advance(1.5)
+    assert first.served and second.waits
+    world.advance(1)
+    assert second.served
