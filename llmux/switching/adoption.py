@@ -133,6 +133,8 @@ class Adoption(Story):
         model.step(Event.FOUND_AWAKE, now)
         model.woke_at = now
         model.answered = False
+        if len(model.settings.places) == 1:
+            model.place = 0
         self.stage.tell(Woke(now, model.name, model.place, (), None))
         self.stage.serve(model)
 
