@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from string import Formatter
 from typing import Any, cast
 
@@ -97,8 +98,7 @@ def format_text(event: LogEvent) -> str:
     lines but the first are indented by four blanks, so that nothing that is
     logged looks like another event.  This function never raises.
     """
-    when = _moment(event).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    start = f"{when} {_level(event):<5} "
+    start = f"{_local_time(event)} {_level(event):<5} "
     name = event.get("event")
     text = _message(event)
     if name is not None:
@@ -176,6 +176,14 @@ def _moment(event: LogEvent) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
+def _local_time(event: LogEvent) -> str:
+    try:
+        moment = time.localtime(event["log_time"])
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        moment = time.localtime(0)
+    return time.strftime("%Y-%m-%d %H:%M:%S", moment)
+
+
 def _level(event: LogEvent) -> str:
     level = event.get("log_level")
     for known, name in _LEVELS:
@@ -226,17 +234,21 @@ def _traceback(event: LogEvent) -> str:
         return _string(failure)
 
 
-def _names_in(log_format: object) -> set[str]:
-    if not isinstance(log_format, str):
-        return set()
+def _names_in(log_format: object) -> frozenset[str]:
+    return _names_in_text(log_format) if isinstance(log_format, str) else frozenset()
+
+
+@lru_cache(maxsize=256)
+def _names_in_text(log_format: str) -> frozenset[str]:
+    """The names of the fields of a format.  Formats are few, and stand in the code."""
     try:
-        return {
+        return frozenset(
             field.partition(".")[0].partition("[")[0].removesuffix("()")
             for _, field, _, _ in Formatter().parse(log_format)
             if field
-        }
+        )
     except ValueError:
-        return set()
+        return frozenset()
 
 
 def _one_line(text: str) -> str:
