@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from llmux.policy.fifo import FifoPolicy
-from tests.benchmarks.scheduling.__main__ import Comparison, compare, measure, table
+from tests.benchmarks.scheduling.__main__ import compare, measure, table
+from tests.benchmarks.scheduling.comparison import Comparison
 from tests.benchmarks.scheduling.families import (
     FAMILIES,
     Scenario,

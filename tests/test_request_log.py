@@ -12,7 +12,16 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from llmux.interfaces import Arrived, Completed, Failed, Forwarded, Left, LeftReason, Woke
+from llmux.interfaces import (
+    Arrived,
+    Completed,
+    Failed,
+    Forwarded,
+    Left,
+    LeftReason,
+    Slept,
+    Woke,
+)
 from llmux.monitoring.request_log import RequestLog
 from llmux.simulate.trace import read_trace
 from tests.world import World
@@ -27,6 +36,10 @@ def file(tmp_path: Path) -> Path:
 
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def request_lines(file: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(file) if "switch" not in line]
 
 
 def make(file: Path) -> RequestLog:
@@ -108,7 +121,7 @@ def test_a_request_that_met_a_dead_backend_is_one_line(file: Path) -> None:
     world.advance(100)
     second.finish()
     log.close()
-    found = lines(file)
+    found = request_lines(file)
     assert [line["answered"] for line in found] == [True, False, True]
     assert found[2]["waited_s"] + found[2]["service_s"] == pytest.approx(105, abs=0.1)
     assert found[1]["t"] == found[2]["t"]
@@ -149,7 +162,7 @@ def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: 
     log(Forwarded(1000.0, "a", 3, 900.0))
     log(Completed(1001.0, "a", 3, 1.0, True))
     log.close()
-    assert [(line["id"][-1], line["t"] - EPOCH) for line in lines(file)] == [
+    assert [(line["id"][-1], line["t"] - EPOCH) for line in request_lines(file)] == [
         ("2", 800),
         ("3", 0),
     ]
@@ -170,12 +183,41 @@ def test_those_who_left(file: Path) -> None:
     assert not gone["answered"]
 
 
+def test_a_switch_is_a_line_with_the_times_of_its_hooks(file: Path) -> None:
+    log = make(file)
+    log(Woke(100.0, "a", 0, (), None))
+    log(Slept(121.5, "a", 1.5))
+    log(Slept(121.0, "c", 1.0))
+    log(Woke(130.0, "b", 0, ("a", "c"), 8.5))
+    assert lines(file) == [
+        {"t": EPOCH + 30, "switch": "b", "wake_s": 8.5, "sleep_s": {"a": 1.5, "c": 1.0}}
+    ], "the model that was found awake at start cost nothing"
+    log(Slept(150.0, "b", None))
+    log(Woke(160.0, "a", 0, ("b",), 7.0))
+    log.close()
+    assert lines(file)[1:] == [{"t": EPOCH + 60, "switch": "a", "wake_s": 7.0, "sleep_s": {}}]
+
+
+def test_a_sleep_that_made_room_for_nobody_is_a_line_of_its_own(file: Path) -> None:
+    """By a command, or for a model that did not wake."""
+    log = make(file)
+    log(Slept(110.0, "a", 1.5))
+    log(Slept(115.0, "b", 2.0))
+    log(Woke(130.0, "a", 0, (), 8.0))
+    assert lines(file) == [
+        {"t": EPOCH + 10, "switch": None, "sleep_s": {"a": 1.5}},
+        {"t": EPOCH + 30, "switch": "a", "wake_s": 8.0, "sleep_s": {}},
+    ]
+    log.close()
+    assert lines(file)[2:] == [{"t": EPOCH + 15, "switch": None, "sleep_s": {"b": 2.0}}]
+
+
 def test_cut_short(file: Path) -> None:
     log = make(file)
     serve(log, 1, answered=False)
     log(Woke(1.0, "a", 0, (), 1.0))
     log.close()
-    [line] = lines(file)
+    [line] = request_lines(file)
     assert not line["answered"]
 
 
@@ -287,6 +329,10 @@ def test_what_a_switcher_served_is_a_trace(file: Path) -> None:
     second.finish()
     log.close()
     trace = read_trace(file.open("rb"))
+    assert [(s.model, s.wake, s.sleeps) for s in trace.switches] == [
+        ("a", 1.0, {}),
+        ("b", 1.0, {"a": 1.0}),
+    ]
     assert [request.model for request in trace.requests] == ["b", "a", "b"]
     assert [request.sent for request in trace.requests] == pytest.approx([2, 0, 5])
     assert [request.service for request in trace.requests] == pytest.approx([1, 4, 8])

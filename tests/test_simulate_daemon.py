@@ -15,6 +15,7 @@ import pytest
 
 from llmux.app import build_policy
 from llmux.config import load_config
+from llmux.simulate.compare import main
 from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import read_trace
@@ -119,7 +120,7 @@ def simulated(trace: Path, config_file: Path) -> str:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_daemon_and_the_simulator_make_the_same_switches(
-    policy: str, tmp_path: Path
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.json"
     trace = tmp_path / "trace.jsonl"
@@ -147,6 +148,17 @@ def test_the_daemon_and_the_simulator_make_the_same_switches(
             woken = activated(daemon)
     assert woken == simulated(trace, config)
     assert woken == simulated(log, config), "what the daemon logged is such a trace"
+    assert main([str(log), "-c", str(config), "--policy", policy, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    recorded, [again] = found["recorded"], found["policies"]
+    assert recorded["switches"] == again["switches"] == len(woken)
+    assert recorded["answered"] == again["answered"] == len(SCENARIO)
+    assert recorded["wait_mean_s"] == pytest.approx(again["wait_mean_s"], abs=0.15)
+    taken = found["from_log"]
+    assert 2 <= taken["slots"] <= 5
+    assert sorted(taken["sleep_s"]) == sorted(taken["wake_s"]) == ["a", "b", "c"]
+    for seconds in (*taken["sleep_s"].values(), *taken["wake_s"].values()):
+        assert HOOK <= seconds < 4 * HOOK
     other = next(name for name in POLICIES if name != policy)
     document["policy"] = POLICIES[other]
     config.write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""This module logs requests as a trace that C{llmux simulate} reads."""
+"""This module logs requests and switches as a trace that C{llmux simulate} reads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llmux.interfaces import (
     Left,
     LeftReason,
     PolicyEvent,
+    Slept,
     Woke,
 )
 from llmux.monitoring.log_file import give_file
@@ -58,6 +59,15 @@ class RequestLog:
     another number, when its model has been woken again.  That is one line, too,
     with the outcome of the last try: the line of a request without an answer is
     kept back for a minute, and for as long as its model is dead.
+
+    A switch is a line as well, written when its target is awake::
+
+        {"t": 1763770012.75, "switch": "b", "wake_s": 8.5, "sleep_s": {"a": 1.5}}
+
+    C{wake_s} is the time of the wake hook and of C{alive} after it; C{sleep_s} has the
+    time of the sleep hook of each model that was put to sleep for that one.  A model that
+    was put to sleep for none, by a command or for one that did not wake, has a line whose
+    C{switch} is null, which is written when that model wakes again, or at the end.
 
     Other lines are kept back for a second at most while requests are in flight.
     A disk that is full or broken is logged once and never breaks serving:
@@ -100,6 +110,7 @@ class RequestLog:
         self._looked = 0.0
         self._dead: set[str] = set()
         self._means: dict[str, tuple[int, float]] = {}
+        self._slept: dict[str, Slept] = {}
         self._buffer = bytearray()
         self._lines = 0
         self._flushed = 0.0
@@ -132,6 +143,11 @@ class RequestLog:
         elif kind is Woke:
             assert isinstance(event, Woke)
             self._dead.discard(event.model)
+            self._woke(event)
+        elif kind is Slept:
+            assert isinstance(event, Slept)
+            if event.cost is not None:
+                self._slept[event.model] = event
 
     def reopen(self) -> None:
         """Go on in a new file of the same name: logrotate has moved the old one away."""
@@ -158,6 +174,9 @@ class RequestLog:
             for unanswered in self._unanswered:
                 self._append(unanswered.line)
             self._unanswered.clear()
+            for slept in self._slept.values():
+                self._append(self._slept_alone(slept))
+            self._slept.clear()
             self._flush()
             os.close(self._fd)
             self._fd = None
@@ -213,6 +232,31 @@ class RequestLog:
             line["patience_s"] = round(event.age, 4)
         self._write(event.now, line)
 
+    def _woke(self, event: Woke) -> None:
+        alone = self._slept.pop(event.model, None)
+        if alone is not None and self._fd is not None:
+            self._append(self._slept_alone(alone))
+        if event.cost is None:
+            return
+        slept = [self._slept.pop(victim, None) for victim in event.victims]
+        line: dict[str, object] = {
+            "t": self._since_1970(event.now),
+            "switch": event.model,
+            "wake_s": round(event.cost, 4),
+            "sleep_s": {each.model: round(each.cost or 0.0, 4) for each in slept if each},
+        }
+        # Who met the dead backend is about to be forwarded once more: its line waits still.
+        if self._fd is not None:
+            self._append(line)
+            self._flush_if_due(event.now)
+
+    def _slept_alone(self, event: Slept) -> dict[str, object]:
+        return {
+            "t": self._since_1970(event.now),
+            "switch": None,
+            "sleep_s": {event.model: round(event.cost or 0.0, 4)},
+        }
+
     def _since_1970(self, moment: float) -> float:
         return round(moment + self._epoch, 4)
 
@@ -224,6 +268,9 @@ class RequestLog:
             self._write_unanswered(now)
         if line is not None:
             self._append(line)
+        self._flush_if_due(now)
+
+    def _flush_if_due(self, now: float) -> None:
         if (
             not self._waited
             or now - self._flushed >= self.INTERVAL

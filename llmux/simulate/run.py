@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from math import inf, nan
 from random import Random
@@ -13,13 +13,12 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from llmux.errors import SwitchError
-from llmux.interfaces import ISwitchPolicy
+from llmux.interfaces import ONE_SLOT, ISwitchPolicy, Needs, Phase
 from llmux.simulate.clock import HeapClock
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.simulated_backend import SimulatedBackend
 from llmux.simulate.trace import Trace
-from llmux.switching.phases import Phase
-from llmux.switching.settings import SwitchSettings
+from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 
 __all__ = ["Mode", "Record", "Run"]
@@ -89,6 +88,9 @@ class Run:
     @param slots: the number of requests that a backend serves at a time.
     @param until: the time at which the run ends; infinity to end with the last answer.
     @param seed: the seed of all that is random.
+    @param resources: each resource of the machine and its capacity.
+    @param places: what the models need, in each of the places where they can be; a model
+        that is not named needs the one slot.
     @ivar record: what happened so far.
     @ivar switcher: the switcher.
     """
@@ -104,15 +106,26 @@ class Run:
         until: float = inf,
         seed: int = 1,
         settings: SwitchSettings | None = None,
+        resources: Needs = ONE_SLOT,
+        places: Mapping[str, Sequence[Needs]] | None = None,
     ) -> None:
-        self.record = Record(len(trace.requests))
+        capacities = {name: float(amount) for name, amount in resources.items()}
+        self.record = Record(len(trace.requests), capacities)
         self._trace = trace
         self._until = until
         self._clock = HeapClock()
         self._hooks = NumberHooks(self._clock, costs, Random(seed), self._partner)
         self.record.woken = self._hooks.woken
         self.switcher = ModelSwitcher(
-            self._clock, self._hooks, policy, dict.fromkeys(models, inf), settings
+            self._clock,
+            self._hooks,
+            policy,
+            {
+                name: ModelSettings(inf, places=(places or {}).get(name, (ONE_SLOT,)))
+                for name in models
+            },
+            settings,
+            resources=resources,
         )
         self._backends = {
             name: SimulatedBackend(self._clock, slots, self._began, self._served)

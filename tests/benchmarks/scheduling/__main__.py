@@ -1,11 +1,12 @@
 """
-Compare policies on families of invented traffic and on recorded traffic::
+Compare policies on invented and on recorded traffic, and print README's tables::
 
-    python -m tests.benchmarks.scheduling [--seeds 1,2] [--only families|recorded]
-        [--policy cost_aware:quantum=2]... [--every N] [--details]
+    python -m tests.benchmarks.scheduling [--seeds 1,2] [--quick] [--every N] [--details]
+        [--only families|recorded|machines] [--policy cost_aware:quantum=2]...
 
-Prints, for each regime, geometric means of the ratios to fifo, and the worst
-of them.
+With one model awake at a time: geometric means of the ratios to fifo, and the worst of
+them, for each kind of traffic.  With several (C{--only machines}): the same for each kind of
+traffic and for each machine.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import exp, log
 from multiprocessing import Pool
 
 from llmux.app import build_policy
@@ -25,29 +24,17 @@ from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
+from tests.benchmarks.scheduling.comparison import Comparison, compared, geometric_mean
 from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
+from tests.benchmarks.scheduling.machines import compare_on_machine, machine_tables
 from tests.benchmarks.scheduling.recorded import RECORDED
 from tests.benchmarks.scheduling.reference import ExhaustivePolicy
+from tests.benchmarks.scheduling.topologies import MachineScenario, machine_scenarios
 
-__all__ = ["Comparison", "compare", "main", "measure", "table"]
+__all__ = ["compare", "main", "measure", "table"]
 
 SHORTEST_WAIT = 0.01
 """Seconds; a scenario in which fifo's mean wait is less says nothing."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One scenario under fifo and under another policy."""
-
-    scenario: str
-    regime: str
-    policy: str
-    mean: float
-    p99: float
-    throughput: float
-    worst_model: float
-    longest: float
-    longest_under_fifo: float
 
 
 def measure(scenario: Scenario, policy: ISwitchPolicy, trace: Trace, name: str) -> Figures:
@@ -81,31 +68,15 @@ def compare(scenario: Scenario, policies: Sequence[str]) -> list[Comparison]:
     fifo = measure(scenario, FifoPolicy(), trace, "fifo")
     if not fifo.wait_mean_s or fifo.wait_mean_s < SHORTEST_WAIT:
         return []
-    compared = []
-    for word in policies:
-        other = measure(scenario, _policy(word, trace), trace, word)
-        compared.append(
-            Comparison(
-                scenario.name,
-                scenario.regime,
-                word,
-                _ratio(other.wait_mean_s, fifo.wait_mean_s),
-                _ratio(other.wait_p99_s, fifo.wait_p99_s),
-                _ratio(other.answered_per_s, fifo.answered_per_s),
-                _ratio(other.worst_model_wait_mean_s, fifo.worst_model_wait_mean_s),
-                other.wait_max_s or 0.0,
-                fifo.wait_max_s or 0.0,
-            )
+    return [
+        compared(
+            scenario.name,
+            scenario.regime,
+            fifo,
+            measure(scenario, _policy(word, trace), trace, word),
         )
-    return compared
-
-
-def _ratio(one: float | None, other: float | None) -> float:
-    return max(one or 0.0, 1e-3) / max(other or 0.0, 1e-3)
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return exp(sum(map(log, values)) / len(values))
+        for word in policies
+    ]
 
 
 def table(results: Sequence[Comparison]) -> Iterator[str]:
@@ -129,54 +100,75 @@ def table(results: Sequence[Comparison]) -> Iterator[str]:
             fifo = max(r.longest_under_fifo for r in some)
             yield (
                 f"| {regime} | {policy} | {len(some)} "
-                f"| {_geometric_mean(mean):.2f} | {max(mean):.2f} "
-                f"| {_geometric_mean(p99):.2f} | {max(p99):.2f} "
-                f"| {_geometric_mean(answered):.2f} | {min(answered):.2f} "
-                f"| {_geometric_mean(model):.2f} | {max(model):.2f} "
+                f"| {geometric_mean(mean):.2f} | {max(mean):.2f} "
+                f"| {geometric_mean(p99):.2f} | {max(p99):.2f} "
+                f"| {geometric_mean(answered):.2f} | {min(answered):.2f} "
+                f"| {geometric_mean(model):.2f} | {max(model):.2f} "
                 f"| {longest:.0f} s, {fifo:.0f} s |"
             )
 
 
-def _scenarios(seed: int, only: str | None) -> list[Scenario]:
-    chosen: list[Callable[[int], list[Scenario]]] = []
-    if only != "recorded":
+def _scenarios(seed: int, only: str | None, quick: bool) -> list[Scenario | MachineScenario]:
+    chosen: list[Callable[[int], Sequence[Scenario | MachineScenario]]] = []
+    if only in (None, "families"):
         chosen.append(FAMILIES)
-    if only != "families":
+    if only in (None, "recorded"):
         chosen.append(RECORDED)
-    return [scenario for some in chosen for scenario in some(seed)]
+    scenarios = [scenario for some in chosen for scenario in some(seed)]
+    if quick:
+        scenarios = scenarios[::20]
+    if only in (None, "machines"):
+        scenarios += machine_scenarios(seed, quick=quick)
+    return scenarios
 
 
-def _job(job: tuple[int, str | None, int, tuple[str, ...]]) -> list[Comparison]:
-    seed, only, number, policies = job
-    return compare(_scenarios(seed, only)[number], policies)
+_Job = tuple[int, str | None, bool, int, tuple[str, ...]]
+
+
+def _run(job: _Job) -> list[Comparison]:
+    seed, only, quick, number, policies = job
+    scenario = _scenarios(seed, only, quick)[number]
+    if isinstance(scenario, MachineScenario):
+        some = [word for word in policies if word != "exhaustive"]
+        return compare_on_machine(scenario, some)
+    return compare(scenario, policies)
 
 
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scheduling")
     parser.add_argument("--seeds", default="1")
-    parser.add_argument("--only", choices=("families", "recorded"))
+    parser.add_argument("--only", choices=("families", "recorded", "machines"))
     parser.add_argument("--policy", action="append", default=[])
+    parser.add_argument("--quick", action="store_true", help="a small part: about a minute")
     parser.add_argument("--every", type=int, default=1, help="take each N-th scenario only")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--details", action="store_true")
     options = parser.parse_args()
-    policies = tuple(options.policy or ["exhaustive", "cost_aware"])
-    jobs = [
-        (seed, options.only, number, policies)
+    policies = tuple(options.policy or ["exhaustive", "cost_aware", "lru"])
+    jobs: list[_Job] = [
+        (seed, options.only, options.quick, number, policies)
         for seed in map(int, options.seeds.split(","))
-        for number in range(0, len(_scenarios(seed, options.only)), options.every)
+        for number in range(
+            0, len(_scenarios(seed, options.only, options.quick)), options.every
+        )
     ]
     with Pool(options.processes, initializer=os.nice, initargs=(10,)) as pool:
-        results = [one for some in pool.imap(_job, jobs) for one in some]
-    print("\n".join(table(results)))
+        results = [one for some in pool.imap(_run, jobs) for one in some]
+    one_slot = [result for result in results if not result.topology]
+    if one_slot:
+        print("\n".join(table(one_slot)))
+    machines = [result for result in results if result.topology]
+    if machines:
+        print("\n".join([""] * bool(one_slot) + list(machine_tables(machines))))
     if options.details:
         print()
         for result in results:
             print(
                 f"{result.regime:12} {result.scenario:48} {result.policy:12} "
                 f"mean {result.mean:.2f} p99 {result.p99:.2f} "
-                f"answered {result.throughput:.2f} worst model {result.worst_model:.2f}"
+                f"answered {result.throughput:.2f} worst model {result.worst_model:.2f} "
+                f"longest {result.longest:.0f} s"
             )
 
 
