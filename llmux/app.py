@@ -4,26 +4,33 @@ The parts of llmux, put together from a configuration.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import IResource
 
+from llmux.admin.doors import Door
+from llmux.admin.entrance import Entrance
 from llmux.backend.pool import BackendPool
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
 from llmux.hooks.assembly import assemble_hooks
 from llmux.interfaces import IHookRunner, ISwitchPolicy, IWakeNotes
 from llmux.monitoring.metrics import Metrics
+from llmux.monitoring.request_journal import RequestJournal
 from llmux.policy.catalog import find_policy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
-from llmux.proxy.endpoints import Root
+from llmux.proxy.endpoints import NothingElse, Root
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 
-__all__ = ["build_app", "build_policy", "model_settings_of", "settings_of"]
+if TYPE_CHECKING:
+    from llmux.admin.administration import Administration
+
+__all__ = ["App", "assemble", "build_app", "build_policy", "model_settings_of", "settings_of"]
 
 _SCRIPT_POLLS = (0.1, 1.0)
 _HEALTH_POLLS = (0.03, 0.03)
@@ -32,6 +39,39 @@ A question of ours starts no process."""
 
 _LOOK_AFTER_SLEEP = 2.0
 """Seconds after a successful sleep hook after which alive is asked whether that is so."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """
+    The parts that whoever opens llmux to clients needs.
+
+    @ivar root: the root of the Resource tree where clients connect.
+    @ivar door: stands for the listener where clients connect.
+    @ivar entrance: leads to what is under /llmux.
+    @ivar refusals: logs the errors that clients are answered with.
+    """
+
+    config: Config
+    root: IResource
+    switcher: ModelSwitcher
+    metrics: Metrics
+    door: Door
+    entrance: Entrance
+    refusals: RefusalLog
+    reactor: Any
+
+    def root_behind(self, door: Door) -> IResource:
+        """Make the root of another listener's tree: our own paths, and no models."""
+        refusals = self.refusals
+        return Root(
+            self.config.models,
+            NothingElse(refusals),
+            self.metrics,
+            self.reactor,
+            refusals,
+            self.entrance.behind(door),
+        )
 
 
 def build_app(
@@ -46,11 +86,30 @@ def build_app(
     decides which model is awake.  Nothing runs before the switcher's C{start},
     or before the first request that names a model.
 
+    What is under /llmux shows itself to nobody there, because nobody knows who
+    can reach the Site; see L{assemble}.
+
     @param hooks: runs the scripts; a runner of the configuration's scripts if None.
     @param metrics: counts what happens; a new one if None.
     """
+    app = assemble(config, reactor, hooks=hooks, metrics=metrics)
+    return app.root, app.switcher
+
+
+def assemble(
+    config: Config,
+    reactor: Any,
+    *,
+    hooks: IHookRunner | None = None,
+    metrics: Metrics | None = None,
+) -> App:
+    """
+    Put the parts together, as L{build_app} does, and give all that are needed to
+    open further doors.
+    """
     metrics = Metrics() if metrics is None else metrics
     refusals = RefusalLog(reactor)
+    journal = RequestJournal()
     pool = BackendPool(reactor)
     models = config.models
     whereabouts = Whereabouts({name: model.address for name, model in models.items()})
@@ -91,8 +150,33 @@ def build_app(
         max_body=config.max_body_mb * 2**20,
         metrics=metrics,
         refusals=refusals,
+        journal=journal,
     )
-    return Root(models, switching, metrics, reactor, refusals), switcher
+    started = reactor.seconds()
+
+    def administration(entrance: Entrance) -> Administration:
+        from llmux.admin.administration import Administration
+
+        return Administration(
+            switcher,
+            metrics,
+            refusals,
+            journal,
+            reactor,
+            entrance.doors,
+            started=started,
+            policy=config.policy.name,
+            backends=backends,
+            max_wait=getattr(config.policy.settings, "max_wait_secs", None),
+            control=entrance.control,
+            verbs=entrance.verbs,
+        )
+
+    entrance = Entrance(administration, lambda: NothingElse(refusals))
+    switcher.call_when_stopped(entrance.close)
+    door = Door(has_admin=config.admin.listen is None)
+    root = Root(models, switching, metrics, reactor, refusals, entrance.behind(door))
+    return App(config, root, switcher, metrics, door, entrance, refusals, reactor)
 
 
 def settings_of(config: Config) -> SwitchSettings:

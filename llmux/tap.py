@@ -156,7 +156,7 @@ def makeService(options: Options) -> IService:
 
     try:
         config = load_config(options["config"], port=options["port"])
-        service = LlmuxService(config, reactor, owner=_owner(options))
+        service = LlmuxService(config, reactor, owner=_owner(options), is_daemon=True)
     except ConfigError as e:
         raise SystemExit(str(e)) from None
     in_terminal = bool(options.parent and options.parent.get("nodaemon")) and sys.stdin.isatty()

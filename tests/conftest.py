@@ -32,6 +32,9 @@ def state_home() -> Iterator[None]:
         os.chmod(directory, 0o755)
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", directory)
+        patch.delenv("RUNTIME_DIRECTORY", raising=False)
+        patch.setenv("XDG_RUNTIME_DIR", os.path.join(directory, "run"))
+        os.mkdir(os.path.join(directory, "run"), 0o700)
         yield
 
 

@@ -17,7 +17,15 @@ from msgspec import Meta, Struct
 from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
-from llmux.config.values import DEFAULT_HEALTH, Config, ModelConfig, Name, PolicyConfig, Script
+from llmux.config.values import (
+    DEFAULT_HEALTH,
+    AdminConfig,
+    Config,
+    ModelConfig,
+    Name,
+    PolicyConfig,
+    Script,
+)
 from llmux.policy.catalog import PolicyLookupError, find_policy, policies_with_setting
 from llmux.similar_names import most_similar
 from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
@@ -77,6 +85,7 @@ class Conversion:
         raw_policy = self.policy_keys(keys)
         self.check_known((), keys, {*keys_of(Config), *EITHER_PLACE})
         models = self.models(keys.pop("models", None))
+        admin = self.admin(keys.pop("admin", {}))
         if port is not None:
             if "listen" in keys:
                 self.fail(
@@ -99,7 +108,12 @@ class Conversion:
             fields["port"] = port
         policy = self.policy(raw_policy, either, paths)
         config = Config(
-            **fields, models=models, policy=policy, directory=directory, file=self.file
+            **fields,
+            models=models,
+            policy=policy,
+            admin=admin,
+            directory=directory,
+            file=self.file,
         )
         self.check_policy(config)
         for at, name in enumerate(config.allowed_hosts):
@@ -127,6 +141,18 @@ class Conversion:
                         "give the port of the model's server, or llmux another",
                     )
         return config
+
+    def admin(self, raw: object) -> AdminConfig:
+        path = ("admin",)
+        if not isinstance(raw, dict):
+            self.fail(
+                path, f"{shown(raw)} is not a mapping", "indent listen or socket under it"
+            )
+        self.check_known(path, raw, keys_of(AdminConfig))
+        admin = AdminConfig(**self.fields(path, AdminConfig, raw))
+        if admin.socket is not None and "\0" in admin.socket:
+            self.fail((*path, "socket"), "the name holds a NUL character", "remove it")
+        return admin
 
     # -------------------------------------------------------------- models
 

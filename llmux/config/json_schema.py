@@ -16,7 +16,7 @@ from typing import Any, get_args
 import msgspec
 
 from llmux.config.conversion import EITHER_PLACE, keys_of
-from llmux.config.values import Config, ModelConfig, PolicyConfig
+from llmux.config.values import AdminConfig, Config, ModelConfig, PolicyConfig
 from llmux.policy.catalog import PolicyLookupError, find_policy, known_policies
 
 __all__ = ["configuration_schema"]
@@ -33,6 +33,8 @@ def configuration_schema() -> Schema:
     core = _only(definitions.pop(PolicyConfig.__name__), keys_of(PolicyConfig))
     model = definitions[ModelConfig.__name__]
     definitions[ModelConfig.__name__] = _only(model, keys_of(ModelConfig))
+    admin = definitions[AdminConfig.__name__]
+    definitions[AdminConfig.__name__] = _only(admin, keys_of(AdminConfig))
     both = top["properties"] | core["properties"]
     either = {key: both[key] for key in EITHER_PLACE}
     policies = []

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from llmux.interfaces import PolicyContext
 
-__all__ = ["Config", "ModelConfig", "Name", "PolicyConfig", "Script"]
+__all__ = ["AdminConfig", "Config", "ModelConfig", "Name", "PolicyConfig", "Script"]
 
 # title: what the value is; description: what to give instead.
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port", description="give 1 to 65535")]
@@ -161,6 +161,28 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
     settings: Any = None
 
 
+class AdminConfig(Struct, frozen=True, kw_only=True):
+    """
+    The part of a configuration that says where llmux is asked and told.
+
+    @ivar listen: a Twisted endpoint string: what is under /llmux/ is there, and no
+        longer where clients connect; None leaves it there.
+    @ivar socket: the Unix socket of the command line, or None for the default
+        (L{llmux.socket_path.socket_path}).
+    """
+
+    listen: Annotated[
+        Name | None,
+        Meta(
+            title="an endpoint",
+            description='give a string, as in "tcp:3001:interface=127.0.0.1"',
+        ),
+    ] = None
+    socket: Annotated[
+        Name | None, Meta(title="a file name", description="give a string, or leave it out")
+    ] = None
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """
     A whole configuration.
@@ -170,6 +192,7 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar port: the port at which llmux listens.
     @ivar host: the address at which llmux listens; 0.0.0.0 for every interface.
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
+    @ivar admin: where llmux is asked and told.
     @ivar allowed_hosts: names by which clients may ask for a server that only
         this machine reaches, besides its own; C{*.} stands for what is under one.
     @ivar cors_origins: origins whose web pages may use the server.
@@ -207,6 +230,10 @@ class Config(Struct, frozen=True, kw_only=True):
         Name | None,
         Meta(title="an endpoint", description='give a string, as in "tcp:3000"'),
     ] = None
+    admin: Annotated[
+        AdminConfig,
+        Meta(title="a mapping", description="indent listen or socket under it"),
+    ] = AdminConfig()
     allowed_hosts: Hosts = ()
     cors_origins: Origins = ()
     client_stall_timeout_secs: Duration = 60.0

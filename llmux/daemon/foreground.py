@@ -44,7 +44,7 @@ def serve(
     from llmux.monitoring.log import log_observer
     from llmux.monitoring.log_stream import later_in
 
-    service = LlmuxService(config, reactor)
+    service = LlmuxService(config, reactor, is_daemon=True)
     observer = log_observer(sys.stderr, log_format, verbose, later_in(reactor))
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     owner = ProcessOwner(

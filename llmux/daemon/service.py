@@ -9,6 +9,7 @@ import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
@@ -21,10 +22,15 @@ from llmux.daemon.listener import Listener
 from llmux.monitoring.metrics import load_exposition
 
 if TYPE_CHECKING:
+    from llmux.admin.doors import Door
     from llmux.monitoring.request_log import RequestLog
     from llmux.web.access import AccessRules
+    from llmux.web.site import LlmuxSite
 
 __all__ = ["LlmuxService", "make_service"]
+
+_MOST_ADMIN_BODY = 64 * 1024
+"""Bytes of a command."""
 
 LAST_REPLIES = 5.0
 """Seconds that clients get at least to take the ends of their replies when llmux stops."""
@@ -32,7 +38,8 @@ LAST_REPLIES = 5.0
 
 def make_service(config: Config, reactor: Any) -> IService:
     """
-    Make llmux, ready to start: its sockets are bound and its files open.
+    Make llmux, ready to start: its sockets are bound and its files open.  There is a
+    Unix socket for commands only if C{admin.socket} asks for one.
 
     @raise ConfigError: something that the configuration names cannot be used.
     """
@@ -57,16 +64,23 @@ class LlmuxService(MultiService):
     _log = Logger()
 
     def __init__(
-        self, config: Config, reactor: Any, *, owner: tuple[int, int] | None = None
+        self,
+        config: Config,
+        reactor: Any,
+        *,
+        owner: tuple[int, int] | None = None,
+        is_daemon: bool = False,
     ) -> None:
         """
+        @param is_daemon: llmux is a process of its own: there is a Unix socket for
+            commands, whether C{admin.socket} names its place or not.
         @param owner: the user and the group that this process will become, if
             it will (C{twistd --uid}).
         @raise ConfigError: something that the configuration names cannot be
             used.
         """
         MultiService.__init__(self)
-        from llmux.app import build_app
+        from llmux.app import assemble
         from llmux.daemon.admission import Admission, AdmittingSite
         from llmux.daemon.spool import open_storage
         from llmux.hooks.state import prepare_state
@@ -76,7 +90,8 @@ class LlmuxService(MultiService):
         self._reactor = reactor
         self._stopping: Deferred[None] | None = None
         config = self.config = prepare_state(config, owner)
-        self.resource, self.switcher = build_app(config, reactor)
+        self._app = app = assemble(config, reactor)
+        self.resource, self.switcher, self.entrance = app.root, app.switcher, app.entrance
         self._site = AdmittingSite(
             self.resource,
             reactor,
@@ -89,11 +104,18 @@ class LlmuxService(MultiService):
         self._request_log = _open_request_log(config, reactor, owner)
         if self._request_log is not None:
             self.switcher.add_observer(self._request_log)
+        self._sockets: list[Any] = []
+        self._admin_sites: list[LlmuxSite] = []
         # Last, so that nothing is bound if anything else is amiss.
         try:
             self.listener = Listener(
                 config, reactor, self._site, owner=owner, bound=self._bound
             )
+            try:
+                self._open_doors(owner, is_daemon)
+            except ConfigError:
+                self.listener.stopService()
+                raise
         except ConfigError:
             if self._request_log is not None:
                 self._request_log.close()
@@ -107,6 +129,49 @@ class LlmuxService(MultiService):
     def _bound(self, address: IAddress) -> None:
         """Refuse what web pages may not do, before there is a connection."""
         self._site.access = access_rules(self.config, address)
+        _describe_door(self._app.door, self.config, address)
+
+    def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
+        """Open the doors for operators beside the one for clients."""
+        from llmux.admin.doors import Door
+
+        config = self.config
+        if config.admin.listen is not None:
+            door = Door(is_for_viewing=True)
+            site = self._admin_site(door)
+            elsewhere = msgspec.structs.replace(config, listen=config.admin.listen)
+
+            def bound(address: IAddress) -> None:
+                site.access = access_rules(config, address)
+                _describe_door(door, elsewhere, address)
+
+            try:
+                listener = Listener(elsewhere, self._reactor, site, owner=owner, bound=bound)
+            except ConfigError as error:
+                raise ConfigError(
+                    error.file, "admin.listen", error.problem, error.remedy
+                ) from None
+            IService(listener).setServiceParent(self)
+        if is_daemon or config.admin.socket is not None:
+            from llmux.daemon.admin_socket import listen_for_commands
+
+            site = self._admin_site(Door(is_socket=True))
+            port: Any = listen_for_commands(config, self._reactor, site, owner)
+            site.access = access_rules(config, port.getHost())
+            # A daemon is another process than the one that binds: it accepts from its start on.
+            port.pauseProducing()
+            self._sockets.append(port)
+
+    def _admin_site(self, door: Door) -> LlmuxSite:
+        from llmux.web.limits import Limits
+        from llmux.web.site import LlmuxSite
+
+        site = LlmuxSite(
+            self._app.root_behind(door), self._reactor, limits=Limits(body=_MOST_ADMIN_BODY)
+        )
+        site.noisy = False
+        self._admin_sites.append(site)
+        return site
 
     def startService(self) -> None:
         """Find out what is awake, and accept connections, whose requests wait for that."""
@@ -115,6 +180,8 @@ class LlmuxService(MultiService):
         )
         MultiService.startService(self)
         self._report_spool()
+        for port in self._sockets:
+            self._reactor.callWhenRunning(port.resumeProducing)
         self._reactor.callWhenRunning(self._reactor.callLater, 0, load_exposition)
 
     def _report_spool(self) -> None:
@@ -148,14 +215,20 @@ class LlmuxService(MultiService):
 
     async def _stop(self) -> None:
         began = self._reactor.seconds()
+        for port in self._sockets:
+            port.stopListening()
         await MultiService.stopService(self)
         self._admission.stop()
         self._site.stop_accepting_requests()
         await self.switcher.stop()
+        for site in self._admin_sites:
+            site.stop_accepting_requests()
         passed = self._reactor.seconds() - began
         patience = max(LAST_REPLIES, self.config.shutdown_timeout_secs - passed)
-        timer = self._reactor.callLater(patience, self._site.abort_all)
-        await self._site.all_closed()
+        sites = [self._site, *self._admin_sites]
+        timer = self._reactor.callLater(patience, self._abort_connections)
+        for site in sites:
+            await site.all_closed()
         if timer.active():
             timer.cancel()
         if self._request_log is not None:
@@ -164,12 +237,37 @@ class LlmuxService(MultiService):
     def abort(self) -> None:
         """Cut short what L{stopService} waits for: requests, replies and hooks."""
         self.switcher.abort()
-        self._site.abort_all()
+        self._abort_connections()
+
+    def _abort_connections(self) -> None:
+        for site in (self._site, *self._admin_sites):
+            site.abort_all()
 
     def reopen_logs(self) -> None:
         """Open the request log anew: logrotate has moved it away."""
         if self._request_log is not None:
             self._request_log.reopen()
+
+
+def _is_private(address: IAddress) -> bool:
+    """Nobody but users of this machine reaches what listens on this address."""
+    host = getattr(address, "host", None)
+    return host is None or ip_address(host).is_loopback
+
+
+def _describe_door(door: Door, config: Config, address: IAddress) -> None:
+    """Say of a door what depends on where it has been opened."""
+    from llmux.daemon.listener import describe_address
+
+    door.is_private = _is_private(address)
+    host = getattr(address, "host", None)
+    if host is None:
+        return
+    scheme = "https" if (config.listen or "").startswith("ssl:") else "http"
+    url = describe_address(address, scheme)
+    if ip_address(host).is_unspecified:
+        url = url.replace(f"//{host}:", "//127.0.0.1:").replace(f"//[{host}]:", "//[::1]:")
+    door.url = url
 
 
 def access_rules(config: Config, address: IAddress) -> AccessRules:
@@ -180,9 +278,8 @@ def access_rules(config: Config, address: IAddress) -> AccessRules:
     """
     from llmux.web.access import AccessRules, own_names
 
-    host = getattr(address, "host", None)
     return AccessRules(
-        checks_host=host is None or ip_address(host).is_loopback,
+        checks_host=_is_private(address),
         hosts=[*own_names(), *config.allowed_hosts],
         origins=config.cors_origins,
     )

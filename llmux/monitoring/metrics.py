@@ -120,6 +120,7 @@ class Metrics:
         self._aborted: dict[tuple[str, ...], int] = {}
         self._policy_failures: dict[tuple[str, ...], int] = {}
         self._not_asleep: dict[tuple[str, ...], int] = {}
+        self._commands: dict[tuple[str, ...], int] = {}
         self._requests: dict[tuple[str, int], Histogram] = {}
         self._switch_seconds = _Family(
             "llmux_switch_duration_seconds",
@@ -202,6 +203,20 @@ class Metrics:
         key = (model,)
         self._not_asleep[key] = self._not_asleep.get(key, 0) + 1
 
+    def commanded(self, verb: str, result: str) -> None:
+        """A command was carried out, refused or denied."""
+        key = verb, result
+        self._commands[key] = self._commands.get(key, 0) + 1
+
+    def answered(self) -> dict[str, tuple[int, int]]:
+        """For each model how many replies began: with a status below 500, and with another."""
+        found: dict[str, tuple[int, int]] = {}
+        for (model, status), histogram in self._requests.items():
+            good, bad = found.get(model, (0, 0))
+            number = sum(histogram.counts)
+            found[model] = (good + number, bad) if status < 500 else (good, bad + number)
+        return found
+
     # -- exposition
 
     def expose(self) -> bytes:
@@ -268,6 +283,12 @@ class Metrics:
                 "Successful sleep hooks after which alive said yes.",
                 ("model",),
                 dict(self._not_asleep),
+            ),
+            (
+                "llmux_commands",
+                "Commands of operators.",
+                ("verb", "result"),
+                dict(self._commands),
             ),
             (
                 "llmux_requests",

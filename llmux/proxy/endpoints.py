@@ -23,7 +23,7 @@ from llmux.proxy.refusals import RefusalLog, model_not_found
 from llmux.web.error_reply import ApiError
 from llmux.web.limits import TURN
 
-__all__ = ["Root"]
+__all__ = ["NothingElse", "Root"]
 
 _READING = (b"GET", b"HEAD")
 _SCRAPES_COST = 0.05
@@ -51,16 +51,19 @@ class Root(Resource):
         metrics: Metrics,
         clock: IReactorTime,
         refusals: RefusalLog | None = None,
+        admin: Callable[[], IResource] | None = None,
     ) -> None:
         """
         @param models: the names of the models.
         @param rest: answers all other paths; a leaf.
         @param clock: gives a long list of metrics its turns.
         @param refusals: logs the errors that clients are answered with; a new one if None.
+        @param admin: makes what is under /llmux, when somebody first asks; None: nothing is.
         """
         Resource.__init__(self)
         self._rest = rest
         refusals = RefusalLog(clock) if refusals is None else refusals
+        self._admin = admin
         self._own: dict[bytes, IResource] = {
             b"health": _Document(refusals, b"application/json", b'{"status": "ok"}\n'),
             b"metrics": _Exposition(refusals, metrics, clock),
@@ -70,6 +73,8 @@ class Root(Resource):
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """See L{IResource.getChildWithDefault}."""
         own = self._own.get(path)
+        if own is None and path == b"llmux" and self._admin is not None:
+            own = self._own[path] = self._admin()
         if own is None or (own.isLeaf and request.postpath):
             return self._rest
         return own
@@ -78,6 +83,26 @@ class Root(Resource):
         """Leave a path that ends here to the models' Resource."""
         answered: int | bytes = self._rest.render(request)
         return answered
+
+
+class NothingElse(Resource):
+    """The Resource of what is not behind this door, and of all that is below."""
+
+    route_is_stable = True
+
+    def __init__(self, refusals: RefusalLog) -> None:
+        Resource.__init__(self)
+        self._refusals = refusals
+
+    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
+        """See L{IResource.getChildWithDefault}."""
+        return self
+
+    def render(self, request: Request) -> int:
+        """Refuse the request."""
+        path = request.path[:200].decode("ascii", "replace")
+        self._refusals.answer(request, ApiError(404, f"There is no {path} here."))
+        return NOT_DONE_YET
 
 
 class _Version(Resource):

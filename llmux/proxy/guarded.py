@@ -29,6 +29,7 @@ class ITurn(Interface):
     request: IRequest = Attribute("The same request, as twisted.web's Resources see it.")
     model: str = Attribute("The model that the request names.")
     guard: InFlightGuard = Attribute("The request's right to be in flight.")
+    size: int = Attribute("Bytes of the reply's body so far.  Whoever renders it counts.")
     begun_anew: bool = Attribute(
         "The request has been begun a second time, or goes to its backend for the second "
         "time now: it must not be begun once more.  Whoever begins it anew sets this."
@@ -43,11 +44,12 @@ class ITurn(Interface):
         is asked soon.  The turn goes on.
         """
 
-    def end(answered: bool = True) -> None:
+    def end(answered: bool = True, outcome: str = "client_left") -> None:
         """
         The exchange with the backend is over.
 
         @param answered: the backend's reply arrived whole.
+        @param outcome: why it did not.
         """
 
     def refuse(error: ApiError) -> None:

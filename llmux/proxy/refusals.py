@@ -14,6 +14,7 @@ from llmux.web.error_reply import ApiError, answer
 __all__ = [
     "RefusalLog",
     "backend_error",
+    "cancelled",
     "cut_short",
     "from_switch_error",
     "internal_error",
@@ -46,6 +47,11 @@ def cut_short(reason: str) -> ApiError:
     return ApiError(
         503, f"The request was cut short: {reason}", "aborted", retry_after=_RETRY_AFTER
     )
+
+
+def cancelled() -> ApiError:
+    """An operator has cancelled the request.  By this status client libraries do not retry."""
+    return ApiError(410, "An operator has cancelled this request.", "cancelled")
 
 
 def internal_error() -> ApiError:

@@ -129,6 +129,7 @@ class Relay:
         if self._first_byte_limit is not None:
             self._stop_first_byte_limit()
         turn = self.turn
+        turn.size = len(data)
         turn.reply_began(head.status)
         if head.status >= 500:
             turn.backend_in_doubt()
@@ -167,7 +168,7 @@ class Relay:
         self.hang_up()
         if self.answering:
             self._unblock()
-            turn.end(answered=False)
+            turn.end(answered=False, outcome="cut_off")
             self.cut_off()
         elif turn.guard.may_wait_again:
             turn.unanswered(reason)
@@ -249,6 +250,7 @@ class ChannelRelay(Relay):
         if self._first_byte_limit is not None:
             self._stop_first_byte_limit()
         turn = self.turn
+        turn.size = len(data)
         turn.reply_began(head.status)
         if head.status >= 500:
             turn.backend_in_doubt()
@@ -278,6 +280,7 @@ class ChannelRelay(Relay):
     def received(self, data: bytes, ended: bool) -> None:
         """See L{IExchange.received}."""
         self._latest = data
+        self.turn.size += len(data)
         if self._chunked:
             size = len(data)
             if size < 4096:
@@ -335,6 +338,7 @@ class RequestRelay(Relay):
     def received(self, data: bytes, ended: bool) -> None:
         """See L{IExchange.received}."""
         self._latest = data
+        self.turn.size += len(data)
         if data:
             self._request.write(data)
         if ended:

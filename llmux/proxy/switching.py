@@ -12,6 +12,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from llmux.monitoring.request_journal import RequestJournal
 from llmux.proxy.guarded import IGuardedResource
 from llmux.proxy.model_name.find import find_model, search_turns
 from llmux.proxy.refusals import RefusalLog
@@ -50,10 +51,12 @@ class SwitchingResource(Resource):
         max_body: int | None = None,
         metrics: RequestMetrics | None = None,
         refusals: RefusalLog | None = None,
+        journal: RequestJournal | None = None,
     ) -> None:
         """
         @param max_body: bytes; larger bodies get 413.
         @param metrics: counts the replies, if not None.
+        @param journal: knows the requests; a new one if None.
         @param refusals: logs the errors that clients are answered with; a new one if None.
         """
         Resource.__init__(self)
@@ -70,6 +73,7 @@ class SwitchingResource(Resource):
             switcher.backend_in_doubt,
             self._refusals,
             clock.seconds,
+            RequestJournal() if journal is None else journal,
         )
         # Large bodies are searched a little in each turn of the reactor.
         self._search_turns = search_turns(clock)

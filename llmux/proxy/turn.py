@@ -18,10 +18,12 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from llmux.errors import ModelNotFound, SwitchError
+from llmux.monitoring.request_journal import LONGEST_PATH, RequestJournal
 from llmux.proxy.guarded import ITurn
 from llmux.proxy.refusals import (
     RefusalLog,
     backend_error,
+    cancelled,
     from_switch_error,
     internal_error,
 )
@@ -76,6 +78,7 @@ class TurnContext:
     @ivar metrics: counts replies that are cut short.
     @ivar in_doubt: called with a model whose backend's health is doubtful.
     @ivar seconds: gives the time.
+    @ivar journal: knows the turns that are open, and those that are over.
     """
 
     switcher: TurnSwitcher
@@ -87,6 +90,7 @@ class TurnContext:
     in_doubt: Callable[[str], None]
     refusals: RefusalLog
     seconds: Callable[[], float]
+    journal: RequestJournal
 
     def render(self, request: IRequest) -> None:
         """Have the wrapped Resource answer, which knows no guards."""
@@ -107,17 +111,30 @@ class Turn:
     leaves), or is being rendered, or has ended.  It may wait and be rendered twice.
 
     @ivar guard: held while the request is rendered.  Not set before.
+    @ivar number: of the request, which no other has.
+    @ivar status: of the reply; 0 before it has begun.
+    @ivar started: when the request was complete.
+    @ivar granted: when it got its guard after waiting; None if it never waited.
+    @ivar first_byte: seconds until the reply began; below 0 before that.
+    @ivar size: bytes of the reply's body that have come.
+    @ivar outcome: how the turn is to end, where that is decided before its end.
     """
 
     __slots__ = (
         "_context",
         "_pending",
-        "_started",
         "begun_anew",
         "caller",
+        "first_byte",
+        "granted",
         "guard",
         "model",
+        "number",
+        "outcome",
         "request",
+        "size",
+        "started",
+        "status",
     )
 
     _log = Logger()
@@ -134,8 +151,12 @@ class Turn:
         self.request = request
         self.begun_anew = False
         self._context = context
-        self._started = context.seconds()
+        self.started = context.seconds()
         self._pending: Deferred[Any] | None = None
+        self.status = self.size = 0
+        self.granted: float | None = None
+        self.first_byte = -1.0
+        self.outcome = ""
 
     # ---------------------------------------------------- before the backend
 
@@ -154,6 +175,7 @@ class Turn:
         if pending is not None:
             self.caller.departed = None
             pending.cancel()
+            self._over("client_left")
 
     def _searched(self, model: str | None) -> None:
         self._pending = None
@@ -176,10 +198,13 @@ class Turn:
             # Not counted: clients must not be able to make series of metrics.
             self._answer(from_switch_error(error))
             return
+        context = self._context
+        self.number = context.journal.next_number()
+        context.journal.open.add(self)
         if guard is not None:
             self.guard = guard
             try:
-                self._context.render_turn(self)
+                context.render_turn(self)
             except Exception:
                 self._rendering_failed()
             return
@@ -191,7 +216,7 @@ class Turn:
 
     def _wait(self) -> None:
         pending = self._context.switcher.acquire(
-            self.model, arrived=self._started, retry=self.begun_anew
+            self.model, arrived=self.started, retry=self.begun_anew
         )
         self._wait_for(pending)
         pending.addCallbacks(self._granted, self._failed)
@@ -199,6 +224,7 @@ class Turn:
     def _granted(self, guard: InFlightGuard) -> None:
         self._pending = None
         self.guard = guard
+        self.granted = self._context.seconds()
         try:
             self._context.render_turn(self)
         except Exception:
@@ -225,16 +251,19 @@ class Turn:
     def reply_began(self, status: int) -> None:
         """See L{ITurn.reply_began}."""
         context = self._context
-        context.count(self.model, status, context.seconds() - self._started)
+        self.status = status
+        self.first_byte = seconds = context.seconds() - self.started
+        context.count(self.model, status, seconds)
 
     def backend_in_doubt(self) -> None:
         """See L{ITurn.backend_in_doubt}."""
         self._context.in_doubt(self.model)
 
-    def end(self, answered: bool = True) -> None:
+    def end(self, answered: bool = True, outcome: str = "client_left") -> None:
         """See L{ITurn.end}."""
         self.caller.departed = None
         self.guard.release(answered)
+        self._over("answered" if answered else outcome)
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
@@ -248,7 +277,7 @@ class Turn:
         if context.metrics is not None:
             context.metrics.exchange_aborted(self.model, reason)
         context.in_doubt(self.model)
-        self.end(answered=False)
+        self.end(answered=False, outcome="cut_off")
 
     def unanswered(self, reason: str) -> None:
         """See L{ITurn.unanswered}."""
@@ -267,16 +296,20 @@ class Turn:
     # -------------------------------------------------------- answers of ours
 
     def _refuse(self, error: ApiError) -> None:
+        if self.outcome == "cancelled":
+            error = cancelled()
         self.reply_began(error.status)
         self._answer(error)
 
     def _answer(self, error: ApiError) -> None:
+        self._over("refused")
         self.caller.departed = None
         self._context.refusals.refused(error, self.caller.head.path, self.model)
         answer(self.request, error)
 
     def _internal_error(self, failure: Failure) -> None:
         """A defect, of llmux or of the wrapped Resource."""
+        self._over("broken")
         self.caller.departed = None
         request: Any = self.request
         if request.startedWriting or request.finished:
@@ -284,6 +317,59 @@ class Turn:
         else:
             self._log.failure("a defect while answering a request", failure)
             answer(request, internal_error())
+
+    # ------------------------------------------------------ for the journal
+
+    @property
+    def has_guard(self) -> bool:
+        """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
+        return self._pending is None
+
+    @property
+    def what(self) -> tuple[bytes, bytes]:
+        """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
+        head = self.caller.head
+        return head.method, head.path
+
+    def _over(self, outcome: str) -> None:
+        """The request is over: what is kept of it says nothing of its body."""
+        context = self._context
+        journal = context.journal
+        if self in journal.open:
+            journal.open.remove(self)
+            head = self.caller.head
+            journal.ended.append(
+                (
+                    self.number,
+                    self.model,
+                    head.method,
+                    head.path[:LONGEST_PATH],
+                    self.status,
+                    self.started,
+                    self.granted,
+                    self.first_byte,
+                    context.seconds(),
+                    self.size,
+                    self.outcome or outcome,
+                )
+            )
+
+    def cancel(self) -> None:
+        """End the turn, because an operator says so: the client is told, and does not retry."""
+        self.outcome = "cancelled"
+        pending = self._pending
+        if pending is not None:
+            self._pending = None
+            pending.cancel()
+            self._refuse(cancelled())
+            return
+        context = self._context
+        if context.metrics is not None:
+            context.metrics.exchange_aborted(self.model, "cancelled")
+        guard = self.guard
+        guard.may_wait_again = False
+        if guard.on_abort is not None:
+            guard.on_abort("an operator has cancelled it")
 
     # ------------------------------ rendering by a Resource that knows no guards
 
@@ -300,5 +386,5 @@ class Turn:
 
     def _abort(self, reason: str) -> None:
         """See L{InFlightGuard.on_abort<llmux.switching.model.InFlightGuard>}."""
-        self.end(answered=False)
+        self.end(answered=False, outcome="cut_off")
         self.caller.cut_off()

@@ -11,17 +11,20 @@ class Backoff:
     C{longest}.
 
     @ivar until: when the pause ends, on the caller's clock; 0 without one.
+    @ivar tries: failures since the thing last worked.
     """
 
-    __slots__ = ("_first", "_longest", "_next", "until")
+    __slots__ = ("_first", "_longest", "_next", "tries", "until")
 
     def __init__(self, first: float = 2.0, longest: float = 60.0) -> None:
         self._first = self._next = first
         self._longest = longest
         self.until = 0.0
+        self.tries = 0
 
     def failed(self, now: float, at_least: float = 0.0) -> None:
         """One more failure: pause until at least C{at_least} seconds from now."""
+        self.tries += 1
         self.until = now + max(self._next, at_least)
         self._next = min(self._next * 2, self._longest)
 
@@ -34,3 +37,4 @@ class Backoff:
         """The thing works again: no pause."""
         self._next = self._first
         self.until = 0.0
+        self.tries = 0

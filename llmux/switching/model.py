@@ -132,6 +132,7 @@ class Model:
     @ivar doubts: Deferreds of those whose requests its backend did not
         answer; each fires with True if the model is found dead.
     @ivar waited: how long its requests waited.
+    @ivar stepped: called with the model after each step.
     """
 
     __slots__ = (
@@ -152,6 +153,7 @@ class Model:
         "settings",
         "since",
         "sleep_backoff",
+        "stepped",
         "waited",
         "wake_backoff",
         "wake_began",
@@ -175,6 +177,7 @@ class Model:
         self.busy = False
         self.doubts: list[Deferred[bool]] = []
         self.waited = waited
+        self.stepped: Callable[[Model], None] | None = None
         self._waiters: dict[int, Waiter] = {}
         # Oldest first: (arrival, request number).
         self._order: list[tuple[float, int]] = []
@@ -189,6 +192,8 @@ class Model:
         self.phase = step(self.phase, event)
         self.since = now
         self.open = False
+        if self.stepped is not None:
+            self.stepped(self)
 
     @property
     def needs(self) -> Needs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -65,6 +65,9 @@ class Stage(Protocol):
 
     def story_ended(self, story: Story) -> None:
         """The story has moved what it had to."""
+
+    def switch_rebound(self, switch: Any) -> None:
+        """The switch leads to another target now."""
 
     def holding_questions(self) -> AbstractContextManager[None]:
         """Have the policy asked only after the block, and not in its middle."""

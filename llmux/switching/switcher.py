@@ -38,6 +38,7 @@ from llmux.interfaces import (
 from llmux.monitoring.metrics import Metrics
 from llmux.switching.adoption import Adoption
 from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
+from llmux.switching.chronicle import Chronicle
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.cost import SwitchCostTracker
 from llmux.switching.model import InFlightGuard, Model, Waiter
@@ -121,6 +122,7 @@ class ModelSwitcher:
 
     @ivar costs: what switches have cost.
     @ivar metrics: counts what happens.
+    @ivar chronicle: knows what models and switches have done lately.
     """
 
     _log = Logger()
@@ -152,13 +154,15 @@ class ModelSwitcher:
         self.metrics = Metrics() if metrics is None else metrics
         self.costs = SwitchCostTracker()
         self.capacity = Capacity(resources)
+        self.chronicle = Chronicle(clock.seconds)
         self._shutdown = Shutdown(self)
         self._wake_notes = wake_notes
         self._all: dict[str, Model] = {}
         for name in sorted(models):
             given = models[name]
             own = given if isinstance(given, ModelSettings) else ModelSettings(given)
-            self._all[name] = Model(name, own, self.metrics.queue_wait(name))
+            self._all[name] = model = Model(name, own, self.metrics.queue_wait(name))
+            model.stepped = self.chronicle.stepped
             # Until its alive has answered, it may be awake.
             self.capacity.hold(name, self._all[name].needs)
         self._watches = {
@@ -588,12 +592,18 @@ class ModelSwitcher:
         self._stories.add(story)
         if isinstance(story, Transition):
             self._transitions.append(story)
+            self.chronicle.switch_began(story, None)
 
     def story_ended(self, story: Story) -> None:
         """The story has moved what it had to."""
         self._stories.discard(story)
         if isinstance(story, Transition):
             self._transitions.remove(story)
+            self.chronicle.switch_ended(story)
+
+    def switch_rebound(self, switch: Transition) -> None:
+        """The switch leads to another target now."""
+        self.chronicle.switch_rebound(switch)
 
     def clean_up(self, model: Model, failed_try: float | None = None) -> None:
         """The model may be awake, and must not be: put it to sleep."""

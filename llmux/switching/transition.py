@@ -219,6 +219,7 @@ class Transition(Story):
                 self._take_up(model)
                 self._evict(model)
         self.victims = list(victims)
+        self.stage.switch_rebound(self)
         log.info(
             "the switch from {from} leads to {to} now",
             event="switch_rebound",

@@ -1,0 +1,1 @@
+"""What operators see of llmux, and the commands that they give: everything under C{/llmux/}."""

@@ -1,0 +1,159 @@
+"""
+What the doors share: the status, the commands, the events, and who may come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from llmux.admin.command_resource import CommandTrace
+from llmux.admin.control import CommandError, IControl, NoControl
+from llmux.admin.doors import Door
+from llmux.admin.login import Login
+from llmux.admin.moments import Moments
+from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
+from llmux.admin.replies import RefusalSink
+from llmux.admin.status_report import StatusReport
+from llmux.monitoring.metrics import Metrics
+from llmux.monitoring.request_journal import RequestJournal
+from llmux.switching.switcher import ModelSwitcher
+
+__all__ = ["Administration"]
+
+
+class Administration:
+    """
+    All that operators see and do, made when somebody first asks.
+
+    @ivar control: carries out commands.
+    @ivar verbs: what can be commanded, by name.
+    @ivar trace: the trace that commands leave.
+    @ivar login: tokens and cookies.
+    @ivar report: makes statuses.
+    @ivar doors: the ways in, of which one may be a browser's.
+    """
+
+    def __init__(
+        self,
+        switcher: ModelSwitcher,
+        metrics: Metrics,
+        refusals: RefusalSink,
+        journal: RequestJournal,
+        clock: IReactorTime,
+        doors: Sequence[Door],
+        *,
+        started: float,
+        policy: str,
+        backends: Mapping[str, tuple[str, int | None]],
+        max_wait: float | None = None,
+        control: IControl | None = None,
+        verbs: Iterable[Verb] = (),
+    ) -> None:
+        """
+        @param started: when llmux started, on the switcher's clock.
+        @param policy: the policy's name.
+        @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
+        @param control: carries out commands; None: none can be.
+        @param verbs: further verbs.
+        """
+        self.switcher = switcher
+        self.metrics = metrics
+        self.refusals = refusals
+        self.journal = journal
+        self.doors = doors
+        self.control: IControl = NoControl() if control is None else control
+        self.login = Login(clock.seconds)
+        self.trace = CommandTrace(metrics)
+        self.moments = Moments(switcher.clock.seconds)
+        self.report = StatusReport(
+            switcher,
+            metrics,
+            self.moments,
+            policy,
+            backends,
+            started=started,
+            max_wait=max_wait,
+        )
+        self.verbs: dict[str, Verb] = {}
+        for verb in (*control_verbs(self.control), *verbs):
+            self.add_verb(verb)
+        self.add_verb(
+            Verb(
+                "cancel",
+                {"request": Key(_number_of, is_required=True)},
+                self._cancel,
+                while_stopping=True,
+            )
+        )
+        self.add_verb(Verb("open", {}, self._open, is_for_socket=True, is_secret=True))
+
+    def add_verb(self, verb: Verb) -> None:
+        """Take this verb's commands."""
+        self.verbs[verb.name] = verb
+
+    def close(self) -> None:
+        """llmux has stopped: end the streams."""
+
+    # ------------------------------------------------------------- Commanded
+
+    @property
+    def is_stopping(self) -> bool:
+        """See L{Commanded.is_stopping<llmux.admin.command_resource.Commanded>}."""
+        return self.switcher.stopping
+
+    def is_model(self, name: str) -> bool:
+        """See L{Commanded.is_model<llmux.admin.command_resource.Commanded>}."""
+        return name in self.switcher.models
+
+    def model_names(self) -> Iterable[str]:
+        """See L{Commanded.model_names<llmux.admin.command_resource.Commanded>}."""
+        return self.switcher.models
+
+    def status(self, model: str | None = None) -> Mapping[str, Any]:
+        """
+        The status as an object.
+
+        @param model: the only model that is to be in it.
+        """
+        return self.report.of_all(self.control, model)
+
+    # ------------------------------------------------------------- own verbs
+
+    def _cancel(self, order: Order) -> Deferred[None]:
+        request = self.journal.find(order["request"])
+        if request is None:
+            return fail(
+                CommandError(
+                    f"There is no request {order['request']} in flight or waiting.",
+                    404,
+                    "request_not_found",
+                    "request",
+                )
+            )
+        request.cancel()
+        return succeed(None)
+
+    def _open(self, order: Order) -> Deferred[Mapping[str, Any]]:
+        url = next((door.url for door in self.doors if door.url and door.has_admin), None)
+        if url is None:
+            return fail(
+                CommandError(
+                    "No browser can reach this llmux: it listens on Unix sockets only. Set "
+                    "admin.listen in its configuration, as in tcp:3001:interface=127.0.0.1",
+                    409,
+                    "no_address",
+                )
+            )
+        return succeed({"url": f"{url}/llmux/?token={self.login.new_token()}"})
+
+
+def _number_of(value: object) -> int:
+    """Read the number of a request, which may come as text."""
+    text = text_of(str(value) if isinstance(value, int) else value)
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise WrongValue("the number of a request, as /llmux/requests has it")
+    return int(text)

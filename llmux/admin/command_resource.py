@@ -1,0 +1,207 @@
+"""
+The Resource of one verb: C{POST /llmux/VERB}, a JSON object in, the status out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+
+from llmux.admin.control import CommandError
+from llmux.admin.doors import Role
+from llmux.admin.orders import Verb, parse_order
+from llmux.admin.replies import AdminResource, RefusalSink, send_json
+from llmux.admin.roles import Access, Asker
+from llmux.web.body import body_of
+from llmux.web.error_reply import ApiError
+
+__all__ = ["CommandResource", "CommandTrace", "Commanded"]
+
+_MOST_BODY = 64 * 1024
+"""Bytes; a command is some dozens."""
+
+_LONGEST = 300
+
+
+class CommandMetrics(Protocol):
+    """Where commands are counted."""
+
+    def commanded(self, verb: str, result: str) -> None:
+        """One more command has come to this result."""
+
+
+class CommandTrace:
+    """
+    The trace that each command leaves: a log event, a count, and whoever listens.
+
+    @ivar listener: called with who, verb and result of each command; None for nobody.
+    """
+
+    _log = Logger()
+
+    def __init__(self, metrics: CommandMetrics) -> None:
+        self._metrics = metrics
+        self.listener: Callable[[str, str, str], None] | None = None
+
+    def ended(self, who: str, verb: str, result: str, order: str, reason: str = "") -> None:
+        """
+        A command has come to an end.
+
+        @param result: C{ok}, or a word for what went wrong.
+        @param order: what the command said, in words.
+        @param reason: why it failed.
+        """
+        self._metrics.commanded(verb, result)
+        self._log.info(
+            "command of {who}: {verb}{order}: {result}{reason}",
+            event="command",
+            who=who,
+            verb=verb,
+            order=f" {order}" if order else "",
+            result=result,
+            reason=f" ({reason[:_LONGEST]})" if reason else "",
+        )
+        if self.listener is not None:
+            self.listener(who, verb, result)
+
+    def denied(self, verb: str, result: str) -> None:
+        """A command was refused before it was read; the log of refusals has said so."""
+        self._metrics.commanded(verb, result)
+
+
+class Commanded(Protocol):
+    """
+    What commands are about.
+
+    @ivar trace: the trace that commands leave.
+    """
+
+    trace: CommandTrace
+
+    @property
+    def is_stopping(self) -> bool:
+        """llmux stops: no command is taken any more."""
+
+    def is_model(self, name: str) -> bool:
+        """Whether a model has this name."""
+
+    def model_names(self) -> Iterable[str]:
+        """The names of all models."""
+
+    def status(self) -> Mapping[str, Any]:
+        """The status as an object, for the answer."""
+
+
+class CommandResource(AdminResource):
+    """The Resource of one verb."""
+
+    methods: ClassVar[tuple[bytes, ...]] = (b"POST",)
+    role: ClassVar[Role | None] = Role.CONTROL
+
+    def __init__(
+        self, access: Access, refusals: RefusalSink, commanded: Commanded, verb: Verb
+    ) -> None:
+        super().__init__(access, refusals)
+        self._commanded = commanded
+        self._verb = verb
+
+    def deny(self, request: Request, error: ApiError) -> None:
+        """See L{AdminResource.deny}."""
+        self._commanded.trace.denied(self._verb.name, "denied")
+        self.refuse(request, error)
+
+    def answer(self, request: Request, asker: Asker) -> None:
+        """See L{AdminResource.answer}."""
+        verb = self._verb
+        if verb.is_for_socket and not self.access.door.is_socket:
+            self.deny(
+                request,
+                ApiError(
+                    403,
+                    f"{verb.name} is taken on llmux's Unix socket only.",
+                    "control_denied",
+                ),
+            )
+            return
+        types = request.requestHeaders.getRawHeaders(b"content-type", ())
+        kind = types[0].partition(b";")[0].strip().lower() if len(types) == 1 else b""
+        if kind != b"application/json":
+            # A page of another origin can send forms and plain text, but not this
+            # without asking first.
+            self._commanded.trace.denied(verb.name, "wrong_type")
+            self.refuse(
+                request,
+                ApiError(
+                    415,
+                    "A command is a JSON object: send it with Content-Type: application/json.",
+                    "unsupported_media_type",
+                ),
+            )
+            return
+        Deferred.fromCoroutine(self._carry_out(request, asker)).addErrback(
+            lambda failure: self._broke(request, failure)
+        )
+
+    async def _carry_out(self, request: Request, asker: Asker) -> None:
+        verb, commanded = self._verb, self._commanded
+        left: list[Failure] = []
+        request.notifyFinish().addErrback(left.append)
+        who = asker.name or "anybody"
+        shown = ""
+        answer: Mapping[str, Any] | None = None
+        error: CommandError | None = None
+        try:
+            body = _body(request)
+            if not verb.is_secret:
+                shown = " ".join(body.decode("utf-8", "replace").split())[:_LONGEST]
+            if commanded.is_stopping and not verb.while_stopping:
+                raise CommandError("llmux is shutting down.", 503, "stopping")
+            order = parse_order(verb, asker, body, commanded.is_model, commanded.model_names())
+            answer = await verb.run(order)
+        except CommandError as refused:
+            error = refused
+        if error is None:
+            commanded.trace.ended(who, verb.name, "ok", shown)
+        else:
+            commanded.trace.ended(who, verb.name, error.code, shown, str(error))
+        if left:
+            return
+        if error is None:
+            send_json(request, commanded.status() if answer is None else answer)
+        else:
+            wait = 5.0 if error.status == 503 else None
+            self.refuse(
+                request,
+                ApiError(error.status, str(error), error.code, error.param, wait),
+            )
+
+    def _broke(self, request: Request, failure: Failure) -> None:
+        """A defect of llmux, or of whoever carries commands out."""
+        request.processingFailed(failure)
+
+
+def _body(request: Request) -> bytes:
+    """
+    The whole body.
+
+    @raise CommandError: it is too large.
+    """
+    body = body_of(request)
+    try:
+        if body.length > _MOST_BODY:
+            raise CommandError(
+                f"The body is larger than {_MOST_BODY} bytes.", 413, "body_too_large"
+            )
+        data = body.in_memory()
+        if data is not None:
+            return data
+        with body.open() as stream:
+            return stream.read()
+    finally:
+        if body is not getattr(request, "body", None):
+            body.close()

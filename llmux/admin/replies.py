@@ -1,0 +1,104 @@
+"""
+What all Resources under C{/llmux/} have in common: who may ask, by which method,
+and how the answer goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from llmux.admin.doors import Role
+from llmux.admin.roles import Access, Asker, denied
+from llmux.web.error_reply import ApiError
+
+__all__ = ["AdminResource", "RefusalSink", "send", "send_json"]
+
+
+class RefusalSink(Protocol):
+    """Where errors go: see L{RefusalLog<llmux.proxy.refusals.RefusalLog>}."""
+
+    def answer(self, request: IRequest, error: ApiError) -> None:
+        """Answer a request that has not been answered with this error, and log it."""
+
+
+def send(
+    request: Request,
+    content_type: bytes,
+    body: bytes,
+    status: int = 200,
+    headers: Mapping[bytes, bytes] | None = None,
+) -> None:
+    """Answer with a whole body that nobody is to keep."""
+    request.setResponseCode(status)
+    request.setHeader(b"Cache-Control", b"no-store")
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    for name, value in (headers or {}).items():
+        request.setHeader(name, value)
+    request.setHeader(b"Content-Type", content_type)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    # A Request drops the body of a reply to HEAD itself.
+    request.write(body)
+    request.finish()
+
+
+def send_json(request: Request, document: Mapping[str, Any], status: int = 200) -> None:
+    """Answer with a JSON object, which has its C{schema} first."""
+    body = msgspec.json.encode({"schema": 1, **document}) + b"\n"
+    send(request, b"application/json", body, status)
+
+
+class AdminResource(Resource):
+    """
+    A Resource under C{/llmux/}: other methods are refused with 405, and who lacks
+    the role with 401 or 403.
+
+    @cvar methods: the methods that L{answer} is called for.
+    @cvar role: what the asker must be allowed; None: anybody may ask.
+    """
+
+    isLeaf = True
+    route_is_stable = True
+    methods: ClassVar[tuple[bytes, ...]] = (b"GET", b"HEAD")
+    role: ClassVar[Role | None] = Role.VIEW
+
+    def __init__(self, access: Access, refusals: RefusalSink) -> None:
+        Resource.__init__(self)
+        self.access = access
+        self.refusals = refusals
+
+    def render(self, request: Request) -> int:
+        """Answer a request that is allowed."""
+        if request.method not in self.methods:
+            allowed = b", ".join(self.methods)
+            request.setHeader(b"Allow", allowed)
+            method = request.method.decode("ascii", "replace")
+            self.refuse(
+                request,
+                ApiError(405, f"{method} is not for this path: use {allowed.decode()}."),
+            )
+            return NOT_DONE_YET
+        asker = self.access.roles_of(request)
+        if self.role is not None and self.role not in asker.roles:
+            self.deny(request, denied(self.role))
+        else:
+            self.answer(request, asker)
+        return NOT_DONE_YET
+
+    def answer(self, request: Request, asker: Asker) -> None:
+        """Answer a request of somebody who may ask."""
+        raise NotImplementedError
+
+    def deny(self, request: Request, error: ApiError) -> None:
+        """Refuse a request of somebody who may not ask."""
+        self.refuse(request, error)
+
+    def refuse(self, request: Request, error: ApiError) -> None:
+        """Answer with an error, which the log says too."""
+        request.setHeader(b"Cache-Control", b"no-store")
+        self.refusals.answer(request, error)

@@ -1,0 +1,259 @@
+"""
+The status as an object: what is awake, who waits, and why.
+
+A status is built when somebody asks, and not otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from llmux._version import __version__
+from llmux.admin.control import IControl, pins_by_model
+from llmux.admin.moments import Moments
+from llmux.monitoring.metrics import Metrics
+from llmux.switching.chronicle import SwitchRecord
+from llmux.switching.model import Model
+from llmux.switching.phases import Phase
+from llmux.switching.switcher import ModelSwitcher
+
+__all__ = ["StatusReport"]
+
+
+def _secs(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+class StatusReport:
+    """
+    Makes statuses of one switcher.
+
+    @ivar generation: counts configurations, from 1: each reload is one more.
+    @ivar reload: what came of the last reload, or None.
+    """
+
+    def __init__(
+        self,
+        switcher: ModelSwitcher,
+        metrics: Metrics,
+        moments: Moments,
+        policy: str,
+        backends: Mapping[str, tuple[str, int | None]],
+        *,
+        started: float,
+        max_wait: float | None = None,
+    ) -> None:
+        """
+        @param policy: the policy's name.
+        @param backends: for each model its backend's host and port.
+        @param started: when llmux started, on the switcher's clock.
+        @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
+        """
+        self._switcher = switcher
+        self._metrics = metrics
+        self._moments = moments
+        self._policy = policy
+        self._backends = backends
+        self._started = started
+        self._max_wait = max_wait
+        self.generation = 1
+        self.reload: Mapping[str, Any] | None = None
+
+    def of_all(self, control: IControl, model: str | None = None) -> dict[str, Any]:
+        """
+        The whole status.
+
+        @param model: have only this model's entry in C{models}; none if there is no
+            such model.
+        """
+        switcher, at = self._switcher, self._moments.of
+        now = switcher.clock.seconds()
+        pause = control.pause
+        paused = None
+        if pause is not None:
+            until = None if pause.until is None else at(pause.until)
+            paused = {"until": until, "refuse": pause.refuses, "by": pause.by}
+        pins = [
+            {
+                "model": pin.model,
+                "until": None if pin.until is None else at(pin.until),
+                "others": "refuse" if pin.refuses else "wait",
+            }
+            for pin in control.pins
+        ]
+        chosen = switcher.models.values() if model is None else self._only(model)
+        entries = self.of_models(list(chosen), control, now)
+        return {
+            "schema": 1,
+            "version": __version__,
+            "now": at(now),
+            "started": at(self._started),
+            "generation": self.generation,
+            "mode": "auto" if pause is None else "paused",
+            "paused": paused,
+            "pins": pins,
+            "reload": self.reload,
+            "policy": {
+                "name": self._policy,
+                "max_wait_secs": self._max_wait,
+                "decision": self.decision(),
+            },
+            "resources": self._resources(),
+            "switches": [self.of_switch(record) for record in switcher.chronicle.under_way],
+            "models": entries,
+        }
+
+    def _only(self, name: str) -> list[Model]:
+        found = self._switcher.models.get(name)
+        return [] if found is None else [found]
+
+    def decision(self) -> dict[str, Any] | None:
+        """The policy's last decision; None before the first."""
+        return None
+
+    def _resources(self) -> list[dict[str, Any]]:
+        capacity = self._switcher.capacity
+        held: dict[str, dict[str, int]] = {name: {} for name in capacity.total}
+        for model in capacity.holders():
+            for resource, amount in capacity.held(model).items():
+                if amount:
+                    held[resource][model] = amount
+        return [
+            {
+                "name": name,
+                "capacity": amount,
+                "free": amount - sum(held[name].values()),
+                "held": held[name],
+            }
+            for name, amount in capacity.total.items()
+        ]
+
+    # ---------------------------------------------------------------- switches
+
+    def of_switch(self, record: SwitchRecord) -> dict[str, Any]:
+        """A switch that is under way, or has just ended."""
+        switcher, at = self._switcher, self._moments.of
+        target = switcher.models[record.target]
+        phase, since = Phase.DRAINING, record.began
+        if target.phase is Phase.WAKING:
+            phase, since = Phase.WAKING, target.since
+        elif record.hooks_began is not None:
+            phase, since = Phase.SLEEPING, record.hooks_began
+        return {
+            "id": record.number,
+            "target": record.target,
+            "place": dict(self._place(target)),
+            "victims": list(record.victims),
+            "phase": phase.value,
+            "began": at(record.began),
+            "since": at(since),
+            "expected_secs": self._expected(record, phase),
+            "result": record.result,
+        }
+
+    def _place(self, model: Model) -> Mapping[str, int]:
+        held = self._switcher.capacity.held(model.name)
+        return held or model.settings.needs
+
+    def _expected(self, record: SwitchRecord, phase: Phase) -> list[float] | None:
+        """Seconds that the hooks of the switch take, from the lowest to the highest learnt."""
+        chronicle = self._switcher.chronicle
+        wake = chronicle.wake_secs.get(record.target)
+        if wake is None or wake.value is None:
+            return None
+        sleeps = [chronicle.sleep_secs.get(victim) for victim in record.victims]
+        sleep = max((s.value or 0.0 for s in sleeps if s is not None), default=0.0)
+        drains = [each.drain_secs for each in chronicle.switches if each.drain_secs is not None]
+        hooks = wake.value + sleep
+        drain = max(drains[-20:], default=0.0) if record.victims else 0.0
+        return [round(0.8 * hooks, 1), round(1.25 * hooks + drain, 1)]
+
+    def of_past_switch(self, record: SwitchRecord) -> dict[str, Any]:
+        """A switch that is over, as the history has it."""
+        return {
+            "id": record.number,
+            "at": self._moments.of(record.began),
+            "target": record.target,
+            "victims": list(record.victims),
+            "reason": None if record.reason is None else str(record.reason),
+            "drain_secs": _secs(record.drain_secs),
+            "cost_secs": _secs(record.cost_secs),
+            "result": record.result,
+        }
+
+    # ------------------------------------------------------------------ models
+
+    def of_models(
+        self, models: list[Model], control: IControl, now: float
+    ) -> list[dict[str, Any]]:
+        """The entries of these models."""
+        answered = self._metrics.answered()
+        averages = self._switcher.chronicle.averages()
+        costs: dict[str, dict[str, float]] = {}
+        for source, target, secs in self._switcher.switch_costs():
+            if source is not None:
+                costs.setdefault(source, {})[target] = round(secs, 3)
+        pins = pins_by_model(control)
+        return [self._of_model(model, now, answered, averages, costs, pins) for model in models]
+
+    def _of_model(
+        self,
+        model: Model,
+        now: float,
+        answered: Mapping[str, tuple[int, int]],
+        averages: Mapping[str, tuple[float | None, float | None]],
+        costs: Mapping[str, Mapping[str, float]],
+        pins: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        at, name = self._moments.of, model.name
+        host, port = self._backends.get(name, ("", None))
+        good, bad = answered.get(name, (0, 0))
+        wake, sleep = averages.get(name, (None, None))
+        last = self._switcher.chronicle.last_switch(name)
+        oldest = model.oldest()
+        pin = pins.get(name)
+        return {
+            "name": name,
+            "aliases": [],
+            "state": model.phase.value,
+            "since": at(model.since) if model.since else None,
+            "place": self._switcher.capacity.held(name) or None,
+            "backend": None if port is None else f"{host}:{port}",
+            "in_flight": len(model.guards),
+            "waiters": model.waiting,
+            "oldest_wait_secs": None if oldest == math.inf else round(now - oldest, 3),
+            "turn": None,
+            "wake_secs": _secs(wake),
+            "sleep_secs": _secs(sleep),
+            "cost_secs": costs.get(name, {}),
+            "last_switch": None if last is None else self._of_last(last),
+            "answered": good,
+            "failed": bad,
+            "backoff": self._backoff(model, now),
+            "idle_sleep_at": None,
+            "pinned_until": None if pin is None or pin.until is None else at(pin.until),
+        }
+
+    def _of_last(self, record: SwitchRecord) -> dict[str, Any]:
+        return {
+            "at": self._moments.of(record.began),
+            "victims": list(record.victims),
+            "cost_secs": _secs(record.cost_secs),
+            "drain_secs": _secs(record.drain_secs),
+            "result": record.result,
+        }
+
+    def _backoff(self, model: Model, now: float) -> dict[str, Any] | None:
+        for backoff, what in (
+            (model.wake_backoff, "its wake failed"),
+            (model.sleep_backoff, "its sleep hook failed"),
+        ):
+            if backoff.until > now:
+                return {
+                    "until": self._moments.of(backoff.until),
+                    "tries": backoff.tries,
+                    "reason": what,
+                }
+        return None

@@ -1,0 +1,107 @@
+"""
+The tree of Resources under C{/llmux/}, as it stands behind one door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from llmux.admin.administration import Administration
+from llmux.admin.command_resource import CommandResource
+from llmux.admin.doors import Door, Role
+from llmux.admin.page_resource import PageResource
+from llmux.admin.replies import AdminResource, send_json
+from llmux.admin.roles import Access, Asker
+from llmux.similar_names import most_similar
+from llmux.web.error_reply import ApiError
+
+__all__ = ["AdminTree"]
+
+
+class AdminTree(Resource):
+    """The root of what is under C{/llmux/}."""
+
+    route_is_stable = True
+
+    def __init__(self, administration: Administration, door: Door) -> None:
+        Resource.__init__(self)
+        self._refusals = administration.refusals
+        access = Access(door, administration.login)
+        parts = (access, administration.refusals)
+        page = PageResource(*parts, administration.login, administration.status)
+        self._paths: dict[bytes, IResource] = {
+            b"": page,
+            b"status": _Status(*parts, administration.status),
+            b"whoami": _Whoami(*parts),
+        }
+        for verb in administration.verbs.values():
+            self._paths[verb.name.encode()] = CommandResource(*parts, administration, verb)
+
+    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
+        """See L{IResource.getChildWithDefault}."""
+        found = self._paths.get(path)
+        if found is None or request.postpath:
+            return _Missing(self._refusals, self._paths)
+        return found
+
+    def render(self, request: Request) -> int:
+        """Lead C{/llmux} to C{/llmux/}."""
+        request.setHeader(b"Location", b"/llmux/")
+        request.setHeader(b"Content-Length", b"0")
+        request.setResponseCode(308)
+        request.finish()
+        return NOT_DONE_YET
+
+
+class _Missing(Resource):
+    """The Resource of a path that is none of ours."""
+
+    isLeaf = True
+
+    def __init__(self, refusals: Any, paths: dict[bytes, IResource]) -> None:
+        Resource.__init__(self)
+        self._refusals = refusals
+        self._paths = paths
+
+    def render(self, request: Request) -> int:
+        asked = request.path.decode("ascii", "replace").removeprefix("/llmux/")
+        near = most_similar(asked, [path.decode() for path in self._paths])
+        hint = f" Did you mean /llmux/{near}?" if near else ""
+        self._refusals.answer(request, ApiError(404, f"There is no /llmux/{asked[:80]}.{hint}"))
+        return NOT_DONE_YET
+
+
+class _Status(AdminResource):
+    """The Resource of the status: C{GET /llmux/status?model=NAME}."""
+
+    def __init__(self, access: Access, refusals: Any, status: Callable[..., Any]) -> None:
+        super().__init__(access, refusals)
+        self._status = status
+
+    def answer(self, request: Request, asker: Asker) -> None:
+        names = request.args.get(b"model")
+        model = names[0].decode("utf-8", "replace") if names else None
+        document = self._status(model)
+        if model is not None and not document["models"]:
+            self.refuse(
+                request,
+                ApiError(
+                    404, f"There is no model {model[:200]!r}.", "model_not_found", "model"
+                ),
+            )
+            return
+        send_json(request, document)
+
+
+class _Whoami(AdminResource):
+    """The Resource that tells an asker which roles it has."""
+
+    role = None
+
+    def answer(self, request: Request, asker: Asker) -> None:
+        roles = [role.value for role in Role if role in asker.roles]
+        send_json(request, {"name": asker.name, "roles": roles})
