@@ -166,7 +166,7 @@ def assemble(
             entrance.doors,
             started=started,
             policy=config.policy.name,
-            backends=backends,
+            backends=whereabouts.addresses,
             max_wait=getattr(config.policy.settings, "max_wait_secs", None),
             control=entrance.control,
             verbs=entrance.verbs,

@@ -14,9 +14,9 @@ from llmux._version import __version__
 from llmux.admin.control import IControl, pins_by_model
 from llmux.admin.moments import Moments
 from llmux.monitoring.metrics import Metrics
+from llmux.scheduling import Amount, Needs, Phase
 from llmux.switching.chronicle import SwitchRecord
 from llmux.switching.model import Model
-from llmux.switching.phases import Phase
 from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["StatusReport"]
@@ -24,6 +24,14 @@ __all__ = ["StatusReport"]
 
 def _secs(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _plain(amount: Amount) -> int | float:
+    return amount if isinstance(amount, int) else round(float(amount), 6)
+
+
+def _amounts(needs: Needs) -> dict[str, int | float]:
+    return {name: _plain(amount) for name, amount in needs.items() if amount}
 
 
 class StatusReport:
@@ -115,16 +123,16 @@ class StatusReport:
 
     def _resources(self) -> list[dict[str, Any]]:
         capacity = self._switcher.capacity
-        held: dict[str, dict[str, int]] = {name: {} for name in capacity.total}
+        held: dict[str, dict[str, int | float]] = {name: {} for name in capacity.total}
         for model in capacity.holders():
             for resource, amount in capacity.held(model).items():
                 if amount:
-                    held[resource][model] = amount
+                    held[resource][model] = _plain(amount)
         return [
             {
                 "name": name,
-                "capacity": amount,
-                "free": amount - sum(held[name].values()),
+                "capacity": _plain(amount),
+                "free": _plain(capacity.free(name)),
                 "held": held[name],
             }
             for name, amount in capacity.total.items()
@@ -144,7 +152,7 @@ class StatusReport:
         return {
             "id": record.number,
             "target": record.target,
-            "place": dict(self._place(target)),
+            "place": _amounts(target.settings.places[record.place]),
             "victims": list(record.victims),
             "phase": phase.value,
             "began": at(record.began),
@@ -152,10 +160,6 @@ class StatusReport:
             "expected_secs": self._expected(record, phase),
             "result": record.result,
         }
-
-    def _place(self, model: Model) -> Mapping[str, int]:
-        held = self._switcher.capacity.held(model.name)
-        return held or model.settings.needs
 
     def _expected(self, record: SwitchRecord, phase: Phase) -> list[float] | None:
         """Seconds that the hooks of the switch take, from the lowest to the highest learnt."""
@@ -218,8 +222,8 @@ class StatusReport:
             "name": name,
             "aliases": [],
             "state": model.phase.value,
-            "since": at(model.since) if model.since else None,
-            "place": self._switcher.capacity.held(name) or None,
+            "since": at(model.since) if model.phase is not Phase.UNKNOWN else None,
+            "place": _amounts(self._switcher.capacity.held(name)) or None,
             "backend": None if port is None else f"{host}:{port}",
             "in_flight": len(model.guards),
             "waiters": model.waiting,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from llmux.policy.estimators import MovingAverage
+from llmux.scheduling import Phase, Why
 from llmux.switching.model import Model
-from llmux.switching.phases import Phase
 
-__all__ = ["Chronicle", "SwitchRecord", "SwitchView"]
+__all__ = ["Chronicle", "SwitchRecord", "ToldSwitch"]
 
 MOST_STEPS = 256
 """Steps that are kept of one model."""
@@ -26,11 +26,15 @@ _WEIGHT = 0.3
 """Of the latest wake, or sleep, in the average."""
 
 
-class SwitchView(Protocol):
+class ToldSwitch(Protocol):
     """A switch, as far as a chronicle looks: a L{Transition}."""
 
     @property
+    def number(self) -> int: ...
+    @property
     def target(self) -> Model: ...
+    @property
+    def place(self) -> int: ...
     @property
     def victims(self) -> Sequence[Model]: ...
 
@@ -39,7 +43,8 @@ class SwitchRecord:
     """
     A switch that is under way or over.  All times are the switcher's clock's.
 
-    @ivar number: counts switches, from 1.
+    @ivar number: the switch's own, which no other has.
+    @ivar place: the number of the target's place.
     @ivar target: the name of the model to wake.
     @ivar victims: the names of the models that make room.
     @ivar began: when the drain began.
@@ -47,7 +52,7 @@ class SwitchRecord:
         was no victim; None while the victims drain.
     @ivar ended: when the switch was over.
     @ivar result: C{ok}, C{failed} or C{called_off}; None while it is under way.
-    @ivar reason: what the policy's decision gave as its reason, whatever that is.
+    @ivar reason: what the policy's decision gave as its reason.
     """
 
     __slots__ = (
@@ -55,6 +60,7 @@ class SwitchRecord:
         "ended",
         "hooks_began",
         "number",
+        "place",
         "reason",
         "result",
         "target",
@@ -62,10 +68,17 @@ class SwitchRecord:
     )
 
     def __init__(
-        self, number: int, target: str, victims: Sequence[str], began: float, reason: object
+        self,
+        number: int,
+        target: str,
+        place: int,
+        victims: Sequence[str],
+        began: float,
+        reason: Why | None,
     ) -> None:
         self.number = number
         self.target = target
+        self.place = place
         self.victims = victims
         self.began = began
         self.hooks_began: float | None = None
@@ -101,12 +114,10 @@ class Chronicle:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._steps: dict[str, deque[tuple[float, Phase]]] = {}
-        self._numbers = 0
         self.switches: deque[SwitchRecord] = deque(maxlen=MOST_SWITCHES)
         self.under_way: list[SwitchRecord] = []
         # Those whose wake is over: the target's next step says how it went.
         self._waking: dict[str, SwitchRecord] = {}
-        self._of: dict[int, SwitchRecord] = {}
         self._last: dict[str, SwitchRecord] = {}
         self.wake_secs: dict[str, MovingAverage] = {}
         self.sleep_secs: dict[str, MovingAverage] = {}
@@ -155,30 +166,33 @@ class Chronicle:
             self._over(woken, "ok" if phase is Phase.AWAKE else "failed")
         self._tell(model)
 
-    def switch_began(self, switch: SwitchView, reason: object) -> None:
+    def switch_began(self, switch: ToldSwitch, reason: Why | None) -> None:
         """A switch has begun."""
-        self._numbers += 1
         record = SwitchRecord(
-            self._numbers,
+            switch.number,
             switch.target.name,
+            switch.place,
             [model.name for model in switch.victims],
             self._seconds(),
             reason,
         )
-        self._of[id(switch)] = record
         self.under_way.append(record)
         self._tell(record)
 
-    def switch_rebound(self, switch: SwitchView) -> None:
+    def _record(self, switch: ToldSwitch) -> SwitchRecord:
+        return next(each for each in self.under_way if each.number == switch.number)
+
+    def switch_rebound(self, switch: ToldSwitch) -> None:
         """The switch leads to another target now, or has other victims make room."""
-        record = self._of[id(switch)]
+        record = self._record(switch)
         record.target = switch.target.name
+        record.place = switch.place
         record.victims = [model.name for model in switch.victims]
         self._tell(record)
 
-    def switch_ended(self, switch: SwitchView) -> None:
+    def switch_ended(self, switch: ToldSwitch) -> None:
         """The switch has let go of its models, which take their next step now."""
-        record = self._of.pop(id(switch))
+        record = self._record(switch)
         self.under_way.remove(record)
         record.ended = self._seconds()
         if switch.target.phase is Phase.WAKING:
