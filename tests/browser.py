@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from tests.daemon import wait_until
 
-__all__ = ["PAGE", "Browser", "browser", "policy_of", "why_not"]
+__all__ = ["PAGE", "Browser", "browser", "why_not"]
 
 PAGE = Path(__file__).parent.parent / "llmux" / "admin" / "page.html"
 
@@ -29,22 +28,6 @@ def why_not() -> str | None:
     except ImportError:
         return "there is no selenium: pip install selenium"
     return None
-
-
-def policy_of(page: bytes) -> str:
-    """A Content-Security-Policy that lets the page's own style and script run only."""
-
-    def hashes(tag: str) -> str:
-        found = re.findall(f"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-        return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
-            for text in found
-        )
-
-    return (
-        f"default-src 'self'; script-src {hashes('script')}; style-src {hashes('style')}; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 class Browser:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from llmux.admin.page_resource import content_security_policy
 from llmux.command.forewarning import forewarning
 from llmux.command.sentence import status_sentences
 from llmux.command.styles import plain
-from tests.browser import PAGE, Browser, browser, policy_of, why_not
+from tests.browser import PAGE, Browser, browser, why_not
 from tests.daemon import wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models
 
@@ -47,7 +48,7 @@ def shared_browser() -> Iterator[Browser]:
 def daemon() -> Iterator[FakeDaemon]:
     with fake_daemon() as daemon:
         page = PAGE.read_bytes()
-        daemon.page = (page, policy_of(page))
+        daemon.page = (page, content_security_policy(page).decode())
         yield daemon
 
 
