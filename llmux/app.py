@@ -4,6 +4,7 @@ The parts of llmux, put together from a configuration.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from llmux.admin.entrance import Entrance
 from llmux.backend.pool import BackendPool
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
+from llmux.config.room import room_of
 from llmux.hooks.assembly import assemble_hooks
-from llmux.interfaces import IHookRunner, ISwitchPolicy, IWakeNotes
+from llmux.interfaces import IHookRunner, IPlaceNotes, ISwitchPolicy, IWakeNotes, Needs
 from llmux.monitoring.metrics import Metrics
 from llmux.monitoring.request_journal import RequestJournal
 from llmux.policy.catalog import find_policy
@@ -114,18 +116,23 @@ def assemble(
     models = config.models
     whereabouts = Whereabouts({name: model.address for name, model in models.items()})
     notes = IWakeNotes(hooks, None)
+    places: IPlaceNotes | None = IPlaceNotes(hooks, None)
+    room = room_of(config)
     assembled = None
     if hooks is None:
         assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics)
         hooks, notes = assembled.hooks, assembled.notes
+        places = assembled.places
     switcher = ModelSwitcher(
         reactor,
         ConnectionDroppingHooks(hooks, pool, whereabouts.addresses),
         build_policy(config),
-        {name: model_settings_of(model) for name, model in models.items()},
+        {name: model_settings_of(model, room.places[name]) for name, model in models.items()},
         settings_of(config),
         metrics,
+        resources=room.resources,
         wake_notes=notes,
+        place_notes=places,
     )
     switcher.call_when_stopped(pool.close)
     if assembled is not None:
@@ -194,13 +201,19 @@ def settings_of(config: Config) -> SwitchSettings:
     )
 
 
-def model_settings_of(model: ModelConfig) -> ModelSettings:
-    """What a model's configuration wants of the switcher."""
+def model_settings_of(model: ModelConfig, places: Sequence[Needs]) -> ModelSettings:
+    """
+    What a model's configuration wants of the switcher.
+
+    @param places: what the model needs, in each of its places.
+    """
     return ModelSettings(
         wake_timeout=model.wake_timeout_secs,
         sleep_timeout=model.sleep_timeout_secs,
         confirm_sleep=model.confirm_sleep,
         check=model.check_secs,
+        places=places,
+        always=model.keep is not None,
         prepares=model.prepare is not None,
         polls=_SCRIPT_POLLS if model.alive is not None else _HEALTH_POLLS,
     )

@@ -59,6 +59,7 @@ __all__ = [
     "HookKind",
     "HookResult",
     "IHookRunner",
+    "IPlaceNotes",
     "IRunningHook",
     "IScheduleView",
     "ISwitchPolicy",
@@ -163,6 +164,24 @@ class IHookRunner(Interface):
         This method never raises and never blocks.  If a hook cannot be started, its
         C{exited} fires with C{exit_code} None.
         """
+
+
+class IPlaceNotes(Interface):
+    """
+    What an L{IHookRunner} may provide as well: the hooks of a model find out in which
+    place the model is, and that is remembered from one llmux to the next.
+    """
+
+    def place_of(model: str) -> int | None:
+        """
+        Tell the place that was chosen last for the model, by this llmux or by the one
+        before, if the model has woken there and has not been put to sleep since.
+
+        @return: the place's number, from 0; None if nobody knows.
+        """
+
+    def choose_place(model: str, place: int) -> None:
+        """The hooks of the model are about this place from here on."""
 
 
 class IWakeNotes(Interface):

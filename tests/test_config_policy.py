@@ -14,10 +14,10 @@ from zope.interface.verify import verifyObject
 
 from llmux.app import build_policy
 from llmux.config import Config, ConfigError, config_from_mapping
-from llmux.interfaces import ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
+from llmux.interfaces import ONE_SLOT, ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
 from llmux.policy.catalog import PolicyLookupError, find_policy, known_policies
-from llmux.policy.cost_aware import CostAwarePolicy
 from llmux.policy.fifo import FifoPolicy, FifoPolicyFactory
+from llmux.policy.one_slot import OneSlotPolicy
 from twisted.plugins import llmux_policies
 
 
@@ -76,9 +76,9 @@ def test_ours() -> None:
 
 def test_the_default() -> None:
     """Whether it comes from a file or is made by hand."""
-    assert isinstance(build_policy(configure()), CostAwarePolicy)
+    assert isinstance(build_policy(configure()), OneSlotPolicy)
     by_hand = Config(models=configure().models)
-    assert isinstance(build_policy(by_hand), CostAwarePolicy)
+    assert isinstance(build_policy(by_hand), OneSlotPolicy)
 
 
 def test_settings(thoughtful: ThoughtfulFactory) -> None:
@@ -86,7 +86,9 @@ def test_settings(thoughtful: ThoughtfulFactory) -> None:
     assert config.policy.settings == Settings(patience=5.0, levels=[1, 2])
     context, settings = thoughtful.built[-1]
     assert settings is config.policy.settings
-    assert context == PolicyContext(weights={"a": 3.0}, min_active=4.0)
+    assert context == PolicyContext(
+        weights={"a": 3.0}, places={"a": (ONE_SLOT,)}, min_active=4.0
+    )
 
 
 def test_settings_left_out(thoughtful: ThoughtfulFactory) -> None:

@@ -234,3 +234,125 @@ def test_fifo_wakes_at_most_as_many_at_a_time_as_parallel_wakes_says() -> None:
     assert first.served and second.waits
     world.advance(1)
     assert second.served
+
+
+# --------------------------------------------------------------------- keep: always
+
+
+def test_a_model_that_is_kept_awake_wakes_at_start_and_makes_room_for_nobody() -> None:
+    world, _ = house(always=["embed"])
+    world.advance(1)
+    assert awake(world) == {"embed"}
+    world.wake("chat").finish()
+    world.wake("code").finish()
+    assert world.ask("big").waits
+    world.advance(3)
+    assert awake(world) == {"embed", "big"}
+    assert world.switcher._questions.view.may_sleep_from("embed") == float("inf")
+
+
+def test_a_model_that_is_kept_awake_wakes_again_when_it_dies_and_keeps_its_room() -> None:
+    world, policy = house(always=["embed"])
+    world.advance(1)
+    client = world.ask("embed")
+    world.hooks.awake.discard("embed")
+    world.hooks.script("embed", WAKE, 5.0)
+    client.report_dead()
+    world.advance(1.2)
+    assert world.phase("embed") is Phase.ASLEEP, "it died without having answered: a back-off"
+    assert world.switcher.capacity.free("gpu0") == 22, "its room is held for it"
+    again = world.ask("embed")
+    policy.says = [Switch("embed")]
+    world.ask("chat")
+    assert world.phase("embed") is Phase.ASLEEP, "no policy wakes such a model"
+    world.advance(7)
+    assert again.served and awake(world) >= {"embed"}
+
+
+def test_a_model_that_is_kept_awake_is_tried_again_after_its_back_off() -> None:
+    world, _ = house(always=["embed"], start=False)
+    world.hooks.once("embed", WAKE, 1.0, 1)
+    world.switcher.start()
+    world.advance(1.5)
+    assert world.phase("embed") is not Phase.AWAKE
+    world.advance(10)
+    assert world.phase("embed") is Phase.AWAKE
+    assert world.ran(WAKE) == ["embed wake", "embed wake"]
+    done = world.stop()
+    world.advance(1)
+    assert done == [None]
+
+
+# ------------------------------------------------------------------------- at start
+
+
+def test_all_that_are_awake_at_start_and_fit_are_adopted_where_they_were_woken() -> None:
+    world, _ = house(awake=["chat", "code", "embed"], remembered={"chat": 1, "code": 0})
+    assert awake(world) == {"chat", "code", "embed"}
+    status = world.switcher.status()
+    assert (status["chat"].place, status["code"].place, status["embed"].place) == (1, 0, 0)
+    assert world.switcher.capacity.free("gpu0") == 2
+    assert world.switcher.capacity.free("gpu1") == 4
+
+
+def test_a_model_whose_place_nobody_knows_holds_all_its_places_until_it_has_slept() -> None:
+    world, _ = house(awake=["chat", "embed"])
+    assert awake(world) == {"chat", "embed"}
+    assert world.switcher.status()["chat"].place is None
+    assert world.switcher.capacity.held("chat") == {"gpu0": 20, "gpu1": 20}
+    client = world.ask("code")
+    world.advance(2)
+    assert client.served and awake(world) == {"code", "embed"}
+    world.wake("chat")
+    assert awake(world) == {"code", "chat", "embed"}
+
+
+def test_of_an_overdrawn_resource_all_sleep_but_those_that_are_kept_awake() -> None:
+    world, _ = house(
+        awake=["chat", "code", "big", "embed"],
+        remembered={"chat": 0, "code": 1},
+        always=["embed"],
+        start=False,
+    )
+    world.switcher.start()
+    client = world.ask("embed")
+    world.settle()
+    assert client.waits, "gpu0 is overdrawn: nobody on it is served"
+    world.advance(1.1)
+    assert client.served
+    assert awake(world) == {"embed"}
+    assert sorted(world.ran(SLEEP)) == ["big sleep", "chat sleep", "code sleep"]
+
+
+def test_who_is_on_another_resource_is_adopted_though_one_is_overdrawn() -> None:
+    world, _ = house(
+        awake=["chat", "code", "math"], remembered={"chat": 0, "code": 0, "math": 1}
+    )
+    world.advance(2)
+    assert awake(world) == {"math"}
+
+
+# ------------------------------------------------------------------------ uncertain
+
+
+def test_an_uncertain_model_blocks_only_who_needs_its_room() -> None:
+    world, policy = house()
+    policy.says = [Switch("chat", 0), Stay()]
+    world.hooks.once("chat", WAKE, 1.0, 1)
+    world.hooks.script("chat", SLEEP, 1.0, 1)
+    failed = world.ask("chat")
+    world.advance(3)
+    assert failed.error is not None and world.phase("chat") is Phase.UNCERTAIN
+    big, code = world.ask("big"), world.ask("code")
+    embed = world.ask("embed")
+    world.advance(2)
+    assert big.waits and world.phase("chat") is Phase.UNCERTAIN
+    assert code.waits, "big came first, and can use gpu1 as well"
+    assert embed.waits
+    big.leave()
+    world.advance(2)
+    assert code.served and world.switcher.status()["code"].place == 1
+    assert embed.served, "2 of gpu0 are free beside what chat may hold"
+    world.hooks.script("chat", SLEEP, 1.0)
+    world.advance(100)
+    assert world.phase("chat") is Phase.ASLEEP

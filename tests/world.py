@@ -15,6 +15,7 @@ from zope.interface import implementer
 from llmux.interfaces import (
     ONE_SLOT,
     HookKind,
+    IPlaceNotes,
     ISwitchPolicy,
     IWakeNotes,
     Needs,
@@ -64,6 +65,20 @@ class Notes:
     def end_interrupted(self) -> Deferred[None]:
         self.ended += 1
         return succeed(None)
+
+
+@implementer(IPlaceNotes)
+class RememberedPlaces:
+    """The places of models, without a disk."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self.places = dict(places)
+
+    def place_of(self, model: str) -> int | None:
+        return self.places.get(model)
+
+    def choose_place(self, model: str, place: int) -> None:
+        self.places[model] = place
 
 
 class Client:
@@ -130,6 +145,7 @@ class World:
     scripted otherwise.
 
     @param places: of each model its places, for several models awake at a time.
+    @param remembered: where models were woken by a former llmux.
     """
 
     def __init__(
@@ -143,6 +159,8 @@ class World:
         own: dict[str, Any] | None = None,
         resources: Needs = ONE_SLOT,
         places: Mapping[str, Sequence[Needs]] | None = None,
+        always: Iterable[str] = (),
+        remembered: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -152,6 +170,7 @@ class World:
         for model in models:
             self.hooks.script(model, WAKE, 1.0)
             self.hooks.script(model, SLEEP, 1.0)
+        self.places = RememberedPlaces(remembered or {})
         self.events: list[PolicyEvent] = []
         self.switcher = ModelSwitcher(
             self.clock,
@@ -159,13 +178,17 @@ class World:
             policy(),
             {
                 model: ModelSettings(
-                    wake_limit, places=(places or {}).get(model, (ONE_SLOT,)), **(own or {})
+                    wake_limit,
+                    places=(places or {}).get(model, (ONE_SLOT,)),
+                    always=model in always,
+                    **(own or {}),
                 )
                 for model in models
             },
             SwitchSettings(**settings),
             observers=[self.events.append],
             resources=resources,
+            place_notes=self.places,
             wake_notes=Notes(frozenset(interrupted)) if interrupted else None,
         )
         if start:

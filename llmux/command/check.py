@@ -18,6 +18,8 @@ from twisted.python import usage
 from llmux.command.script_check import script_problems
 from llmux.config import Config, ConfigError, load_config
 from llmux.config.error import key_path, printable, shown
+from llmux.config.room import Room, room_of, written
+from llmux.interfaces import Needs
 
 __all__ = ["CheckOptions", "check_surroundings", "describe", "doubts"]
 
@@ -201,6 +203,9 @@ def describe(config: Config) -> Iterator[str]:
         yield f"logs requests to  {log}"
     yield ""
     yield from _policy(config)
+    room = room_of(config)
+    if room.is_configured:
+        yield from _room(room)
     for name, model in sorted(config.models.items()):
         yield ""
         weight = f", weight {model.weight:g}" if model.weight != 1 else ""
@@ -212,6 +217,11 @@ def describe(config: Config) -> Iterator[str]:
         yield from _hook("alive", alive, model.alive_timeout_secs)
         if model.prepare is not None:
             yield from _hook("prepare", model.prepare, model.wake_timeout_secs)
+        if room.is_configured:
+            places = " or ".join(_amounts(needs) for needs in room.places[name])
+            yield f"  needs   {places}"
+        if model.keep is not None:
+            yield "  awake always"
 
 
 def _place(config: Config) -> str:
@@ -234,10 +244,30 @@ def _policy(config: Config) -> Iterator[str]:
         yield f"  requests in flight finish before a switch, {within}"
     else:
         yield "  a switch does not wait for requests in flight"
+    if policy.parallel_wakes is not None:
+        yield f"  at most {policy.parallel_wakes} at a time wake"
     yield f"  a model is awake for {_seconds(policy.min_active_secs)} at least"
     if policy.settings is not None:
         for key, value in msgspec.to_builtins(policy.settings).items():
             yield f"  {key}: {json.dumps(value)}"
+
+
+def _room(room: Room) -> Iterator[str]:
+    from llmux.command.fitting import largest_sets
+
+    yield ""
+    yield f"resources         {_amounts(room.resources)}"
+    sets = largest_sets(room)
+    if sets is None:
+        yield "awake together    too many sets to list"
+        return
+    for number, line in enumerate(sets):
+        yield f"{'awake together' if not number else '            or':<17} {line}"
+
+
+def _amounts(needs: Needs) -> str:
+    amounts = [f"{written(amount)} of {name}" for name, amount in needs.items()]
+    return ", ".join(amounts) or "nothing"
 
 
 def _hook(name: str, script: str, limit: float) -> Iterator[str]:

@@ -150,4 +150,8 @@ def _hook_runner(config: Config, reactor: Any) -> IHookRunner:
     from llmux.hooks.assembly import assemble_hooks
 
     whereabouts = Whereabouts({name: m.address for name, m in config.models.items()})
-    return assemble_hooks(config, reactor, whereabouts, serves=False).hooks
+    assembled = assemble_hooks(config, reactor, whereabouts, serves=False)
+    if assembled.places is not None:
+        for name in config.models:
+            assembled.places.choose_place(name, 0)
+    return assembled.hooks

@@ -17,6 +17,12 @@ from msgspec import Meta, Struct
 from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
+from llmux.config.room import (
+    RoomError,
+    needs_as_written,
+    resources_as_written,
+    room_of,
+)
 from llmux.config.values import (
     DEFAULT_HEALTH,
     AdminConfig,
@@ -103,6 +109,8 @@ class Conversion:
         either = {key: raw_policy.pop(key) for key in paths}
         either |= {key: keys.pop(key) for key in EITHER_PLACE if key in keys}
         paths = {key: paths.get(key, (key,)) for key in either}
+        if "resources" in keys:
+            keys["resources"] = self.resources(keys["resources"])
         fields = self.fields((), Config, keys | either, paths)
         if port is not None:
             fields["port"] = port
@@ -115,6 +123,7 @@ class Conversion:
             directory=directory,
             file=self.file,
         )
+        self.check_room(config)
         self.check_policy(config)
         for at, name in enumerate(config.allowed_hosts):
             if not host_pattern_is_sound(name):
@@ -190,6 +199,8 @@ class Conversion:
                 "give it port, wake and sleep, indented under its name",
             )
         self.check_known(path, raw, keys_of(ModelConfig))
+        if "needs" in raw:
+            raw = raw | {"needs": self.needs((*path, "needs"), raw["needs"])}
         model = ModelConfig(**self.fields(path, ModelConfig, raw))
         for hook in ("wake", "sleep", "alive", "prepare"):
             script = getattr(model, hook)
@@ -271,6 +282,26 @@ class Conversion:
             except ValueError as e:
                 self.policy_refuses(e, own)
         return PolicyConfig(**fields, settings=settings)
+
+    # -------------------------------------------------------------- room
+
+    def resources(self, raw: object) -> object:
+        try:
+            return resources_as_written(raw)
+        except RoomError as e:
+            self.fail(e.path, e.problem, e.remedy)
+
+    def needs(self, path: Path, raw: object) -> object:
+        try:
+            return needs_as_written(path, raw)
+        except RoomError as e:
+            self.fail(e.path, e.problem, e.remedy)
+
+    def check_room(self, config: Config) -> None:
+        try:
+            room_of(config)
+        except RoomError as e:
+            self.fail(e.path, e.problem, e.remedy)
 
     def check_policy(self, config: Config) -> None:
         policy = config.policy

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from llmux.config.room import RESOURCE_NAME, room_of
 from llmux.interfaces import PolicyContext
 
 __all__ = ["AdminConfig", "Config", "ModelConfig", "Name", "PolicyConfig", "Script"]
@@ -65,6 +66,25 @@ OptionalDuration = Annotated[
     ),
 ]
 
+NeededAmount = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
+ThereIs = Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)]
+ResourceName = Annotated[str, Meta(pattern=RESOURCE_NAME)]
+Resources = Annotated[
+    dict[ResourceName, ThereIs] | list[ResourceName | int],
+    Meta(
+        title="a mapping of resources to amounts",
+        description="write it as in {gpu0: 24, gpu1: 24}; a list means 1 of each",
+    ),
+]
+Place = dict[str, NeededAmount]
+ModelNeeds = Annotated[
+    Place | list[Place | str | int] | str | int | None,
+    Meta(
+        title="what a model needs",
+        description="write it as in {gpu0: 20}, or a list of places: [{gpu0: 20}, {gpu1: 20}]",
+    ),
+]
+
 DEFAULT_HEALTH = "/health"
 
 
@@ -94,6 +114,11 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         None only when there is a reason.
     @ivar confirm_sleep: the model counts as asleep when C{alive} says no, and
         not already when its sleep hook has succeeded.
+    @ivar needs: what the model needs of the resources while it is awake: a mapping, a list
+        of places of which one is enough, the name of a resource that it needs all of, or
+        C{{}} for nothing; None for all that models with C{keep: always} leave.
+    @ivar keep: C{always} for a model that is woken at start, and again when it dies, and
+        that makes room for nobody.
     """
 
     port: Annotated[Port | None, Meta(title="a port", description="give 1 to 65535")] = None
@@ -133,6 +158,12 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         Meta(title="a shell script", description="give one, in quotes, or leave it out"),
     ] = None
 
+    needs: ModelNeeds = None
+    keep: Annotated[
+        Literal["always"] | None,
+        Meta(title="a way to keep a model", description="write always, or leave it out"),
+    ] = None
+
     @property
     def address(self) -> tuple[str, int]:
         """Where its backend listens, as far as the configuration tells: else the port is 0."""
@@ -149,6 +180,8 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
     @ivar min_active_secs: the shortest that a model is awake.
     @ivar drain_timeout_secs: after this long a drain aborts what is still in
         flight; None never.
+    @ivar parallel_wakes: the number of models that wake at a time, at most; None for no
+        limit.
     @ivar settings: the policy's own, an instance of its factory's C{settings};
         None if it has none, or for its defaults.
     """
@@ -158,6 +191,13 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
     drain_before_switch: Flag = True
     min_active_secs: Seconds = 0.0
     drain_timeout_secs: OptionalDuration = None
+    parallel_wakes: Annotated[
+        Count | None,
+        Meta(
+            title="a whole number",
+            description="give 1 or more, or leave it out for no limit",
+        ),
+    ] = None
     settings: Any = None
 
 
@@ -189,6 +229,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     @ivar models: the models, by the names that requests call them.
     @ivar policy: when to switch, and to which model.
+    @ivar resources: what the models share, in any unit, by any names; a list means 1 of
+        each.  Where there are none, one model is awake at a time.
     @ivar port: the port at which llmux listens.
     @ivar host: the address at which llmux listens; 0.0.0.0 for every interface.
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
@@ -224,6 +266,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     models: Mapping[str, ModelConfig]
     policy: PolicyConfig = PolicyConfig()
+    resources: Resources | None = None
     port: Port = 3000
     host: Name = "127.0.0.1"
     listen: Annotated[
@@ -262,9 +305,14 @@ class Config(Struct, frozen=True, kw_only=True):
     def policy_context(self) -> PolicyContext:
         """Return what a policy is told when it is made."""
         policy = self.policy
+        room = room_of(self)
         return PolicyContext(
             weights={name: model.weight for name, model in self.models.items()},
+            resources=room.resources,
+            places=room.places,
+            always=room.always,
             request_timeout=policy.request_timeout_secs,
             min_active=policy.min_active_secs,
             drain_before_switch=policy.drain_before_switch,
+            parallel_wakes=policy.parallel_wakes,
         )

@@ -211,6 +211,8 @@ class _Values:
             return text
         if not text:
             self._fail(path, f"the key in line {_line(node)} is empty", "give it a name")
+        if kind == "int" and text.isdecimal() and _names_resources(path):
+            return text
         if kind not in _KINDS and kind != "timestamp":
             self._unknown_tag(node, path)
         self._fail(
@@ -238,6 +240,11 @@ class _Values:
         if isinstance(value, float) and not math.isfinite(value):
             raise not_finite(self._file, path)
         return value
+
+
+def _names_resources(path: Path) -> bool:
+    """Whether the keys here are names of resources, which may be whole numbers."""
+    return path == ("resources",) or (path[:1] == ("models",) and path[2:3] == ("needs",))
 
 
 def _line(at: yaml.Event | yaml.Node) -> int:

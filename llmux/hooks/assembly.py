@@ -10,11 +10,12 @@ from typing import Any
 
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config
+from llmux.config.room import room_of
 from llmux.hooks.backend_file import AddressReading
 from llmux.hooks.hook_process import HookMetrics
 from llmux.hooks.runner import HookRunner
 from llmux.hooks.state import StateDirectory, state_path
-from llmux.interfaces import IHookRunner, IWakeNotes
+from llmux.interfaces import IHookRunner, IPlaceNotes, IWakeNotes
 
 __all__ = ["AssembledHooks", "assemble_hooks"]
 
@@ -26,11 +27,13 @@ class AssembledHooks:
 
     @ivar hooks: runs the hooks of all models.
     @ivar notes: knows the wakes that a former llmux had begun.
+    @ivar places: tells hooks where their models are; None without resources.
     @ivar close: is to be called when no hook will be started any more.
     """
 
     hooks: IHookRunner
     notes: IWakeNotes
+    places: IPlaceNotes | None
     close: Callable[[], None]
 
 
@@ -51,6 +54,12 @@ def assemble_hooks(
     """
     models = config.models
     state = StateDirectory(state_path(config))
+    room = room_of(config)
+    places = None
+    if room.is_configured:
+        from llmux.hooks.places import Places
+
+        places = Places(room, state if serves else None)
     closing: list[Callable[[], None]] = []
     runner = HookRunner(
         reactor,
@@ -58,6 +67,7 @@ def assemble_hooks(
         config.directory,
         state=state,
         addresses=whereabouts.addresses,
+        places=places,
         notes=serves,
         metrics=metrics,
     )
@@ -75,4 +85,4 @@ def assemble_hooks(
         for part in closing:
             part()
 
-    return AssembledHooks(hooks, runner, close)
+    return AssembledHooks(hooks, runner, places, close)

@@ -9,11 +9,21 @@ from collections.abc import Mapping
 
 from llmux.backend.whereabouts import Address
 from llmux.config import ModelConfig
+from llmux.hooks.places import Places
 from llmux.hooks.state import StateDirectory
 
 __all__ = ["HookEnvironment"]
 
-_NOT_ALWAYS = frozenset({b"LLMUX_PORT", b"LLMUX_STATE", b"LLMUX_TIMEOUT_SECS"})
+_NOT_ALWAYS = frozenset(
+    {
+        b"LLMUX_NEEDS",
+        b"LLMUX_PLACE",
+        b"LLMUX_PORT",
+        b"LLMUX_RESOURCES",
+        b"LLMUX_STATE",
+        b"LLMUX_TIMEOUT_SECS",
+    }
+)
 """Variables that some hooks have not."""
 
 
@@ -28,13 +38,16 @@ class HookEnvironment:
         models: Mapping[str, ModelConfig],
         state: StateDirectory | None = None,
         addresses: Mapping[str, Address] | None = None,
+        places: Places | None = None,
     ) -> None:
         """
         @param state: where each model has a directory of its own; without one there is no
             C{LLMUX_STATE}.
         @param addresses: where the backends are now; where the configuration says, if None.
+        @param places: where the models are, if there are resources.
         """
         self._state = state
+        self._places = places
         if addresses is None:
             addresses = {name: model.address for name, model in models.items()}
         self._addresses = addresses
@@ -60,6 +73,8 @@ class HookEnvironment:
         }
         if port:
             variables[b"LLMUX_PORT"] = b"%d" % port
+        if self._places is not None:
+            variables |= self._places.variables(model)
         if limit is not None:
             variables[b"LLMUX_TIMEOUT_SECS"] = _seconds(limit).encode()
         if self._state is not None:

@@ -18,6 +18,7 @@ from llmux.config import ModelConfig
 from llmux.hooks.environment import HookEnvironment
 from llmux.hooks.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
 from llmux.hooks.lines import LineBudget
+from llmux.hooks.places import Places
 from llmux.hooks.spawn import ISessionReactor, Spawner, spawn_session
 from llmux.hooks.state import StateDirectory, WakeNote, end_group
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes
@@ -50,6 +51,7 @@ class HookRunner:
         *,
         state: StateDirectory | None = None,
         addresses: Mapping[str, Address] | None = None,
+        places: Places | None = None,
         notes: bool = True,
         metrics: HookMetrics | None = None,
         grace: float = GRACE,
@@ -60,6 +62,7 @@ class HookRunner:
         @param state: where each model has a directory of its own; without
             one there is no C{LLMUX_STATE}, and no note of wakes.
         @param addresses: where the backends are now, for C{LLMUX_PORT}.
+        @param places: where the models are, if there are resources.
         @param notes: leave and heed notes of wakes.
         @param grace: seconds from TERM to KILL.
         @param spawn: starts processes, see L{llmux.hooks.spawn}; by default
@@ -70,11 +73,12 @@ class HookRunner:
         self._directory = directory
         self._state = state
         self._notes = state if notes else None
+        self._places = places if notes else None
         self._metrics = metrics
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
         self._budget = LineBudget(reactor)
-        self.environment = HookEnvironment(models, state, addresses)
+        self.environment = HookEnvironment(models, state, addresses, places)
         self._noted: set[str] = set()
         self._notes_of_others: dict[str, WakeNote] | None = None
         self._ended: Deferred[None] | None = None
@@ -112,9 +116,20 @@ class HookRunner:
             if hook is HookKind.WAKE and self._notes is not None:
                 # Before the script does anything: llmux may be killed at any moment.
                 self._notes.note_wake(model)
+                if self._places is not None:
+                    self._places.woke(model)
             return self._start(run, script, variables)
 
         run.start(start)
+        if self._places is not None and hook is HookKind.SLEEP:
+            places = self._places
+
+            def slept(result: HookResult) -> HookResult:
+                if result.ok:
+                    places.slept(model)
+                return result
+
+            run.exited.addCallback(slept)
         if self._notes is not None:
             self._keep_note(self._notes, model, hook, run)
         return run

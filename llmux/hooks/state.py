@@ -35,6 +35,9 @@ __all__ = ["StateDirectory", "WakeNote", "end_group", "prepare_state", "state_pa
 _NOTE = ".wake"
 """The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
 
+_PLACE = ".place"
+"""Beside it, the place where a model of several is awake."""
+
 _NOTE_BYTES = 512
 """
 More than a note takes.  Each is padded to this length, so that it covers the one before; blanks
@@ -232,6 +235,28 @@ class StateDirectory:
             if note is not None and note.llmux_is_gone:
                 found[model] = note
         return found
+
+    def note_place(self, model: str, needs: str) -> None:
+        """
+        Note in which place the model wakes: what it needs there, as hooks are told, for
+        the order of places in a configuration may change.  "" for a model that sleeps.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            path = os.path.join(self.model_directory(model), _PLACE)
+            with open(os.open(path, flags, 0o600), "w") as file:
+                file.write(needs)
+        except OSError as e:
+            self._note_failed(e)
+
+    def noted_place(self, model: str) -> str:
+        """What the model needs in the place where it woke last; "" if nobody knows."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with open(os.open(os.path.join(self._of(model), _PLACE), flags), "rb") as file:
+                return file.read(65536).decode(errors="replace")
+        except OSError:
+            return ""
 
     def _read_note(self, model: str) -> WakeNote | None:
         try:

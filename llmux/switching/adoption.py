@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred
 
-from llmux.interfaces import IWakeNotes, Woke
+from llmux.interfaces import IPlaceNotes, IWakeNotes, Woke
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
 from llmux.switching.sequences import Answer, answer_of
@@ -22,20 +22,27 @@ class Adoption(Story):
     llmux finds out what is awake, once, at its start.
 
     Models that say yes serve on, if they fit together.  Where they do not, all
-    that hold something of the overdrawn resource are put to sleep, and so is
-    whoever gives no answer twice.  Nobody is served while a resource that the
-    model needs is overdrawn.
+    that hold something of the overdrawn resource are put to sleep, except those
+    that are to be awake always, and so is whoever gives no answer twice.  Nobody
+    is served while a resource that the model needs is overdrawn.
 
     @param known: called when all models have answered.
     @param notes: knows the models whose wake was cut short by the end of the
         llmux before this one: a no of C{alive} means nothing there.
+    @param places: knows in which places models were woken; one whose place nobody
+        knows holds the sum of all its places until it has slept.
     """
 
     def __init__(
-        self, stage: Stage, notes: IWakeNotes | None, known: Callable[[], None]
+        self,
+        stage: Stage,
+        notes: IWakeNotes | None,
+        places: IPlaceNotes | None,
+        known: Callable[[], None],
     ) -> None:
         super().__init__(stage, stage.models.values())
         self._notes = notes
+        self._places = places
         self._interrupted: frozenset[str] = frozenset()
         self._known = known
         self._room: Deferred[None] | None = None
@@ -113,13 +120,16 @@ class Adoption(Story):
                 awake.append(model)
             elif answer is Answer.UNKNOWN:
                 unsure.append(model)
+        for model in (*awake, *unsure):
+            self._find_place(model)
         total = self.stage.capacity.total
         held = {name: sum(model.needs.get(name, 0) for model in awake) for name in total}
         overdrawn = {name for name, amount in held.items() if amount > total[name]}
         surplus = [
             model
             for model in awake
-            if any(amount and name in overdrawn for name, amount in model.needs.items())
+            if not model.settings.always
+            and any(amount and name in overdrawn for name, amount in model.needs.items())
         ]
         order = {model.name: place for place, model in enumerate(self.models)}
         return (
@@ -127,14 +137,24 @@ class Adoption(Story):
             sorted([*surplus, *unsure], key=lambda model: order[model.name]),
         )
 
+    def _find_place(self, model: Model) -> None:
+        """The model may be awake: it holds what it needs in its place, if that is known."""
+        if len(model.settings.places) == 1:
+            model.place = 0
+            return
+        if self._places is not None:
+            model.place = self._places.place_of(model.name)
+        if model.place is not None:
+            capacity = self.stage.capacity
+            capacity.release(model.name)
+            capacity.hold(model.name, model.needs)
+
     def _adopt(self, model: Model) -> None:
         now = self.now()
         log.info("{model} is awake already", event="model_adopted", model=model.name)
         model.step(Event.FOUND_AWAKE, now)
         model.woke_at = now
         model.answered = False
-        if len(model.settings.places) == 1:
-            model.place = 0
         self.stage.tell(Woke(now, model.name, model.place, (), None))
         self.stage.serve(model)
 

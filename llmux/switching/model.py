@@ -203,6 +203,8 @@ class Model:
 
     def may_sleep_from(self, min_active: float) -> float:
         """The time from which the model, which is awake, may be put to sleep for another."""
+        if self.settings.always:
+            return INFINITY
         return max(self.woke_at + min_active, self.sleep_backoff.until)
 
     # ------------------------------------------------------------ its waiters

@@ -11,7 +11,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from llmux.interfaces import Decision, Phase, Rebind, Reopen, Stay, Switch
+from llmux.switching.capacity import Reservation
 from llmux.switching.containment import ContainedPolicy
+from llmux.switching.kept_awake import KeptAwake
 from llmux.switching.model import INFINITY, Model, Waiter
 from llmux.switching.story import Stage
 from llmux.switching.transition import Transition
@@ -49,6 +51,7 @@ class Questions:
         self.view = ScheduleView(
             stage.models, wanted, stage.capacity, transitions, stage.settings.min_active
         )
+        self._kept = KeptAwake(stage.models.values(), stage.capacity)
         self._stage = stage
         self._policy = policy
         self._wanted = wanted
@@ -105,9 +108,15 @@ class Questions:
             elif phase is Phase.WAKING:
                 target = transition.target
                 transition.somebody_waits(
-                    bool(target.waiting) or not self._stage.who_waits_for_room_of(target)
+                    bool(target.waiting)
+                    or target.settings.always
+                    or not self._stage.who_waits_for_room_of(target)
                 )
-        if self._stage.stopping or not (drains or self._wanted):
+        if self._stage.stopping:
+            return
+        if self._kept:
+            self._wake_who_is_kept(now)
+        if not (drains or self._wanted):
             return
         view = self.view
         view.look(now)
@@ -123,6 +132,19 @@ class Questions:
             self._ask_again = True
             self._carry_out(decision)
 
+    def _wake_who_is_kept(self, now: float) -> None:
+        self._kept.hold_room()
+        for model, reservation in self._kept.due(now):
+            self._begin(model, 0, (), reservation)
+        # Before the policy is asked, which may find nothing to ask for.
+        self._ask_at(self._kept.next_time(now), now)
+
+    def _begin(
+        self, target: Model, place: int, victims: Sequence[Model], reservation: Reservation
+    ) -> None:
+        self._begun += 1
+        Transition(self._stage, self._begun, target, place, victims, reservation).begin()
+
     def _carry_out(self, decision: Decision) -> None:
         models = self._stage.models
         if isinstance(decision, Switch):
@@ -131,15 +153,8 @@ class Questions:
                 target.name, target.settings.places[decision.place], decision.victims
             )
             assert reservation is not None, "each answer has been checked"
-            self._begun += 1
-            Transition(
-                self._stage,
-                self._begun,
-                target,
-                decision.place,
-                [models[name] for name in decision.victims],
-                reservation,
-            ).begin()
+            victims = [models[name] for name in decision.victims]
+            self._begin(target, decision.place, victims, reservation)
         elif isinstance(decision, Rebind):
             self._transition(decision.switch).rebind(
                 models[decision.target],

@@ -57,6 +57,8 @@ class ModelSettings:
     @ivar prepares: the model has a C{prepare} hook.
     @ivar places: what the model needs of the machine while it may be awake: in
         each of the places where it can be.  At least one.
+    @ivar always: the model is woken at start and again when it dies, and makes
+        room for nobody.  Such a model has one place.
     """
 
     wake_timeout: float
@@ -66,3 +68,4 @@ class ModelSettings:
     polls: tuple[float, float] = (0.1, 1.0)
     prepares: bool = False
     places: Sequence[Needs] = (ONE_SLOT,)
+    always: bool = False

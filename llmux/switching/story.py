@@ -72,6 +72,9 @@ class Stage(Protocol):
     def holding_questions(self) -> AbstractContextManager[None]:
         """Have the policy asked only after the block, and not in its middle."""
 
+    def choose_place(self, model: Model, place: int) -> None:
+        """A switch is to wake the model in this place: its hooks get to know."""
+
     def clean_up(self, model: Model, failed_try: float | None = None) -> None:
         """
         The model has come to UNCERTAIN: begin to put it to sleep.

@@ -26,6 +26,7 @@ from llmux.interfaces import (
     Failed,
     Forwarded,
     IHookRunner,
+    IPlaceNotes,
     ISwitchPolicy,
     IWakeNotes,
     Left,
@@ -139,6 +140,7 @@ class ModelSwitcher:
         *,
         resources: Needs = ONE_SLOT,
         wake_notes: IWakeNotes | None = None,
+        place_notes: IPlaceNotes | None = None,
     ) -> None:
         """
         @param models: the models by name; a number is short for settings
@@ -147,6 +149,7 @@ class ModelSwitcher:
         @param resources: what the machine has.
         @param wake_notes: knows the models whose wake was cut short by the end
             of the llmux before this one.
+        @param place_notes: tells hooks the places of their models, and remembers those.
         """
         self.clock = clock
         self.hooks = hooks
@@ -157,6 +160,7 @@ class ModelSwitcher:
         self.chronicle = Chronicle(clock.seconds)
         self._shutdown = Shutdown(self)
         self._wake_notes = wake_notes
+        self._place_notes = place_notes
         self._all: dict[str, Model] = {}
         for name in sorted(models):
             given = models[name]
@@ -237,7 +241,9 @@ class ModelSwitcher:
         started: Deferred[None] = Deferred()
         self._started.append(started)
         if self._adoption is None:
-            self._adoption = Adoption(self, self._wake_notes, self._now_known)
+            self._adoption = Adoption(
+                self, self._wake_notes, self._place_notes, self._now_known
+            )
             self._adoption.begin()
         return started
 
@@ -604,6 +610,11 @@ class ModelSwitcher:
     def switch_rebound(self, switch: Transition) -> None:
         """The switch leads to another target now."""
         self.chronicle.switch_rebound(switch)
+
+    def choose_place(self, model: Model, place: int) -> None:
+        """A switch is to wake the model in this place: its hooks get to know."""
+        if self._place_notes is not None:
+            self._place_notes.choose_place(model.name, place)
 
     def clean_up(self, model: Model, failed_try: float | None = None) -> None:
         """The model may be awake, and must not be: put it to sleep."""

@@ -108,6 +108,7 @@ class Transition(Story):
             to=target.name,
             **{"from": self.source or IDLE},
         )
+        stage.choose_place(target, self.place)
         self._preparation.begin(target)
         if self.victims and not await self._drained():
             with stage.holding_questions():
@@ -206,13 +207,16 @@ class Transition(Story):
             [model.name for model in victims],
         ):
             return False
-        if target is not self.target:
+        is_another = target is not self.target
+        if is_another:
             self.let_go(self.target)
             self._take_up(target)
             self.target = target
             self.outwaited = False
+        if is_another or place != self.place:
+            self.place = place
+            self.stage.choose_place(target, place)
             self._preparation.begin(target)
-        self.place = place
         spared = [model for model in self.victims if model not in victims]
         for model in victims:
             if model not in self.victims:

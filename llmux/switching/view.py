@@ -86,7 +86,7 @@ class ScheduleView:
             name
             for name, model in self._wanted.items()
             if model.phase is Phase.ASLEEP
-            and not model.busy
+            and not (model.busy or model.settings.always)
             and model.wake_backoff.until <= now
         ]
 

@@ -1,0 +1,89 @@
+"""
+The places of models, as hooks are told them and as the state directory remembers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zope.interface import implementer
+
+from llmux.config.room import Room, written
+from llmux.hooks.state import StateDirectory
+from llmux.interfaces import IPlaceNotes, Needs
+
+__all__ = ["Places"]
+
+
+@implementer(IPlaceNotes)
+class Places:
+    """
+    Where each model is, or is about to be: what its hooks find in C{LLMUX_RESOURCES},
+    C{LLMUX_NEEDS} and C{LLMUX_PLACE}.
+
+    Of a model whose place nobody knows the hooks find all that it may hold, and no
+    C{LLMUX_PLACE}.
+    """
+
+    def __init__(self, room: Room, state: StateDirectory | None = None) -> None:
+        """
+        @param state: where the places are remembered from one llmux to the next.
+        """
+        self._places = room.places
+        self._state = state
+        self._chosen: dict[str, int | None] = {}
+        self._variables: dict[tuple[str, int | None], Mapping[bytes, bytes]] = {}
+
+    def place_of(self, model: str) -> int | None:
+        """See L{IPlaceNotes.place_of}."""
+        places = self._places[model]
+        if len(places) == 1:
+            return 0
+        if model not in self._chosen:
+            self._chosen[model] = None
+            if self._state is not None:
+                noted = self._state.noted_place(model)
+                for number, needs in enumerate(places):
+                    if noted == pairs(needs):
+                        self._chosen[model] = number
+        return self._chosen[model]
+
+    def choose_place(self, model: str, place: int) -> None:
+        """See L{IPlaceNotes.choose_place}."""
+        self._chosen[model] = place
+
+    def woke(self, model: str) -> None:
+        """The model's wake hook is about to start: its place is remembered."""
+        place = self.place_of(model)
+        if self._state is not None and place is not None and len(self._places[model]) > 1:
+            self._state.note_place(model, pairs(self._places[model][place]))
+
+    def slept(self, model: str) -> None:
+        """The model's sleep hook has succeeded: where it was is past."""
+        if self._state is not None and len(self._places[model]) > 1:
+            self._state.note_place(model, "")
+
+    def variables(self, model: str) -> Mapping[bytes, bytes]:
+        """The environment variables that say where the model is."""
+        place = self.place_of(model)
+        found = self._variables.get((model, place))
+        if found is None:
+            found = self._variables[model, place] = self._of(model, place)
+        return found
+
+    def _of(self, model: str, place: int | None) -> Mapping[bytes, bytes]:
+        places = self._places[model]
+        needs = places if place is None else [places[place]]
+        names = dict.fromkeys(name for each in needs for name in each)
+        variables = {
+            b"LLMUX_RESOURCES": ",".join(names).encode(),
+            b"LLMUX_NEEDS": " ".join(pairs(each) for each in needs).encode(),
+        }
+        if place is not None:
+            variables[b"LLMUX_PLACE"] = b"%d" % (place + 1)
+        return variables
+
+
+def pairs(needs: Needs) -> str:
+    """Write C{gpu0=22 gpu1=22}."""
+    return " ".join(f"{name}={written(amount)}" for name, amount in needs.items())

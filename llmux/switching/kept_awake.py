@@ -1,0 +1,61 @@
+"""
+The models that are to be awake always: llmux wakes them by itself, and holds their
+room for them while they are asleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llmux.interfaces import Phase
+from llmux.switching.capacity import Capacity, Reservation
+from llmux.switching.model import INFINITY, Model
+
+__all__ = ["KeptAwake"]
+
+
+class KeptAwake:
+    """
+    The models with C{keep: always}.
+
+    While such a model is asleep its room is reserved, so that nothing else takes
+    that room between its death and its next wake.
+    """
+
+    def __init__(self, models: Iterable[Model], capacity: Capacity) -> None:
+        self._models = [model for model in models if model.settings.always]
+        self._capacity = capacity
+        self._reserved: dict[str, Reservation] = {}
+
+    def hold_room(self) -> None:
+        """Reserve what those need that have come to be asleep, where there is room."""
+        for model in self._models:
+            if model.phase is Phase.ASLEEP and not model.busy:
+                self._hold(model)
+
+    def _hold(self, model: Model) -> None:
+        if model.name not in self._reserved:
+            reservation = self._capacity.reserve(model.name, model.settings.places[0])
+            if reservation is not None:
+                self._reserved[model.name] = reservation
+
+    def due(self, now: float) -> Iterator[tuple[Model, Reservation]]:
+        """The models that are to wake now, each with its room, which is taken with it."""
+        for model in self._models:
+            if (
+                model.phase is Phase.ASLEEP
+                and not model.busy
+                and model.wake_backoff.until <= now
+                and model.name in self._reserved
+            ):
+                yield model, self._reserved.pop(model.name)
+
+    def next_time(self, now: float) -> float:
+        """The time at which the next back-off of such a model ends."""
+        return min(
+            (m.wake_backoff.until for m in self._models if m.wake_backoff.until > now),
+            default=INFINITY,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._models)
