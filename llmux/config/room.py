@@ -7,14 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from llmux.config.error import Path, shown
 from llmux.interfaces import ONE_SLOT, Amount, Needs
 from llmux.similar_names import most_similar
-
-if TYPE_CHECKING:
-    from llmux.config.values import Config
 
 __all__ = [
     "RESOURCE_NAME",
@@ -44,9 +41,27 @@ class RoomError(Exception):
         self.remedy = remedy
 
 
+class _Model(Protocol):
+    @property
+    def needs(self) -> Any: ...
+    @property
+    def keep(self) -> Any: ...
+
+
+class _Configuration(Protocol):
+    """The part of a configuration that is about room."""
+
+    @property
+    def resources(self) -> Any: ...
+    @property
+    def models(self) -> Mapping[str, _Model]: ...
+
+
 @dataclass(frozen=True)
 class Room:
     """
+    What there is, and what each model needs of it.
+
     @ivar resources: each resource and its capacity.
     @ivar places: of each model its places, in the file's order.
     @ivar always: the models with C{keep: always}.
@@ -59,7 +74,7 @@ class Room:
     is_configured: bool
 
 
-def room_of(config: Config) -> Room:
+def room_of(config: _Configuration) -> Room:
     """
     Read and check what there is, and what each model needs.
 
