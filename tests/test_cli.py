@@ -494,7 +494,9 @@ class TestOtherCommands:
         for word in "--config=", "--port=", "--verbose", "check ", "demo ", "simulate ":
             assert word in out
 
-    @pytest.mark.parametrize("command", ["check", "demo", "schema", "simulate"])
+    @pytest.mark.parametrize(
+        "command", ["check", "completion", "demo", "init", "schema", "simulate"]
+    )
     def test_help_of_a_command(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main([command, "--help"])
@@ -509,7 +511,11 @@ class TestOtherCommands:
 
     @pytest.mark.parametrize(
         ("name", "module"),
-        [("simulate", "llmux.simulate.compare")],
+        [
+            ("simulate", "llmux.simulate.compare"),
+            ("init", "llmux.command.init"),
+            ("completion", "llmux.command.completion"),
+        ],
     )
     def test_handed_on(self, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         given: list[Sequence[str]] = []

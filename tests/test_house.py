@@ -16,6 +16,7 @@ FLOORS = {
     "tap": 7,
     "simulate": 7,
     "demo": 7,
+    "drafting": 7,
     "daemon": 6,
     "app": 5,
     "proxy": 4,

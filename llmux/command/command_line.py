@@ -35,6 +35,12 @@ class _Elsewhere(usage.Options):
         status: int = import_module(self._module).main(self._rest)
         return status
 
+    def argument_parser(self) -> Any:
+        """Return what the module parses its words with."""
+        from importlib import import_module
+
+        return import_module(self._module).parser()
+
 
 class _Verb(usage.Options):
     """A command that talks to a running llmux, and reads the rest of the line by itself."""
@@ -58,6 +64,12 @@ class _Verb(usage.Options):
         before = [] if config == self.parent.defaults["config"] else ["--config", config]
         return run_verb(self._verb, before + self._rest)
 
+    def argument_parser(self) -> Any:
+        """Return what the command parses its words with."""
+        from llmux.command.verb_options import verb_parser
+
+        return verb_parser(self._verb)
+
 
 def _check() -> Any:
     from llmux.command.check import CheckOptions
@@ -77,6 +89,14 @@ def _schema() -> Any:
     return SchemaOptions()
 
 
+def _completion() -> Any:
+    return _Elsewhere("llmux.command.completion")
+
+
+def _init() -> Any:
+    return _Elsewhere("llmux.command.init")
+
+
 def _simulate() -> Any:
     return _Elsewhere("llmux.simulate.compare")
 
@@ -91,7 +111,9 @@ class LlmuxOptions(Options):
     )
     subCommands: ClassVar[Any] = [
         ("check", None, _check, "say whether a configuration is sound, and what it amounts to"),
+        ("completion", None, _completion, "print what completes this command line in a shell"),
         ("demo", None, _demo, "two real models behind one port"),
+        ("init", None, _init, "write a first configuration, also of what others have"),
         ("schema", None, _schema, "print the JSON schema of the configuration, for editors"),
         ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
         *(

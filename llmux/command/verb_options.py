@@ -12,7 +12,7 @@ from typing import Any
 from llmux.command.durations import parse_duration
 from llmux.command.verb_names import VERBS
 
-__all__ = ["parse_verb"]
+__all__ = ["parse_verb", "verb_parser"]
 
 _EXIT = """\
 exit status:
@@ -117,7 +117,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
+def verb_parser(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"llmux {verb}",
         description=f"{VERBS[verb]}\n\n{_ABOUT[verb]}",
@@ -292,7 +292,7 @@ def parse_verb(verb: str, words: Sequence[str]) -> argparse.Namespace:
 
     @raise SystemExit: with status 2 and the reason on stderr; with 0 after C{--help}.
     """
-    parser = _parser(verb)
+    parser = verb_parser(verb)
     # A bare --wait takes no value: the word after it is the model.
     options = parser.parse_args(["--wait=366d" if w == "--wait" else w for w in words])
     if options.config is not None and options.url is not None:

@@ -1,0 +1,62 @@
+"""
+C{llmux completion} prints what completes the command line in a shell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from llmux.command.completion_scripts import SCRIPTS
+
+__all__ = ["main", "parser"]
+
+_MODELS = "models"
+"""What the scripts ask for when the name of a model is next."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="llmux completion",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Print a script by which a shell completes commands, options, files and "
+        "the names of models.",
+        epilog="where it goes:\n"
+        "  bash  llmux completion bash > ~/.local/share/bash-completion/completions/llmux\n"
+        '  zsh   llmux completion zsh > "${fpath[1]}/_llmux"\n'
+        "  fish  llmux completion fish > ~/.config/fish/completions/llmux.fish\n"
+        "\n"
+        "Shells that run already: exec bash, exec zsh, exec fish.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("shell", choices=sorted(SCRIPTS), help="the shell")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """
+    Print the script.
+
+    @return: the exit status.
+    """
+    if argv and argv[0] == _MODELS:
+        return _print_models(argv[1] if len(argv) > 1 else "config.yaml")
+    shell = parser().parse_args(argv).shell
+    from llmux.command.command_line import LlmuxOptions
+    from llmux.command.described_line import describe_line
+
+    print(SCRIPTS[shell](describe_line(LlmuxOptions())), end="")
+    return 0
+
+
+def _print_models(config: str) -> int:
+    """Print the names of a configuration's models, a line each; nothing if it is not sound."""
+    from llmux.config import ConfigError, load_config
+
+    try:
+        names = load_config(config).models
+    except ConfigError:
+        return 1
+    print("\n".join(names))
+    return 0

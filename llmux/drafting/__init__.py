@@ -1,0 +1,1 @@
+"""First configurations, drafted from what is there: GPUs, model files, others' files."""

@@ -1,0 +1,190 @@
+"""
+A configuration that is still text: keys in an order for people, with comments between them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from llmux.config.conversion import EITHER_PLACE, keys_of
+from llmux.config.error import printable
+from llmux.config.values import Config, ModelConfig
+
+__all__ = ["Draft", "DraftError", "ModelDraft", "flow", "size_in_words"]
+
+WIDTH = 96
+
+
+class DraftError(Exception):
+    """There is nothing to draft a configuration from.  The message says why, and what to do."""
+
+
+@dataclass
+class ModelDraft:
+    """
+    One model of a draft.
+
+    @ivar keys: what stands under the model's name, in this order.
+    @ivar remarks: comments above the model's name.
+    @ivar suggestions: keys that stand below the others, as comments.
+    """
+
+    name: str
+    keys: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+    suggestions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Draft:
+    """
+    A whole configuration.
+
+    @ivar remarks: comments at the beginning, a paragraph each.
+    @ivar keys: what stands at the top level, above the models.
+    @ivar suggestions: comments there, above C{resources} if there is such a key.
+    @ivar closing: comments below the models.
+    @ivar left_out: what the source has and this configuration has not, a sentence each.
+    @ivar hints: what is to be said to who asked for the draft, and not in the file.
+    """
+
+    models: list[ModelDraft]
+    remarks: list[str] = field(default_factory=list)
+    keys: dict[str, Any] = field(default_factory=dict)
+    suggestions: list[str] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+    def text(self, schema: str | None = None) -> str:
+        """
+        Return the text of the file.
+
+        @param schema: what the file calls the schema that lies beside the file; None for no
+            mention of a schema.
+        """
+        lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
+        for remark in self.remarks:
+            lines += _comment(remark)
+        if self.left_out:
+            lines += ["#", "# Left out:"]
+            for sentence in self.left_out:
+                lines += _comment(sentence, first="# - ", then="#   ")
+        lines.append("")
+        explanation = [f"# {line}".rstrip() for line in self.suggestions]
+        for key, value in self.keys.items():
+            if key == "resources":
+                lines += explanation
+                explanation = []
+            lines += _entry(key, value, {*keys_of(Config), *EITHER_PLACE})
+        lines += explanation
+        if lines[-1]:
+            lines.append("")
+        lines.append("models:")
+        anchors: dict[str, str] = {}
+        for at, model in enumerate(self.models):
+            lines += [""] if at else []
+            lines += _indented(_model(model, self._shared(), anchors), "  ")
+        if self.closing:
+            lines += ["", *(f"  # {line}".rstrip() for line in self.closing)]
+        return "\n".join(lines) + "\n"
+
+    def _shared(self) -> set[str]:
+        """Return the scripts of several lines that several models have."""
+        texts = [
+            value
+            for model in self.models
+            for value in model.keys.values()
+            if isinstance(value, str) and "\n" in value
+        ]
+        return {text for text in texts if texts.count(text) > 1}
+
+
+def _model(model: ModelDraft, shared: set[str], anchors: dict[str, str]) -> Iterator[str]:
+    """
+    Yield the lines of a model.
+
+    @param shared: scripts that are written once.
+    @param anchors: by what name each of those is referred to that has been written.
+    """
+    for remark in model.remarks:
+        yield from _comment(remark, width=WIDTH - 2)
+    yield f"{flow(model.name)}:"
+    for key, value in model.keys.items():
+        lines = _entry(key, value, keys_of(ModelConfig))
+        if isinstance(value, str) and value in shared:
+            if value in anchors:
+                lines = [f"{key}: *{anchors[value]}"]
+            else:
+                anchors[value] = (
+                    f"{key}{len(anchors) or ''}" if key in anchors.values() else key
+                )
+                lines[0] = lines[0].replace(": ", f": &{anchors[value]} ", 1)
+        yield from _indented(lines, "  ")
+    yield from _indented([f"# {line}".rstrip() for line in model.suggestions], "  ")
+
+
+def _entry(key: str, value: Any, known: Iterable[str]) -> list[str]:
+    """Return the lines of one key; as comments where this llmux does not know the key."""
+    if isinstance(value, str) and "\n" in value:
+        lines = _dumped({key: value}, default_flow_style=False).split("\n")
+    else:
+        lines = [f"{flow(key)}: {flow(value)}"]
+    return lines if key in known else [f"# {line}" for line in lines]
+
+
+def size_in_words(size: int) -> str:
+    """Return a number of bytes as people say it."""
+    return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML in one line."""
+    return _dumped([value], default_flow_style=True)[1:-1]
+
+
+def _dumped(value: Any, **options: Any) -> str:
+    dumped: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=float("inf"),
+        **options,
+    )
+    return dumped.strip()
+
+
+def _comment(text: str, first: str = "# ", then: str = "# ", width: int = WIDTH) -> list[str]:
+    return textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or ["#"]
+
+
+def _indented(lines: Iterable[str], by: str) -> list[str]:
+    return [by + line if line else line for line in lines]
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, with scripts of several lines as blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text.rstrip("\n") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
