@@ -4,7 +4,7 @@ The parts of llmux, put together from a configuration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from llmux.monitoring.request_journal import RequestJournal
 from llmux.policy.catalog import find_policy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
 from llmux.proxy.endpoints import NothingElse, Root
+from llmux.proxy.model_list import ModelList, listed_names
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
@@ -31,6 +32,7 @@ from llmux.switching.switcher import ModelSwitcher
 
 if TYPE_CHECKING:
     from llmux.admin.administration import Administration
+    from llmux.proxy.naming.names import Names
 
 __all__ = ["App", "assemble", "build_app", "build_policy", "model_settings_of", "settings_of"]
 
@@ -49,6 +51,7 @@ class App:
     The parts that whoever opens llmux to clients needs.
 
     @ivar root: the root of the Resource tree where clients connect.
+    @ivar listing: answers for the list of models.
     @ivar door: stands for the listener where clients connect.
     @ivar entrance: leads to what is under /llmux.
     @ivar refusals: logs the errors that clients are answered with.
@@ -56,6 +59,7 @@ class App:
 
     config: Config
     root: IResource
+    listing: IResource
     switcher: ModelSwitcher
     metrics: Metrics
     door: Door
@@ -67,7 +71,7 @@ class App:
         """Make the root of another listener's tree: our own paths, and no models."""
         refusals = self.refusals
         return Root(
-            self.config.models,
+            self.listing,
             NothingElse(refusals),
             self.metrics,
             self.reactor,
@@ -147,6 +151,7 @@ def assemble(
             name: model.first_byte_timeout_secs for name, model in models.items()
         },
         refusals=refusals,
+        listed=listed_names(models),
     )
     whereabouts.call_when_moved(proxy.backend_moved)
     whereabouts.call_when_vacated(pool.drop)
@@ -158,6 +163,7 @@ def assemble(
         metrics=metrics,
         refusals=refusals,
         journal=journal,
+        names=_names_of(models),
     )
     started = reactor.seconds()
 
@@ -182,8 +188,18 @@ def assemble(
     entrance = Entrance(administration, lambda: NothingElse(refusals))
     switcher.call_when_stopped(entrance.close)
     door = Door(has_admin=config.admin.listen is None)
-    root = Root(models, switching, metrics, reactor, refusals, entrance.behind(door))
-    return App(config, root, switcher, metrics, door, entrance, refusals, reactor)
+    listing = ModelList(refusals, models, lambda: switcher.models)
+    root = Root(listing, switching, metrics, reactor, refusals, entrance.behind(door))
+    return App(config, root, listing, switcher, metrics, door, entrance, refusals, reactor)
+
+
+def _names_of(models: Mapping[str, ModelConfig]) -> Names | None:
+    """Give what the names stand for; None where that is plain."""
+    if all(model.is_plain for model in models.values()):
+        return None
+    from llmux.proxy.naming.names import names_of
+
+    return names_of(models)
 
 
 def settings_of(config: Config) -> SwitchSettings:

@@ -26,6 +26,7 @@ from llmux.policy.fifo import FifoPolicy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
 from llmux.proxy.guarded import IGuardedResource, ITurn
 from llmux.proxy.model_name.find import scan_on_arrival
+from llmux.proxy.naming.names import Names
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.settings import SwitchSettings
@@ -177,6 +178,7 @@ class ProxyWorld:
         client_stall_timeout: float = 60.0,
         first_byte_timeout: float | None = None,
         observed: bool = False,
+        names: Names | None = None,
         **settings: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -209,6 +211,7 @@ class ProxyWorld:
             self.reactor,
             max_body=10_000_000,
             metrics=self.metrics,
+            names=names,
         )
         root = _Root(self.switching)
         self.site: Site

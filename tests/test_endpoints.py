@@ -14,8 +14,13 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from llmux.config import ModelConfig
 from llmux.monitoring.metrics import Metrics
 from llmux.proxy.endpoints import Root
+from llmux.proxy.model_list import ModelList
+from llmux.proxy.refusals import RefusalLog
+from llmux.switching.model import Model
+from llmux.switching.settings import ModelSettings
 from llmux.web.site import LlmuxSite
 from tests.conftest import LoggedEvents
 from tests.web_fakes import Wire, replies
@@ -32,6 +37,15 @@ class Rest(Resource):
 
     def render(self, request: Request) -> bytes:
         return b"rest " + request.uri
+
+
+def model_list(clock: Clock, *names: str) -> ModelList:
+    """The list of models with these names, all asleep."""
+    metrics = Metrics()
+    settings = ModelSettings(1.0)
+    models = {name: Model(name, settings, metrics.queue_wait(name)) for name in names}
+    configured = {name: ModelConfig(port=1, wake="w", sleep="s") for name in names}
+    return ModelList(RefusalLog(clock), configured, lambda: models)
 
 
 def ask(site: Site, line: str) -> tuple[int, dict[str, str], bytes]:
@@ -51,7 +65,7 @@ def ask(site: Site, line: str) -> tuple[int, dict[str, str], bytes]:
 @pytest.fixture(params=["ours", "stock"])
 def site(request: pytest.FixtureRequest) -> Site:
     clock = Clock()
-    root = Root(["b", "a", "org/model:7b"], Rest(), Metrics(), clock)
+    root = Root(model_list(clock, "b", "a", "org/model:7b"), Rest(), Metrics(), clock)
     made = LlmuxSite(root, clock) if request.param == "ours" else Site(root, reactor=clock)
     return made
 
@@ -62,7 +76,13 @@ def test_the_models_are_listed_by_name(site: Site) -> None:
     assert json.loads(body) == {
         "object": "list",
         "data": [
-            {"id": name, "object": "model", "created": 0, "owned_by": "llmux"}
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "llmux",
+                "status": {"value": "unloaded", "failed": False},
+            }
             for name in ("a", "b", "org/model:7b")
         ],
     }
@@ -137,7 +157,8 @@ class Scraped:
         for number in range(models):
             self.metrics.request_answered(f"m{number}", 200, 0.1)
             self.metrics.queue_wait(f"m{number}").observe(1)
-        self.site = LlmuxSite(Root(["a"], Rest(), self.metrics, self.clock), self.clock)
+        root = Root(model_list(self.clock, "a"), Rest(), self.metrics, self.clock)
+        self.site = LlmuxSite(root, self.clock)
 
     def ask(self, method: str = "GET") -> Wire:
         wire = Wire()

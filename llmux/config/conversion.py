@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
+from llmux.config.name_checks import faults_of_changes, faults_of_names
+from llmux.config.naming import ModelMetadata, VariantConfig
 from llmux.config.room import (
     RoomError,
     needs_as_written,
@@ -61,6 +63,13 @@ EITHER_PLACE = (
     "sleep_on_exit",
 )
 _NOT_KEYS = {"settings", "directory", "file"}
+_PARTS: Mapping[type[Struct], Iterable[str]] = {
+    Config: ("models",),
+    ModelConfig: ("variants", "metadata"),
+}
+"""Mappings with keys of their own, which are converted by themselves."""
+
+_Part = TypeVar("_Part", VariantConfig, ModelMetadata)
 
 _HERE = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
 """Who listens on one of these is found at the others."""
@@ -178,7 +187,10 @@ class Conversion:
                 f"{shown(raw)} is not a mapping of names to models",
                 'write "NAME:" and, indented under it, port, wake and sleep',
             )
-        return {name: self.model(name, value) for name, value in raw.items()}
+        models = {name: self.model(name, value) for name, value in raw.items()}
+        for fault in faults_of_names(models):
+            self.fail(*fault)
+        return models
 
     def model(self, name: object, raw: object) -> ModelConfig:
         if not isinstance(name, str):
@@ -201,7 +213,14 @@ class Conversion:
         self.check_known(path, raw, keys_of(ModelConfig))
         if "needs" in raw:
             raw = raw | {"needs": self.needs((*path, "needs"), raw["needs"])}
-        model = ModelConfig(**self.fields(path, ModelConfig, raw))
+        fields = self.fields(path, ModelConfig, raw)
+        if "variants" in raw:
+            fields["variants"] = self.variants((*path, "variants"), raw["variants"])
+        if "metadata" in raw:
+            fields["metadata"] = self.part((*path, "metadata"), ModelMetadata, raw["metadata"])
+        model = ModelConfig(**fields)
+        for fault in faults_of_changes(path, model):
+            self.fail(*fault)
         for hook in ("wake", "sleep", "alive", "prepare"):
             script = getattr(model, hook)
             if script is not None:
@@ -214,6 +233,34 @@ class Conversion:
             )
         self.check_host((*path, "host"), model.host)
         return model
+
+    def variants(self, path: Path, raw: object) -> dict[str, VariantConfig]:
+        if not isinstance(raw, dict):
+            self.fail(
+                path,
+                f"{shown(raw)} is not a mapping of names to variants",
+                'write as in {"NAME:high": {set: {reasoning_effort: high}}}',
+            )
+        variants = {}
+        for name, value in raw.items():
+            if not isinstance(name, str):
+                self.fail(path, f"the name {shown(name)} is not a string", "put it in quotes")
+            variant = self.part((*path, name), VariantConfig, value)
+            for fault in faults_of_changes((*path, name), variant):
+                self.fail(*fault)
+            variants[name] = variant
+        return variants
+
+    def part(self, path: Path, type_: type[_Part], raw: object) -> _Part:
+        """Convert a mapping that stands within a model."""
+        if not isinstance(raw, dict):
+            self.fail(
+                path,
+                f"{shown(raw)} is not a mapping",
+                f"give one with some of {', '.join(keys_of(type_))}",
+            )
+        self.check_known(path, raw, keys_of(type_))
+        return type_(**self.fields(path, type_, raw))
 
     def check_host(self, path: Path, host: str) -> None:
         if not is_host(host):
@@ -372,13 +419,15 @@ class Conversion:
         converted = {}
         for field in msgspec.structs.fields(type_):
             key = field.encode_name
+            if key in _PARTS.get(type_, ()):
+                continue
             if key in _NOT_KEYS and type_ in (Config, PolicyConfig):
                 continue
             if key in raw:
                 converted[field.name] = self.value(
                     paths.get(key, (*path, key)), field.type, raw[key]
                 )
-            elif field.required and key != "models":
+            elif field.required:
                 self.fail((*path, key), "missing", f"give {_meta(field.type)[0] or 'it'}")
         return converted
 

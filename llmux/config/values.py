@@ -9,6 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from llmux.config.naming import (
+    BodyKeys,
+    BodyMembers,
+    ModelMetadata,
+    OptionalName,
+    VariantConfig,
+)
 from llmux.config.room import RESOURCE_NAME, room_of
 from llmux.interfaces import PolicyContext
 
@@ -44,6 +51,10 @@ Origins = Annotated[
         title="a list of origins",
         description='give one, as in ["https://chat.example.com", "app://*"]',
     ),
+]
+Names = Annotated[
+    tuple[Name, ...],
+    Meta(title="a list of names", description="give one, as in [gpt-4o-mini]"),
 ]
 Weight = Annotated[float, Meta(gt=0, title="a weight", description="give a number above 0")]
 Megabytes = Annotated[
@@ -119,6 +130,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         C{{}} for nothing; None for all that models with C{keep: always} leave.
     @ivar keep: C{always} for a model that is woken at start, and again when it dies, and
         that makes room for nobody.
+    @ivar aliases: further names by which requests may call the model.
+    @ivar backend_model: what the backend is told as C{model}; None: what the client said.
+    @ivar strip: keys of a JSON body that do not reach the backend.
+    @ivar defaults: members of a JSON body where the client gives none.
+    @ivar set: members of a JSON body, whatever the client gives.
+    @ivar variants: further names with changes of their own: the same backend.
+    @ivar listed: C{/v1/models} has the model.
+    @ivar metadata: what clients are told of the model there.
     """
 
     port: Annotated[Port | None, Meta(title="a port", description="give 1 to 65535")] = None
@@ -163,11 +182,31 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         Literal["always"] | None,
         Meta(title="a way to keep a model", description="write always, or leave it out"),
     ] = None
+    aliases: Names = ()
+    backend_model: OptionalName = None
+    strip: BodyKeys = ()
+    defaults: BodyMembers = {}
+    set: BodyMembers = {}
+    variants: Mapping[str, VariantConfig] = {}
+    listed: Flag = True
+    metadata: ModelMetadata = ModelMetadata()
 
     @property
     def address(self) -> tuple[str, int]:
         """Where its backend listens, as far as the configuration tells: else the port is 0."""
         return self.host, self.port or 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model has no name but its own, and its bodies pass as they come."""
+        return not (
+            self.aliases
+            or self.backend_model
+            or self.strip
+            or self.defaults
+            or self.set
+            or self.variants
+        )
 
 
 class PolicyConfig(Struct, frozen=True, kw_only=True):
@@ -301,6 +340,13 @@ class Config(Struct, frozen=True, kw_only=True):
     ] = None
     directory: str = msgspec.field(default_factory=os.getcwd)
     file: str = "configuration"
+
+    def names(self) -> dict[str, str]:
+        """Return all names that requests may give, each with its model's own name."""
+        names = {name: name for name in self.models}
+        for name, model in self.models.items():
+            names |= dict.fromkeys((*model.aliases, *model.variants), name)
+        return names
 
     def policy_context(self) -> PolicyContext:
         """Return what a policy is told when it is made."""

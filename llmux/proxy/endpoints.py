@@ -5,8 +5,7 @@ the models.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter, thread_time
 
 from twisted.internet.defer import Deferred
@@ -19,13 +18,13 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.monitoring.metrics import CONTENT_TYPE, Metrics
-from llmux.proxy.refusals import RefusalLog, model_not_found
+from llmux.proxy.read_only import ReadOnly
+from llmux.proxy.refusals import RefusalLog
 from llmux.web.error_reply import ApiError
 from llmux.web.limits import TURN
 
 __all__ = ["NothingElse", "Root"]
 
-_READING = (b"GET", b"HEAD")
 _SCRAPES_COST = 0.05
 """Seconds of CPU time that scrapes may take within a second before they get no new text."""
 
@@ -46,7 +45,7 @@ class Root(Resource):
 
     def __init__(
         self,
-        models: Iterable[str],
+        models: IResource,
         rest: IResource,
         metrics: Metrics,
         clock: IReactorTime,
@@ -54,7 +53,7 @@ class Root(Resource):
         admin: Callable[[], IResource] | None = None,
     ) -> None:
         """
-        @param models: the names of the models.
+        @param models: answers for the list of models.
         @param rest: answers all other paths; a leaf.
         @param clock: gives a long list of metrics its turns.
         @param refusals: logs the errors that clients are answered with; a new one if None.
@@ -67,7 +66,7 @@ class Root(Resource):
         self._own: dict[bytes, IResource] = {
             b"health": _Document(refusals, b"application/json", b'{"status": "ok"}\n'),
             b"metrics": _Exposition(refusals, metrics, clock),
-            b"v1": _Version(_Models(refusals, models), rest),
+            b"v1": _Version(models, rest),
         }
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
@@ -123,41 +122,7 @@ class _Version(Resource):
         return answered
 
 
-class _ReadOnly(Resource):
-    """A Resource that answers GET and HEAD, and tells others so."""
-
-    isLeaf = True
-    route_is_stable = True
-
-    def __init__(self, refusals: RefusalLog) -> None:
-        Resource.__init__(self)
-        self._refusals = refusals
-
-    def render(self, request: Request) -> int:
-        if request.method in _READING:
-            self.read(request)
-        else:
-            request.setHeader(b"Allow", b", ".join(_READING))
-            method = request.method.decode("ascii", "replace")
-            self._refusals.answer(
-                request, ApiError(405, f"{method} is not for this path: use GET.")
-            )
-        return NOT_DONE_YET
-
-    def read(self, request: Request) -> None:
-        """Answer a request for GET or HEAD."""
-        raise NotImplementedError
-
-    def write(self, request: Request, content_type: bytes, body: bytes) -> None:
-        """Write a whole reply, without its body to HEAD."""
-        request.setHeader(b"Content-Type", content_type)
-        request.setHeader(b"Content-Length", b"%d" % len(body))
-        # A Request drops the body of a reply to HEAD itself.
-        request.write(body)
-        request.finish()
-
-
-class _Document(_ReadOnly):
+class _Document(ReadOnly):
     """A Resource whose reply is always the same."""
 
     def __init__(self, refusals: RefusalLog, content_type: bytes, body: bytes) -> None:
@@ -169,7 +134,7 @@ class _Document(_ReadOnly):
         self.write(request, self._content_type, self._body)
 
 
-class _Exposition(_ReadOnly):
+class _Exposition(ReadOnly):
     """
     The page that Prometheus scrapes.  A long one is put together a little in
     each turn of the reactor.  Where scrapes have taken C{_SCRAPES_COST} within
@@ -263,30 +228,3 @@ class _Exposition(_ReadOnly):
                 request,
                 ApiError(503, f"The metrics cannot be read now: {reason}.", retry_after=1),
             )
-
-
-class _Models(_ReadOnly):
-    """
-    The Resource of the models, as OpenAI lists them; below it each model has a
-    path of its own: its name, slashes and all.
-    """
-
-    # What it answers depends on what is left of the path.
-    route_is_stable = False
-
-    def __init__(self, refusals: RefusalLog, models: Iterable[str]) -> None:
-        super().__init__(refusals)
-        self._models = {
-            name: {"id": name, "object": "model", "created": 0, "owned_by": "llmux"}
-            for name in sorted(models)
-        }
-
-    def read(self, request: Request) -> None:
-        name = b"/".join(request.postpath or ()).decode("utf-8", "replace")
-        if not name:
-            listing = {"object": "list", "data": list(self._models.values())}
-            self.write(request, b"application/json", json.dumps(listing).encode())
-        elif name in self._models:
-            self.write(request, b"application/json", json.dumps(self._models[name]).encode())
-        else:
-            self._refusals.answer(request, model_not_found(name))

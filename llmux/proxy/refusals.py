@@ -12,6 +12,7 @@ from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, Switc
 from llmux.web.error_reply import ApiError, answer
 
 __all__ = [
+    "BodyNotEdited",
     "RefusalLog",
     "backend_error",
     "cancelled",
@@ -30,6 +31,18 @@ _INTERVAL = 1.0
 
 _LONGEST = 300
 """Characters of a path or a reason that are logged: both may be the client's own words."""
+
+
+class BodyNotEdited(Exception):
+    """
+    The body cannot be changed as its model's configuration wants.
+
+    @ivar error: what the client is told.
+    """
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 def model_not_found(model: str) -> ApiError:

@@ -4,7 +4,7 @@ The Resource that passes requests on to models' backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
@@ -48,6 +48,7 @@ class ProxyResource(Resource):
         client_stall_timeout: float = 60.0,
         first_byte_timeouts: Mapping[str, float | None] | None = None,
         refusals: RefusalLog | None = None,
+        listed: Iterable[str] | None = None,
     ) -> None:
         """
         @param backends: for each model its backend's host and port.
@@ -59,12 +60,14 @@ class ProxyResource(Resource):
             that has not begun its reply counts as one that refused; None (or the
             model left out) for no limit.
         @param refusals: logs the errors that clients are answered with; a new one if None.
+        @param listed: the names that clients are told of; those of all backends if None.
         """
         Resource.__init__(self)
         self._clock = clock
         self._stalls = Stalls(clock, client_stall_timeout, others_wait)
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         self._pool = pool
+        self._listed = tuple(backends if listed is None else listed)
         limits = first_byte_timeouts or {}
         self._backends: dict[str, tuple[Backend, float | None]] = {
             model: (pool.backend(host, port), limits.get(model))
@@ -80,7 +83,7 @@ class ProxyResource(Resource):
         """Refuse a request that names no model, and say why none was found."""
         body = body_of(request)
         try:
-            error = explain_missing_model(request, body, self._backends)
+            error = explain_missing_model(request, body, self._listed)
         finally:
             if body is not getattr(request, "body", None):
                 body.close()

@@ -5,14 +5,14 @@ Requests that come through a Site of twisted.web's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import BinaryIO, cast
 
 from twisted.internet.interfaces import ITCPTransport
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from llmux.web.body import body_of
+from llmux.web.body import RequestBody, body_of
 from llmux.web.caller import ICaller
 from llmux.web.request_head import RequestHead
 
@@ -57,6 +57,17 @@ class StockCaller:
 
     def set_body_aside(self) -> None:
         """See L{ICaller.set_body_aside}: the Request would keep the body in memory anyway."""
+
+    def replace_body(self, body: RequestBody) -> None:
+        """See L{ICaller.replace_body}."""
+        self.body = body
+        request = self.request
+        content = cast(BinaryIO, request.content)
+        content.close()
+        request.content = body.open()
+        headers = request.requestHeaders
+        if headers.hasHeader(b"content-length"):
+            headers.setRawHeaders(b"content-length", [b"%d" % body.length])
 
     def cut_off(self) -> None:
         """See L{ICaller.cut_off}."""

@@ -4,7 +4,7 @@ The Resource that gives each request its model before another Resource answers i
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +21,9 @@ from llmux.proxy.turn import RequestMetrics, Turn, TurnContext, TurnSwitcher
 from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError
 from llmux.web.request import LlmuxRequest
+
+if TYPE_CHECKING:
+    from llmux.proxy.naming.names import Names
 
 __all__ = ["SwitchingResource"]
 
@@ -52,17 +55,23 @@ class SwitchingResource(Resource):
         metrics: RequestMetrics | None = None,
         refusals: RefusalLog | None = None,
         journal: RequestJournal | None = None,
+        names: Names | None = None,
     ) -> None:
         """
         @param max_body: bytes; larger bodies get 413.
         @param metrics: counts the replies, if not None.
         @param journal: knows the requests; a new one if None.
         @param refusals: logs the errors that clients are answered with; a new one if None.
+        @param names: what the names that requests give stand for; None: there are
+            the models' own only.
         """
         Resource.__init__(self)
         self._max_body = max_body
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         guarded = IGuardedResource(wrapped, None)
+        # Large bodies are searched, and changed, a little in each turn of the reactor.
+        self._search_turns = search_turns(clock)
+        self._names = names
         self._context = TurnContext(
             switcher,
             switcher.acquire_now,
@@ -74,9 +83,9 @@ class SwitchingResource(Resource):
             self._refusals,
             clock.seconds,
             RequestJournal() if journal is None else journal,
+            names,
+            self._search_turns,
         )
-        # Large bodies are searched a little in each turn of the reactor.
-        self._search_turns = search_turns(clock)
 
     def render(self, request: IRequest) -> int:
         """Begin the request's turn."""
@@ -90,7 +99,10 @@ class SwitchingResource(Resource):
         found = find_model(caller.body, caller.head.content_type, self._search_turns)
         turn = Turn(self._context, caller, request)
         if type(found) is str:
-            turn.take(found)
+            if self._names is None:
+                turn.take(found)
+            else:
+                turn.take_name(found)
         elif isinstance(found, Deferred):
             turn.search(found)
         else:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -21,6 +22,7 @@ from llmux.errors import ModelNotFound, SwitchError
 from llmux.monitoring.request_journal import LONGEST_PATH, RequestJournal
 from llmux.proxy.guarded import ITurn
 from llmux.proxy.refusals import (
+    BodyNotEdited,
     RefusalLog,
     backend_error,
     cancelled,
@@ -28,9 +30,12 @@ from llmux.proxy.refusals import (
     internal_error,
 )
 from llmux.switching.model import InFlightGuard
-from llmux.web.body import StorageFull
+from llmux.web.body import RequestBody, StorageFull
 from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError, answer
+
+if TYPE_CHECKING:
+    from llmux.proxy.naming.names import Names
 
 __all__ = ["RequestMetrics", "Turn", "TurnContext", "TurnSwitcher"]
 
@@ -79,6 +84,9 @@ class TurnContext:
     @ivar in_doubt: called with a model whose backend's health is doubtful.
     @ivar seconds: gives the time.
     @ivar journal: knows the turns that are open, and those that are over.
+    @ivar names: what the names that requests give stand for; None: there are the models'
+        own only, and bodies pass as they come.
+    @ivar cooperator: shares the reactor's time where large bodies are searched or changed.
     """
 
     switcher: TurnSwitcher
@@ -91,6 +99,8 @@ class TurnContext:
     refusals: RefusalLog
     seconds: Callable[[], float]
     journal: RequestJournal
+    names: Names | None
+    cooperator: Cooperator
 
     def render(self, request: IRequest) -> None:
         """Have the wrapped Resource answer, which knows no guards."""
@@ -181,13 +191,47 @@ class Turn:
         self._pending = None
         if model is None:
             self.render_without_model()
-        else:
+        elif self._context.names is None:
             self.take(model)
+        else:
+            self.take_name(model)
 
     def render_without_model(self) -> None:
         """The request names no model: it needs no turn."""
         self.caller.departed = None
         self._context.render(self.request)
+
+    def take_name(self, name: str) -> None:
+        """The request gives this name: find its model, and change the body for it."""
+        names = self._context.names
+        called = None if names is None else names.get(name)
+        if called is None or called.plan is None:
+            self.take(name if called is None else called.model)
+            return
+        from llmux.proxy.naming.body_edit import edit_body
+
+        self.model = called.model
+        caller = self.caller
+        try:
+            edited = edit_body(
+                called.plan, caller.body, caller.head.content_type, self._context.cooperator
+            )
+        except BodyNotEdited as refused:
+            self._refuse(refused.error)
+            return
+        except Exception:
+            self._internal_error(Failure())
+            return
+        if isinstance(edited, Deferred):
+            self._wait_for(edited)
+            edited.addCallbacks(self._edited, self._failed)
+        else:
+            self._edited(edited)
+
+    def _edited(self, body: RequestBody) -> None:
+        self._pending = None
+        self.caller.replace_body(body)
+        self.take(self.model)
 
     def take(self, model: str) -> None:
         """The request is for this model: render it, at once if the model is awake."""
@@ -239,6 +283,8 @@ class Turn:
         error = failure.value
         if isinstance(error, SwitchError):
             self._refuse(from_switch_error(error))
+        elif isinstance(error, BodyNotEdited):
+            self._refuse(error.error)
         else:
             self._internal_error(failure)
 

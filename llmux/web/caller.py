@@ -41,5 +41,13 @@ class ICaller(Interface):
         @raise StorageFull: there is no room for it; it stays in memory.
         """
 
+    def replace_body(body: RequestBody) -> None:
+        """
+        The request has another body from now on: C{body}, and its Request's content and
+        Content-Length, are that one's.
+
+        @param body: made of the present one by L{llmux.web.splicing.splice}.
+        """
+
     def cut_off() -> None:
         """Close the client's connection at once, so that no reply looks complete."""

@@ -227,6 +227,19 @@ class LlmuxRequest(Request):
         if self.body.length > IN_MEMORY_AT_LEAST:
             self.body.spill()
 
+    def replace_body(self, body: RequestBody) -> None:
+        """See L{ICaller.replace_body}."""
+        self.body = body
+        made = self.__dict__
+        # What has been made of the old one is made anew, if it is asked for again.
+        made.pop("raw_headers", None)
+        content = made.pop("content", None)
+        if content is not None:
+            content.close()
+        headers = made.get("requestHeaders")
+        if headers is not None and headers.hasHeader(b"content-length"):
+            headers.setRawHeaders(b"content-length", [b"%d" % body.length])
+
     def cut_off(self) -> None:
         """See L{ICaller.cut_off}."""
         self.channel.abortConnection()

@@ -14,7 +14,7 @@ from multipart import (  # type: ignore[import-untyped] # it has types, but no p
 
 from llmux.proxy.model_name.json_scan import ModelScan
 
-__all__ = ["BodyScan"]
+__all__ = ["CHARSETS", "LONGEST_HEADER", "MOST_HEADERS", "MOST_PARTS", "BodyScan"]
 
 _FORM = b"multipart/form-data"
 _MOST_SUSPECTS = 256
@@ -24,10 +24,10 @@ document has one for each of its objects at most; each costs 2.5 microseconds.
 """
 
 _LONGEST_NAME = 64 * 1024
-_MOST_PARTS = 1000
-_MOST_HEADERS = 32
-_LONGEST_HEADER = 16 * 1024
-_CHARSETS = {
+MOST_PARTS = 1000
+MOST_HEADERS = 32
+LONGEST_HEADER = 16 * 1024
+CHARSETS = {
     "iso-8859-1": "latin-1",
     "latin-1": "latin-1",
     "latin1": "latin-1",
@@ -98,9 +98,9 @@ class _FormScan:
         try:
             self._parser = PushMultipartParser(
                 options.get("boundary", ""),
-                max_header_size=_LONGEST_HEADER,
-                max_header_count=_MOST_HEADERS,
-                max_segment_count=_MOST_PARTS,
+                max_header_size=LONGEST_HEADER,
+                max_header_count=MOST_HEADERS,
+                max_segment_count=MOST_PARTS,
             )
         except (MultipartError, ValueError):
             pass
@@ -115,7 +115,7 @@ class _FormScan:
                 if isinstance(event, MultipartSegment):
                     self._in_model = event.name == "model" and event.filename is None
                     self._value = b""
-                    self._charset = _CHARSETS.get((event.charset or "").lower(), "utf-8")
+                    self._charset = CHARSETS.get((event.charset or "").lower(), "utf-8")
                 elif not self._in_model:
                     continue
                 elif event is None:

@@ -1,0 +1,115 @@
+"""
+The list of models, as OpenAI has it, with what other servers add to it and clients read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.web.server import Request
+
+from llmux.config import ModelConfig
+from llmux.config.naming import ModelMetadata
+from llmux.proxy.read_only import ReadOnly
+from llmux.proxy.refusals import RefusalLog, model_not_found
+from llmux.switching.model import Model
+from llmux.switching.phases import Phase
+
+__all__ = ["ModelList", "listed_names"]
+
+_LOADED = "loaded"
+_LOADING = "loading"
+_UNLOADED = "unloaded"
+_STATUS = {
+    Phase.WAKING: _LOADING,
+    Phase.AWAKE: _LOADED,
+    Phase.DRAINING: _LOADED,
+    Phase.CHECKING: _LOADED,
+}
+"""What clients are told of a model in this phase; in all others it is not loaded."""
+
+
+def listed_names(models: Mapping[str, ModelConfig]) -> list[str]:
+    """Return the names that clients are told of: those of models and of their variants."""
+    return sorted(
+        name for own, model in models.items() if model.listed for name in (own, *model.variants)
+    )
+
+
+class ModelList(ReadOnly):
+    """
+    The Resource of the models, as OpenAI lists them; below it each model has a
+    path of its own: its name, slashes and all.  A model that is not listed, and an
+    alias, have such a path as well.
+    """
+
+    # What it answers depends on what is left of the path.
+    route_is_stable = False
+
+    def __init__(
+        self,
+        refusals: RefusalLog,
+        models: Mapping[str, ModelConfig],
+        switching: Callable[[], Mapping[str, Model]],
+    ) -> None:
+        """
+        @param switching: gives the switcher's models.
+        """
+        super().__init__(refusals)
+        self._switching = switching
+        self._listed = listed_names(models)
+        # For each name what does not change, and the model's own name.
+        self._entries: dict[str, tuple[dict[str, Any], str]] = {}
+        for own, model in models.items():
+            for name in (own, *model.aliases, *model.variants):
+                entry = {"id": name, "object": "model", "created": 0, "owned_by": "llmux"}
+                self._entries[name] = entry | _told(model), own
+
+    def read(self, request: Request) -> None:
+        """See L{ReadOnly.read}."""
+        name = b"/".join(request.postpath or ()).decode("utf-8", "replace")
+        document: dict[str, Any]
+        if not name:
+            document = {"object": "list", "data": [self._entry(name) for name in self._listed]}
+        elif name in self._entries:
+            document = self._entry(name)
+        else:
+            self._refusals.answer(request, model_not_found(name))
+            return
+        self.write(request, b"application/json", json.dumps(document).encode())
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        entry, own = self._entries[name]
+        model = self._switching()[own]
+        value = _STATUS.get(model.phase, _UNLOADED)
+        failed = value == _UNLOADED and model.wake_backoff.until > 0
+        return entry | {"status": {"value": value, "failed": failed}}
+
+
+def _told(model: ModelConfig) -> dict[str, Any]:
+    """Give what a configuration says of a model, under the names that clients know."""
+    told: dict[str, Any] = {}
+    if model.aliases:
+        told["aliases"] = list(model.aliases)
+    metadata = model.metadata
+    if metadata.description is not None:
+        told["description"] = metadata.description
+    if metadata.context is not None:
+        # vLLM's, which Continue and Cline read; llama.cpp's, which pi and Hermes read;
+        # OpenRouter's.
+        told["max_model_len"] = metadata.context
+        told["meta"] = {"n_ctx": metadata.context}
+        told["context_length"] = metadata.context
+    return told | _abilities(metadata)
+
+
+def _abilities(metadata: ModelMetadata) -> dict[str, Any]:
+    """Give what a model takes and can do, as OpenRouter says such things."""
+    told: dict[str, Any] = {}
+    if metadata.inputs:
+        told["architecture"] = {"input_modalities": list(metadata.inputs)}
+    if metadata.tools is not None:
+        told["supported_parameters"] = ["tools", "tool_choice"] if metadata.tools else []
+    return told

@@ -1,0 +1,114 @@
+"""
+The change of a request's body as its name wants it: at once where that is quick, else a
+little in each turn of the reactor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Iterator
+from time import perf_counter
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Cooperator, TaskStopped
+
+from llmux.proxy.model_name.lenient import BLANKS, without_mark
+from llmux.proxy.naming.body_plan import BodyPlan
+from llmux.proxy.naming.form_values import model_cuts
+from llmux.proxy.naming.json_members import NoObject, TooManyMembers, find_members
+from llmux.proxy.refusals import BodyNotEdited
+from llmux.web.body import RequestBody
+from llmux.web.error_reply import ApiError
+from llmux.web.limits import TURN
+from llmux.web.splicing import Cut, splice
+
+__all__ = ["edit_body"]
+
+_FORM = b"multipart/form-data"
+_LOOKED_AT = 4096
+"""Bytes in which the first that is no blank shows whether a body is JSON."""
+_MEMBER = re.compile(rb'"model"[ \t\r\n]*:([ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*)')
+
+
+def edit_body(
+    plan: BodyPlan, body: RequestBody, content_type: bytes | None, cooperator: Cooperator
+) -> RequestBody | Deferred[RequestBody]:
+    """
+    Give the body that the backend gets.  The body in which a model's name has been
+    found must not be closed until then, and not be read afterwards.
+
+    Of a JSON object all changes are made; of a form only the C{model}.
+
+    @param cooperator: shares the reactor's time where this takes longer.
+    @raise BodyNotEdited: the body cannot be changed.  The L{Deferred} may fail
+        with this as well.
+    """
+    data = body.in_memory()
+    if data is not None and plan.names_only and plan.model is not None:
+        cut = _only_name(data, plan.model)
+        if cut is not None:
+            return splice(body, (cut,))
+    steps = _cuts(plan, body, content_type or b"")
+    end = perf_counter() + TURN
+    try:
+        while perf_counter() < end:
+            next(steps)
+    except StopIteration as stop:
+        return splice(body, stop.value)
+    return _in_turns(steps, body, cooperator)
+
+
+def _in_turns(
+    steps: Generator[None, None, list[Cut]], body: RequestBody, cooperator: Cooperator
+) -> Deferred[RequestBody]:
+    cuts: list[Cut] = []
+
+    def rest() -> Iterator[None]:
+        cuts.extend((yield from steps))
+
+    task = cooperator.cooperate(rest())
+    edited: Deferred[RequestBody] = Deferred(lambda _: task.stop())
+    task.whenDone().addCallbacks(
+        lambda _: edited.callback(splice(body, cuts)),
+        lambda failure: None if failure.check(TaskStopped) else edited.errback(failure),
+    )
+    return edited
+
+
+def _only_name(data: bytes, model: str) -> Cut | None:
+    """
+    Find the name in an object in which there is no doubt where it is.  A model has been
+    found in it: so a single C{"model"}, where nothing is spelt by numbers, is its key.
+    """
+    if b"\\u" in data or data.count(b'"model"') != 1:
+        return None
+    member = _MEMBER.match(data, data.index(b'"model"'))
+    return member and Cut(*member.span(1), json.dumps(model).encode())
+
+
+def _cuts(
+    plan: BodyPlan, body: RequestBody, content_type: bytes
+) -> Generator[None, None, list[Cut]]:
+    """Find out what to change, with a pause wherever others may have a turn."""
+    is_form = content_type[: len(_FORM)].lower() == _FORM
+    start = without_mark(body.piece(0, _LOOKED_AT)).lstrip(BLANKS)
+    if is_form and start and not start.startswith(b"{"):
+        if plan.model is None:
+            return []
+        return (yield from model_cuts(body, content_type, plan.model))
+    try:
+        members, total, close = yield from find_members(body, plan.fates.keys())
+    except NoObject:
+        raise BodyNotEdited(
+            ApiError(400, "The body is no JSON object: it cannot be read to its end.")
+        ) from None
+    except TooManyMembers:
+        raise BodyNotEdited(
+            ApiError(
+                400,
+                "The body has too many keys, or too often the same one, to be changed as this "
+                "model's configuration wants: send a JSON object without them.",
+            )
+        ) from None
+    return plan.cuts(members, total, close)
