@@ -50,6 +50,26 @@ def test_what_a_victim_holds_beyond_the_targets_needs_is_free() -> None:
     assert capacity.free("gpu0") == 4
 
 
+def test_a_victim_that_wakes_again_elsewhere_gives_nothing_to_the_switch_any_more() -> None:
+    """
+    Two make room, and one of them sleeps first; before the other does, the first is awake
+    again, in room that the switch does not need.
+    """
+    capacity = Capacity({"gpu": 5})
+    capacity.hold("a", {"gpu": 2})
+    capacity.hold("b", {"gpu": 2})
+    switch = capacity.reserve("c", {"gpu": 3}, ["a", "b"])
+    assert switch is not None
+    capacity.release("a")
+    again = capacity.reserve("a", {"gpu": 2})
+    assert again is not None
+    capacity.take(again)
+    assert capacity.free("gpu") == 0
+    assert capacity.reserve("d", {"gpu": 1}) is None, "the switch to c claims that"
+    capacity.release("b")
+    capacity.take(switch)
+
+
 def test_a_reservation_that_is_cancelled_is_free_again() -> None:
     capacity = Capacity(TWO)
     reserved = capacity.reserve("big", NEEDS["big"])

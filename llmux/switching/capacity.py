@@ -36,7 +36,7 @@ class Reservation:
 
     @ivar target: the name of the model that the room is for.
     @ivar needs: what that model needs.
-    @ivar victims: the names of the models that make room.
+    @ivar victims: the names of the models that make room, and have not slept yet.
     """
 
     __slots__ = ("needs", "target", "victims")
@@ -108,6 +108,9 @@ class Capacity:
             raise CapacityError(f"{model} holds nothing")
         for name, amount in held.items():
             self._left[name] += amount
+        for reservation in self._reservations:
+            # What the model may hold later, awake once more, is not for this switch.
+            reservation.victims -= {model}
 
     def reserve(
         self, target: str, needs: Needs, victims: Iterable[str] = ()

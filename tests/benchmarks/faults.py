@@ -1,0 +1,498 @@
+"""
+Random faults on random machines, with the production switcher under a clock that jumps::
+
+    python -m tests.benchmarks.faults [--events 1000000] [--seed 1] [--processes 2]
+
+Each episode has a machine of its own (resources, models, needs, places), settings, traffic and
+a policy.  Hooks fail, hang and die, C{alive} does not answer, backends die, clients
+leave.  After each event the invariants of the design must hold; then the weather clears, and
+everybody must be served.  An episode that fails can be run again by its seed::
+
+    python -m tests.benchmarks.faults --episode 4711
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pool
+from random import Random
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from llmux.errors import SwitchError
+from llmux.interfaces import HookKind, ISwitchPolicy, Needs, Phase, PolicyContext
+from llmux.policy.catalog import find_policy
+from llmux.simulate.clock import HeapClock
+from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.switcher import InFlightGuard, ModelSwitcher
+from tests.fakes import FakeHook, FakeHookRunner, Outcome
+
+__all__ = ["Episode", "Machine", "main"]
+
+POLICIES = ("fifo", "lru", "cost_aware")
+LONGEST_SERVICE = 40.0
+MAY_HAVE_GUARDS = {Phase.AWAKE, Phase.DRAINING, Phase.CHECKING}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """
+    Resources, and models with their needs in each of their places.
+
+    @ivar always: the model that is to be awake always, if there is one.
+    """
+
+    resources: Needs
+    places: Mapping[str, Sequence[Needs]]
+    always: str | None = None
+
+    @classmethod
+    def drawn(cls, random: Random) -> Machine:
+        """A machine at random: one slot now and then, else up to four resources."""
+        names = [f"m{number}" for number in range(random.randint(2, 7))]
+        if random.random() < 0.15:
+            return cls({"gpu": 1}, {name: [{"gpu": 1}] for name in names})
+        resources = {f"r{n}": random.choice((1, 4, 24)) for n in range(random.randint(1, 4))}
+
+        def needs() -> Needs:
+            some = random.sample(sorted(resources), random.randint(1, len(resources)))
+            return {name: random.randint(1, resources[name]) for name in some}
+
+        places: dict[str, list[Needs]] = {}
+        for name in names:
+            drawn: list[Needs] = [{}] if random.random() < 0.05 else []
+            while len(drawn) < random.choice((1, 1, 2, 3)):
+                place = needs()
+                if place not in drawn:
+                    drawn.append(place)
+                elif random.random() < 0.5:
+                    break
+            places[name] = drawn or [needs()]
+        if random.random() < 0.3:
+            return cls(resources, places)._with_one_kept(random.choice(names))
+        return cls(resources, places)
+
+    def _with_one_kept(self, kept: str) -> Machine:
+        """The same with a model that is to be awake always, if the others have room beside."""
+        own = self.places[kept][0]
+        places = {
+            name: [
+                place
+                for place in some
+                if all(n + own.get(r, 0) <= self.resources[r] for r, n in place.items())
+            ]
+            for name, some in self.places.items()
+        }
+        places[kept] = [own]
+        if not all(places.values()):
+            return self
+        return Machine(self.resources, places, kept)
+
+
+class _FaultyHooks(FakeHookRunner):
+    """Hooks that fail, hang, die and do not answer, until the weather clears."""
+
+    def __init__(self, episode: Episode, random: Random) -> None:
+        limits = {HookKind.WAKE: 30.0, HookKind.SLEEP: 20.0, HookKind.ALIVE: 2.0}
+        super().__init__(episode.clock, limits)
+        self.badness = random.choice((0.0, 0.02, 0.1, 0.3))
+        self._episode = episode
+        self._random = random
+
+    def start(self, model: str, hook: HookKind) -> FakeHook:
+        # What this raised would end in the switcher's log.
+        self._episode.problems += self._episode.problems_with(model, hook)
+        self.started.clear()
+        return super().start(model, hook)
+
+    def _outcome(self, model: str, hook: HookKind) -> Outcome:
+        random = self._random
+        delay: float | None
+        if hook is HookKind.ALIVE:
+            delay = random.choice((0.0, 0.0, 0.1))
+            if random.random() < self.badness:
+                return random.choice(
+                    (
+                        Outcome(None),
+                        Outcome(delay, 75),
+                        Outcome(delay, None),
+                        Outcome(delay, 127),
+                    )
+                )
+            return Outcome(delay, 0 if model in self.awake else 1)
+        delay = random.choice((0.0, 0.2, 1.0, 5.0, 12.0))
+        if random.random() < self.badness:
+            return random.choice(
+                (
+                    Outcome(delay, 1),
+                    Outcome(None),
+                    Outcome(None, ignores_term=True),
+                    Outcome(delay, None),
+                )
+            )
+        return Outcome(delay, 0)
+
+
+class _Request:
+    """A client's request, from its sending to its answer."""
+
+    def __init__(self, episode: Episode, model: str) -> None:
+        self.episode = episode
+        self.model = model
+        self.sent = episode.clock.seconds()
+        self.tries = 0
+        self.answers = 0
+        self.guard: InFlightGuard | None = None
+        self.deferred: Deferred[InFlightGuard] | None = None
+        self.end: IDelayedCall | None = None
+        self.impatience: IDelayedCall | None = None
+        episode.open.add(self)
+        if episode.random.random() < 0.1 and not episode.is_calm:
+            patience = episode.random.expovariate(1 / 20)
+            self.impatience = episode.clock.callLater(patience, self._leave)
+        self._ask()
+
+    def _ask(self) -> None:
+        switcher = self.episode.switcher
+        self.tries += 1
+        guard = switcher.acquire_now(self.model)
+        if guard is not None:
+            self._forward(guard)
+            return
+        self.deferred = switcher.acquire(self.model, arrived=self.sent, retry=self.tries > 1)
+        self.deferred.addCallbacks(self._forward, self._refused)
+
+    def _forward(self, guard: InFlightGuard) -> None:
+        episode = self.episode
+        self.deferred = None
+        assert guard.model == self.model
+        phase = episode.switcher.models[self.model].phase
+        assert phase in MAY_HAVE_GUARDS, f"{self.model} got a guard while {phase.value}"
+        assert self.guard is None, "a second guard"
+        self.guard = guard
+        guard.on_abort = lambda why: self._aborted()
+        if self.model in episode.hooks.awake:
+            service = min(episode.random.expovariate(1 / 4), LONGEST_SERVICE)
+            self.end = episode.clock.callLater(service, self._served)
+        else:
+            self.end = episode.clock.callLater(0, self._refused_by_backend)
+
+    def _served(self) -> None:
+        assert self.guard is not None
+        self.end = None
+        if self.model not in self.episode.hooks.awake:
+            self._refused_by_backend()
+            return
+        self.guard.release()
+        self._over("served")
+
+    def _refused_by_backend(self) -> None:
+        assert self.guard is not None
+        guard, self.guard, self.end = self.guard, None, None
+        self.episode.switcher.backend_failed(guard).addCallback(self._verdict)
+
+    def _verdict(self, may_wait_again: bool) -> None:
+        if self in self.episode.open:
+            if may_wait_again and self.tries < 2:
+                self._ask()
+            else:
+                self._over("502")
+
+    def _aborted(self) -> None:
+        assert self.guard is not None
+        guard, self.guard = self.guard, None
+        if self.end is not None:
+            self.end.cancel()
+            self.end = None
+        may_wait_again = guard.may_wait_again
+        guard.release(answered=False)
+        self._verdict(may_wait_again)
+
+    def _leave(self) -> None:
+        self.impatience = None
+        if self.deferred is not None:
+            self.deferred.cancel()
+        elif self.guard is not None:
+            guard, self.guard = self.guard, None
+            assert self.end is not None
+            self.end.cancel()
+            guard.release(answered=False)
+            self._over("left")
+        else:
+            self._over("left")
+
+    def _refused(self, failure: Failure) -> None:
+        self.deferred = None
+        failure.trap(SwitchError, CancelledError)
+        self._over("left" if failure.check(CancelledError) else "refused")
+
+    def _over(self, outcome: str) -> None:
+        self.answers += 1
+        assert self.answers == 1, "a request was answered twice"
+        self.episode.open.remove(self)
+        self.episode.counts[outcome] += 1
+        if self.impatience is not None:
+            self.impatience.cancel()
+            self.impatience = None
+
+
+class Episode:
+    """
+    One machine, its traffic and its faults.
+
+    @ivar counts: how often what happened.
+    @ivar open: the requests that have not been answered.
+    @ivar problems: what was not as it must be when a hook started.
+    @ivar is_calm: nothing goes wrong any more.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = Random(seed)
+        self.clock = HeapClock()
+        self.machine = Machine.drawn(random)
+        self.hooks = _FaultyHooks(self, Random(seed + 1))
+        self.hooks.awake.update(n for n in self.machine.places if random.random() < 0.3)
+        self.counts: Counter[str] = Counter()
+        self.open: set[_Request] = set()
+        self.problems: list[str] = []
+        self.is_calm = False
+        self.drains = random.random() < 0.8
+        timeout = random.choice((None, None, 30.0, 300.0))
+        settings = SwitchSettings(
+            request_timeout=timeout,
+            drain_before_switch=self.drains,
+            min_active=random.choice((0.0, 0.0, 5.0)),
+            drain_timeout=random.choice((None, None, 10.0)),
+            abandon_wake=random.choice((None, 1.0, 30.0)),
+            look_after_sleep=random.choice((None, 2.0)),
+        )
+        self.policy = random.choice(POLICIES)
+        self.switcher = ModelSwitcher(
+            self.clock,
+            self.hooks,
+            self._build_policy(settings),
+            {
+                name: ModelSettings(
+                    30.0,
+                    20.0,
+                    confirm_sleep=random.random() < 0.2,
+                    check=random.choice((None, 7.0, 60.0)),
+                    places=places,
+                    always=name == self.machine.always,
+                )
+                for name, places in self.machine.places.items()
+            },
+            settings,
+            resources=self.machine.resources,
+        )
+        # Until those that were found awake fit, more may be held than there is.
+        self._is_overdrawn = True
+        self._rate = random.choice((0.02, 0.1, 0.5, 2.0))
+        self._deaths = random.choice((0.0, 0.0, 0.005, 0.05))
+        self._names = sorted(self.machine.places)
+
+    def _build_policy(self, settings: SwitchSettings) -> ISwitchPolicy:
+        context = PolicyContext(
+            weights=dict.fromkeys(self.machine.places, 1.0),
+            resources=self.machine.resources,
+            places=self.machine.places,
+            always=frozenset([self.machine.always] if self.machine.always else []),
+            request_timeout=settings.request_timeout,
+            min_active=settings.min_active,
+            drain_before_switch=settings.drain_before_switch,
+            parallel_wakes=self.random.choice((None, None, 1, 2)),
+        )
+        factory = find_policy(self.policy)
+        own = None if factory.settings is None else factory.settings()
+        policy: ISwitchPolicy = factory.build(context, own)
+        return policy
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self, events: int) -> None:
+        """
+        Run that many events, then let the weather clear.
+
+        @raise AssertionError: an invariant is broken.
+        """
+        self.switcher.start()
+        self._send()
+        self._strike()
+        for _ in range(events):
+            assert self.clock.step(), "nothing will ever happen again"
+            self.check()
+        self.counts["events"] += events
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Nothing fails any more: whoever waits must be served, and llmux must stop."""
+        self.is_calm = True
+        self.hooks.badness = 0.0
+        limit = self.clock.seconds() + 7200
+        while self.open and self.clock.step(limit):
+            self.check()
+            self.counts["events"] += 1
+        assert not self.open, f"{len(self.open)} wait for ever"
+        done: list[None] = []
+        self.switcher.stop().addCallback(done.append)
+        limit = self.clock.seconds() + 600
+        while not done and self.clock.step(limit):
+            self.counts["events"] += 1
+        assert done, "llmux does not stop"
+        assert not self.switcher.stories(), "a story goes on after the end"
+        assert not any(model.guards for model in self.switcher.models.values())
+
+    def _send(self) -> None:
+        if not self.is_calm:
+            _Request(self, self.random.choice(self._names))
+            self.clock.callLater(self.random.expovariate(self._rate), self._send)
+
+    def _strike(self) -> None:
+        """A backend dies now and then, or is started by somebody else."""
+        if self.is_calm:
+            return
+        if self.hooks.awake and self.random.random() < self._deaths:
+            self.counts["deaths"] += 1
+            self.hooks.awake.discard(self.random.choice(sorted(self.hooks.awake)))
+        if self.random.random() < self._deaths:
+            self.switcher.backend_in_doubt(self.random.choice(self._names))
+        self.clock.callLater(self.random.expovariate(1.0), self._strike)
+
+    # ------------------------------------------------------------ the invariants
+
+    def problems_with(self, model: str, hook: HookKind) -> Iterator[str]:
+        """Say what is not as it must be when a hook starts."""
+        self.counts[f"{hook.value} hooks"] += 1
+        if hook is HookKind.ALIVE:
+            return
+        if model in {r.model for r in self.hooks.running if r.hook is not HookKind.ALIVE}:
+            yield f"two hooks of {model} at once"
+        found = self.switcher.models[model]
+        if hook is HookKind.WAKE:
+            if found.phase is not Phase.WAKING:
+                yield f"{model} is woken while {found.phase.value}"
+            held = dict(self.switcher.capacity.held(model))
+            if held not in [dict(place) for place in self.machine.places[model]]:
+                yield f"{model} holds what is no place of it"
+            for resource in held:
+                if self._held(resource) > self.machine.resources[resource]:
+                    yield f"{model} woke without {resource}"
+            return
+        if model == self.machine.always and found.phase is not Phase.UNCERTAIN:
+            yield f"{model} is put to sleep, and is to be awake always"
+        if self.drains and found.phase is not Phase.UNCERTAIN and found.guards:
+            yield f"{model} is put to sleep with requests in flight"
+
+    def _held(self, resource: str) -> Any:
+        capacity = self.switcher.capacity
+        return sum(capacity.held(name).get(resource, 0) for name in self._names)
+
+    def check(self) -> None:
+        """
+        Check what must be so after each event.
+
+        @raise AssertionError: it is not.
+        """
+        assert not self.problems, "; ".join(self.problems)
+        switcher = self.switcher
+        capacity = switcher.capacity
+        stories = switcher.stories()
+        moved = [model.name for story in stories for model in story.models]
+        assert len(moved) == len(set(moved)), "a model is in two stories"
+        overdrawn = False
+        for resource, there_is in self.machine.resources.items():
+            held = self._held(resource)
+            overdrawn |= held > there_is
+            if not stories:
+                free = capacity.free(resource)
+                kept = self.machine.always
+                if kept is not None and switcher.models[kept].phase is Phase.ASLEEP:
+                    # Its room is kept, as soon as there is room.
+                    assert free <= there_is - held, f"{resource} has leaked"
+                else:
+                    assert free == there_is - held, f"{resource} has leaked"
+        if overdrawn:
+            assert self._is_overdrawn, "more is held than there is"
+        else:
+            self._is_overdrawn = False
+        for name, model in switcher.models.items():
+            assert name not in self.hooks.awake or model.phase is not Phase.ASLEEP, (
+                f"{name} counts as asleep, and is awake"
+            )
+            if model.phase is Phase.ASLEEP:
+                assert not capacity.held(name), f"{name} sleeps and holds something"
+            else:
+                assert capacity.held(name) or {} in self.machine.places[name], (
+                    f"{name} is {model.phase.value} and holds nothing"
+                )
+            if model.guards:
+                assert model.phase in MAY_HAVE_GUARDS or not self.drains, (
+                    f"{name} is {model.phase.value} with requests in flight"
+                )
+            if model.waiting:
+                assert model.phase is not Phase.AWAKE, f"somebody waits for {name}, awake"
+
+
+def _one(job: tuple[int, int]) -> tuple[int, str, Counter[str], str]:
+    seed, events = job
+    episode = Episode(seed)
+    defects: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event or event.get("event") == "policy_failed":
+            defects.append(f"at {episode.clock.seconds():.3f} s: {formatEvent(event)}")
+            if "log_failure" in event:
+                defects.append(event["log_failure"].getTraceback())
+
+    observer = cast(ILogObserver, observe)
+    globalLogPublisher.addObserver(observer)
+    try:
+        episode.run(events)
+    except Exception:
+        defects.append(traceback.format_exc())
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    return seed, episode.policy, episode.counts, "\n".join(defects)
+
+
+def main() -> int:
+    """Run it; the exit status is 1 if an invariant was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.faults")
+    parser.add_argument("--events", type=int, default=1_000_000, help="in all (default: 10^6)")
+    parser.add_argument("--per-episode", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--episode", type=int, help="run this episode alone, by its seed")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    seeds = [
+        options.seed * 1_000_003 + 2 * n for n in range(options.events // options.per_episode)
+    ]
+    if options.episode is not None:
+        seeds = [options.episode]
+    jobs = [(seed, options.per_episode) for seed in seeds]
+    total: Counter[str] = Counter()
+    failed = 0
+    with Pool(options.processes, initializer=os.nice, initargs=(10,)) as pool:
+        for seed, policy, counts, problem in pool.imap_unordered(_one, jobs):
+            total += counts
+            total[f"episodes of {policy}"] += 1
+            if problem:
+                failed += 1
+                print(f"episode {seed} ({policy}):\n{problem}", file=sys.stderr)
+    print(", ".join(f"{count} {what}" for what, count in sorted(total.items())))
+    print(f"{failed} of {len(jobs)} episodes broke an invariant" if failed else "nothing broke")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
