@@ -10,11 +10,13 @@ from math import inf
 from llmux.app import build_policy, settings_of
 from llmux.config import Config
 from llmux.config.error import ConfigError, printable
+from llmux.config.room import room_of
 from llmux.simulate.figures import Figures, figures
 from llmux.simulate.options import (
     DEFAULT_SLOTS,
     UsageError,
     candidates,
+    machine_options,
     parser,
     switch_costs,
 )
@@ -38,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     try:
         trace = _read(options.trace)
-        runs = candidates(options.policy, options.config, trace)
+        machine = machine_options(options.capacity, options.needs, options.parallel_wakes)
+        runs = candidates(options.policy, options.config, trace, machine)
         models = list(runs[0][1].models)
         recorded = recorded_costs(trace, models)
         costs = switch_costs(options.switch_cost, models, options.jitter, recorded)
@@ -75,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     if options.json:
         print(as_json(results, log, assumed))
     else:
-        print(about(trace, models, assumed))
+        print(about(trace, models, assumed, room_of(runs[0][1])))
         print(as_table(results if log is None else [log, *results]))
     if draw is not None:
         try:
@@ -105,6 +108,7 @@ def _run(
     seed: int,
     progress: ProgressBar,
 ) -> Record:
+    room = room_of(config)
     return Run(
         trace,
         build_policy(config),
@@ -114,4 +118,7 @@ def _run(
         until=until,
         seed=seed,
         settings=settings_of(config),
+        resources=room.resources,
+        places=room.places,
+        always=room.always,
     ).go(progress)

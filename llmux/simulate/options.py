@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from llmux.config import Config, config_from_mapping, load_config
 from llmux.simulate.recording import RecordedCosts
@@ -17,8 +19,10 @@ from llmux.simulate.trace import Trace
 __all__ = [
     "DEFAULT_SLOTS",
     "DEFAULT_SWITCH_COST",
+    "MachineOptions",
     "UsageError",
     "candidates",
+    "machine_options",
     "parser",
     "switch_costs",
 ]
@@ -50,8 +54,16 @@ def _fraction(text: str) -> float:
 
 
 def _slots(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests, 1 or more")
+    return _count(text, "requests")
+
+
+def _wakes(text: str) -> int:
+    return _count(text, "models")
+
+
+def _count(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}, 1 or more")
     return int(text)
 
 
@@ -108,6 +120,27 @@ def parser() -> argparse.ArgumentParser:
         type=_slots,
         help="requests that a model serves at once; the rest wait inside it (default: the most "
         f"that the log has seen in one model, else {DEFAULT_SLOTS})",
+    )
+    add(
+        "--capacity",
+        metavar="NAME=AMOUNT,...",
+        help="what the machine has, as under resources: in a configuration, as in "
+        "gpu0=24,gpu1=24 (default: the configuration's, else room for one model)",
+    )
+    add(
+        "--needs",
+        metavar="MODEL=NAME:AMOUNT,...|...",
+        action="append",
+        default=[],
+        help="what a model needs of that, as in a=gpu0:20 for one place, "
+        "'a=gpu0:20|gpu1:20' for either of two, b=gpu0:22,gpu1:22 for both, e= for nothing; "
+        "may be repeated (default: the configuration's, else all there is)",
+    )
+    add(
+        "--parallel-wakes",
+        metavar="N",
+        type=_wakes,
+        help="how many models may wake at a time (default: the configuration's, else no limit)",
     )
     add("--until", metavar="S", type=_seconds, help="stop the clock at this second")
     add(
@@ -177,20 +210,90 @@ def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]
     return found[0]
 
 
+@dataclass(frozen=True)
+class MachineOptions:
+    """
+    What the command line says of the machine, beside or in place of a configuration.
+
+    @ivar resources: the capacities; None if nothing is said.
+    @ivar needs: of some models the places, as in a configuration.
+    @ivar parallel_wakes: how many models may wake at a time; None if nothing is said.
+    """
+
+    resources: Mapping[str, float] | None = None
+    needs: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    parallel_wakes: int | None = None
+
+    @property
+    def says_anything(self) -> bool:
+        """The command line says something of the machine."""
+        return bool(self.resources is not None or self.needs or self.parallel_wakes)
+
+
+def machine_options(
+    capacity: str | None, needs: Iterable[str], parallel_wakes: int | None = None
+) -> MachineOptions:
+    """
+    Read the words of C{--capacity} and C{--needs}.
+
+    @raise UsageError: a word makes no sense.
+    """
+    resources = None if capacity is None else _amounts("--capacity", capacity, capacity, "=")
+    places: dict[str, list[Mapping[str, float]]] = {}
+    for word in needs:
+        model, equals, text = word.rpartition("=")
+        if not equals or not model:
+            raise UsageError(f"--needs {word}: not MODEL=NAME:AMOUNT")
+        if model in places:
+            raise UsageError(f"--needs {word}: {model} has needs already; separate places by |")
+        places[model] = [_amounts("--needs", word, part, ":") for part in text.split("|")]
+    return MachineOptions(resources, places, parallel_wakes)
+
+
+def _amounts(option: str, word: str, text: str, sign: str) -> dict[str, float]:
+    """The amounts of C{gpu0=24,gpu1=24}."""
+    amounts: dict[str, float] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, found, number = item.rpartition(sign)
+        if not found or not name:
+            raise UsageError(f"{option} {word}: {item!r} is not NAME{sign}AMOUNT")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = -1.0
+        if not (isfinite(amount) and amount >= 0):
+            raise UsageError(f"{option} {word}: {number!r} is not an amount, 0 or more")
+        if name in amounts:
+            raise UsageError(f"{option} {word}: {name} occurs twice")
+        amounts[name] = int(amount) if amount.is_integer() else amount
+    if not amounts and option == "--capacity":
+        raise UsageError("--capacity: give NAME=AMOUNT, as in gpu0=24,gpu1=24")
+    return amounts
+
+
 def candidates(
-    words: Sequence[str], config_file: str | None, trace: Trace
+    words: Sequence[str],
+    config_file: str | None,
+    trace: Trace,
+    machine: MachineOptions | None = None,
 ) -> list[tuple[str, Config]]:
     """
     The policies to compare: the title of each, and a configuration that chooses the
     policy.
 
-    @raise ConfigError: a policy does not exist, or a setting is out of range.
-    @raise UsageError: the trace names a model that the configuration does not have.
+    @param machine: what stands before the configuration's resources and needs.
+    @raise ConfigError: a policy does not exist, a setting is out of range, or a model
+        cannot be awake.
+    @raise UsageError: the trace or an option names a model that does not exist.
     """
+    machine = machine or MachineOptions()
+    document: dict[str, Any]
     if config_file is None:
-        models: Mapping[str, Any] = {
-            name: {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
-            for name in trace.models()
+        document = {
+            "models": {
+                name: {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
+                for name in trace.models()
+            }
         }
         given = None
     else:
@@ -201,23 +304,66 @@ def candidates(
                 f"the trace asks for {', '.join(strangers)}; {config_file} has no such model"
             )
         models = {name: msgspec.to_builtins(model) for name, model in given.models.items()}
+        document = {"models": models}
+        if given.resources is not None:
+            document["resources"] = msgspec.to_builtins(given.resources)
+    if machine.says_anything:
+        changed = _on_machine(document, machine)
+        if given is not None:
+            policy = given.policy
+            if machine.parallel_wakes is not None:
+                policy = replace(policy, parallel_wakes=machine.parallel_wakes)
+            given = replace(
+                given, models=changed.models, resources=changed.resources, policy=policy
+            )
+    wakes = machine.parallel_wakes
+    if wakes is None and given is not None:
+        wakes = given.policy.parallel_wakes
+    if wakes is not None:
+        document["parallel_wakes"] = wakes
     asked = list(words)
     if not asked:
         asked = [name for name in BOTH if given is None or given.policy.name != name]
     found = [] if given is None or words else [(given.policy.name, given)]
-    return [*found, *((word, _with_policy(word, models)) for word in asked)]
+    return [*found, *((word, _with_policy(word, document)) for word in asked)]
 
 
-def _with_policy(word: str, models: Mapping[str, Any]) -> Config:
+def _on_machine(document: dict[str, Any], machine: MachineOptions) -> Config:
+    """
+    Put what the options say of the machine into the document.
+
+    @return: the document as a configuration.
+    @raise ConfigError: a model cannot be awake.
+    @raise UsageError: an option names a model that does not exist.
+    """
+    models = document["models"]
+    for name, places in machine.needs.items():
+        if name not in models:
+            raise UsageError(
+                f"--needs {name}=...: there is no such model; the models are "
+                f"{', '.join(models)}"
+            )
+        models[name] = models[name] | {"needs": places[0] if len(places) == 1 else places}
+    if machine.resources is not None:
+        document["resources"] = machine.resources
+    elif machine.needs and "resources" not in document:
+        raise UsageError("--needs: say what the machine has, as in --capacity gpu0=24,gpu1=24")
+    return config_from_mapping(document, file="--capacity, --needs", directory=".")
+
+
+def _with_policy(word: str, document: Mapping[str, Any]) -> Config:
     name, _, rest = word.partition(":")
+    rest_of_document = dict(document)
     policy: dict[str, Any] = {"name": name}
+    if "parallel_wakes" in document:
+        policy["parallel_wakes"] = rest_of_document.pop("parallel_wakes")
     for item in filter(None, rest.split(",")):
         key, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--policy {word}: {item!r} is not KEY=VALUE")
         policy[key.strip()] = _value(text.strip())
     return config_from_mapping(
-        {"models": models, "policy": policy}, file=f"--policy {word}", directory="."
+        rest_of_document | {"policy": policy}, file=f"--policy {word}", directory="."
     )
 
 

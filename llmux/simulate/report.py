@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from textwrap import fill
 
+from llmux.config.room import Room, written
 from llmux.simulate.figures import Figures
 from llmux.simulate.recording import RecordedCosts
 from llmux.simulate.scripts import HookTimes
@@ -54,13 +55,15 @@ def as_json(results: Sequence[Figures], log: Figures | None, assumed: Assumption
     return f'{{"policies": [\n{rows}\n]{more}}}'
 
 
-def about(trace: Trace, models: Sequence[str], assumed: Assumptions) -> str:
+def about(trace: Trace, models: Sequence[str], assumed: Assumptions, room: Room) -> str:
     """Say what is simulated, what is assumed, and what of that comes from the log."""
     costs = assumed.costs
     requests = f"{len(trace.requests)} request{'s' * (len(trace.requests) != 1)}"
     several = f"{len(models)} model{'s' * (len(models) != 1)}"
     most = " (the most that the log has seen in a model)" if assumed.slots_recorded else ""
     pairs = f" ({len(costs.pairs)} of them their own)" if costs.pairs else ""
+    if room.is_configured:
+        several += f" on {', '.join(f'{n}={written(a)}' for n, a in room.resources.items())}"
     first = f"{requests} for {several}, {assumed.slots} at once{most}; "
     if assumed.recorded is None:
         silent = ", since the log says nothing of switches" if assumed.is_silent else ""

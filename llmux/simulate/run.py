@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from math import inf, nan
 from random import Random
@@ -91,6 +91,7 @@ class Run:
     @param resources: each resource of the machine and its capacity.
     @param places: what the models need, in each of the places where they can be; a model
         that is not named needs the one slot.
+    @param always: the models that are awake always.
     @ivar record: what happened so far.
     @ivar switcher: the switcher.
     """
@@ -108,6 +109,7 @@ class Run:
         settings: SwitchSettings | None = None,
         resources: Needs = ONE_SLOT,
         places: Mapping[str, Sequence[Needs]] | None = None,
+        always: Collection[str] = (),
     ) -> None:
         capacities = {name: float(amount) for name, amount in resources.items()}
         self.record = Record(len(trace.requests), capacities)
@@ -121,7 +123,11 @@ class Run:
             self._hooks,
             policy,
             {
-                name: ModelSettings(inf, places=(places or {}).get(name, (ONE_SLOT,)))
+                name: ModelSettings(
+                    inf,
+                    places=(places or {}).get(name, (ONE_SLOT,)),
+                    always=name in always,
+                )
                 for name in models
             },
             settings,

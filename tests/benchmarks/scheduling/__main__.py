@@ -2,11 +2,11 @@
 Compare policies on invented and on recorded traffic, and print README's tables::
 
     python -m tests.benchmarks.scheduling [--seeds 1,2] [--quick] [--every N] [--details]
-        [--only families|recorded|machines] [--policy cost_aware:quantum=2]...
+        [--only families|recorded|machines] [--policy cost_aware:quantum=2]... [--readme]
 
 With one model awake at a time: geometric means of the ratios to fifo, and the worst of
 them, for each kind of traffic.  With several (C{--only machines}): the same for each kind of
-traffic and for each machine.
+traffic and for each machine.  C{--readme} prints what the README has of that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from multiprocessing import Pool
 
 from llmux.app import build_policy
@@ -108,6 +109,50 @@ def table(results: Sequence[Comparison]) -> Iterator[str]:
             )
 
 
+README_TITLES = {
+    "idle": "next to none (load 0.002)",
+    "light": "light (0.01 to 0.05)",
+    "medium": "medium (0.15, 0.3)",
+    "heavy": "heavy (0.45, 0.8)",
+    "overload": "more than the GPU can carry (1.1)",
+    "agents, 2 s": "agents that think for 2 s between reply and request",
+    "agents, 6 s": "for 6 s",
+    "agents, 16 s": "for 16 s",
+}
+
+
+def readme_table(results: Sequence[Comparison]) -> Iterator[str]:
+    """The README's table for one model awake at a time, and what it says of the others."""
+    yield "| traffic | mean wait | wait, 99 % under | answered |"
+    yield "|---|---|---|---|"
+    for regime, title in README_TITLES.items():
+        some = [r for r in results if r.regime == regime and r.policy == "cost_aware"]
+        if some:
+            mean, p99, answered = (
+                [getattr(r, what) for r in some] for what in ("mean", "p99", "throughput")
+            )
+            most = f", up to {max(answered):.1f}" if max(answered) > 1.5 else ""
+            yield (
+                f"| {title} | {geometric_mean(mean):.2f} ({max(mean):.2f}) "
+                f"| {geometric_mean(p99):.2f} ({max(p99):.2f}) "
+                f"| {geometric_mean(answered):.2f}{most} |"
+            )
+    for policy in sorted({r.policy for r in results} - {"cost_aware"}):
+        yield ""
+        yield f"{policy}:"
+        for regime in README_TITLES:
+            some = [r for r in results if r.regime == regime and r.policy == policy]
+            if some:
+                mean, p99 = ([getattr(r, what) for r in some] for what in ("mean", "p99"))
+                answered = [r.throughput for r in some]
+                yield (
+                    f"- {regime}: {geometric_mean(mean):.2f} ({max(mean):.2g}), "
+                    f"{geometric_mean(p99):.2f} ({max(p99):.2g}), "
+                    f"{geometric_mean(answered):.2f}"
+                )
+
+
+@lru_cache(maxsize=1)
 def _scenarios(seed: int, only: str | None, quick: bool) -> list[Scenario | MachineScenario]:
     chosen: list[Callable[[int], Sequence[Scenario | MachineScenario]]] = []
     if only in (None, "families"):
@@ -140,10 +185,11 @@ def main() -> None:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--only", choices=("families", "recorded", "machines"))
     parser.add_argument("--policy", action="append", default=[])
-    parser.add_argument("--quick", action="store_true", help="a small part: about a minute")
+    parser.add_argument("--quick", action="store_true", help="a small part: a minute or two")
     parser.add_argument("--every", type=int, default=1, help="take each N-th scenario only")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--details", action="store_true")
+    parser.add_argument("--readme", action="store_true", help="print the README's tables")
     options = parser.parse_args()
     policies = tuple(options.policy or ["exhaustive", "cost_aware", "lru"])
     jobs: list[_Job] = [
@@ -157,7 +203,7 @@ def main() -> None:
         results = [one for some in pool.imap(_run, jobs) for one in some]
     one_slot = [result for result in results if not result.topology]
     if one_slot:
-        print("\n".join(table(one_slot)))
+        print("\n".join((readme_table if options.readme else table)(one_slot)))
     machines = [result for result in results if result.topology]
     if machines:
         print("\n".join([""] * bool(one_slot) + list(machine_tables(machines))))
