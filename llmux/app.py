@@ -180,6 +180,7 @@ def assemble(
             started=started,
             policy=config.policy.name,
             backends=whereabouts.addresses,
+            names=config.names(),
             max_wait=getattr(config.policy.settings, "max_wait_secs", None),
             control=entrance.control,
             verbs=entrance.verbs,

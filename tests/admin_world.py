@@ -100,12 +100,24 @@ class AdminWorld:
     @ivar public: a door that the whole network reaches.
     """
 
-    def __init__(self, models: Sequence[str] = ("llama", "mistral"), **keys: Any) -> None:
+    def __init__(
+        self,
+        models: Sequence[str] = ("llama", "mistral"),
+        further: Mapping[str, Mapping[str, Any]] | None = None,
+        **keys: Any,
+    ) -> None:
+        """
+        @param further: for models, keys of their configurations.
+        """
         self.reactor = MemoryReactorClock()
         self.hooks = FakeHookRunner(self.reactor)
         model = {"port": 8001, "wake": "true", "sleep": "true", "alive": "true"}
         config = config_from_mapping(
-            {"models": dict.fromkeys(models, model), "policy": {"name": "fifo"}, **keys}
+            {
+                "models": {name: {**model, **(further or {}).get(name, {})} for name in models},
+                "policy": {"name": "fifo"},
+                **keys,
+            }
         )
         self.app: App = assemble(config, self.reactor, hooks=self.hooks)
         self.control = NotingControl()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llmux.command.check import describe
 from llmux.config import ConfigError, parse_config
 from llmux.config.naming import ModelMetadata, VariantConfig
 
@@ -140,3 +141,11 @@ def test_what_is_wrong_is_told_with_its_key_and_a_remedy(lines: str, said: str) 
     message = fault(lines)
     assert said in message
     assert "\n" not in message
+
+
+def test_check_tells_further_names() -> None:
+    text = HEAD + "    aliases: [q, r]\n    variants: {'a:v': {}}\n    backend_model: org/A\n"
+    lines = list(describe(parse_config(text.encode(), "c.yaml")))
+    assert "  called  q, r, a:v as well" in lines
+    assert "  told    its backend as org/A" in lines
+    assert "  called  x as well" in lines

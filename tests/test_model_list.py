@@ -13,6 +13,7 @@ from llmux.config import Config, ModelConfig
 from llmux.config.naming import ModelMetadata, VariantConfig
 from llmux.interfaces import HookKind
 from llmux.web.site import LlmuxSite
+from tests.admin_world import AdminWorld
 from tests.fakes import FakeHookRunner
 from tests.proxy_world import ClientEnd
 
@@ -119,3 +120,24 @@ def test_head_has_no_body(path: str) -> None:
     client.send(f"HEAD /v1/models{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert client.received.startswith(b"HTTP/1.1 200")
     assert client.received.endswith(b"\r\n\r\n")
+
+
+def test_operators_may_call_a_model_by_any_of_its_names() -> None:
+    world = AdminWorld(
+        further={"llama": {"aliases": ["gpt-4o"], "variants": {"llama:high": {"strip": ["x"]}}}}
+    )
+    for name in ("llama", "gpt-4o", "llama:high"):
+        (entry,) = world.ask(world.socket, f"/llmux/status?model={name}").json["models"]
+        assert (entry["name"], entry["aliases"]) == ("llama", ["gpt-4o", "llama:high"])
+        assert world.command(world.socket, "wake", model=name).status == 200
+    assert world.control.told == [("wake", "llama", "socket")] * 3
+    refused = world.command(world.socket, "wake", model="gpt-4p")
+    assert (refused.status, refused.message) == (
+        404,
+        'There is no model "gpt-4p". Did you mean gpt-4o?',
+    )
+
+
+def test_the_list_is_behind_each_door() -> None:
+    world = AdminWorld()
+    assert len(world.ask(world.socket, "/v1/models").json["data"]) == 2

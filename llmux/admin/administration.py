@@ -34,6 +34,7 @@ class Administration:
     @ivar trace: the trace that commands leave.
     @ivar login: tokens and cookies.
     @ivar report: makes statuses.
+    @ivar names: see L{Commanded.names<llmux.admin.command_resource.Commanded>}.
     @ivar doors: the ways in, of which one may be a browser's.
     """
 
@@ -49,6 +50,7 @@ class Administration:
         started: float,
         policy: str,
         backends: Mapping[str, tuple[str, int | None]],
+        names: Mapping[str, str],
         max_wait: float | None = None,
         control: IControl | None = None,
         verbs: Iterable[Verb] = (),
@@ -56,6 +58,7 @@ class Administration:
         """
         @param started: when llmux started, on the switcher's clock.
         @param policy: the policy's name.
+        @param names: all names that models are called by, each with the model's own.
         @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
         @param control: carries out commands; None: none can be.
         @param verbs: further verbs.
@@ -65,6 +68,7 @@ class Administration:
         self.refusals = refusals
         self.journal = journal
         self.doors = doors
+        self.names = names
         self.control: IControl = NoControl() if control is None else control
         self.login = Login(clock.seconds)
         self.trace = CommandTrace(metrics)
@@ -75,6 +79,7 @@ class Administration:
             self.moments,
             policy,
             backends,
+            names,
             started=started,
             max_wait=max_wait,
         )
@@ -104,14 +109,6 @@ class Administration:
     def is_stopping(self) -> bool:
         """See L{Commanded.is_stopping<llmux.admin.command_resource.Commanded>}."""
         return self.switcher.stopping
-
-    def is_model(self, name: str) -> bool:
-        """See L{Commanded.is_model<llmux.admin.command_resource.Commanded>}."""
-        return name in self.switcher.models
-
-    def model_names(self) -> Iterable[str]:
-        """See L{Commanded.model_names<llmux.admin.command_resource.Commanded>}."""
-        return self.switcher.models
 
     def status(self, model: str | None = None) -> Mapping[str, Any]:
         """

@@ -4,7 +4,7 @@ The Resource of one verb: C{POST /llmux/VERB}, a JSON object in, the status out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from twisted.internet.defer import Deferred
@@ -87,11 +87,9 @@ class Commanded(Protocol):
     def is_stopping(self) -> bool:
         """llmux stops: no command is taken any more."""
 
-    def is_model(self, name: str) -> bool:
-        """Whether a model has this name."""
-
-    def model_names(self) -> Iterable[str]:
-        """The names of all models."""
+    @property
+    def names(self) -> Mapping[str, str]:
+        """All names that models are called by, each with the model's own."""
 
     def status(self) -> Mapping[str, Any]:
         """The status as an object, for the answer."""
@@ -161,7 +159,7 @@ class CommandResource(AdminResource):
                 shown = " ".join(body.decode("utf-8", "replace").split())[:_LONGEST]
             if commanded.is_stopping and not verb.while_stopping:
                 raise CommandError("llmux is shutting down.", 503, "stopping")
-            order = parse_order(verb, asker, body, commanded.is_model, commanded.model_names())
+            order = parse_order(verb, asker, body, commanded.names)
             answer = await verb.run(order)
         except CommandError as refused:
             error = refused

@@ -146,14 +146,13 @@ def parse_order(
     verb: Verb,
     asker: Asker,
     body: bytes,
-    is_model: Callable[[str], bool],
-    models: Iterable[str],
+    names: Mapping[str, str],
 ) -> Order:
     """
     Read a command's body.
 
-    @param is_model: tells whether a model has this name.
-    @param models: all names of models, for a suggestion.
+    @param names: all names that models are called by, each with the model's own, which
+        stands in the order.
     @raise CommandError: 400, 404 or 422, which names the key.
     """
     try:
@@ -186,8 +185,10 @@ def parse_order(
                 "wrong_value",
                 name,
             ) from None
-        if key.is_model and not is_model(value):
-            raise unknown_model(value, models)
+        if key.is_model:
+            if value not in names:
+                raise unknown_model(value, names)
+            value = names[value]
         values[name] = value
     return Order(asker, values)
 

@@ -49,6 +49,7 @@ class StatusReport:
         moments: Moments,
         policy: str,
         backends: Mapping[str, tuple[str, int | None]],
+        names: Mapping[str, str],
         *,
         started: float,
         max_wait: float | None = None,
@@ -56,6 +57,7 @@ class StatusReport:
         """
         @param policy: the policy's name.
         @param backends: for each model its backend's host and port.
+        @param names: all names that models are called by, each with the model's own.
         @param started: when llmux started, on the switcher's clock.
         @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
         """
@@ -64,6 +66,11 @@ class StatusReport:
         self._moments = moments
         self._policy = policy
         self._backends = backends
+        self._names = names
+        self._aliases: dict[str, list[str]] = {}
+        for name, own in names.items():
+            if name != own:
+                self._aliases.setdefault(own, []).append(name)
         self._started = started
         self._max_wait = max_wait
         self.generation = 1
@@ -73,8 +80,8 @@ class StatusReport:
         """
         The whole status.
 
-        @param model: have only this model's entry in C{models}; none if there is no
-            such model.
+        @param model: have only the entry of the model with this name in C{models};
+            none if there is no such model.
         """
         switcher, at = self._switcher, self._moments.of
         now = switcher.clock.seconds()
@@ -114,7 +121,7 @@ class StatusReport:
         }
 
     def _only(self, name: str) -> list[Model]:
-        found = self._switcher.models.get(name)
+        found = self._switcher.models.get(self._names.get(name, name))
         return [] if found is None else [found]
 
     def decision(self) -> dict[str, Any] | None:
@@ -220,7 +227,7 @@ class StatusReport:
         pin = pins.get(name)
         return {
             "name": name,
-            "aliases": [],
+            "aliases": self._aliases.get(name, []),
             "state": model.phase.value,
             "since": at(model.since) if model.phase is not Phase.UNKNOWN else None,
             "place": _amounts(self._switcher.capacity.held(name)) or None,

@@ -211,6 +211,11 @@ def describe(config: Config) -> Iterator[str]:
         weight = f", weight {model.weight:g}" if model.weight != 1 else ""
         place = "where its wake says" if model.port is None else f"at {model.host}:{model.port}"
         yield f"model {name} {place}{weight}"
+        further = ", ".join((*model.aliases, *model.variants))
+        if further:
+            yield f"  called  {printable(further)} as well"
+        if model.backend_model is not None:
+            yield f"  told    its backend as {printable(model.backend_model)}"
         yield from _hook("wake", model.wake, model.wake_timeout_secs)
         yield from _hook("sleep", model.sleep, model.sleep_timeout_secs)
         alive = f"GET {model.health}" if model.alive is None else model.alive
