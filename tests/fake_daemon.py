@@ -7,12 +7,12 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import AF_UNIX
+from socket import AF_UNIX, SHUT_RDWR
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -105,7 +105,33 @@ def two_models(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-class _UnixServer(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: set[Any] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who leaves early is no error."""
+
+    def drop_all(self) -> None:
+        """Close the connections that there are."""
+        for request in list(self._open):
+            with suppress(OSError):
+                request.shutdown(SHUT_RDWR)
+
+
+class _UnixServer(_Server):
     address_family = AF_UNIX
     server_address: Any
 
@@ -131,6 +157,7 @@ class FakeDaemon:
     @ivar asked: the paths that were asked for.
     @ivar does: what happens at a command, by its verb; it may return a status and a document
         in place of the status object.
+    @ivar denied: why nobody may look; None if who asks may.
     @ivar page: the file that is served as the page, and the header it is served with.
     """
 
@@ -140,6 +167,7 @@ class FakeDaemon:
         self.requests: list[dict[str, Any]] = []
         self.log = ["llama wake: loading", "llama wake: ready"]
         self.roles = ["infer", "view", "control"]
+        self.denied: str | None = None
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
@@ -148,7 +176,7 @@ class FakeDaemon:
         self.lock = threading.Lock()
         self._readers: list[queue.Queue[bytes | None]] = []
         self._number = 0
-        self._servers: list[ThreadingHTTPServer] = []
+        self._servers: list[_Server] = []
 
     # ------------------------------------------------------------- what it tells
 
@@ -182,9 +210,7 @@ class FakeDaemon:
 
     # ------------------------------------------------------------- where it is
 
-    def _serve(self, server: ThreadingHTTPServer) -> None:
-        server.daemon_threads = True
-        server.block_on_close = False
+    def _serve(self, server: _Server) -> None:
         self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -195,7 +221,7 @@ class FakeDaemon:
 
     def listen(self, port: int = 0) -> int:
         """Serve on a port of loopback, and return it."""
-        server = ThreadingHTTPServer(("127.0.0.1", port), _requests_for(self))
+        server = _Server(("127.0.0.1", port), _requests_for(self))
         self._serve(server)
         return int(server.server_address[1])
 
@@ -205,9 +231,14 @@ class FakeDaemon:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+            server.drop_all()
             if isinstance(server, _UnixServer):
                 os.unlink(server.server_address)
         self._servers.clear()
+
+    def subscribers(self) -> int:
+        """How many streams there have been."""
+        return len(self._readers)
 
     def subscribe(self) -> queue.Queue[bytes | None]:
         """A queue of what is told from here on; None at its end."""
@@ -228,6 +259,8 @@ def _requests_for(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
             if url.path == "/llmux/" and daemon.page is not None:
                 page, policy = daemon.page
                 self._send(200, page, "text/html; charset=utf-8", policy)
+            elif daemon.denied is not None:
+                self._json(401, _error(daemon.denied))
             elif url.path == "/llmux/events":
                 self._events(query)
             elif url.path == "/llmux/log":

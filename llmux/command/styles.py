@@ -31,6 +31,7 @@ _CODES = {
     "lane4": "\x1b[30;46m",
     "lane5": "\x1b[30;47m",
     "lane_bad": "\x1b[97;41m",
+    "lane_dark": "\x1b[37;100m",
 }
 
 

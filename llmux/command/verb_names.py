@@ -22,6 +22,7 @@ VERBS = {
     "events": "Print what happens, as it happens.",
     "cancel": "End a request.",
     "open": "Open the page in a browser.",
+    "top": "Show what goes on, in the terminal.",
 }
 """Of each command: what it does, in a line."""
 

@@ -305,6 +305,14 @@ def _logs(verb: str, link: DaemonLink, options: Namespace) -> int:
     return DONE
 
 
+def _top(verb: str, link: DaemonLink, options: Namespace) -> int:
+    if options.json:
+        return _ps(verb, link, options)
+    from llmux.command.top import run_top
+
+    return run_top(link)
+
+
 _RUN: Mapping[str, Callable[[str, DaemonLink, Namespace], int]] = {
     "ps": _ps,
     "status": _status,
@@ -313,5 +321,6 @@ _RUN: Mapping[str, Callable[[str, DaemonLink, Namespace], int]] = {
     "requests": _requests,
     "events": _events,
     "logs": _logs,
+    "top": _top,
 }
 """Of the others: L{_command}."""
