@@ -118,6 +118,7 @@ def _count(text: str) -> int:
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return what reads the words of a command."""
     parser = argparse.ArgumentParser(
         prog=f"llmux {verb}",
         description=f"{VERBS[verb]}\n\n{_ABOUT[verb]}",
