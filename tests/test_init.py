@@ -177,7 +177,11 @@ class TestDraft:
             [
                 ModelDraft(
                     name,
-                    {"port": 8001, "wake": f"echo {name}", "sleep": f"a\n  b: {name}\n# c\n"},
+                    {
+                        "port": 8001,
+                        "wake": f"echo {name} \u2028 \x85",
+                        "sleep": f"a\n  b: {name}\n# c\n",
+                    },
                     remarks=[f"of {name}\n\x1b"],
                 )
                 for name in self.NAMES
@@ -187,7 +191,7 @@ class TestDraft:
         config = load_config("c.yaml")
         assert list(config.models) == list(self.NAMES)
         for name, model in config.models.items():
-            assert model.wake == f"echo {name}"
+            assert model.wake == f"echo {name} \u2028 \x85"
             assert model.sleep == f"a\n  b: {name}\n# c\n"
 
     def test_a_script_that_models_share_is_written_once(self) -> None:

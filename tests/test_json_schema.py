@@ -89,6 +89,9 @@ def test_it_has_every_key_in_each_place_where_the_reader_takes_it() -> None:
 def test_every_key_says_what_it_means() -> None:
     keys = SCHEMA["properties"] | model_keys() | policy_keys("cost_aware")
     assert [key for key, schema in keys.items() if not schema.get("description")] == []
+    for name, schema in SCHEMA["$defs"].items():
+        for key, value in schema["properties"].items():
+            assert value.get("description"), f"{name}.{key}"
     documented = f"{Config.__doc__}{ModelConfig.__doc__}{PolicyConfig.__doc__}"
     names = {*keys_of(Config), *keys_of(ModelConfig), *keys_of(PolicyConfig)}
     assert [name for name in sorted(names) if f"@ivar {name}:" not in documented] == []
@@ -133,6 +136,13 @@ def test_a_value_of_no_type_of_the_key_is_refused_by_both(place: str, key: str) 
 @pytest.mark.parametrize("place", ["top", "model", "policy"])
 def test_an_unknown_key_is_refused_by_both(place: str) -> None:
     document = with_key(place, "sleeep", "x")
+    assert not VALIDATOR.is_valid(document)
+    assert "unknown key" in (reader_refuses(document) or "")
+
+
+@pytest.mark.parametrize("key", ["metadata", "admin"])
+def test_an_unknown_key_of_a_key_is_refused_by_both(key: str) -> None:
+    document = with_key("model" if key in keys_of(ModelConfig) else "top", key, {"zzz": 1})
     assert not VALIDATOR.is_valid(document)
     assert "unknown key" in (reader_refuses(document) or "")
 
@@ -195,8 +205,12 @@ BLOCKS = dict(blocks_of_yaml())
 
 @pytest.mark.parametrize("place", BLOCKS)
 def test_every_block_of_the_readme_is_valid(place: str) -> None:
-    """A block without models is what one adds to a configuration."""
+    """A block without models, or whose models have no hooks, shows what is to be added."""
     document = {"models": {"a": MODEL}} | BLOCKS[place]
+    document["models"] = {
+        name: model if {"serve", "wake", "sleep"} & set(model) else MODEL | model
+        for name, model in document["models"].items()
+    }
     assert [error.message for error in VALIDATOR.iter_errors(document)] == []
 
 

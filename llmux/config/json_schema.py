@@ -16,12 +16,15 @@ from typing import Any, get_args
 import msgspec
 
 from llmux.config.conversion import EITHER_PLACE, keys_of
-from llmux.config.values import AdminConfig, Config, ModelConfig, PolicyConfig
+from llmux.config.values import Config, ModelConfig, PolicyConfig
 from llmux.policy.catalog import PolicyLookupError, find_policy, known_policies
 
 __all__ = ["configuration_schema"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_CHECKED = "llmux.config."
+"""Where the structs are of which the reader refuses keys that it does not know."""
 
 Schema = dict[str, Any]
 
@@ -33,8 +36,6 @@ def configuration_schema() -> Schema:
     core = _only(definitions.pop(PolicyConfig.__name__), keys_of(PolicyConfig))
     model = definitions[ModelConfig.__name__]
     definitions[ModelConfig.__name__] = _only(model, keys_of(ModelConfig))
-    admin = definitions[AdminConfig.__name__]
-    definitions[AdminConfig.__name__] = _only(admin, keys_of(AdminConfig))
     both = top["properties"] | core["properties"]
     either = {key: both[key] for key in EITHER_PLACE}
     policies = []
@@ -128,6 +129,8 @@ def _describe(schema: Schema, struct: type[Any]) -> None:
     said = _fields_of_docstring(struct)
     summary, _, _ = (inspect.getdoc(struct) or struct.__name__).partition("\n@")
     schema["description"] = _plain(summary)
+    if struct.__module__.startswith(_CHECKED):
+        schema["additionalProperties"] = False
     for key, value in schema["properties"].items():
         title, remedy = value.pop("title", ""), value.pop("description", "")
         if key in said:
@@ -141,7 +144,8 @@ def _fields_of_docstring(struct: type[Any]) -> dict[str, str]:
     """Return what the C{@ivar} fields of a class's docstring say, by the name of the key."""
     text = inspect.getdoc(struct) or ""
     found = re.finditer(r"^@ivar (\w+):(.*?)(?=^@|^$|\Z)", text, re.MULTILINE | re.DOTALL)
-    return {match[1]: _plain(match[2]) for match in found}
+    keys = {field.name: field.encode_name for field in msgspec.structs.fields(struct)}
+    return {keys.get(match[1], match[1]): _plain(match[2]) for match in found}
 
 
 def _plain(text: str) -> str:

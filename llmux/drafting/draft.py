@@ -175,6 +175,10 @@ def _indented(lines: Iterable[str], by: str) -> list[str]:
     return [by + line if line else line for line in lines]
 
 
+_OTHER_BREAKS = "\x85\u2028\u2029"
+"""Line breaks to YAML that PyYAML writes only within double quotes as they are."""
+
+
 class _Dumper(yaml.SafeDumper):
     """PyYAML's dumper, with scripts of several lines as blocks."""
 
@@ -184,6 +188,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text.rstrip("\n") else None
+    if any(character in text for character in _OTHER_BREAKS):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
