@@ -19,6 +19,7 @@ from llmux.config.room import room_of
 from llmux.hooks.assembly import assemble_hooks
 from llmux.interfaces import IHookRunner, IPlaceNotes, ISwitchPolicy, IWakeNotes, Needs
 from llmux.monitoring.metrics import Metrics
+from llmux.monitoring.output_ring import OutputRing
 from llmux.monitoring.request_journal import RequestJournal
 from llmux.policy.catalog import find_policy
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
@@ -77,6 +78,7 @@ class App:
             self.reactor,
             refusals,
             self.entrance.behind(door),
+            self.switcher.reason_not_ready,
         )
 
 
@@ -116,6 +118,7 @@ def assemble(
     metrics = Metrics() if metrics is None else metrics
     refusals = RefusalLog(reactor)
     journal = RequestJournal()
+    ring = OutputRing(reactor.seconds)
     pool = BackendPool(reactor)
     models = config.models
     whereabouts = Whereabouts({name: model.address for name, model in models.items()})
@@ -124,7 +127,7 @@ def assemble(
     room = room_of(config)
     assembled = None
     if hooks is None:
-        assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics)
+        assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics, ring=ring)
         hooks, notes = assembled.hooks, assembled.notes
         places = assembled.places
     switcher = ModelSwitcher(
@@ -175,6 +178,7 @@ def assemble(
             metrics,
             refusals,
             journal,
+            ring,
             reactor,
             entrance.doors,
             started=started,
@@ -190,7 +194,15 @@ def assemble(
     switcher.call_when_stopped(entrance.close)
     door = Door(has_admin=config.admin.listen is None)
     listing = ModelList(refusals, models, lambda: switcher.models)
-    root = Root(listing, switching, metrics, reactor, refusals, entrance.behind(door))
+    root = Root(
+        listing,
+        switching,
+        metrics,
+        reactor,
+        refusals,
+        entrance.behind(door),
+        switcher.reason_not_ready,
+    )
     return App(config, root, listing, switcher, metrics, door, entrance, refusals, reactor)
 
 

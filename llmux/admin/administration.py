@@ -13,13 +13,18 @@ from twisted.internet.interfaces import IReactorTime
 from llmux.admin.command_resource import CommandTrace
 from llmux.admin.control import CommandError, IControl, NoControl
 from llmux.admin.doors import Door
+from llmux.admin.event_stream import EventStream
 from llmux.admin.login import Login
 from llmux.admin.moments import Moments
 from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
 from llmux.admin.replies import RefusalSink
+from llmux.admin.request_rows import RequestRows
 from llmux.admin.status_report import StatusReport
+from llmux.admin.stream_reader import StreamReader
 from llmux.monitoring.metrics import Metrics
+from llmux.monitoring.output_ring import OutputRing
 from llmux.monitoring.request_journal import RequestJournal
+from llmux.switching.model import Model
 from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["Administration"]
@@ -36,6 +41,9 @@ class Administration:
     @ivar report: makes statuses.
     @ivar names: see L{Commanded.names<llmux.admin.command_resource.Commanded>}.
     @ivar doors: the ways in, of which one may be a browser's.
+    @ivar events: tells what changes.
+    @ivar ring: keeps what hooks and servers write.
+    @ivar log_readers: those who follow the log.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class Administration:
         metrics: Metrics,
         refusals: RefusalSink,
         journal: RequestJournal,
+        ring: OutputRing,
         clock: IReactorTime,
         doors: Sequence[Door],
         *,
@@ -67,6 +76,7 @@ class Administration:
         self.metrics = metrics
         self.refusals = refusals
         self.journal = journal
+        self.ring = ring
         self.doors = doors
         self.names = names
         self.control: IControl = NoControl() if control is None else control
@@ -83,6 +93,21 @@ class Administration:
             started=started,
             max_wait=max_wait,
         )
+        self.clock = clock
+        self._rows = RequestRows(journal, switcher.chronicle, self.moments)
+        self.events = EventStream(
+            switcher,
+            clock,
+            self.moments,
+            self.report,
+            self.status,
+            self._entries,
+            journal,
+            self._rows,
+            ring,
+            self.trace,
+        )
+        self.log_readers: set[StreamReader] = set()
         self.verbs: dict[str, Verb] = {}
         for verb in (*control_verbs(self.control), *verbs):
             self.add_verb(verb)
@@ -102,6 +127,9 @@ class Administration:
 
     def close(self) -> None:
         """llmux has stopped: end the streams."""
+        self.events.close()
+        for reader in list(self.log_readers):
+            reader.end()
 
     # ------------------------------------------------------------- Commanded
 
@@ -117,6 +145,17 @@ class Administration:
         @param model: the only model that is to be in it.
         """
         return self.report.of_all(self.control, model)
+
+    def _entries(self, models: list[Model]) -> list[dict[str, Any]]:
+        return self.report.of_models(models, self.control, self.switcher.clock.seconds())
+
+    def request_rows(self) -> list[dict[str, Any]]:
+        """The rows of the requests that are open, and of the last that are over."""
+        return self._rows.all(self.switcher.clock.seconds())
+
+    def history(self, secs: float) -> dict[str, Any]:
+        """What has happened to models, and in switches, in the last seconds."""
+        return self.report.history(self.switcher.clock.seconds() - secs)
 
     # ------------------------------------------------------------- own verbs
 

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 
 __all__ = ["Moments"]
 
+_MOST_TEXTS = 4096
+"""A thousand models have come to their phases at some moment each, which is asked for again."""
+
 
 class Moments:
     """
@@ -25,11 +28,18 @@ class Moments:
         @param seconds: the time since 1970.
         """
         self._offset = seconds() - clock()
+        self._texts: dict[float, str] = {}
 
     def of(self, moment: float) -> str:
         """The text for this moment."""
+        found = self._texts.get(moment)
+        if found is not None:
+            return found
+        if len(self._texts) >= _MOST_TEXTS:
+            self._texts.clear()
         at = datetime.fromtimestamp(moment + self._offset, UTC)
-        return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+        text = self._texts[moment] = at.isoformat(timespec="milliseconds")[:-6] + "Z"
+        return text
 
     def of_day(self, moment: float) -> str:
         """The time of day in this machine's time zone, for a sentence: C{05:31:10}."""

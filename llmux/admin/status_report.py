@@ -13,8 +13,9 @@ from typing import Any
 from llmux._version import __version__
 from llmux.admin.control import IControl, pins_by_model
 from llmux.admin.moments import Moments
+from llmux.admin.reasons import in_words, verb_of
 from llmux.monitoring.metrics import Metrics
-from llmux.scheduling import Amount, Needs, Phase
+from llmux.scheduling import Amount, Needs, Phase, Stay
 from llmux.switching.chronicle import SwitchRecord
 from llmux.switching.model import Model
 from llmux.switching.switcher import ModelSwitcher
@@ -124,9 +125,54 @@ class StatusReport:
         found = self._switcher.models.get(self._names.get(name, name))
         return [] if found is None else [found]
 
+    def latest_decision(self) -> object:
+        """Something that is another object after each decision; None before the first."""
+        return self._switcher.latest_decision
+
     def decision(self) -> dict[str, Any] | None:
         """The policy's last decision; None before the first."""
-        return None
+        latest = self._switcher.latest_decision
+        if latest is None:
+            return None
+        when, decision = latest
+        at, why = self._moments.of, decision.why
+        until = decision.ask_again_at if isinstance(decision, Stay) else None
+        return {
+            "at": at(when),
+            "do": verb_of(decision),
+            "why": None if why is None else why.code,
+            "model": None if why is None else why.model,
+            "until": None if until is None else at(until),
+            "text": in_words(decision, self._moments),
+        }
+
+    def history(self, since: float) -> dict[str, Any]:
+        """
+        What has happened to models, and in switches.
+
+        @param since: a time on the switcher's clock; of each model what was the case
+            then is there as well.
+        """
+        at, chronicle = self._moments.of, self._switcher.chronicle
+        models = {}
+        for name in self._switcher.models:
+            steps = list(chronicle.steps(name))
+            first = 0
+            for number, (when, _, _) in enumerate(steps):
+                if when <= since:
+                    first = number
+            models[name] = [
+                [at(when), phase.value, _amounts(held)] for when, phase, held in steps[first:]
+            ]
+        return {
+            "now": at(self._switcher.clock.seconds()),
+            "models": models,
+            "switches": [
+                self.of_past_switch(record)
+                for record in chronicle.switches
+                if record.began >= since
+            ],
+        }
 
     def _resources(self) -> list[dict[str, Any]]:
         capacity = self._switcher.capacity
@@ -188,7 +234,7 @@ class StatusReport:
             "at": self._moments.of(record.began),
             "target": record.target,
             "victims": list(record.victims),
-            "reason": None if record.reason is None else str(record.reason),
+            "reason": None if record.reason is None else record.reason.code,
             "drain_secs": _secs(record.drain_secs),
             "cost_secs": _secs(record.cost_secs),
             "result": record.result,
@@ -242,7 +288,11 @@ class StatusReport:
             "last_switch": None if last is None else self._of_last(last),
             "answered": good,
             "failed": bad,
-            "backoff": self._backoff(model, now),
+            "backoff": (
+                self._backoff(model, now)
+                if model.wake_backoff.until > now or model.sleep_backoff.until > now
+                else None
+            ),
             "idle_sleep_at": None,
             "pinned_until": None if pin is None or pin.until is None else at(pin.until),
         }

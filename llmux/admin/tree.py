@@ -4,7 +4,6 @@ The tree of Resources under C{/llmux/}, as it stands behind one door.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.web.resource import IResource, Resource
@@ -12,10 +11,17 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.admin.administration import Administration
 from llmux.admin.command_resource import CommandResource
-from llmux.admin.doors import Door, Role
+from llmux.admin.doors import Door
 from llmux.admin.page_resource import PageResource
-from llmux.admin.replies import AdminResource, send_json
-from llmux.admin.roles import Access, Asker
+from llmux.admin.roles import Access
+from llmux.admin.views import (
+    EventsView,
+    HistoryView,
+    LogView,
+    RequestsView,
+    StatusView,
+    WhoamiView,
+)
 from llmux.similar_names import most_similar
 from llmux.web.error_reply import ApiError
 
@@ -35,8 +41,12 @@ class AdminTree(Resource):
         page = PageResource(*parts, administration.login, administration.status)
         self._paths: dict[bytes, IResource] = {
             b"": page,
-            b"status": _Status(*parts, administration.status),
-            b"whoami": _Whoami(*parts),
+            b"status": StatusView(access, administration),
+            b"events": EventsView(access, administration),
+            b"requests": RequestsView(access, administration),
+            b"history": HistoryView(access, administration),
+            b"log": LogView(access, administration),
+            b"whoami": WhoamiView(access, administration),
         }
         for verb in administration.verbs.values():
             self._paths[verb.name.encode()] = CommandResource(*parts, administration, verb)
@@ -73,35 +83,3 @@ class _Missing(Resource):
         hint = f" Did you mean /llmux/{near}?" if near else ""
         self._refusals.answer(request, ApiError(404, f"There is no /llmux/{asked[:80]}.{hint}"))
         return NOT_DONE_YET
-
-
-class _Status(AdminResource):
-    """The Resource of the status: C{GET /llmux/status?model=NAME}."""
-
-    def __init__(self, access: Access, refusals: Any, status: Callable[..., Any]) -> None:
-        super().__init__(access, refusals)
-        self._status = status
-
-    def answer(self, request: Request, asker: Asker) -> None:
-        names = request.args.get(b"model")
-        model = names[0].decode("utf-8", "replace") if names else None
-        document = self._status(model)
-        if model is not None and not document["models"]:
-            self.refuse(
-                request,
-                ApiError(
-                    404, f"There is no model {model[:200]!r}.", "model_not_found", "model"
-                ),
-            )
-            return
-        send_json(request, document)
-
-
-class _Whoami(AdminResource):
-    """The Resource that tells an asker which roles it has."""
-
-    role = None
-
-    def answer(self, request: Request, asker: Asker) -> None:
-        roles = [role.value for role in Role if role in asker.roles]
-        send_json(request, {"name": asker.name, "roles": roles})

@@ -16,6 +16,7 @@ from llmux.hooks.hook_process import HookMetrics
 from llmux.hooks.runner import HookRunner
 from llmux.hooks.state import StateDirectory, state_path
 from llmux.interfaces import IHookRunner, IPlaceNotes, IWakeNotes
+from llmux.monitoring.output_ring import OutputRing
 
 __all__ = ["AssembledHooks", "assemble_hooks"]
 
@@ -44,6 +45,7 @@ def assemble_hooks(
     *,
     serves: bool = True,
     metrics: HookMetrics | None = None,
+    ring: OutputRing | None = None,
 ) -> AssembledHooks:
     """
     Put the hook runner of a configuration together.
@@ -51,6 +53,7 @@ def assemble_hooks(
     @param whereabouts: is told where the backends are once hooks have said so.
     @param serves: this llmux serves by the configuration: notes of wakes are left and heeded.
     @param metrics: counts the outcomes of hooks.
+    @param ring: keeps what hooks write.
     """
     models = config.models
     state = StateDirectory(state_path(config))
@@ -70,6 +73,7 @@ def assemble_hooks(
         places=places,
         notes=serves,
         metrics=metrics,
+        ring=ring,
     )
     hooks: IHookRunner = runner
     if any(model.alive is None for model in models.values()):

@@ -22,6 +22,8 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from llmux.monitoring.output_ring import OutputRing
+
 __all__ = ["LineBudget", "Lines", "OutputLog"]
 
 LINES_A_TURN = 100
@@ -108,10 +110,12 @@ class LineBudget:
     A budget says how many lines the hooks of one runner may log now.
 
     @ivar clock: tells the time and the turns.
+    @ivar ring: keeps what is logged; None: nothing does.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, ring: OutputRing | None = None) -> None:
         self.clock = clock
+        self.ring = ring
         self._left_this_turn = LINES_A_TURN
         self._next_turn: IDelayedCall | None = None
         self._waiting: deque[OutputLog] = deque()
@@ -212,7 +216,10 @@ class OutputLog:
         if not lines:
             return
         self._budget.spend(self._model, len(lines))
+        ring = self._budget.ring
         for line in lines:
+            if ring is not None:
+                ring.add(self._model, self._hook, self._stream, line)
             _log.emit(
                 self._level,
                 "{model} {hook} {stream}: {line}",

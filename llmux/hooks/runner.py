@@ -22,6 +22,7 @@ from llmux.hooks.places import Places
 from llmux.hooks.spawn import ISessionReactor, Spawner, spawn_session
 from llmux.hooks.state import StateDirectory, WakeNote, end_group
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes
+from llmux.monitoring.output_ring import OutputRing
 
 __all__ = ["HookRunner", "IHookReactor"]
 
@@ -56,6 +57,7 @@ class HookRunner:
         metrics: HookMetrics | None = None,
         grace: float = GRACE,
         spawn: Spawner | None = None,
+        ring: OutputRing | None = None,
     ) -> None:
         """
         @param directory: where hooks run.
@@ -67,6 +69,7 @@ class HookRunner:
         @param grace: seconds from TERM to KILL.
         @param spawn: starts processes, see L{llmux.hooks.spawn}; by default
             L{spawn_session}.
+        @param ring: keeps what hooks write; None: nothing does.
         """
         self._reactor = reactor
         self._models = models
@@ -77,7 +80,7 @@ class HookRunner:
         self._metrics = metrics
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
-        self._budget = LineBudget(reactor)
+        self._budget = LineBudget(reactor, ring)
         self.environment = HookEnvironment(models, state, addresses, places)
         self._noted: set[str] = set()
         self._notes_of_others: dict[str, WakeNote] | None = None

@@ -5,6 +5,7 @@ the models.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from time import perf_counter, thread_time
 
@@ -51,12 +52,15 @@ class Root(Resource):
         clock: IReactorTime,
         refusals: RefusalLog | None = None,
         admin: Callable[[], IResource] | None = None,
+        reason_not_ready: Callable[[], str | None] | None = None,
     ) -> None:
         """
         @param models: answers for the list of models.
         @param rest: answers all other paths; a leaf.
         @param clock: gives a long list of metrics its turns.
         @param refusals: logs the errors that clients are answered with; a new one if None.
+        @param reason_not_ready: tells why requests had better go elsewhere; None where
+            nobody can tell, and /ready is no path of ours.
         @param admin: makes what is under /llmux, when somebody first asks; None: nothing is.
         """
         Resource.__init__(self)
@@ -68,6 +72,8 @@ class Root(Resource):
             b"metrics": _Exposition(refusals, metrics, clock),
             b"v1": _Version(models, rest),
         }
+        if reason_not_ready is not None:
+            self._own[b"ready"] = _Readiness(refusals, reason_not_ready)
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """See L{IResource.getChildWithDefault}."""
@@ -132,6 +138,24 @@ class _Document(ReadOnly):
 
     def read(self, request: Request) -> None:
         self.write(request, self._content_type, self._body)
+
+
+class _Readiness(ReadOnly):
+    """The Resource that says whether llmux can do its work, and why not: 503."""
+
+    def __init__(
+        self, refusals: RefusalLog, reason_not_ready: Callable[[], str | None]
+    ) -> None:
+        super().__init__(refusals)
+        self._reason_not_ready = reason_not_ready
+
+    def read(self, request: Request) -> None:
+        reason = self._reason_not_ready()
+        # Who asks does so each second or two: the log says such things elsewhere.
+        request.setResponseCode(200 if reason is None else 503)
+        request.setHeader(b"Cache-Control", b"no-store")
+        document = {"schema": 1, "ready": reason is None, "reason": reason}
+        self.write(request, b"application/json", json.dumps(document).encode() + b"\n")
 
 
 class _Exposition(ReadOnly):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from llmux.policy.estimators import MovingAverage
-from llmux.scheduling import Phase, Why
+from llmux.scheduling import Needs, Phase, Why
 from llmux.switching.model import Model
 
 __all__ = ["Chronicle", "SwitchRecord", "ToldSwitch"]
@@ -113,7 +113,7 @@ class Chronicle:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._steps: dict[str, deque[tuple[float, Phase]]] = {}
+        self._steps: dict[str, deque[tuple[float, Phase, Needs]]] = {}
         self.switches: deque[SwitchRecord] = deque(maxlen=MOST_SWITCHES)
         self.under_way: list[SwitchRecord] = []
         # Those whose wake is over: the target's next step says how it went.
@@ -123,8 +123,8 @@ class Chronicle:
         self.sleep_secs: dict[str, MovingAverage] = {}
         self.listeners: list[Callable[[Model | SwitchRecord], None]] = []
 
-    def steps(self, model: str) -> Iterable[tuple[float, Phase]]:
-        """When the model came to which phase, oldest first."""
+    def steps(self, model: str) -> Iterable[tuple[float, Phase, Needs]]:
+        """When the model came to which phase, and what it holds in that, oldest first."""
         return self._steps.get(model, ())
 
     def last_switch(self, model: str) -> SwitchRecord | None:
@@ -148,9 +148,9 @@ class Chronicle:
         if steps is None:
             steps = self._steps[name] = deque(maxlen=MOST_STEPS)
         before = steps[-1] if steps else None
-        steps.append((now, phase))
+        steps.append((now, phase, {} if phase is Phase.ASLEEP else model.needs))
         if before is not None:
-            since, was = before
+            since, was, _ = before
             if was is Phase.WAKING and phase is Phase.AWAKE:
                 _note(self.wake_secs, name, now - since)
             elif was is Phase.SLEEPING and phase is Phase.ASLEEP:

@@ -32,6 +32,7 @@ class Questions:
 
     @ivar asking: a question is being put, or questions are held.
     @ivar view: what the policy sees.
+    @ivar latest: when the policy last answered, and what; None before.
     """
 
     _log = Logger()
@@ -48,6 +49,7 @@ class Questions:
         @param transitions: the switches under way; others change this.
         """
         self.asking = False
+        self.latest: tuple[float, Decision] | None = None
         self.view = ScheduleView(
             stage.models, wanted, stage.capacity, transitions, stage.settings.min_active
         )
@@ -124,6 +126,7 @@ class Questions:
             self._ask_at(view.next_time(), now)
             return
         decision = self._policy.decide(view)
+        self.latest = now, decision
         if isinstance(decision, Stay):
             self._stay(decision, now)
         else:

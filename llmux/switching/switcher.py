@@ -22,6 +22,7 @@ from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, Switc
 from llmux.interfaces import (
     Arrived,
     Completed,
+    Decision,
     Estimate,
     Failed,
     Forwarded,
@@ -45,6 +46,7 @@ from llmux.switching.cost import SwitchCostTracker
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
 from llmux.switching.questions import Questions
+from llmux.switching.readiness import reason_not_ready
 from llmux.switching.recovery import Check, Cleaning
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
@@ -222,6 +224,17 @@ class ModelSwitcher:
             )
             for transition in self._transitions
         ]
+
+    @property
+    def latest_decision(self) -> tuple[float, Decision] | None:
+        """When the policy last answered a question, and what; None before the first."""
+        return self._questions.latest
+
+    def reason_not_ready(self) -> str | None:
+        """Why requests had better go elsewhere; None if llmux does its work."""
+        return reason_not_ready(
+            self._all.values(), self.settings, self.clock.seconds(), self.stopping
+        )
 
     def add_observer(self, observer: Observer) -> None:
         """Tell this observer of every event from now on."""
@@ -598,7 +611,8 @@ class ModelSwitcher:
         self._stories.add(story)
         if isinstance(story, Transition):
             self._transitions.append(story)
-            self.chronicle.switch_began(story, None)
+            latest = self._questions.latest
+            self.chronicle.switch_began(story, None if latest is None else latest[1].why)
 
     def story_ended(self, story: Story) -> None:
         """The story has moved what it had to."""

@@ -1,0 +1,121 @@
+"""
+Requests as rows for people: those that are open, and the last that are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmux.admin.moments import Moments
+from llmux.monitoring.request_journal import Ended, OpenRequest, RequestJournal
+from llmux.switching.chronicle import Chronicle
+
+__all__ = ["RequestRows"]
+
+
+class RequestRows:
+    """Makes rows of what a journal keeps.  A row holds nothing of a body."""
+
+    def __init__(self, journal: RequestJournal, chronicle: Chronicle, moments: Moments) -> None:
+        self._journal = journal
+        self._chronicle = chronicle
+        self._moments = moments
+
+    def all(self, now: float) -> list[dict[str, Any]]:
+        """Open requests, oldest first, and then those that are over, latest first."""
+        opened = sorted(self._journal.open, key=lambda request: int(request.number))
+        rows = [self.of_open(request, now) for request in opened]
+        return rows + self.of_ended(reversed(self._journal.ended))
+
+    def of_open(self, request: OpenRequest, now: float) -> dict[str, Any]:
+        """The row of a request that waits or is in flight."""
+        method, path = request.what
+        waits = not request.has_guard
+        began = request.started if request.granted is None else request.granted
+        return self._row(
+            request.number,
+            request.model,
+            method,
+            path,
+            request.status,
+            request.started,
+            now - request.started if waits else began - request.started,
+            request.first_byte,
+            None if waits else now - began,
+            request.size,
+            "waiting" if waits else "in_flight",
+            self._caused(request.model, request.started, request.granted),
+        )
+
+    def of_ended(self, ended: Iterable[Ended]) -> list[dict[str, Any]]:
+        """The rows of requests that are over."""
+        rows = []
+        for number, model, method, path, status, at, granted, first, end, size, how in ended:
+            if granted is not None:
+                waited, service = granted - at, end - granted
+            elif how == "refused" or (how in ("client_left", "cancelled") and first < 0):
+                # It may have waited, and has had no turn.
+                waited, service = end - at, None
+            else:
+                waited, service = 0.0, end - at
+            rows.append(
+                self._row(
+                    number,
+                    model,
+                    method,
+                    path,
+                    status,
+                    at,
+                    waited,
+                    first,
+                    service,
+                    size,
+                    how,
+                    self._caused(model, at, granted),
+                )
+            )
+        return rows
+
+    def _row(
+        self,
+        number: int,
+        model: str,
+        method: bytes,
+        path: bytes,
+        status: int,
+        at: float,
+        waited: float,
+        first_byte: float,
+        service: float | None,
+        size: int,
+        outcome: str,
+        switch: int | None,
+    ) -> dict[str, Any]:
+        return {
+            "id": str(number),
+            "at": self._moments.of(at),
+            "key": None,
+            "model": model,
+            "name": model,
+            "method": method.decode("ascii", "replace"),
+            "path": path.decode("ascii", "replace"),
+            "status": status or None,
+            "waited_secs": round(waited, 4),
+            "first_byte_secs": None if first_byte < 0 else round(first_byte, 4),
+            "service_secs": None if service is None else round(service, 4),
+            "bytes": size,
+            "outcome": outcome,
+            "switch": switch,
+        }
+
+    def _caused(self, model: str, at: float, granted: float | None) -> int | None:
+        """The number of the switch that the request waited for; None if it found its model."""
+        if granted is None:
+            return None
+        for record in reversed(self._chronicle.switches):
+            if record.ended is None or record.ended < at:
+                return None
+            if record.target == model and record.ended <= granted + 0.001:
+                return record.number
+        return None

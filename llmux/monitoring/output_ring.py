@@ -1,0 +1,91 @@
+"""
+The last that each model's hooks and servers have written, kept in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from heapq import merge
+from itertools import islice
+
+__all__ = ["RING_BYTES", "OutputLine", "OutputRing"]
+
+RING_BYTES = 256 * 1024
+"""Bytes of lines that are kept of one model."""
+
+_OVERHEAD = 100
+"""Bytes that a line takes beside its own."""
+
+
+class OutputLine:
+    """
+    A line that a hook, or a server that it left behind, has written.
+
+    @ivar number: lines of all models are counted together, from 1.
+    @ivar at: when the line was read, on the clock of the ring.
+    @ivar stream: C{stdout}, C{stderr} or C{output}.
+    @ivar text: the line's bytes, without its end.
+    """
+
+    __slots__ = ("at", "hook", "model", "number", "stream", "text")
+
+    def __init__(
+        self, number: int, at: float, model: str, hook: str, stream: str, text: bytes
+    ) -> None:
+        self.number = number
+        self.at = at
+        self.model = model
+        self.hook = hook
+        self.stream = stream
+        self.text = text
+
+
+class OutputRing:
+    """
+    A ring of lines for each model.
+
+    @ivar listeners: each is called with every new line.
+    """
+
+    def __init__(self, seconds: Callable[[], float], limit: int = RING_BYTES) -> None:
+        """
+        @param seconds: a clock.
+        @param limit: bytes that are kept of each model.
+        """
+        self._seconds = seconds
+        self._limit = limit
+        self._rings: dict[str, deque[OutputLine]] = {}
+        self._sizes: dict[str, int] = {}
+        self._count = 0
+        self.listeners: list[Callable[[OutputLine], None]] = []
+
+    def add(self, model: str, hook: str, stream: str, text: bytes) -> None:
+        """Keep a line; lines for which there is no more room go."""
+        ring = self._rings.get(model)
+        if ring is None:
+            ring = self._rings[model] = deque()
+        self._count += 1
+        line = OutputLine(self._count, self._seconds(), model, hook, stream, text)
+        ring.append(line)
+        size = self._sizes.get(model, 0) + len(text) + _OVERHEAD
+        while size > self._limit and len(ring) > 1:
+            size -= len(ring.popleft().text) + _OVERHEAD
+        self._sizes[model] = size
+        for listener in self.listeners:
+            listener(line)
+
+    def tail(self, model: str | None, count: int) -> list[OutputLine]:
+        """
+        The last lines, oldest first.
+
+        @param model: whose; None for those of all models.
+        """
+        if model is None:
+            rings = [reversed(ring) for ring in self._rings.values()]
+            latest = merge(*rings, key=lambda line: -line.number)
+            found = list(islice(latest, count))
+        else:
+            found = list(islice(reversed(self._rings.get(model, ())), count))
+        found.reverse()
+        return found

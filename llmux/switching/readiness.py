@@ -1,0 +1,62 @@
+"""Whether llmux can do its work: for whoever sends requests only to those that can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmux.scheduling import Phase
+from llmux.switching.model import Model
+from llmux.switching.settings import SwitchSettings
+
+__all__ = ["reason_not_ready"]
+
+_GRACE = 10.0
+"""
+Seconds beyond a phase's limit after which the phase counts as stuck: a hook that runs
+too long gets TERM, and KILL some seconds later.
+"""
+
+
+def reason_not_ready(
+    models: Iterable[Model], settings: SwitchSettings, now: float, stopping: bool
+) -> str | None:
+    """
+    Why requests had better go elsewhere; None if llmux does its work.
+
+    A model that wakes, drains or sleeps is work.  A phase that is past its limit is
+    not, and neither is a house in which no model is awake and none can be woken.
+    """
+    if stopping:
+        return "llmux is shutting down"
+    models = list(models)
+    if any(model.phase is Phase.UNKNOWN for model in models):
+        return "llmux has just started and asks which models are awake"
+    for model in models:
+        limit = _limit(model, settings)
+        if limit is not None and now - model.since > limit + _GRACE:
+            return (
+                f"{model.name} has been {model.phase.value} for {now - model.since:.0f} s, and "
+                f"its limit is {limit:.0f} s"
+            )
+    if all(_cannot_serve(model, now) for model in models):
+        return "no model is awake, and none can be woken now: each has failed"
+    return None
+
+
+def _limit(model: Model, settings: SwitchSettings) -> float | None:
+    own = model.settings
+    if model.phase is Phase.WAKING:
+        return own.wake_timeout
+    if model.phase is Phase.SLEEPING:
+        return own.sleep_timeout * (2 if own.confirm_sleep else 1)
+    if model.phase is Phase.CHECKING:
+        return own.wake_timeout
+    if model.phase is Phase.DRAINING:
+        return settings.drain_timeout
+    return None
+
+
+def _cannot_serve(model: Model, now: float) -> bool:
+    if model.phase is Phase.UNCERTAIN:
+        return True
+    return model.phase is Phase.ASLEEP and model.wake_backoff.until > now
