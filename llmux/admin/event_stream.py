@@ -42,7 +42,7 @@ KINDS = (
 )
 
 MOST_EVENTS = 1000
-MOST_BYTES = 512 * 1024
+MOST_BYTES = 384 * 1024
 """Of the ring."""
 
 KEEP = 30.0
