@@ -35,9 +35,24 @@ class _View(AdminResource):
         super().__init__(access, administration.refusals)
         self._administration = administration
 
-    def unknown_model(self, request: Request, model: str) -> None:
-        """Refuse a request that names a model that there is not."""
-        near = most_similar(model, self._administration.model_names())
+    def model(self, request: Request) -> tuple[bool, str | None]:
+        """
+        The model that the address names, if it names one.
+
+        @return: whether to go on (otherwise there is no such model, and the request
+            has been refused), and the model's own name.
+        """
+        given = _argument(request, "model")
+        if given is None:
+            return True, None
+        names = self._administration.names
+        if given in names:
+            return True, names[given]
+        self._unknown_model(request, given)
+        return False, None
+
+    def _unknown_model(self, request: Request, model: str) -> None:
+        near = most_similar(model, self._administration.names)
         hint = f" Did you mean {near}?" if near else ""
         self.refuse(
             request,
@@ -72,10 +87,8 @@ class StatusView(_View):
 
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
-        model = _argument(request, "model")
-        if model is not None and not self._administration.is_model(model):
-            self.unknown_model(request, model)
-        else:
+        found, model = self.model(request)
+        if found:
             send_json(request, self._administration.status(model))
 
 
@@ -141,9 +154,8 @@ class LogView(_View):
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
         administration = self._administration
-        model = _argument(request, "model")
-        if model is not None and not administration.is_model(model):
-            self.unknown_model(request, model)
+        found, model = self.model(request)
+        if not found:
             return
         tail = self.number(request, "tail", _DEFAULT_TAIL, _MOST_TAIL)
         if tail is None:
