@@ -200,9 +200,14 @@ state_dir: state
 
 LIST_OF_MODELS = (
     'models: a list is not a mapping of names to models; write "NAME:" and, '
-    "indented under it, port, wake and sleep"
+    "indented under it, serve, or port, wake and sleep"
 )
-NO_MODELS = "models: there are none; give at least one, with port, wake and sleep"
+NO_MODELS = (
+    "models: there are none; give at least one, with serve, or with port, wake and sleep"
+)
+NO_HOOKS = (
+    "models.a.serve: missing; give the command of the model's server, or port, wake and sleep"
+)
 MALFORMED = "correct it there (a colon, a bracket, a quote or the indentation)"
 IN_QUOTES = 'put text that holds ": " in quotes, or begin a block with "|"'
 TOO_DEEP = (
@@ -328,15 +333,42 @@ BAD_YAML = [
     ("models: {}", NO_MODELS),
     ("port: 3000", NO_MODELS),
     ("models: []", LIST_OF_MODELS),
-    ("models: {a: }", "models.a.wake: missing; give a shell script"),
-    ("models: {a: {port: 1}}", "models.a.wake: missing; give a shell script"),
+    ("models: {a: }", NO_HOOKS),
+    ("models: {a: {port: 1}}", NO_HOOKS),
+    ("models: {a: {port: 1, alive: x}}", NO_HOOKS),
+    ("models: {a: {sleep: x}}", "models.a.wake: missing; give a shell script"),
+    (
+        "models: {a: {serve: s, wake: w}}",
+        "models.a.serve: given together with wake, but serve starts the server, stops it and "
+        "asks for its health by itself; leave out serve, or wake",
+    ),
+    (
+        "models: {a: {serve: s, sleep: s, alive: a}}",
+        "models.a.serve: given together with sleep and alive, but serve starts the server, "
+        "stops it and asks for its health by itself; leave out serve, or sleep and alive",
+    ),
+    (
+        model(stop_secs="5"),
+        "models.a.stop_secs: it is for servers that serve starts, and there is no serve; "
+        "remove it",
+    ),
+    (
+        "models: {a: {serve: s, sleep_timeout_secs: 10}}",
+        "models.a.stop_secs: 10 is not below sleep_timeout_secs (10); make the first less or "
+        "the second more",
+    ),
+    (
+        "models: {a: {serve: ' '}}",
+        'models.a.serve: the script is empty; give a command; "true" does nothing',
+    ),
     (
         'models: {"q2.5": {port: 1, wake: w}}',
         'models."q2.5".sleep: missing; give a shell script',
     ),
     (
         "models: {a: 5}",
-        "models.a: 5 is not a model; give it port, wake and sleep, indented under its name",
+        "models.a: 5 is not a model; give it serve, or port, wake and sleep, indented under "
+        "its name",
     ),
     (
         'models: {"": {}}',
@@ -374,7 +406,7 @@ BAD_YAML = [
         'models.a.wake: true is not a shell script; write it in quotes: "true"',
     ),
     (model(wake="5"), 'models.a.wake: 5 is not a shell script; write it in quotes: "5"'),
-    (model(wake=""), "models.a.wake: null is not a shell script; give one, in quotes"),
+    (model(wake=""), "models.a.wake: missing; give a shell script"),
     (model(wake="[a]"), "models.a.wake: a list is not a shell script; give one, in quotes"),
     (model(wake="{}"), "models.a.wake: a mapping is not a shell script; give one, in quotes"),
     (

@@ -306,7 +306,7 @@ class TestDirectory:
         }
         assert config.port == 3001
         assert config.sleep_on_exit
-        assert "'/a path/it'\"'\"'s: python #3'" in config.models["gemma3"].wake
+        assert "'/a path/it'\"'\"'s: python #3'" in (config.models["gemma3"].wake or "")
         for name in ("wake.sh", "sleep.sh", "alive.sh", "server.sh"):
             assert (tmp_path / name).read_bytes() == (EXAMPLE / name).read_bytes()
             assert os.access(tmp_path / name, os.X_OK)

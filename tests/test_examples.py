@@ -46,7 +46,7 @@ def test_configuration(name: str) -> None:
     assert (directory / "README.md").read_text().startswith("# ")
     config = load_config(str(directory / "config.yaml"))
     for model in config.models.values():
-        for script in (model.wake, model.sleep, model.alive or "true"):
+        for script in filter(None, (model.serve, model.wake, model.sleep, model.alive)):
             subprocess.run(["sh", "-n", "-c", script], check=True)
             assert list(script_problems(script, str(directory))) == []
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NoReturn
 import msgspec
 from twisted.python import usage
 
+from llmux.backend.whereabouts import address_text
 from llmux.command.script_check import script_problems
-from llmux.config import Config, ConfigError, load_config
+from llmux.config import Config, ConfigError, ModelConfig, load_config
 from llmux.config.error import key_path, printable, shown
 from llmux.config.room import Room, room_of, written
 from llmux.interfaces import Needs
@@ -112,9 +113,9 @@ def doubts(config: Config) -> Iterator[str]:
     """Yield a line for each thing that looks wrong in a configuration and may be meant."""
     at: dict[tuple[str, int], list[str]] = {}
     for name, model in sorted(config.models.items()):
-        if model.port is not None:
+        if model.port is not None and model.serve is None:
             at.setdefault(model.address, []).append(name)
-        for hook in "wake", "sleep", "alive", "prepare":
+        for hook in "serve", "wake", "sleep", "alive", "prepare":
             place = key_path(("models", name, hook))
             script = getattr(model, hook) or "true"
             for problem in script_problems(script, config.directory):
@@ -209,15 +210,20 @@ def describe(config: Config) -> Iterator[str]:
     for name, model in sorted(config.models.items()):
         yield ""
         weight = f", weight {model.weight:g}" if model.weight != 1 else ""
-        place = "where its wake says" if model.port is None else f"at {model.host}:{model.port}"
-        yield f"model {name} {place}{weight}"
+        yield f"model {name} {_place_of(model)}{weight}"
         further = ", ".join((*model.aliases, *model.variants))
         if further:
             yield f"  called  {printable(further)} as well"
         if model.backend_model is not None:
             yield f"  told    its backend as {printable(model.backend_model)}"
-        yield from _hook("wake", model.wake, model.wake_timeout_secs)
-        yield from _hook("sleep", model.sleep, model.sleep_timeout_secs)
+        if model.serve is not None:
+            yield from _hook("serve", model.serve, model.wake_timeout_secs)
+            limit = f"{_seconds(model.stop_secs)} at most:"
+            yield f"  stop,  {limit:<16} TERM, and then KILL, to its process group"
+        if model.wake is not None:
+            yield from _hook("wake", model.wake, model.wake_timeout_secs)
+        if model.sleep is not None:
+            yield from _hook("sleep", model.sleep, model.sleep_timeout_secs)
         alive = f"GET {model.health}" if model.alive is None else model.alive
         yield from _hook("alive", alive, model.alive_timeout_secs)
         if model.prepare is not None:
@@ -234,6 +240,14 @@ def _place(config: Config) -> str:
         return config.listen
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"http://{host}:{config.port}"
+
+
+def _place_of(model: ModelConfig) -> str:
+    if model.port is not None:
+        return f"at {address_text(model.address)}"
+    if model.serve is not None:
+        return f"at a free port of {model.host}"
+    return "where its wake writes in $LLMUX_STATE/backend"
 
 
 def _policy(config: Config) -> Iterator[str]:

@@ -31,6 +31,7 @@ from llmux.config.values import (
     Config,
     ModelConfig,
     Name,
+    OptionalScript,
     PolicyConfig,
     Script,
 )
@@ -179,13 +180,13 @@ class Conversion:
             self.fail(
                 ("models",),
                 "there are none",
-                "give at least one, with port, wake and sleep",
+                "give at least one, with serve, or with port, wake and sleep",
             )
         if not isinstance(raw, dict):
             self.fail(
                 ("models",),
                 f"{shown(raw)} is not a mapping of names to models",
-                'write "NAME:" and, indented under it, port, wake and sleep',
+                'write "NAME:" and, indented under it, serve, or port, wake and sleep',
             )
         models = {name: self.model(name, value) for name, value in raw.items()}
         for fault in faults_of_names(models):
@@ -208,7 +209,7 @@ class Conversion:
             self.fail(
                 path,
                 f"{shown(raw)} is not a model",
-                "give it port, wake and sleep, indented under its name",
+                "give it serve, or port, wake and sleep, indented under its name",
             )
         self.check_known(path, raw, keys_of(ModelConfig))
         if "needs" in raw:
@@ -221,10 +222,7 @@ class Conversion:
         model = ModelConfig(**fields)
         for fault in faults_of_changes(path, model):
             self.fail(*fault)
-        for hook in ("wake", "sleep", "alive", "prepare"):
-            script = getattr(model, hook)
-            if script is not None:
-                self.check_script((*path, hook), script)
+        self.check_hooks(path, model, raw)
         if model.alive is not None and model.health != DEFAULT_HEALTH:
             self.fail(
                 (*path, "health"),
@@ -261,6 +259,44 @@ class Conversion:
             )
         self.check_known(path, raw, keys_of(type_))
         return type_(**self.fields(path, type_, raw))
+
+    def check_hooks(self, path: Path, model: ModelConfig, raw: Mapping[str, Any]) -> None:
+        for hook in ("serve", "wake", "sleep", "alive", "prepare"):
+            script = getattr(model, hook)
+            if script is not None:
+                self.check_script((*path, hook), script)
+        if model.serve is None:
+            if model.wake is None and model.sleep is None:
+                self.fail(
+                    (*path, "serve"),
+                    "missing",
+                    "give the command of the model's server, or port, wake and sleep",
+                )
+            for hook in ("wake", "sleep"):
+                if getattr(model, hook) is None:
+                    self.fail((*path, hook), "missing", "give a shell script")
+            if "stop_secs" in raw:
+                self.fail(
+                    (*path, "stop_secs"),
+                    "it is for servers that serve starts, and there is no serve",
+                    "remove it",
+                )
+            return
+        others = [hook for hook in ("wake", "sleep", "alive") if getattr(model, hook)]
+        if others:
+            self.fail(
+                (*path, "serve"),
+                f"given together with {' and '.join(others)}, but serve starts the server, "
+                "stops it and asks for its health by itself",
+                f"leave out serve, or {' and '.join(others)}",
+            )
+        if model.stop_secs >= model.sleep_timeout_secs:
+            self.fail(
+                (*path, "stop_secs"),
+                f"{model.stop_secs:g} is not below sleep_timeout_secs "
+                f"({model.sleep_timeout_secs:g})",
+                "make the first less or the second more",
+            )
 
     def check_host(self, path: Path, host: str) -> None:
         if not is_host(host):
@@ -445,7 +481,7 @@ class Conversion:
             default = "change it, or leave it out for the default"
             self.fail(path, problem, _quotes(raw, type_) or default)
         if isinstance(value, str):
-            if not value.strip() and type_ is not Script:
+            if not value.strip() and type_ not in (Script, OptionalScript):
                 self.fail(path, "empty", f"give {_meta(type_)[0] or 'it'}")
             try:
                 value.encode()
@@ -497,7 +533,7 @@ def is_host(text: str) -> bool:
 
 def _quotes(raw: object, type_: Any) -> str:
     """Return the remedy where quotes are all that is wrong."""
-    if isinstance(raw, bool | int | float) and type_ in (Script, Name):
+    if isinstance(raw, bool | int | float) and type_ in (Script, OptionalScript, Name):
         return f'write it in quotes: "{shown(raw)}"'
     if isinstance(raw, str):
         try:

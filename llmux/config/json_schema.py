@@ -35,7 +35,9 @@ def configuration_schema() -> Schema:
     top = _only(definitions.pop(Config.__name__), keys_of(Config))
     core = _only(definitions.pop(PolicyConfig.__name__), keys_of(PolicyConfig))
     model = definitions[ModelConfig.__name__]
-    definitions[ModelConfig.__name__] = _only(model, keys_of(ModelConfig))
+    definitions[ModelConfig.__name__] = _only(model, keys_of(ModelConfig)) | {
+        "anyOf": [{"required": ["serve"]}, {"required": ["wake", "sleep"]}]
+    }
     both = top["properties"] | core["properties"]
     either = {key: both[key] for key in EITHER_PLACE}
     policies = []

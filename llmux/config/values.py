@@ -19,12 +19,23 @@ from llmux.config.naming import (
 from llmux.config.room import RESOURCE_NAME, room_of
 from llmux.interfaces import PolicyContext
 
-__all__ = ["AdminConfig", "Config", "ModelConfig", "Name", "PolicyConfig", "Script"]
+__all__ = [
+    "AdminConfig",
+    "Config",
+    "ModelConfig",
+    "Name",
+    "OptionalScript",
+    "PolicyConfig",
+    "Script",
+]
 
 # title: what the value is; description: what to give instead.
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port", description="give 1 to 65535")]
 Script = Annotated[
     str, Meta(min_length=1, title="a shell script", description="give one, in quotes")
+]
+OptionalScript = Annotated[
+    Script | None, Meta(title="a shell script", description="give one, in quotes")
 ]
 Name = Annotated[str, Meta(min_length=1, title="a name", description="give one, in quotes")]
 Duration = Annotated[
@@ -101,13 +112,16 @@ DEFAULT_HEALTH = "/health"
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """
-    The configuration of one model: where its backend listens, and the scripts that move it.
+    The configuration of one model: where its backend listens, and what moves it, which is
+    either one command, of its server, or scripts.
 
-    @ivar port: the port of its backend; left out where wake writes the backend's address
-        to C{$LLMUX_STATE/backend}.
+    @ivar serve: the command of the model's server, in place of wake, sleep and alive.
+    @ivar port: the port of its backend; left out with serve, a free one is found at each
+        wake; left out without, wake writes the backend's address to C{$LLMUX_STATE/backend}.
     @ivar wake: the script that brings the model up; run on a model that is awake it
         does no harm.
     @ivar sleep: the script that frees what the model holds.
+    @ivar stop_secs: with serve: seconds from TERM to KILL when the server is stopped.
     @ivar prepare: a script that runs as soon as a switch is to lead to the model, beside
         the drain and wake, until the model is awake.
     @ivar alive: the script that says whether the model is awake; where there is
@@ -140,9 +154,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     @ivar metadata: what clients are told of the model there.
     """
 
+    serve: OptionalScript = None
     port: Annotated[Port | None, Meta(title="a port", description="give 1 to 65535")] = None
-    wake: Script
-    sleep: Script
+    wake: OptionalScript = None
+    sleep: OptionalScript = None
     alive: Annotated[
         Script | None,
         Meta(
@@ -172,10 +187,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         ),
     ] = 60.0
     confirm_sleep: Flag = False
-    prepare: Annotated[
-        Script | None,
-        Meta(title="a shell script", description="give one, in quotes, or leave it out"),
-    ] = None
+    stop_secs: Duration = 10.0
+    prepare: OptionalScript = None
 
     needs: ModelNeeds = None
     keep: Annotated[

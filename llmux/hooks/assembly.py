@@ -14,6 +14,7 @@ from llmux.config.room import room_of
 from llmux.hooks.backend_file import AddressReading
 from llmux.hooks.hook_process import HookMetrics
 from llmux.hooks.runner import HookRunner
+from llmux.hooks.spawn import spawn_session
 from llmux.hooks.state import StateDirectory, state_path
 from llmux.interfaces import IHookRunner, IPlaceNotes, IWakeNotes
 from llmux.monitoring.output_ring import OutputRing
@@ -51,7 +52,8 @@ def assemble_hooks(
     Put the hook runner of a configuration together.
 
     @param whereabouts: is told where the backends are once hooks have said so.
-    @param serves: this llmux serves by the configuration: notes of wakes are left and heeded.
+    @param serves: this llmux serves by the configuration: notes of wakes are left and
+        heeded, and what servers write is logged that were found running.
     @param metrics: counts the outcomes of hooks.
     @param ring: keeps what hooks write.
     """
@@ -83,7 +85,29 @@ def assemble_hooks(
         whereabouts.call_when_vacated(probes.drop)
         closing.append(probes.close)
         hooks = HealthAsking(hooks, reactor, probes, models, whereabouts.addresses, metrics)
-    hooks = AddressReading(hooks, reactor, state, models, whereabouts)
+    served = {name: model for name, model in models.items() if model.serve is not None}
+    if len(served) < len(models):
+        scripts = {name: model for name, model in models.items() if name not in served}
+        hooks = AddressReading(hooks, reactor, state, scripts, whereabouts)
+    if served:
+        from llmux.hooks.process_table import SystemProcesses
+        from llmux.hooks.serve import ServeHooks
+
+        hooks = servers = ServeHooks(
+            hooks,
+            reactor,
+            spawn_session(reactor),
+            SystemProcesses(),
+            served,
+            config.directory,
+            state=state,
+            whereabouts=whereabouts,
+            environment=runner.environment,
+            budget=runner.budget,
+            metrics=metrics,
+            serves=serves,
+        )
+        closing.append(servers.close)
 
     def close() -> None:
         for part in closing:

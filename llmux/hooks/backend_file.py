@@ -71,6 +71,9 @@ class AddressReading:
         models: Mapping[str, ModelConfig],
         whereabouts: Whereabouts,
     ) -> None:
+        """
+        @param models: those with a C{wake} script.
+        """
         self._hooks = hooks
         self._clock = clock
         self._state = state
@@ -81,6 +84,9 @@ class AddressReading:
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         """See L{IHookRunner.start}."""
+        if model not in self._models:
+            other: IRunningHook = self._hooks.start(model, hook)
+            return other
         if hook is HookKind.WAKE:
             self._known.add(model)
             self._whereabouts.reset(model)

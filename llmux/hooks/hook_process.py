@@ -29,7 +29,16 @@ from zope.interface import implementer
 from llmux.hooks.lines import LineBudget, OutputLog
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 
-__all__ = ["GRACE", "HookMetrics", "HookProcess", "IRunReactor", "exit_reason"]
+__all__ = [
+    "GRACE",
+    "LOOK",
+    "STOPPED",
+    "HookMetrics",
+    "HookProcess",
+    "IRunReactor",
+    "exit_reason",
+    "report_result",
+]
 
 GRACE = 5.0
 """Seconds from TERM to KILL, and from there until a hook is given up."""
@@ -280,16 +289,18 @@ class HookProcess(ProcessProtocol):
         duration = self._reactor.seconds() - self._began
         stderr = self._tail.decode("utf-8", "replace")
         result = HookResult(exit_code, self._timed_out, duration, reason, stderr)
-        _log_result(self._model, self._hook, result)
-        if self._metrics is not None:
-            ok = result.ok or (self._hook is HookKind.ALIVE and result.says_no)
-            ok = ok or (self._hook is HookKind.PREPARE and result.reason == STOPPED)
-            self._metrics.hook_finished(self._model, self._hook.value, duration, ok)
+        report_result(self._model, self._hook, result, self._metrics)
         self.exited.callback(result)
 
 
-def _log_result(model: str, hook: HookKind, result: HookResult) -> None:
-    """Log how a hook ended.  Its output has been logged line by line."""
+def report_result(
+    model: str, hook: HookKind, result: HookResult, metrics: HookMetrics | None
+) -> None:
+    """Log how a hook ended, and count it.  Its output has been logged line by line."""
+    if metrics is not None:
+        ok = result.ok or (hook is HookKind.ALIVE and result.says_no)
+        ok = ok or (hook is HookKind.PREPARE and result.reason == STOPPED)
+        metrics.hook_finished(model, hook.value, result.duration, ok)
     alive = hook is HookKind.ALIVE
     if hook is HookKind.PREPARE and result.reason == STOPPED:
         _log.debug(

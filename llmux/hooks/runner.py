@@ -42,6 +42,7 @@ class HookRunner:
     an empty input.  See L{HookProcess} for what ends a hook.
 
     @ivar environment: what hooks find in their environment.
+    @ivar budget: how many lines of output may be logged.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class HookRunner:
         self._metrics = metrics
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
-        self._budget = LineBudget(reactor, ring)
+        self.budget = LineBudget(reactor, ring)
         self.environment = HookEnvironment(models, state, addresses, places)
         self._noted: set[str] = set()
         self._notes_of_others: dict[str, WakeNote] | None = None
@@ -104,7 +105,7 @@ class HookRunner:
             raise ValueError(f"{model} has no {hook.value} script")
         run = HookProcess(
             self._reactor,
-            self._budget,
+            self.budget,
             model,
             hook,
             limit,

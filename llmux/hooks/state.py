@@ -29,6 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from llmux.config import Config, ConfigError
+from llmux.hooks.process_table import boot_id, is_running, started
 
 __all__ = ["StateDirectory", "WakeNote", "end_group", "prepare_state", "state_path"]
 
@@ -124,14 +125,14 @@ class WakeNote(Struct, frozen=True):
     @property
     def llmux_is_gone(self) -> bool:
         """Whether the process that has left this note has ended."""
-        return self.boot != _boot_id() or _lacks(self.llmux, self.llmux_started)
+        return self.boot != boot_id() or not is_running(self.llmux, self.llmux_started)
 
     @property
     def hook_is_gone(self) -> bool:
         """Whether the shell of the wake hook has ended."""
         if not self.group:
             return True
-        return self.boot != _boot_id() or _lacks(self.group, self.group_started)
+        return self.boot != boot_id() or not is_running(self.group, self.group_started)
 
 
 _UNREADABLE = WakeNote(0, None, 0, None, "")
@@ -200,9 +201,7 @@ class StateDirectory:
         wrong is logged, once.
         """
         us = os.getpid()
-        note = WakeNote(
-            group, _started(group) if group else None, us, _own_start(us), _boot_id()
-        )
+        note = WakeNote(group, started(group) if group else None, us, _own_start(us), boot_id())
         self._write_note(model, msgspec.json.encode(note), os.O_CREAT)
 
     def forget_wake(self, model: str) -> None:
@@ -388,37 +387,7 @@ def _reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _started(pid: int) -> int | None:
-    """
-    Tell when a process started, in ticks since boot; None if there is no such
-    process, if it has exited and only waits to be reaped, or if this system
-    has no C{/proc}.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field, a program's name, may hold anything but is the
-            # only one that can hold a bracket.
-            fields = file.read().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def _lacks(pid: int, started: int | None) -> bool:
-    """Tell whether no process with this number has started then."""
-    return started is None or _started(pid) != started
-
-
 @cache
 def _own_start(pid: int) -> int | None:
     """Tell when this very process started: what cannot change is read once."""
-    return _started(pid)
-
-
-@cache
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return started(pid)

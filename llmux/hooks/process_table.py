@@ -1,0 +1,164 @@
+"""
+What the system knows of processes that are not this one's children, or were
+another llmux' children: whether they run, and their groups.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Protocol
+
+from msgspec import Struct
+
+__all__ = [
+    "ProcessIdentity",
+    "ProcessTable",
+    "SystemProcesses",
+    "boot_id",
+    "is_running",
+    "started",
+]
+
+
+def started(pid: int) -> int | None:
+    """
+    Tell when a process started, in ticks since boot; None if there is no such
+    process, if it has exited and only waits to be reaped, or if this system
+    has no C{/proc}.
+    """
+    found = _stat(pid)
+    return None if found is None or found.exited else found.started
+
+
+def is_running(pid: int, when: int | None) -> bool:
+    """Tell whether the process with this number that started then runs still."""
+    return when is not None and started(pid) == when
+
+
+@cache
+def boot_id() -> str:
+    """Tell the id of the system's boot; "" where there is none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+class ProcessIdentity(Struct, frozen=True):
+    """
+    What tells a process, which leads a group, from every other process.
+
+    @ivar pid: its number.
+    @ivar started: when it started, in ticks since boot (field 22 of C{/proc/PID/stat}).
+    @ivar boot: the id of the system's boot.
+    """
+
+    pid: int
+    started: int | None
+    boot: str
+
+
+class ProcessTable(Protocol):
+    """The processes of a system, as far as the end of a server needs them."""
+
+    def identify(self, pid: int) -> ProcessIdentity:
+        """Tell what is to be known of a process that has just been started."""
+
+    def leads(self, leader: ProcessIdentity) -> bool:
+        """Tell whether this very process runs."""
+
+    def group_lives(self, leader: ProcessIdentity) -> bool:
+        """Tell whether this process runs, or another one of the group that it has led."""
+
+    def signal_group(self, leader: ProcessIdentity, number: int) -> None:
+        """Signal the whole group, if any of it is left."""
+
+
+class SystemProcesses:
+    """
+    The processes of this system.
+
+    A group's number is that of its leader, and the system gives the number to
+    no new process while any process of the group is left.  So a process that
+    has the leader's number, and is not the leader, says that the group is gone.
+    """
+
+    def identify(self, pid: int) -> ProcessIdentity:
+        """See L{ProcessTable.identify}."""
+        return ProcessIdentity(pid, started(pid), boot_id())
+
+    def leads(self, leader: ProcessIdentity) -> bool:
+        """See L{ProcessTable.leads}."""
+        return leader.boot == boot_id() and is_running(leader.pid, leader.started)
+
+    def group_lives(self, leader: ProcessIdentity) -> bool:
+        """See L{ProcessTable.group_lives}."""
+        if self.leads(leader):
+            return True
+        return (
+            self._may_be_signalled(leader)
+            and _group_exists(leader.pid)
+            and any(not member.exited for member in _members(leader.pid))
+        )
+
+    def signal_group(self, leader: ProcessIdentity, number: int) -> None:
+        """See L{ProcessTable.signal_group}."""
+        if self._may_be_signalled(leader):
+            try:
+                os.killpg(leader.pid, number)
+            except (ProcessLookupError, PermissionError):
+                # It is gone, or has become another user's.
+                pass
+
+    def _may_be_signalled(self, leader: ProcessIdentity) -> bool:
+        """Tell whether the group, if there is one of this number, is the leader's."""
+        if leader.boot != boot_id() or leader.started is None:
+            return False
+        found = _stat(leader.pid)
+        return found is None or found.started == leader.started
+
+
+def _group_exists(group: int) -> bool:
+    """Tell whether there is a group of this number, if only of processes that have exited."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class _Stat(Struct, frozen=True):
+    """
+    What C{/proc/PID/stat} says of a process.
+
+    @ivar exited: the process only waits to be reaped.
+    """
+
+    exited: bool
+    group: int
+    started: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field, a program's name, may hold anything but is the
+            # only one that can hold a bracket.
+            fields = file.read().rpartition(b")")[2].split()
+        return _Stat(fields[0] in (b"Z", b"X"), int(fields[2]), int(fields[19]))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _members(group: int) -> Iterator[_Stat]:
+    """Look for the processes of a group."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            found = _stat(int(name))
+            if found is not None and found.group == group:
+                yield found
