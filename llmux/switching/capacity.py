@@ -9,10 +9,19 @@ estimate enters it, and nothing is woken without room in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import product
 
 from llmux.scheduling import ONE_SLOT, Amount, Needs
 
-__all__ = ["ONE_SLOT", "Capacity", "CapacityError", "Needs", "Reservation", "all_places"]
+__all__ = [
+    "ONE_SLOT",
+    "Capacity",
+    "CapacityError",
+    "Needs",
+    "Reservation",
+    "all_places",
+    "fit_together",
+]
 
 
 def all_places(places: Sequence[Needs]) -> Needs:
@@ -24,6 +33,18 @@ def all_places(places: Sequence[Needs]) -> Needs:
         for name, amount in needs.items():
             total[name] = total.get(name, 0) + amount
     return total
+
+
+def fit_together(total: Needs, models: Sequence[Sequence[Needs]]) -> bool:
+    """
+    Tell whether models can be awake at once.
+
+    @param models: the places of each of them.
+    """
+    return any(
+        all(sum(needs.get(name, 0) for needs in chosen) <= total[name] for name in total)
+        for chosen in product(*models)
+    )
 
 
 class CapacityError(RuntimeError):

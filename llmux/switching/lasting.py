@@ -169,7 +169,8 @@ class LastingCommands:
                     self.pins[pin.model] = pin
                     self._set_timer(pin.model, until)
                     self._log.warn(
-                        "{model} is pinned, by a command before the restart", event="pinned",
+                        "{model} is pinned, by a command before the restart",
+                        event="pinned",
                         model=pin.model,
                     )
             note = kept.get("pause")

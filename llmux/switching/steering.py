@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -83,7 +82,9 @@ class Steering:
 
     _log = Logger()
 
-    def __init__(self, stage: Steered, lasting: LastingCommands, preload: Iterable[str]) -> None:
+    def __init__(
+        self, stage: Steered, lasting: LastingCommands, preload: Iterable[str]
+    ) -> None:
         """
         @param lasting: the pins and the pause, which outlive llmux.
         @param preload: the models to be woken when a pause ends.
@@ -96,6 +97,7 @@ class Steering:
         # A wait without a request for each model that a command wants awake.
         self._wakes: dict[str, Deferred[InFlightGuard]] = {}
         lasting.call_when_over(self._pin_is_over, self._pause_is_over)
+        lasting.restore(stage.models)
 
     # ------------------------------------------------------------------ commands
 
@@ -190,6 +192,20 @@ class Steering:
 
         waiting.addBoth(over)
 
+    def wake_if_quiet(self, model: Model) -> None:
+        """
+        Wake the model that is to be awake when there is nothing to do, unless there is
+        something to do.
+        """
+        now = self._stage.clock.seconds()
+        if model.phase is not Phase.ASLEEP or self.pause or model.wake_backoff.until > now:
+            return
+        if not self._pinned_in_the_way(model):
+            # Nothing is in flight to its victims, so they sleep at once, and nobody who
+            # comes later can be in time to wait for them.
+            self._orders.setdefault(model.name, _Order(model))
+            self._stage.consider()
+
     def _switch(self, model: Model, abort: bool) -> Deferred[None]:
         self._check_may_wake(model)
         self._end_rests([model.name])
@@ -266,9 +282,7 @@ class Steering:
                 self._supersede(name)
         return succeed(None)
 
-    def _pause(
-        self, secs: float | None, sleep: bool, refuse: bool, by: str
-    ) -> Deferred[None]:
+    def _pause(self, secs: float | None, sleep: bool, refuse: bool, by: str) -> Deferred[None]:
         self._lasting.begin_pause(Pause(self._end_of(secs), refuse, sleep, by))
         for name in list(self._orders):
             self._supersede(name)
@@ -320,9 +334,7 @@ class Steering:
         @raise CommandError: there is a pause, or what is pinned leaves no room.
         """
         if self.pause is not None:
-            raise CommandError(
-                "Switching is paused: `llmux resume` ends that.", code="paused"
-            )
+            raise CommandError("Switching is paused: `llmux resume` ends that.", code="paused")
         in_the_way = self._pinned_in_the_way(model)
         if in_the_way:
             names = " and ".join(in_the_way)
