@@ -240,9 +240,7 @@ def test_sleep_with_abort_cuts_what_is_in_flight() -> None:
     assert client.aborted and command.done
 
 
-def test_a_model_that_requests_wait_for_is_not_put_to_sleep_unless_they_may_be_refused() -> (
-    None
-):
+def test_a_model_that_requests_wait_for_sleeps_only_if_they_may_be_refused() -> None:
     world = World()
     waiting = world.ask("a")
     world.advance(0.5)

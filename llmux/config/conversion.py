@@ -134,6 +134,7 @@ class Conversion:
             file=self.file,
         )
         self.check_room(config)
+        self.check_woken(config)
         self.check_policy(config)
         for at, name in enumerate(config.allowed_hosts):
             if not host_pattern_is_sound(name):
@@ -385,6 +386,32 @@ class Conversion:
             room_of(config)
         except RoomError as e:
             self.fail(e.path, e.problem, e.remedy)
+
+    def check_woken(self, config: Config) -> None:
+        """Check the models that llmux wakes by itself."""
+        for at, name in enumerate(config.preload):
+            self.check_model(("preload", at), name, config.models)
+        if config.default_model is not None:
+            self.check_model(("default_model",), config.default_model, config.models)
+        for name, model in config.models.items():
+            if model.keep and model.idle_sleep_secs is not None:
+                self.fail(
+                    ("models", name, "idle_sleep_secs"),
+                    f"{name} is kept awake always (keep: always)",
+                    "leave out one of the two",
+                )
+        problem = room_of(config).problem_of(config.preload)
+        if problem is not None:
+            self.fail(("preload",), problem, "leave out as many as do not fit")
+
+    def check_model(self, path: Path, name: str, models: Mapping[str, ModelConfig]) -> None:
+        if name not in models:
+            near = most_similar(name, models)
+            self.fail(
+                path,
+                f"there is no model {shown(name)}",
+                f"known here: {', '.join(models)}" if near is None else f"did you mean {near}?",
+            )
 
     def check_policy(self, config: Config) -> None:
         policy = config.policy

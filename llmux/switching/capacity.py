@@ -9,7 +9,6 @@ estimate enters it, and nothing is woken without room in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import product
 
 from llmux.scheduling import ONE_SLOT, Amount, Needs
 
@@ -20,7 +19,6 @@ __all__ = [
     "Needs",
     "Reservation",
     "all_places",
-    "fit_together",
 ]
 
 
@@ -33,18 +31,6 @@ def all_places(places: Sequence[Needs]) -> Needs:
         for name, amount in needs.items():
             total[name] = total.get(name, 0) + amount
     return total
-
-
-def fit_together(total: Needs, models: Sequence[Sequence[Needs]]) -> bool:
-    """
-    Tell whether models can be awake at once.
-
-    @param models: the places of each of them.
-    """
-    return any(
-        all(sum(needs.get(name, 0) for needs in chosen) <= total[name] for name in total)
-        for chosen in product(*models)
-    )
 
 
 class CapacityError(RuntimeError):

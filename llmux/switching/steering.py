@@ -21,7 +21,7 @@ from llmux.control import CommandError, IControl, Pause, Pin
 from llmux.errors import ModelPinned, NotReady, Paused, SwitchError
 from llmux.interfaces import Decision, IScheduleView, Phase, Rebind, Reopen, Switch
 from llmux.policy.fifo import make_room
-from llmux.switching.capacity import fit_together
+from llmux.scheduling import fit_together
 from llmux.switching.dismissal import Dismissal
 from llmux.switching.lasting import LastingCommands
 from llmux.switching.model import INFINITY, InFlightGuard, Model
@@ -385,7 +385,7 @@ class Steering:
     # ------------------------------------------------------- what the switcher asks
 
     def refusal(self, model: Model) -> SwitchError | None:
-        """The error for a request that would have to wait for the model; None to let it wait."""
+        """The error for a request that would wait for the model; None to let it wait."""
         lasting = self._lasting
         pause = lasting.pause
         if pause is not None and pause.refuses:

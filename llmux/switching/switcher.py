@@ -690,6 +690,10 @@ class ModelSwitcher:
         """A switch to the model is not the policy's to change: a command wants it."""
         return self.steering.is_ordered(model)
 
+    def sleeps_at(self, model: Model) -> float | None:
+        """The time at which the model goes to sleep unless a request comes; None if never."""
+        return self._idleness.sleeps_at(model)
+
     def is_quiet(self) -> bool:
         """Nothing is in flight, nobody waits, and no story is being told."""
         return not (self._in_flight or self._wanted or self._stories)

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from llmux.control import CommandError, IControl, Pause, Pin
 
-__all__ = ["CommandError", "IControl", "NoControl", "Pause", "Pin", "pins_by_model"]
+__all__ = ["NoControl", "pins_by_model"]
 
 
 @implementer(IControl)
