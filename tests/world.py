@@ -96,8 +96,8 @@ class Client:
         deferred.addCallbacks(self._got, self._failed)
 
     def _got(self, guard: InFlightGuard) -> None:
-        own = [change for change in self.world.switches() if change[1:] == self.model]
-        assert own[-1] == f"+{self.model}", f"{self.model} is not awake"
+        phase = self.world.switcher.models[self.model].phase
+        assert phase in (Phase.AWAKE, Phase.DRAINING), f"{self.model} is not awake"
         assert guard.model == self.model
         self.guard = guard
         guard.on_abort = self.aborted.append

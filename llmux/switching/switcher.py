@@ -546,6 +546,17 @@ class ModelSwitcher:
         """(from, to, seconds)."""
         return iter(self.costs)
 
+    def resources(self) -> Iterable[tuple[str, float]]:
+        """(resource, how much there is)."""
+        for name, amount in self.capacity.total.items():
+            yield name, float(amount)
+
+    def holdings(self) -> Iterable[tuple[str, str, float]]:
+        """(resource, model, how much the model holds), of those that hold some."""
+        for model in self.capacity.holders():
+            for name, amount in self.capacity.held(model).items():
+                yield name, model, float(amount)
+
     def estimates(self) -> Iterable[Estimate]:
         """What the policy has learnt."""
         return self._policy.estimates()

@@ -343,6 +343,7 @@ class Transition(Story):
         cost, source = now - hooks_began, self.source
         stage.costs.record(source, target.name, cost)
         stage.metrics.switch_ended(source, target.name, now - self.began, succeeded=True)
+        stage.metrics.made_room(len(self.victims))
         log.info(
             "{model} is awake after {duration_secs:.3f} s",
             event="model_activated",
