@@ -79,7 +79,13 @@ def fake(directory: Path) -> Iterator[Served]:
         daemon.listen_at(path)
         daemon.history["models"] = {"llama": [[ago(240), "awake", {"gpu0": 22}]]}
         daemon.log = ["2026-11-24T05:31:00.120Z llama wake stdout: loading llama"]
-        row = {"id": "1", "at": ago(9), "key": None, "model": "llama", "name": "llama"}
+        row: dict[str, Any] = {
+            "id": "1",
+            "at": ago(9),
+            "key": None,
+            "model": "llama",
+            "name": "llama",
+        }
         row |= {"method": "POST", "path": "/v1/completions", "status": 200, "bytes": 14}
         row |= {"waited_secs": 0.1, "first_byte_secs": 0.2, "service_secs": 0.1}
         daemon.requests = [row | {"outcome": "answered", "switch": None}]
