@@ -255,3 +255,60 @@ frobnicate: 1
 """,
 }
 """By what is of interest in each."""
+
+EVERY_KEY = """
+healthCheckTimeout: 240
+globalTTL: 900
+unloadTimeout: 20
+logLevel: warn
+logTimeFormat: kitchen
+logToStdout: both
+logRequests: true
+metricsMaxInMemory: 50
+captureBuffer: 3
+store: {path: /var/lib/swap.sqlite}
+ui: {activity: {session_id: [X-Session]}}
+performance: {every: 30s}
+startPort: 9001
+sendLoadingState: true
+includeAliasesInList: true
+upstream: {ignorePaths: [/metrics]}
+profiles: {work: {pins: {gpt: main}}}
+apiKeys: [secret-of-somebody]
+macros: {base: "llama-server --port ${PORT}", depth: 2048}
+hooks: {on_startup: {preload: [main]}}
+peers:
+  elsewhere: {proxy: "http://10.1.1.1", models: [far-1, far-2]}
+groups:
+  pair: {swap: false, exclusive: true, members: [main, other]}
+models:
+  main:
+    macros: {depth: 8192}
+    cmd: |
+      # the command
+      ${base} -m main.gguf
+      -c ${depth}
+    cmdStop: stop-it ${PID}
+    name: The main model
+    description: for everything
+    env: [GGML_X=1]
+    proxy: http://127.0.0.1:9555
+    aliases: [{id: gpt, name: GPT, unlisted: true}]
+    checkEndpoint: /ready
+    ttl: 30
+    unloadTimeout: 45
+    useModelName: org/main
+    filters:
+      stripParams: top_k
+      setParams: {temperature: 0.5}
+      setParamsByID: {"${MODEL_ID}-deep": {reasoning: high}}
+    metadata: {depth: "${depth}"}
+    concurrencyLimit: 3
+    sendLoadingState: true
+    unlisted: true
+    timeouts: {connect: 3, keepalive: 4, responseHeader: 50, tlsHandshake: 6, idleConn: 7}
+    capabilities: {in: [text], out: [text], tools: true, reranker: true, context: 4096}
+  other: {cmd: "${base} -m other.gguf"}
+  third: {cmd: "${base} -m third.gguf"}
+"""
+"""All keys that llama-swap's own example and its schema have, once each."""

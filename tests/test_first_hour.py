@@ -15,12 +15,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
-from llmux.config import ModelConfig
-from llmux.config.conversion import keys_of
 from llmux.demo.models import MODELS, gguf_of, install_commands
 
 from .daemon import free_port, wait_until
@@ -35,9 +34,6 @@ pytestmark = [
         bool(MISSING) and not ON_CI, reason=f"to run it: {' && '.join(MISSING)}"
     ),
     pytest.mark.skipif(shutil.which("curl") is None and not ON_CI, reason="there is no curl"),
-    pytest.mark.skipif(
-        "serve" not in keys_of(ModelConfig), reason="this llmux does not know serve yet"
-    ),
     pytest.mark.own_cpu("other processes are waited for"),
 ]
 
@@ -47,6 +43,7 @@ LLAMA_SERVER = f"""#!{sys.executable}
 # What there is of llama.cpp's server here, by its name and with its options.
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, {str(ROOT)!r})
 from llmux.demo.backend import main
@@ -56,6 +53,13 @@ gguf = options["-m"]
 model = "smollm2" if "smollm2" in gguf.lower() else "gemma3"
 sys.exit(main(["--model", model, "--port", options["--port"], "--gguf", gguf]))
 """
+
+
+REQUEST: Any = {
+    "max_tokens": 8,
+    "temperature": 0,
+    "messages": [{"role": "user", "content": "Write one sentence about the sea."}],
+}
 
 
 class Stranger:
@@ -78,16 +82,19 @@ class Stranger:
         server.chmod(0o755)
         self.environment = {
             "PATH": f"{home / 'venv' / 'bin'}:{programs}:{os.environ['PATH']}",
-            "HOME": str(home),
+            "HOME": str(home / "home"),
+            "TMPDIR": str(home / "tmp"),
             "MARK": self.mark,
         }
+        for name in "home", "tmp":
+            (home / name).mkdir()
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, **environment: str) -> str:
         """Run a command to its end, which must be a success; return what it has said."""
         ended = subprocess.run(
             command,
             cwd=self.here,
-            env=self.environment,
+            env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -99,18 +106,13 @@ class Stranger:
 
     def install(self) -> None:
         """Build the wheel, and install it and what it asks for."""
-        self.run(
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--outdir",
-            str(self.home / "dist"),
-            str(ROOT),
-        )
-        (wheel,) = (self.home / "dist").glob("*.whl")
-        self.run(sys.executable, "-m", "venv", str(self.home / "venv"))
-        self.run(str(self.home / "venv/bin/pip"), "install", "-q", str(wheel))
+        python, dist, venv = sys.executable, self.home / "dist", self.home / "venv"
+        # What pip and compilers leave in a home directory is none of llmux's.
+        home = {"HOME": os.environ["HOME"]}
+        self.run(python, "-m", "build", "--wheel", "--outdir", str(dist), str(ROOT), **home)
+        (wheel,) = dist.glob("*.whl")
+        self.run(python, "-m", "venv", str(venv), **home)
+        self.run(str(venv / "bin/pip"), "install", "-q", str(wheel), **home)
 
     def get_models(self) -> None:
         """Put the files of two models into a directory."""
@@ -143,11 +145,6 @@ class Stranger:
         return (self.home / "llmux.log").read_text()
 
     def ask_by_curl(self, model: str) -> str:
-        body = {
-            "model": model,
-            "max_tokens": 4,
-            "messages": [{"role": "user", "content": "Hi"}],
-        }
         said = self.run(
             "curl",
             *(
@@ -158,7 +155,7 @@ class Stranger:
                 "-H",
                 "Content-Type: application/json",
             ),
-            *("-d", json.dumps(body)),
+            *("-d", json.dumps({"model": model, **REQUEST})),
             f"http://localhost:{self.port}/v1/chat/completions",
         )
         text: str = json.loads(said)["choices"][0]["message"]["content"]
@@ -167,12 +164,7 @@ class Stranger:
     def ask_by_openai(self, model: str) -> str:
         url = f"http://localhost:{self.port}/v1"
         with openai.OpenAI(base_url=url, api_key="-", max_retries=0, timeout=60) as client:
-            pieces = client.chat.completions.create(
-                model=model,
-                max_tokens=4,
-                messages=[{"role": "user", "content": "Write one sentence."}],
-                stream=True,
-            )
+            pieces = client.chat.completions.create(model=model, stream=True, **REQUEST)
             return "".join(piece.choices[0].delta.content or "" for piece in pieces)
 
     def processes(self, word: str = "") -> dict[int, str]:
@@ -219,6 +211,8 @@ def test_a_stranger_s_first_minutes(stranger: Stranger) -> None:
         # The model's server goes on by itself.
         assert list(stranger.servers()) == [gemma3]
 
+    config = stranger.here / "config.yaml"
+    config.write_text(config.read_text().replace("models:\n", "sleep_on_exit: true\nmodels:\n"))
     with stranger.serving() as llmux:
         assert stranger.ask_by_openai(GEMMA3)
         assert list(stranger.servers()) == [gemma3]
@@ -228,15 +222,12 @@ def test_a_stranger_s_first_minutes(stranger: Stranger) -> None:
         assert another != gemma3
         assert stranger.ask_by_curl(SMOLLM2)
         assert SMOLLM2 in stranger.run("llmux", "ps")
-        stranger.run("llmux", "sleep", "--all", "--wait")
-        assert stranger.servers() == {}
         llmux.terminate()
         assert llmux.wait(30) == 0, stranger.log()
 
     wait_until(lambda: not stranger.processes(), f"the end of {stranger.processes()}")
     assert sorted(os.listdir(stranger.here)) == ["config.yaml", "llmux.schema.json", "models"]
     # What is kept for the next start, and nothing else.
-    assert {path.name for path in stranger.home.iterdir()} <= {
-        *("here", "programs", "venv", "dist"),
-        *(".local", ".cache"),
-    }
+    assert os.listdir(stranger.home / "home") == [".local"]
+    assert os.listdir(stranger.home / "home/.local/state") == ["llmux"]
+    assert os.listdir(stranger.home / "tmp") == []

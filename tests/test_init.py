@@ -21,19 +21,13 @@ import yaml
 from llmux.command.init import main as init
 from llmux.command.main import main
 from llmux.config import load_config
-from llmux.config.conversion import keys_of
 from llmux.config.json_schema import configuration_schema
-from llmux.config.values import ModelConfig
 from llmux.drafting.blank import blank_draft
 from llmux.drafting.draft import Draft, DraftError, ModelDraft
 from llmux.drafting.gguf import draft_of_directory, resources_of
 from llmux.drafting.gguf_header import NotGguf, read_header
 from llmux.drafting.gpus import Gpu, gpus_in, installed_gpus
 from llmux.drafting.ollama import draft_of_ollama
-
-needs_serve = pytest.mark.skipif(
-    "serve" not in keys_of(ModelConfig), reason="this llmux does not know serve yet"
-)
 
 ONE_GPU = [Gpu(0, "RTX 4090", 24)]
 TWO_GPUS = [Gpu(0, "RTX 4090", 24), Gpu(1, "RTX 4090", 24)]
@@ -89,7 +83,6 @@ def serve_lines(draft: Draft) -> dict[str, str]:
 
 
 class TestTheFile:
-    @needs_serve
     def test_it_is_sound_and_the_schema_lies_beside_it(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -124,26 +117,22 @@ class TestTheFile:
         assert init([]) == 1
         assert os.listdir() == ["config.yaml"]
 
-    @needs_serve
     def test_a_schema_that_is_there_is_left_as_it_is(self) -> None:
         Path("llmux.schema.json").write_text("mine")
         assert init([]) == 0
         assert Path("llmux.schema.json").read_text() == "mine"
 
-    @needs_serve
     def test_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert init(["-o", "-"]) == 0
         assert os.listdir() == []
         assert yaml.safe_load(capsys.readouterr().out)["port"] == 3000
 
-    @needs_serve
     def test_another_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("etc").mkdir()
         assert init(["-o", "etc/llmux.yaml"]) == 0
         assert sorted(os.listdir("etc")) == ["llmux.schema.json", "llmux.yaml"]
         assert "llmux check -c etc/llmux.yaml && llmux -c" in capsys.readouterr().out
 
-    @needs_serve
     def test_a_directory_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert init(["-o", "none/c.yaml"]) == 1
         assert capsys.readouterr().err == (
@@ -230,7 +219,6 @@ class TestGpus:
         assert resources_of(ONE_GPU)[0] == {"resources": {"gpu0": 24}}
         assert resources_of(TWO_GPUS)[0] == {"resources": {0: 24, 1: 24}}
 
-    @needs_serve
     @pytest.mark.parametrize("gpus", [[], ONE_GPU, TWO_GPUS, UNLIKE_GPUS])
     def test_a_first_configuration_is_sound_with_any(self, gpus: list[Gpu]) -> None:
         Path("c.yaml").write_text(blank_draft(gpus).text())
@@ -250,7 +238,6 @@ class TestGguf:
         assert draft.models[0].remarks == ["5.0 GiB of weights."]
         assert draft.left_out == []
 
-    @needs_serve
     def test_the_command_writes_them(self, capsys: pytest.CaptureFixture[str]) -> None:
         gguf(Path("a.gguf"))
         gguf(Path("b.gguf"))

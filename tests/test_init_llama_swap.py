@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from llmux.command.main import main
-from llmux.config import Config, ModelConfig, load_config
-from llmux.config.conversion import keys_of
+from llmux.config import Config, load_config
 from llmux.drafting.draft import Draft, ModelDraft
 from llmux.drafting.llama_swap import draft_of_llama_swap
 
-from .llama_swap_files import FILES
+from .llama_swap_files import EVERY_KEY, FILES
 
 ENVIRONMENT = {
     "LLMUX_TEST_HOME": "/srv",
@@ -66,10 +68,7 @@ def words_of(serve: str, tmp_path: Path, **environment: str) -> list[str]:
     return [os.path.basename(words[0]), *words[1:]]
 
 
-@pytest.mark.skipif(
-    "serve" not in keys_of(ModelConfig), reason="this llmux does not know serve yet"
-)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "every key"])
 def test_what_is_made_of_a_file_is_sound(
     name: str,
     tmp_path: Path,
@@ -79,7 +78,7 @@ def test_what_is_made_of_a_file_is_sound(
     for key, value in ENVIRONMENT.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
-    Path("swap.yaml").write_text(FILES[name])
+    Path("swap.yaml").write_text((FILES | {"every key": EVERY_KEY})[name])
     assert main(["init", "--from", "llama-swap", "swap.yaml"]) == 0
     said = capsys.readouterr()
     text = Path("config.yaml").read_text()
@@ -310,3 +309,68 @@ def test_what_is_no_such_configuration_is_refused_in_one_line(
     assert err.startswith(f"llmux init: {problem}")
     assert err.count("\n") == 1
     assert not Path("config.yaml").exists()
+
+
+def places(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys of a document, down to where names and values are the user's."""
+    users = (
+        "macros",
+        "profiles",
+        "peers",
+        "setParams",
+        "metadata",
+        "ui",
+        "store",
+        "performance",
+        "upstream",
+    )
+    for key, value in document.items():
+        yield (*path, key)
+        if isinstance(value, dict) and key not in users:
+            yield from places(value, (*path, key))
+
+
+def without(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    changed: dict[str, Any] = copy.deepcopy(document)
+    target = changed
+    for key in path[:-1]:
+        target = target[key]
+    del target[path[-1]]
+    return changed
+
+
+EVERY_PLACE = [
+    path
+    for path in places(yaml.safe_load(EVERY_KEY))
+    # Without these there is nothing to carry over, or nothing that refers to them.
+    if path
+    not in (("models",), ("models", "main"), ("macros",), ("hooks",), ("models", "other"))
+    and path[-1] not in ("cmd", "models", "members", "on_startup")
+]
+
+
+@pytest.mark.parametrize("path", EVERY_PLACE, ids=".".join)
+def test_no_key_is_left_out_in_silence(tmp_path: Path, path: tuple[str, ...]) -> None:
+    """It makes a difference to what is made, or to what is said to be left out."""
+    document = yaml.safe_load(EVERY_KEY)
+    # What is the default there needs no word here.
+    if path == ("groups", "pair", "exclusive"):
+        document["groups"]["pair"]["exclusive"] = False
+    with_it = draft(tmp_path, yaml.safe_dump(document, sort_keys=False))
+    without_it = draft(tmp_path, yaml.safe_dump(without(document, path), sort_keys=False))
+    assert with_it.text() != without_it.text()
+
+
+def test_macros_that_refer_to_each_other_are_no_endless_loop(tmp_path: Path) -> None:
+    found = draft(
+        tmp_path,
+        "macros: {a: '${b}', b: '${a}', c: '${c}'}\n"
+        "models:\n"
+        "  m: {cmd: 'x ${PORT} ${a}', name: '${c}'}\n"
+        "  n: {cmd: 'x ${PORT}', name: '${a} ${b} ${c}'}\n",
+    )
+    assert [each.name for each in found.models] == ["n"]
+    assert found.left_out == [
+        "models.m.cmd: the macro b is not defined.",
+        "models.n.name: the macro b has no value.",
+    ]

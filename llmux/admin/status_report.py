@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmux._version import __version__
+from llmux.admin.control import IControl, pins_by_model
 from llmux.admin.moments import Moments
-from llmux.admin.no_control import pins_by_model
 from llmux.admin.reasons import in_words, verb_of
-from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.scheduling import Amount, Needs, Phase, Stay
 from llmux.switching.chronicle import SwitchRecord
@@ -272,7 +271,6 @@ class StatusReport:
         last = self._switcher.chronicle.last_switch(name)
         oldest = model.oldest()
         pin = pins.get(name)
-        sleeps_at = self._switcher.sleeps_at(model)
         return {
             "name": name,
             "aliases": self._aliases.get(name, []),
@@ -295,7 +293,7 @@ class StatusReport:
                 if model.wake_backoff.until > now or model.sleep_backoff.until > now
                 else None
             ),
-            "idle_sleep_at": None if sleeps_at is None else at(sleeps_at),
+            "idle_sleep_at": None,
             "pinned_until": None if pin is None or pin.until is None else at(pin.until),
         }
 

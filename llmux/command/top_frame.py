@@ -19,7 +19,6 @@ __all__ = ["LANE_SECS", "by_interest", "cut", "frame_lines", "wrap"]
 
 Line = list[Styled]
 LANE_SECS = 1800.0
-_SHORTEST_LANE_SECS = 60.0
 _NARROW = 60
 _LEAST_MODELS = 3
 
@@ -157,9 +156,6 @@ def _lanes(
     status: Mapping[str, Any], history: SeenHistory, width: int, colour: bool
 ) -> list[Line]:
     lines: list[Line] = []
-    now = moment(status["now"])
-    # Nothing is known of the time before llmux started.
-    secs = max(_SHORTEST_LANE_SECS, min(LANE_SECS, now - moment(status["started"])))
     for resource in status["resources"]:
         held = ", ".join(
             f"{name} {units:g}" if resource["capacity"] != 1 else name
@@ -171,13 +167,13 @@ def _lanes(
             history,
             status,
             resource,
-            end=now,
-            secs=secs,
+            end=moment(status["now"]),
+            secs=LANE_SECS,
             width=width,
             colour=colour,
         )
     if lines:
-        ago = f"{in_words(secs)} ago"
+        ago = f"{in_words(LANE_SECS)} ago"
         key = "= awake  / draining  . scripts  x uncertain"
         if colour:
             key = key.replace("= awake  ", "")

@@ -73,6 +73,7 @@ class _Conversion:
         document = self._document
         self._draft.remarks = [
             f"Made by llmux init from {os.path.abspath(file)}, a configuration of llama-swap.",
+            "Commands run in the directory of this file, and not where llama-swap was started.",
         ]
         models = self._models()
         self._draft.models = list(models.values())

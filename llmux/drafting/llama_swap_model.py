@@ -97,7 +97,7 @@ class ModelConversion:
     def _text(self, key: str) -> str | None:
         """Return a text without macros; None, with a note, where that cannot be."""
         value = self._macros.resolved(self._raw.get(key))
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             return None
         left = unknown_macros(value)
         if not isinstance(value, str) or left:
@@ -296,7 +296,9 @@ class ModelConversion:
             context = capabilities.get("context")
             if isinstance(context, int) and context > 0:
                 metadata["context"] = context
-            if isinstance(inputs := capabilities.get("in"), list) and inputs:
+            given = capabilities.get("in")
+            inputs = [each for each in given if each and isinstance(each, str)] if given else []
+            if inputs:
                 metadata["in"] = inputs
             if capabilities.get("tools") is True:
                 metadata["tools"] = True

@@ -52,12 +52,13 @@ class Macros:
             return [self.resolved(item) for item in value]
         if isinstance(value, dict):
             return {self.resolved(key): self.resolved(item) for key, item in value.items()}
-        if not isinstance(value, str):
-            return value
         for name, macro in reversed(self._values.items()):
             if value == f"${{{name}}}":
-                return self.resolved(macro)
-            value = value.replace(f"${{{name}}}", _written(macro))
+                value = macro
+            elif isinstance(value, str):
+                value = value.replace(f"${{{name}}}", _written(macro))
+        if not isinstance(value, str):
+            return value
         return _ENVIRONMENT.sub(lambda m: self._environment.get(m[1], m[0]), value)
 
 
