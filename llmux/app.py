@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["App", "assemble", "build_app", "build_policy", "model_settings_of", "settings_of"]
 
 _SCRIPT_POLLS = (0.1, 1.0)
-_HEALTH_POLLS = (0.03, 0.03)
+_HEALTH_POLLS = (0.02, 0.02)
 """Seconds from one question to the next while a model wakes: the first pause, and the longest.
 A question of ours starts no process."""
 

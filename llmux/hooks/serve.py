@@ -41,8 +41,11 @@ __all__ = ["ServeHooks"]
 _NO = 1
 """The exit status of an alive script that would have said the same."""
 
-_POLL = 0.03
+_POLL = 0.02
 """Seconds from one question of health to the next while a server gets ready."""
+
+_SAID_JUST_NOW = 0.01
+"""Seconds for which a yes is not asked for again."""
 
 _FIRST_LOOK = 0.005
 """Seconds from TERM to the first look whether a server has gone; then longer, up to C{LOOK}."""
@@ -157,6 +160,10 @@ class ServeHooks:
             if self._serves and server.lives:
                 server.signal(signal.SIGKILL)
             return self._answer(model, HookKind.ALIVE, _gone(0.0))
+        since = self.reactor.seconds() - server.said_yes_at
+        if server.said_yes and since < _SAID_JUST_NOW:
+            # The wake has ended with that answer.
+            return AnsweredHook(self.reactor, HookResult(0, False, 0.0, "ready"))
         question = self.question(model)
 
         def answered(result: HookResult) -> HookResult:
@@ -353,6 +360,7 @@ class _Wake(_ServerRun):
             if answer.ok:
                 server.on_end = None
                 server.said_yes = True
+                server.said_yes_at = self.clock.seconds()
                 return self.result("ready", ok=True)
             if server.runs and self.ended_for is None:
                 await self.wait(_POLL)

@@ -82,6 +82,7 @@ class ModelServer:
     @ivar record: what was started last and has not been ended by llmux; None if nothing was.
     @ivar said_yes: this llmux knows the server to have been ready, and has not told it to
         end since.
+    @ivar said_yes_at: when a wake ended with the server's yes.
     @ivar end: how the process ended that this llmux has started, in a few words; "" as long
         as it runs.
     @ivar on_end: is called when that process has ended; None if nobody wants to know.
@@ -101,6 +102,7 @@ class ModelServer:
         """
         self.record: ServerRecord | None = None
         self.said_yes = False
+        self.said_yes_at = float("-inf")
         self.end = ""
         self.on_end: Callable[[], None] | None = None
         self._clock = clock
