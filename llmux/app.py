@@ -4,6 +4,7 @@ The parts of llmux, put together from a configuration.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
 from llmux.config.room import room_of
 from llmux.hooks.assembly import assemble_hooks
+from llmux.hooks.command_notes import CommandNotes
+from llmux.hooks.state import state_path
 from llmux.interfaces import IHookRunner, IPlaceNotes, ISwitchPolicy, IWakeNotes, Needs
 from llmux.monitoring.metrics import Metrics
 from llmux.monitoring.output_ring import OutputRing
@@ -28,6 +31,8 @@ from llmux.proxy.model_list import ModelList, listed_names
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.lasting import LastingCommands
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 
@@ -126,8 +131,10 @@ def assemble(
     places: IPlaceNotes | None = IPlaceNotes(hooks, None)
     room = room_of(config)
     assembled = None
+    lasting = None
     if hooks is None:
         assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics, ring=ring)
+        lasting = LastingCommands(reactor, CommandNotes(state_path(config)), time.time)
         hooks, notes = assembled.hooks, assembled.notes
         places = assembled.places
     switcher = ModelSwitcher(
@@ -140,6 +147,11 @@ def assemble(
         resources=room.resources,
         wake_notes=notes,
         place_notes=places,
+        lasting=lasting,
+        preload=config.preload,
+        default=None
+        if config.default_model is None
+        else DefaultModel(config.default_model, config.default_after_secs),
     )
     switcher.call_when_stopped(pool.close)
     if assembled is not None:
@@ -191,6 +203,7 @@ def assemble(
         )
 
     entrance = Entrance(administration, lambda: NothingElse(refusals))
+    entrance.control = switcher.steering
     switcher.call_when_stopped(entrance.close)
     door = Door(has_admin=config.admin.listen is None)
     listing = ModelList(refusals, models, lambda: switcher.models)
@@ -243,6 +256,7 @@ def model_settings_of(model: ModelConfig, places: Sequence[Needs]) -> ModelSetti
         check=model.check_secs,
         places=places,
         always=model.keep is not None,
+        idle_sleep=model.idle_sleep_secs,
         prepares=model.prepare is not None,
         polls=_SCRIPT_POLLS if model.alive is not None else _HEALTH_POLLS,
     )

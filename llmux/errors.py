@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = [
     "HookFailed",
     "ModelNotFound",
+    "ModelPinned",
     "NotReady",
+    "Paused",
     "SwitchError",
     "SwitchTimeout",
 ]
@@ -34,6 +36,28 @@ class ModelNotFound(SwitchError):
 
 class NotReady(SwitchError):
     """The model cannot be had now: llmux is stopping."""
+
+
+class Paused(SwitchError):
+    """Switching is paused, and requests that would have to wait are refused."""
+
+    def __init__(self, model: str, seconds_left: float | None = None) -> None:
+        super().__init__(
+            model,
+            f"Model {model} is not awake, and llmux is paused by its operator",
+            seconds_left,
+        )
+
+
+class ModelPinned(SwitchError):
+    """Another model is pinned, and requests for models that need its room are refused."""
+
+    def __init__(self, model: str, pinned: str, seconds_left: float | None = None) -> None:
+        super().__init__(
+            model,
+            f"Model {model} is not awake, and {pinned} is pinned by the operator of llmux",
+            seconds_left,
+        )
 
 
 class SwitchTimeout(SwitchError):

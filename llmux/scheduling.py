@@ -19,6 +19,7 @@ from llmux.events import PolicyEvent
 
 if TYPE_CHECKING:
     from fractions import Fraction
+from itertools import product
 
 __all__ = [
     "ONE_SLOT",
@@ -48,6 +49,18 @@ Needs = Mapping[str, Amount]
 
 ONE_SLOT: Needs = {"gpu": 1}
 """The only resource, where none are configured; then every model needs all of it."""
+
+
+def fit_together(total: Needs, models: Sequence[Sequence[Needs]]) -> bool:
+    """
+    Tell whether models can be awake at once.
+
+    @param models: the places of each of them.
+    """
+    return any(
+        all(sum(needs.get(name, 0) for needs in chosen) <= total[name] for name in total)
+        for chosen in product(*models)
+    )
 
 
 class Phase(Enum):

@@ -11,10 +11,10 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from llmux.admin.administration import Administration
-from llmux.admin.control import IControl, Pause, Pin
 from llmux.admin.doors import Door
 from llmux.app import App, assemble
 from llmux.config import config_from_mapping
+from llmux.control import IControl, Pause, Pin
 from llmux.web.access import AccessRules
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner

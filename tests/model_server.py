@@ -34,7 +34,11 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        answer = {"pid": os.getpid(), "port": int(os.environ["LLMUX_PORT"])}
+        answer = {
+            "pid": os.getpid(),
+            "port": int(os.environ["LLMUX_PORT"]),
+            "place": int(os.environ.get("LLMUX_PLACE", "0")),
+        }
         self._answer(200, json.dumps(answer).encode())
 
     def _answer(self, status: int, body: bytes) -> None:

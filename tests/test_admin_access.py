@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
-from llmux.admin.control import IControl, NoControl
 from llmux.admin.login import COOKIE_SECS, TOKEN_SECS, Login
+from llmux.admin.no_control import NoControl
+from llmux.control import IControl
 from llmux.web.site import LlmuxSite
 from tests.admin_world import AdminWorld, NotingControl
 from tests.conftest import LoggedEvents

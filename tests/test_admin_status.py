@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmux.admin.control import Pause, Pin
 from llmux.admin.moments import Moments
 from llmux.admin.reasons import in_words
+from llmux.control import Pause, Pin
 from llmux.interfaces import HookKind, Phase
 from llmux.monitoring.metrics import Histogram
 from llmux.scheduling import Rebind, Reopen, Stay, Switch, Why

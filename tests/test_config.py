@@ -65,6 +65,8 @@ class TestSound:
         assert config.shutdown_timeout_secs == 30.0
         assert (config.sleep_on_exit, config.max_body_mb) == (False, 512)
         assert (config.request_log, config.state_dir) == (None, None)
+        assert (config.preload, config.default_model) == ((), None)
+        assert (config.default_after_secs, a.idle_sleep_secs) == (60.0, None)
         policy = config.policy
         assert (policy.name, policy.drain_before_switch) == ("cost_aware", True)
         assert (policy.request_timeout_secs, policy.drain_timeout_secs) == (None, None)
@@ -450,6 +452,28 @@ BAD_YAML = [
         model(health="x"),
         'models.a.health: the string "x" is not a path; give one that begins with a slash, as '
         'in "/health"',
+    ),
+    (
+        model(idle_sleep_secs="0"),
+        f"models.a.idle_sleep_secs: 0 {TIME_LIMIT}{NO_LIMIT}",
+    ),
+    (
+        model(idle_sleep_secs="60", keep="always"),
+        "models.a.idle_sleep_secs: a is kept awake always (keep: always); leave out one of the "
+        "two",
+    ),
+    (
+        GOOD + "preload: [b]",
+        'preload[0]: there is no model "b"; known here: a',
+    ),
+    (
+        GOOD.replace("a:", "alpha:") + "default_model: alpa",
+        'default_model: there is no model "alpa"; did you mean alpha?',
+    ),
+    (
+        f"models: {{a: {{{MODEL}}}, b: {{{MODEL}}}}}\npreload: [a, b]",
+        "preload: these need 2 of gpu (a's 1 and b's 1), and there is 1; leave out as many as "
+        "do not fit",
     ),
     (GOOD + "abandon_wake_secs: -1", f"abandon_wake_secs: -1 {TIME_LIMIT}{NO_LIMIT}"),
     (model(wake_timeout_secs="0"), f"models.a.wake_timeout_secs: 0 {TIME_LIMIT}"),

@@ -28,6 +28,7 @@ FLOORS = {
     "monitoring": 2,
     "backend": 1,
     "web": 1,
+    "control": 1,
     "interfaces": 1,
     "scheduling": 0.5,
     "events": 0,

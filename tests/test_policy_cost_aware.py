@@ -317,6 +317,53 @@ def test_a_model_does_not_linger_while_many_wait_for_another() -> None:
     assert at.ran()[-1] == "a sleep"
 
 
+def alternate(at: World, think: float, rounds: int) -> None:
+    """A client that asks two models by turns, five times each."""
+    for _ in range(rounds):
+        for name in "aaaaabbbbb":
+            serve(at, name, 1.0)
+            at.advance(think)
+
+
+def test_a_model_does_not_linger_for_a_client_that_uses_two_models_by_turns() -> None:
+    at = world()
+    alternate(at, 2.0, 3)
+    for name, other in ("ab", "ba", "ab", "ba"):
+        serve(at, name, 1.0)
+        at.advance(2.0)
+        client = at.ask(other)
+        assert at.ran()[-1] == f"{name} sleep", "at once"
+        at.advance(11.0)
+        client.finish()
+        at.advance(2.0)
+
+
+def test_a_model_lingers_again_when_its_clients_have_come_back_during_switches() -> None:
+    """Lessons are learnt from models that were left at once, too."""
+    at = world()
+    agent(at, 2.0, 6)
+    serve(at, "a", 1.0)
+    other = at.ask("b")
+    at.advance(20.0)
+    other.finish()
+    agent(at, 2.0, 6)
+    left_at_once = []
+    for _ in range(5):
+        serve(at, "a", 1.0)
+        other = at.ask("b")
+        left_at_once.append(at.ran()[-1] == "a sleep")
+        at.advance(2.0)
+        back = at.ask("a")
+        unfinished = [back, other]
+        while unfinished:
+            at.advance(0.5)
+            for client in [client for client in unfinished if client.served]:
+                unfinished.remove(client)
+                client.finish()
+    assert left_at_once[0]
+    assert not left_at_once[-1]
+
+
 # -------------------------------------------------------------- where to go
 
 

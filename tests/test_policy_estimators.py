@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmux.policy.estimators import (
     AbsenceGaps,
+    AnswerRate,
     CompletionInterval,
     Ghosts,
     InFlightTimes,
@@ -103,6 +104,38 @@ def test_one_gap_tells_nothing() -> None:
     gaps.emptied(0)
     gaps.arrived(3)
     assert gaps.median is None
+
+
+def test_a_request_is_in_time_before_its_limit_and_before_another_model_wakes() -> None:
+    gaps = AbsenceGaps()
+    assert gaps.returning == 1, "one success is taken for granted"
+    gaps.emptied(0)
+    gaps.awaited(5)
+    gaps.awaited(100)
+    gaps.arrived(6)
+    assert gaps.returning == 1 / 2, "too late: the first limit of a gap counts"
+    gaps.emptied(10)
+    gaps.awaited(15)
+    gaps.overtaken()
+    gaps.arrived(12)
+    assert gaps.returning == 1 / 3, "another model woke"
+    gaps.emptied(20)
+    gaps.awaited(25)
+    gaps.arrived(25)
+    assert gaps.returning == 2 / 4
+    gaps.emptied(30)
+    gaps.overtaken()
+    gaps.arrived(31)
+    assert gaps.returning == 2 / 4, "nobody else waited in this gap"
+    assert gaps.upper == 5, "all of them are gaps"
+
+
+def test_the_rate_of_answers_counts_from_the_first_question_on_and_fades() -> None:
+    rate = AnswerRate()
+    assert rate.per_second(100, 50) == 0
+    assert rate.per_second(199, 100) == pytest.approx(0.5, rel=0.01)
+    assert rate.per_second(199, 100) == pytest.approx(0.5, rel=0.01)
+    assert rate.per_second(10_000, 100) < 0.001
 
 
 def test_ghosts_are_counted_until_they_are_cleared() -> None:

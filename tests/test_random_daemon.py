@@ -1,6 +1,6 @@
 """
-Hundreds of requests over three models through real sockets and real hooks,
-which take their time and fail, while clients leave and backends die.
+Hundreds of requests over three models, one awake at a time or as many as fit, through real
+sockets and real hooks, which take their time and fail, while clients leave and backends die.
 """
 
 from __future__ import annotations
@@ -25,22 +25,33 @@ from zope.interface import implementer
 
 from llmux.app import build_app
 from llmux.config import config_from_mapping
+from llmux.config.room import room_of
+from llmux.hooks.places import Places
 from llmux.hooks.runner import HookRunner
-from llmux.interfaces import HookKind, IHookRunner, IRunningHook
+from llmux.interfaces import HookKind, IHookRunner, IPlaceNotes, IRunningHook
 from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.switching.switcher import ModelSwitcher
 from llmux.web.site import LlmuxSite
+from tests.invariants import check_invariants
 
 reactor: Any = installed
 
 MODELS = "abc"
+RANDOM_NEEDS = 3
+"""Resources of the houses with random needs."""
+
+FIFO = {"name": "fifo"}
+COST_AWARE = {"name": "cost_aware", "initial_switch_cost_secs": 0.1}
 REQUESTS = 300
 AT_ONCE = 24
 
 WAKE = """
 read -r delay fails < $LLMUX_MODEL.wake
 sleep $delay
-if ls *.awake >/dev/null 2>&1; then touch two-awake; fi
+for resource in $(echo "${LLMUX_RESOURCES-gpu}" | tr , ' '); do
+  if ls *.awake.$resource >/dev/null 2>&1; then touch two-awake; fi
+  touch $LLMUX_MODEL.awake.$resource
+done
 if [ "$fails" = 1 ]; then echo "cannot wake" >&2; exit 3; fi
 touch $LLMUX_MODEL.awake
 """
@@ -48,7 +59,7 @@ SLEEP = """
 read -r delay fails < $LLMUX_MODEL.sleep
 sleep $delay
 if [ "$fails" = 1 ]; then exit 4; fi
-rm -f $LLMUX_MODEL.awake
+rm -f $LLMUX_MODEL.awake $LLMUX_MODEL.awake.*
 """
 ALIVE = "test -e $LLMUX_MODEL.awake"
 
@@ -78,6 +89,8 @@ class Backend(Factory):
     def die(self) -> None:
         """At once, in the middle of everything."""
         self.file.unlink(missing_ok=True)
+        for file in self.file.parent.glob(f"{self.model}.awake.*"):
+            file.unlink()
         for connection in list(self.connections):
             connection.transport.abortConnection()
 
@@ -216,12 +229,20 @@ class Client(Protocol):
         return "refused"
 
 
-@implementer(IHookRunner)
+@implementer(IHookRunner, IPlaceNotes)
 class Watched:
-    """Real hooks, watched for what must not happen when they begin."""
+    """
+    Real hooks, watched for what must not happen when they begin.
 
-    def __init__(self, hooks: IHookRunner, backends: dict[str, Backend]) -> None:
+    @ivar most: how many models were awake at a time, at most.
+    """
+
+    def __init__(
+        self, hooks: IHookRunner, backends: dict[str, Backend], places: Places | None
+    ) -> None:
         self.hooks = hooks
+        self.places = places
+        self.most = 0
         self.backends = backends
         self.switcher: ModelSwitcher
         self.running = 0
@@ -233,6 +254,8 @@ class Watched:
             self.wrongs.append(
                 f"the sleep hook of {model} began with {flying[model]} in flight"
             )
+        check_invariants(self.switcher)
+        self.most = max(self.most, sum(backend.awake for backend in self.backends.values()))
         self.running += 1
         run = self.hooks.start(model, hook)
         run.exited.addBoth(self._exited)
@@ -241,6 +264,13 @@ class Watched:
     def _exited(self, result: Any) -> Any:
         self.running -= 1
         return result
+
+    def place_of(self, model: str) -> int | None:
+        return 0 if self.places is None else self.places.place_of(model)
+
+    def choose_place(self, model: str, place: int) -> None:
+        if self.places is not None:
+            self.places.choose_place(model, place)
 
 
 async def until(what: Callable[[], Any]) -> None:
@@ -252,10 +282,30 @@ async def until(what: Callable[[], Any]) -> None:
     raise AssertionError("waited in vain")
 
 
+def needs_of(random: Random) -> dict[str, Any]:
+    """Of each model what it needs of resources of which there is one each."""
+    resources = [f"gpu{n}" for n in range(RANDOM_NEEDS)]
+
+    def place() -> dict[str, int]:
+        return dict.fromkeys(random.sample(resources, random.choice([1, 1, 2, 3])), 1)
+
+    needs: dict[str, Any] = {}
+    for model in MODELS:
+        first, second = place(), place()
+        needs[model] = {"needs": [first, second] if first != second else first}
+    return needs
+
+
 class Chaos:
-    def __init__(self, directory: Path, seed: int, policy: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, seed: int, policy: dict[str, Any], several: bool = False
+    ) -> None:
         self.directory = directory
         self.random = random = Random(seed)
+        needs = needs_of(random) if several else {model: {} for model in MODELS}
+        room: dict[str, Any] = {}
+        if several:
+            room["resources"] = [f"gpu{n}" for n in range(RANDOM_NEEDS)]
         self.backends = {model: Backend(model, directory, random) for model in MODELS}
         self.ports = [
             reactor.listenTCP(0, backend, interface="127.0.0.1")
@@ -270,16 +320,20 @@ class Chaos:
                         "sleep": SLEEP,
                         "alive": ALIVE,
                         "wake_timeout_secs": 10,
+                        **needs[model],
                     }
                     for model, port in zip(MODELS, self.ports, strict=True)
                 },
                 "policy": {**policy, "request_timeout_secs": 20},
                 "shutdown_timeout_secs": 10,
                 "sleep_on_exit": True,
+                **room,
             },
             directory=str(directory),
         )
-        self.hooks = Watched(HookRunner(reactor, config.models, str(directory)), self.backends)
+        places = Places(room_of(config)) if several else None
+        runner = HookRunner(reactor, config.models, str(directory), places=places)
+        self.hooks = Watched(runner, self.backends, places)
         resource, self.switcher = build_app(config, reactor, hooks=self.hooks)
         self.hooks.switcher = self.switcher
         self.site = LlmuxSite(resource, reactor, scan=scan_on_arrival)
@@ -339,13 +393,18 @@ class Chaos:
 
 
 @pytest.mark.parametrize(
-    ("seed", "policy"),
-    [(1, {"name": "fifo"}), (2, {"name": "cost_aware", "initial_switch_cost_secs": 0.1})],
-    ids=["fifo", "cost_aware"],
+    ("seed", "policy", "several"),
+    [
+        (1, FIFO, False),
+        (2, COST_AWARE, False),
+        (3, FIFO, True),
+        (4, COST_AWARE, True),
+    ],
+    ids=["fifo", "cost_aware", "fifo, random needs", "cost_aware, random needs"],
 )
 @pytest_twisted.ensureDeferred
-async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any]) -> None:
-    chaos = Chaos(tmp_path, seed, policy)
+async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any], several: bool) -> None:
+    chaos = Chaos(tmp_path, seed, policy, several)
     await chaos.storm()
     for n in range(6):
         assert await chaos.request(REQUESTS + n, well_behaved=True) == "answered"
@@ -356,6 +415,7 @@ async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any]) -> None:
     assert "no answer" not in chaos.outcomes
     assert chaos.hooks.wrongs == []
     assert not chaos.two_awake()
+    assert chaos.hooks.most > 1 or not several, "never were two awake at a time"
     assert [b.while_asleep for b in chaos.backends.values()] == [0, 0, 0]
     assert chaos.hooks.running == 0
     assert not [m for m in MODELS if chaos.backends[m].awake], "put to sleep on exit"

@@ -24,6 +24,7 @@ class House:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.further: dict[str, Any] = {}
 
     def configure(self, **models: Any) -> None:
         """Models, by the options of their servers, or by their keys."""
@@ -31,6 +32,7 @@ class House:
         document = {
             "port": self.port,
             "state_dir": "state",
+            **self.further,
             "models": {
                 name: {"serve": f"{SERVER} {keys}"} if isinstance(keys, str) else keys
                 for name, keys in models.items()
@@ -222,6 +224,21 @@ def test_a_server_that_llmux_has_left_does_not_depend_on_it(house: House) -> Non
     assert runs(pid)
 
 
+def test_servers_that_fit_together_are_awake_together_and_adopted_where_they_are(
+    house: House,
+) -> None:
+    house.further = {"resources": {"gpu0": 10, "gpu1": 10}}
+    either = {"serve": SERVER, "needs": [{"gpu0": 6}, {"gpu1": 6}]}
+    house.configure(a=either, b=either)
+    with house.daemon() as daemon:
+        before = [house.ask(model) for model in "ab"]
+        assert [answer["place"] for answer in before] == [1, 2]
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    with house.daemon():
+        assert [house.ask(model) for model in "ba"] == before[::-1]
+
+
 def test_check_runs_the_whole_cycle(house: House) -> None:
     house.configure(a="--delay 0.1", b={"serve": "exit 3"})
     said = run("check", "-c", "config.json", "--hooks", "--cycle", cwd=house.directory)
@@ -251,9 +268,8 @@ def test_check_asks_a_server_that_serves_and_leaves_it_alone(house: House) -> No
 
 
 def test_sleep_on_exit_ends_the_server(house: House) -> None:
+    house.further = {"sleep_on_exit": True}
     house.configure(a="")
-    file = house.directory / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"sleep_on_exit": True}))
     with house.daemon() as daemon:
         pid = house.ask("a")["pid"]
         daemon.signal(signal.SIGTERM)

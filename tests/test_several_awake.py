@@ -356,3 +356,33 @@ def test_an_uncertain_model_blocks_only_who_needs_its_room() -> None:
     world.hooks.script("chat", SLEEP, 1.0)
     world.advance(100)
     assert world.phase("chat") is Phase.ASLEEP
+
+
+# -------------------------------------------------------------------------- metrics
+
+
+def test_metrics_say_what_is_held_and_how_many_made_room() -> None:
+    world, _ = house()
+    world.wake("chat").finish()
+    world.wake("code").finish()
+    text = world.switcher.metrics.expose().decode()
+    for line in (
+        'llmux_resource_capacity{resource="gpu0"} 24.0',
+        'llmux_resource_held{model="chat",resource="gpu0"} 20.0',
+        'llmux_resource_held{model="code",resource="gpu1"} 20.0',
+    ):
+        assert line in text, line
+    world.wake("big").finish()
+    world.wake("chat").finish()
+    text = world.switcher.metrics.expose().decode()
+    for line in (
+        'llmux_resource_held{model="chat",resource="gpu0"} 20.0',
+        'llmux_switch_total{from="several",result="success",to="big"} 1.0',
+        'llmux_switch_total{from="big",result="success",to="chat"} 1.0',
+        'llmux_switch_victims_bucket{le="0.0"} 2.0',
+        'llmux_switch_victims_bucket{le="1.0"} 3.0',
+        'llmux_switch_victims_bucket{le="2.0"} 4.0',
+        "llmux_switch_victims_count 4.0",
+    ):
+        assert line in text, line
+    assert 'model="big",resource' not in text

@@ -26,6 +26,8 @@ from llmux.interfaces import (
 )
 from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicy
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.lasting import ICommandNotes, LastingCommands
 from llmux.switching.phases import Phase
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
@@ -94,8 +96,8 @@ class Client:
         deferred.addCallbacks(self._got, self._failed)
 
     def _got(self, guard: InFlightGuard) -> None:
-        own = [change for change in self.world.switches() if change[1:] == self.model]
-        assert own[-1] == f"+{self.model}", f"{self.model} is not awake"
+        phase = self.world.switcher.models[self.model].phase
+        assert phase in (Phase.AWAKE, Phase.DRAINING), f"{self.model} is not awake"
         assert guard.model == self.model
         self.guard = guard
         guard.on_abort = self.aborted.append
@@ -161,6 +163,9 @@ class World:
         places: Mapping[str, Sequence[Needs]] | None = None,
         always: Iterable[str] = (),
         remembered: Mapping[str, int] | None = None,
+        commands: ICommandNotes | None = None,
+        preload: Sequence[str] = (),
+        default: DefaultModel | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -190,6 +195,9 @@ class World:
             resources=resources,
             place_notes=self.places,
             wake_notes=Notes(frozenset(interrupted)) if interrupted else None,
+            lasting=LastingCommands(self.clock, commands, lambda: self.clock.seconds() + 5000),
+            preload=preload,
+            default=default,
         )
         if start:
             self.switcher.start()

@@ -11,16 +11,17 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from llmux.admin.command_resource import CommandTrace
-from llmux.admin.control import CommandError, IControl, NoControl
 from llmux.admin.doors import Door
 from llmux.admin.event_stream import EventStream
 from llmux.admin.login import Login
 from llmux.admin.moments import Moments
+from llmux.admin.no_control import NoControl
 from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
 from llmux.admin.replies import RefusalSink
 from llmux.admin.request_rows import RequestRows
 from llmux.admin.status_report import StatusReport
 from llmux.admin.stream_reader import StreamReader
+from llmux.control import CommandError, IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.monitoring.output_ring import OutputRing
 from llmux.monitoring.request_journal import RequestJournal

@@ -12,11 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from llmux.admin.control import CommandError
 from llmux.admin.doors import Role
 from llmux.admin.orders import Verb, parse_order
 from llmux.admin.replies import AdminResource, RefusalSink, send_json
 from llmux.admin.roles import Access, Asker
+from llmux.control import CommandError
 from llmux.web.body import body_of
 from llmux.web.error_reply import ApiError
 

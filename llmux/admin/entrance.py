@@ -15,8 +15,8 @@ from llmux.admin.doors import Door
 
 if TYPE_CHECKING:
     from llmux.admin.administration import Administration
-    from llmux.admin.control import IControl
     from llmux.admin.orders import Verb
+    from llmux.control import IControl
 
 __all__ = ["Entrance"]
 

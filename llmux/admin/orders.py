@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 
-from llmux.admin.control import CommandError, IControl
 from llmux.admin.roles import Asker
+from llmux.control import CommandError, IControl
 from llmux.similar_names import most_similar
 
 __all__ = ["Key", "Order", "Verb", "WrongValue", "control_verbs", "parse_order", "seconds_of"]

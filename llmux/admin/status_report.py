@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmux._version import __version__
-from llmux.admin.control import IControl, pins_by_model
 from llmux.admin.moments import Moments
+from llmux.admin.no_control import pins_by_model
 from llmux.admin.reasons import in_words, verb_of
+from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.scheduling import Amount, Needs, Phase, Stay
 from llmux.switching.chronicle import SwitchRecord
@@ -271,6 +272,7 @@ class StatusReport:
         last = self._switcher.chronicle.last_switch(name)
         oldest = model.oldest()
         pin = pins.get(name)
+        sleeps_at = self._switcher.sleeps_at(model)
         return {
             "name": name,
             "aliases": self._aliases.get(name, []),
@@ -293,7 +295,7 @@ class StatusReport:
                 if model.wake_backoff.until > now or model.sleep_backoff.until > now
                 else None
             ),
-            "idle_sleep_at": None,
+            "idle_sleep_at": None if sleeps_at is None else at(sleeps_at),
             "pinned_until": None if pin is None or pin.until is None else at(pin.until),
         }
 

@@ -5,6 +5,7 @@ Events and requests as lines for people.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from time import strftime
 from typing import Any
 
 from llmux.command.durations import in_words, in_words_range
@@ -47,11 +48,15 @@ def _request_styles(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def requests_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Styled]]:
-    """Yield the lines of a table of requests."""
-    return table(
-        _HEADINGS, [_request_cells(r) for r in rows], [_request_styles(r) for r in rows]
-    )
+def requests_table(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[list[Styled]]:
+    """
+    Yield the lines of a table of requests, the latest last.
+
+    @param most: as many of the latest as are shown.
+    """
+    shown = sorted(rows, key=lambda row: str(row.get("at") or ""))[-most:]
+    cells, styles = map(_request_cells, shown), map(_request_styles, shown)
+    return table(_HEADINGS, list(cells), list(styles))
 
 
 def event_lines(kind: str, data: Mapping[str, Any]) -> Iterator[list[Styled]]:
@@ -61,7 +66,9 @@ def event_lines(kind: str, data: Mapping[str, Any]) -> Iterator[list[Styled]]:
     @param data: the event's JSON.
     """
     at = data.get("at") or data.get("now")
-    start = [Styled(clock_time(at) if at else " " * 8, "dim"), Styled(f" {kind:<9}", "dim")]
+    # What has no time of its own has just happened.
+    time = clock_time(at) if at else strftime("%H:%M:%S")
+    start = [Styled(f"{time} {kind:<9}", "dim")]
     if kind == "status":
         for line in status_sentences(data):
             yield [*start, *line]
@@ -102,7 +109,8 @@ def _model(data: Mapping[str, Any]) -> list[Styled]:
 def _switch(data: Mapping[str, Any]) -> list[Styled]:
     spans = [Styled("to "), Styled(str(data.get("target")), "strong")]
     if data.get("victims"):
-        spans.append(Styled(f", {', '.join(data['victims'])} make room"))
+        makes = "makes" if len(data["victims"]) == 1 else "make"
+        spans.append(Styled(f", {', '.join(data['victims'])} {makes} room"))
     result = data.get("result")
     if result:
         spans += [Styled(": "), Styled(str(result), "good" if result == "ok" else "bad")]

@@ -50,7 +50,7 @@ def status_sentences(status: Status) -> Iterator[list[Styled]]:
     for model in shown[:_MOST_NAMED]:
         yield model_sentence(status, model)
     if len(shown) > _MOST_NAMED:
-        yield [Styled(f"{len(shown) - _MOST_NAMED} more are not asleep.", "dim")]
+        yield [Styled(f"Not asleep besides: {len(shown) - _MOST_NAMED} more.", "dim")]
     if not shown:
         unknown = [m for m in models if m["state"] == "unknown"]
         if unknown:
@@ -63,7 +63,7 @@ def status_sentences(status: Status) -> Iterator[list[Styled]]:
         yield _waiting(model)
     if len(waiting) > _MOST_NAMED:
         others = sum(m["waiters"] for m in waiting[_MOST_NAMED:])
-        yield [Styled(f"{others} more wait for {len(waiting) - _MOST_NAMED} other models.")]
+        yield [Styled(f"{others} more in all wait for other models.")]
 
 
 def _turn_order(model: Status) -> tuple[float, float]:
@@ -146,7 +146,8 @@ def _room(status: Status, name: str) -> str:
 
 
 def _expected(status: Status, model: Status) -> str:
-    waiters = f", {model['waiters']} wait for it" if model["waiters"] else ""
+    count = model["waiters"]
+    waiters = f", {count} {'waits' if count == 1 else 'wait'} for it" if count else ""
     for switch in _switches(status):
         if switch["target"] == model["name"] and switch.get("expected_secs"):
             whole = in_words_range(switch["expected_secs"])

@@ -19,6 +19,7 @@ __all__ = ["LANE_SECS", "by_interest", "cut", "frame_lines", "wrap"]
 
 Line = list[Styled]
 LANE_SECS = 1800.0
+_SHORTEST_LANE_SECS = 60.0
 _NARROW = 60
 _LEAST_MODELS = 3
 
@@ -156,6 +157,9 @@ def _lanes(
     status: Mapping[str, Any], history: SeenHistory, width: int, colour: bool
 ) -> list[Line]:
     lines: list[Line] = []
+    now = moment(status["now"])
+    # Nothing is known of the time before llmux started.
+    secs = max(_SHORTEST_LANE_SECS, min(LANE_SECS, now - moment(status["started"])))
     for resource in status["resources"]:
         held = ", ".join(
             f"{name} {units:g}" if resource["capacity"] != 1 else name
@@ -167,13 +171,13 @@ def _lanes(
             history,
             status,
             resource,
-            end=moment(status["now"]),
-            secs=LANE_SECS,
+            end=now,
+            secs=secs,
             width=width,
             colour=colour,
         )
     if lines:
-        ago = f"{in_words(LANE_SECS)} ago"
+        ago = f"{in_words(secs)} ago"
         key = "= awake  / draining  . scripts  x uncertain"
         if colour:
             key = key.replace("= awake  ", "")

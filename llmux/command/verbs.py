@@ -264,7 +264,7 @@ def _requests(verb: str, link: DaemonLink, options: Namespace) -> int:
     else:
         from llmux.command.event_lines import requests_table
 
-        _say(requests_table(answer["requests"][-options.lines :]))
+        _say(requests_table(answer["requests"], options.lines))
     if not options.follow:
         return DONE
     sys.stdout.flush()

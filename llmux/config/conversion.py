@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from twisted.internet.abstract import isIPv6Address
 
 from llmux.config.error import ConfigError, Path, key_path, shown
+from llmux.config.hook_checks import faults_of_hooks
 from llmux.config.name_checks import faults_of_changes, faults_of_names
 from llmux.config.naming import ModelMetadata, VariantConfig
 from llmux.config.room import (
@@ -26,7 +27,6 @@ from llmux.config.room import (
     room_of,
 )
 from llmux.config.values import (
-    DEFAULT_HEALTH,
     AdminConfig,
     Config,
     ModelConfig,
@@ -40,9 +40,6 @@ from llmux.similar_names import most_similar
 from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
 
 __all__ = ["EITHER_PLACE", "Conversion", "is_host", "keys_of"]
-
-MAX_SCRIPT_BYTES = 128 * 1024 - 1
-"""Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
 
 LIKE_ELSEWHERE = 0.8
 """How alike a key of another place must be to be suggested, as difflib counts."""
@@ -134,6 +131,7 @@ class Conversion:
             file=self.file,
         )
         self.check_room(config)
+        self.check_woken(config)
         self.check_policy(config)
         for at, name in enumerate(config.allowed_hosts):
             if not host_pattern_is_sound(name):
@@ -222,13 +220,8 @@ class Conversion:
         model = ModelConfig(**fields)
         for fault in faults_of_changes(path, model):
             self.fail(*fault)
-        self.check_hooks(path, model, raw)
-        if model.alive is not None and model.health != DEFAULT_HEALTH:
-            self.fail(
-                (*path, "health"),
-                "nobody asks for it where alive is a script",
-                "remove the one or the other",
-            )
+        for fault in faults_of_hooks(path, model, raw):
+            self.fail(*fault)
         self.check_host((*path, "host"), model.host)
         return model
 
@@ -260,60 +253,12 @@ class Conversion:
         self.check_known(path, raw, keys_of(type_))
         return type_(**self.fields(path, type_, raw))
 
-    def check_hooks(self, path: Path, model: ModelConfig, raw: Mapping[str, Any]) -> None:
-        for hook in ("serve", "wake", "sleep", "alive", "prepare"):
-            script = getattr(model, hook)
-            if script is not None:
-                self.check_script((*path, hook), script)
-        if model.serve is None:
-            if model.wake is None and model.sleep is None:
-                self.fail(
-                    (*path, "serve"),
-                    "missing",
-                    "give the command of the model's server, or port, wake and sleep",
-                )
-            for hook in ("wake", "sleep"):
-                if getattr(model, hook) is None:
-                    self.fail((*path, hook), "missing", "give a shell script")
-            if "stop_secs" in raw:
-                self.fail(
-                    (*path, "stop_secs"),
-                    "it is for servers that serve starts, and there is no serve",
-                    "remove it",
-                )
-            return
-        others = [hook for hook in ("wake", "sleep", "alive") if getattr(model, hook)]
-        if others:
-            self.fail(
-                (*path, "serve"),
-                f"given together with {' and '.join(others)}, but serve starts the server, "
-                "stops it and asks for its health by itself",
-                f"leave out serve, or {' and '.join(others)}",
-            )
-        if model.stop_secs >= model.sleep_timeout_secs:
-            self.fail(
-                (*path, "stop_secs"),
-                f"{model.stop_secs:g} is not below sleep_timeout_secs "
-                f"({model.sleep_timeout_secs:g})",
-                "make the first less or the second more",
-            )
-
     def check_host(self, path: Path, host: str) -> None:
         if not is_host(host):
             self.fail(
                 path,
                 f"{shown(host)} is neither a host's name nor an IP address",
                 "give it without http://, brackets and port",
-            )
-
-    def check_script(self, path: Path, script: str) -> None:
-        if not script.strip():
-            self.fail(path, "the script is empty", 'give a command; "true" does nothing')
-        if "\0" in script:
-            self.fail(path, "the script holds a NUL character", "remove it")
-        if len(script.encode("utf-8", "surrogatepass")) > MAX_SCRIPT_BYTES:
-            self.fail(
-                path, "the script is longer than 128 KiB", "put it in a file and call that"
             )
 
     # -------------------------------------------------------------- policy
@@ -385,6 +330,32 @@ class Conversion:
             room_of(config)
         except RoomError as e:
             self.fail(e.path, e.problem, e.remedy)
+
+    def check_woken(self, config: Config) -> None:
+        """Check the models that llmux wakes by itself."""
+        for at, name in enumerate(config.preload):
+            self.check_model(("preload", at), name, config.models)
+        if config.default_model is not None:
+            self.check_model(("default_model",), config.default_model, config.models)
+        for name, model in config.models.items():
+            if model.keep and model.idle_sleep_secs is not None:
+                self.fail(
+                    ("models", name, "idle_sleep_secs"),
+                    f"{name} is kept awake always (keep: always)",
+                    "leave out one of the two",
+                )
+        problem = room_of(config).problem_of(config.preload)
+        if problem is not None:
+            self.fail(("preload",), problem, "leave out as many as do not fit")
+
+    def check_model(self, path: Path, name: str, models: Mapping[str, ModelConfig]) -> None:
+        if name not in models:
+            near = most_similar(name, models)
+            self.fail(
+                path,
+                f"there is no model {shown(name)}",
+                f"known here: {', '.join(models)}" if near is None else f"did you mean {near}?",
+            )
 
     def check_policy(self, config: Config) -> None:
         policy = config.policy

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from llmux.config.error import Path, shown
 from llmux.interfaces import ONE_SLOT, Amount, Needs
+from llmux.scheduling import fit_together
 from llmux.similar_names import most_similar
 
 __all__ = [
@@ -72,6 +73,24 @@ class Room:
     places: Mapping[str, Sequence[Needs]]
     always: frozenset[str]
     is_configured: bool
+
+    def problem_of(self, models: Iterable[str]) -> str | None:
+        """Why these models cannot be awake at once, beside those that are kept; or None."""
+        names = list(dict.fromkeys([*sorted(self.always), *models]))
+        places = [self.places[name] for name in names]
+        if fit_together(self.resources, places):
+            return None
+        if all(len(each) == 1 for each in places):
+            for resource, capacity in self.resources.items():
+                users = [name for name in names if self.places[name][0].get(resource)]
+                total = sum(self.places[name][0][resource] for name in users)
+                if total > capacity:
+                    return (
+                        f"these need {written(total)} of {resource} "
+                        f"({_each(users, self.places, resource)}), and there is "
+                        f"{written(capacity)}"
+                    )
+        return f"{_names(names)} do not fit together, in whichever places"
 
 
 def room_of(config: _Configuration) -> Room:

@@ -152,6 +152,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     @ivar variants: further names with changes of their own: the same backend.
     @ivar listed: C{/v1/models} has the model.
     @ivar metadata: what clients are told of the model there.
+    @ivar idle_sleep_secs: after how long without a request the model is put to sleep;
+        None never.
     """
 
     serve: OptionalScript = None
@@ -203,6 +205,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     variants: Mapping[str, VariantConfig] = {}
     listed: Flag = True
     metadata: ModelMetadata = ModelMetadata()
+
+    idle_sleep_secs: OptionalDuration = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -309,6 +313,9 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar max_connections: as many clients are connected at most; others wait in
         the kernel's queue.
     @ivar request_log: a file that gets a line for each request, or None.
+    @ivar preload: the models that are woken at start, and when a pause ends.
+    @ivar default_model: the model that is woken when there has been nothing to do for
+        C{default_after_secs}; None for none.
     @ivar state_dir: where llmux keeps what outlives it, or None for
         C{$STATE_DIRECTORY}, else a directory of this file's own under
         C{$XDG_STATE_HOME/llmux}.
@@ -347,6 +354,14 @@ class Config(Struct, frozen=True, kw_only=True):
     request_log: Annotated[
         Name | None, Meta(title="a file name", description="give a string, or leave it out")
     ] = None
+    preload: Annotated[
+        tuple[Name, ...],
+        Meta(title="a list of models", description='give their names, as in ["embed"]'),
+    ] = ()
+    default_model: Annotated[
+        Name | None, Meta(title="a model", description="give its name, or leave it out")
+    ] = None
+    default_after_secs: Duration = 60.0
     state_dir: Annotated[
         Name | None,
         Meta(title="a directory's name", description="give a string, or leave it out"),

@@ -25,6 +25,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LONG_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 
+_VICTIMS = (0, 1, 2, 3, 4, 8)
+
 _HISTOGRAMS_A_PIECE = 16
 _SAMPLES_A_PIECE = 400
 """
@@ -80,6 +82,12 @@ class SwitcherView(Protocol):
     def estimates(self) -> Iterable[Estimate]:
         """What the policy has learnt."""
 
+    def resources(self) -> Iterable[tuple[str, float]]:
+        """(resource, how much there is)."""
+
+    def holdings(self) -> Iterable[tuple[str, str, float]]:
+        """(resource, model, how much the model holds), of those that hold some."""
+
 
 class _Family:
     """One histogram per combination of label values."""
@@ -130,6 +138,12 @@ class Metrics:
         self._drain_seconds = _Family(
             "llmux_switch_drain_duration_seconds", "Seconds spent draining.", ("from", "to")
         )
+        self._victims = _Family(
+            "llmux_switch_victims",
+            "Models that were put to sleep for the target of a switch.",
+            (),
+            _VICTIMS,
+        )
         self._active_seconds = _Family(
             "llmux_model_active_duration_seconds",
             "Seconds that a model was awake, each time.",
@@ -172,6 +186,10 @@ class Metrics:
         self._switches[key] = self._switches.get(key, 0) + 1
         if succeeded:
             self._switch_seconds.of(origin, target).observe(seconds)
+
+    def made_room(self, victims: int) -> None:
+        """So many models were put to sleep for one that woke."""
+        self._victims.of().observe(victims)
 
     def drained(self, source: str, target: str, seconds: float) -> None:
         """The drain of C{source} took this long."""
@@ -312,6 +330,7 @@ class Metrics:
         for family in (
             self._switch_seconds,
             self._drain_seconds,
+            self._victims,
             self._active_seconds,
             self._queue_seconds,
             self._hook_seconds,
@@ -365,7 +384,19 @@ def _gauges(view: SwitcherView) -> Iterator[Metric]:
     )
     for source, target, seconds in view.switch_costs():
         cost.add_metric((source or IDLE, target), seconds)
-    yield from (depth, in_flight, awake, cost)
+    capacity = GaugeMetricFamily(
+        "llmux_resource_capacity", "How much there is of a resource.", labels=("resource",)
+    )
+    for resource, amount in view.resources():
+        capacity.add_metric((resource,), amount)
+    held = GaugeMetricFamily(
+        "llmux_resource_held",
+        "How much of a resource a model holds.",
+        labels=("resource", "model"),
+    )
+    for resource, model, amount in view.holdings():
+        held.add_metric((resource, model), amount)
+    yield from (depth, in_flight, awake, cost, capacity, held)
 
     estimates: dict[str, GaugeMetricFamily] = {}
     for estimate in view.estimates():

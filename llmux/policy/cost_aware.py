@@ -27,6 +27,8 @@ The words of this policy, and of L{llmux.policy.knowledge}:
   - I{linger}: to keep a model awake that has nothing to do, because its clients tend
     to come back soon after each reply, as agents do.
   - I{gap}: the time from when a model has nothing to do to its next request.
+  - I{in time}: of a request that ends a gap: before lingering for the request ends, or
+    would have ended, and before another model wakes.
   - I{pace}: the requests that are answered per second.  The door stays open for a
     model that answers faster than the whole of llmux did lately.
   - I{weight}: how much one second of a model's waiters counts, by configuration.
@@ -36,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from math import exp
 from typing import Any
 
 import msgspec
@@ -66,6 +69,13 @@ LATENESS = 0.25
 """
 Seconds: a model lingers this much beyond the expected return of its clients, but at
 most a tenth of what it costs to leave the model and to come back.
+"""
+
+
+LEAST_RETURNING = 0.3
+"""
+A model lingers if this part of the requests that would not have come in time by
+chance did come in time.
 """
 
 
@@ -193,8 +203,9 @@ class CostAwarePolicy:
         self, context: OneSlotContext, wanted: Sequence[str], awake: str, target: str
     ) -> PolicyDecision:
         """
-        Decide about an awake model that has nothing to do: to linger pays if the wait
-        that it causes to all who wait is less than the wait that it saves.
+        Decide about an awake model that has nothing to do: to linger pays if its clients
+        tend to come back in time, and the wait that lingering causes to all who wait is
+        less than the wait that lingering saves.
 
         The next request is expected after the upper quartile of the gaps so far.
         (With the median instead, agents fared no better, and requests in light
@@ -210,13 +221,26 @@ class CostAwarePolicy:
         if delay >= self._settings.linger * (absence - gap):
             return PolicyDecision.switch(target)
         there_and_back = self._cost(context, awake, target) + self._cost(context, target, awake)
-        until = min(
-            since + 1.25 * gap + min(LATENESS, there_and_back / 10),
-            min(self._starves_at(context, name, 0.0) for name in wanted),
-        )
-        if context.now + TICK < until:
+        ends = since + 1.25 * gap + min(LATENESS, there_and_back / 10)
+        # Whether the model lingers or not, what comes of it is a lesson for the next time.
+        model.gaps.awaited(ends + TICK)
+        until = min(ends, min(self._starves_at(context, name, 0.0) for name in wanted))
+        if context.now + TICK < until and self._come_back(model, context.now, ends - since):
             return PolicyDecision.stay(until)
         return PolicyDecision.switch(target)
+
+    def _come_back(self, model: ModelKnowledge, now: float, window: float) -> bool:
+        """
+        Whether the model's clients tend to come back in time when others wait.
+
+        Requests that come independently of replies come in time now and then by chance.
+        To wait for these saves nothing: the next of them would come during the next
+        absence instead.  What counts is what comes in time beyond that.
+
+        @param window: the seconds from a reply within which a request is in time.
+        """
+        by_chance = 1 - exp(-window * model.answers_per_second(now))
+        return model.gaps.returning > by_chance + LEAST_RETURNING * (1 - by_chance)
 
     def admit(self, context: OneSlotContext, request: WaitingRequest) -> bool:
         """See L{ISwitchPolicy.admit}.  This is the door."""

@@ -15,6 +15,7 @@ from math import exp
 
 __all__ = [
     "AbsenceGaps",
+    "AnswerRate",
     "CompletionInterval",
     "Ghosts",
     "InFlightTimes",
@@ -49,18 +50,19 @@ class ServiceTimes:
     The service times of a model's requests, in seconds: from when a request is
     forwarded to the end of its reply.  The last 64 are kept.
 
+    @ivar known: the number of all service times so far.
     @ivar mean: a moving average over all service times, with step max(0.05, 1 / (n +
         1)) for the n-th, so that at first it is nearly the plain mean.  The average
         begins at C{initial}, which counts as one observation.
     """
 
-    __slots__ = ("_known", "_recent", "_sorted", "mean")
+    __slots__ = ("_recent", "_sorted", "known", "mean")
 
     KEPT = 64
 
     def __init__(self, initial: float = 1.0) -> None:
         self.mean = initial
-        self._known = 0
+        self.known = 0
         self._recent: deque[float] = deque(maxlen=self.KEPT)
         # The recent ones, sorted; None until somebody asks again.
         self._sorted: list[float] | None = None
@@ -70,7 +72,7 @@ class ServiceTimes:
 
     def add(self, seconds: float) -> None:
         """Add the service time of a request."""
-        known = self._known = self._known + 1
+        known = self.known = self.known + 1
         self.mean += (seconds - self.mean) * (1 / (known + 1) if known < 19 else 0.05)
         self._recent.append(seconds)
         self._sorted = None
@@ -169,21 +171,63 @@ class Pace:
         return count / (self.TIME * (1 - exp((self._began - now) / self.TIME)))
 
 
+class AnswerRate:
+    """
+    The number of requests of a model that are answered per second, over the model's
+    time asleep as well, in the long run: a quarter of an hour and more.
+
+    Requests cost nothing: whoever asks shows the number of all answers so far.  The
+    answers before the first question do not count.
+    """
+
+    __slots__ = ("_answers", "_looked", "_seconds", "_seen")
+
+    TIME = 900.0
+
+    def __init__(self) -> None:
+        self._looked: float | None = None
+        self._seen = 0
+        self._answers = 0.0
+        self._seconds = 1.0
+
+    def per_second(self, now: float, answered: int) -> float:
+        """
+        The rate; 0 when asked for the first time.
+
+        @param answered: the number of all requests of the model that were answered.
+        """
+        passed = 0.0 if self._looked is None else now - self._looked
+        fades = exp(-passed / self.TIME)
+        if self._looked is not None:
+            self._answers = self._answers * fades + answered - self._seen
+            self._seconds = self._seconds * fades + passed
+        self._looked, self._seen = now, answered
+        return self._answers / self._seconds
+
+
 class AbsenceGaps:
     """
     The gaps between a model's work, in seconds: from when the model has nothing in
     flight and no waiters to its next request.  The last 16 gaps are kept.
 
+    Gaps alone do not say whether the clients come back while others wait: a client that
+    uses two models by turns never comes back to one model before the other has served.
+    So of the last 16 gaps in which others waited it is kept whether the model's next
+    request came in time, that is before a given time and before another model woke.
+    Whether the model really lingered, or was left at once, makes no difference to that.
+
     @ivar idle_since: the time since which the model has had nothing to do; None while
         it has something to do.
     """
 
-    __slots__ = ("_recent", "idle_since")
+    __slots__ = ("_awaited_until", "_in_time", "_recent", "idle_since")
 
     KEPT = 16
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.KEPT)
+        self._in_time: deque[bool] = deque(maxlen=self.KEPT)
+        self._awaited_until: float | None = None
         self.idle_since: float | None = None
 
     def emptied(self, now: float) -> None:
@@ -197,6 +241,28 @@ class AbsenceGaps:
             return
         self.idle_since = None
         self._recent.append(now - since)
+        if self._awaited_until is not None:
+            self._in_time.append(now <= self._awaited_until)
+            self._awaited_until = None
+
+    def awaited(self, until: float) -> None:
+        """Note that others wait, and until when the next request is in time."""
+        if self._awaited_until is None:
+            self._awaited_until = until
+
+    def overtaken(self) -> None:
+        """Note that another model woke: the next request is not in time."""
+        if self._awaited_until is not None:
+            self._awaited_until = None
+            self._in_time.append(False)
+
+    @property
+    def returning(self) -> float:
+        """
+        The part of the gaps in which others waited that ended in time, from 0 to 1; one
+        success is taken for granted.
+        """
+        return (sum(self._in_time) + 1) / (len(self._in_time) + 1)
 
     @property
     def median(self) -> float | None:

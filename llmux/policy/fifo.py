@@ -29,7 +29,7 @@ from llmux.interfaces import (
     Why,
 )
 
-__all__ = ["FifoPolicy", "FifoPolicyFactory"]
+__all__ = ["FifoPolicy", "FifoPolicyFactory", "make_room"]
 
 _Plan = tuple[int, tuple[str, ...]]
 """The number of a place, and the victims that make room in that place."""
@@ -85,7 +85,7 @@ class FifoPolicy:
         # What the models of older waiters can use, who find no room.
         kept: set[str] = set()
         for model in wanted:
-            plan = _plan(view, model, self._order(view), kept)
+            plan = make_room(view, model, self._order(view), kept)
             if plan is not None:
                 return Switch(model, *plan, Why("oldest", model))
             kept.update(*view.places(model))
@@ -101,7 +101,7 @@ class FifoPolicy:
         if any(view.oldest(victim) < ahead for victim in switch.victims):
             return Reopen(switch.number, Why("oldest"))
         for model in rivals:
-            plan = _plan(view, model, self._order(view), (), switch)
+            plan = make_room(view, model, self._order(view), (), switch)
             if plan is not None:
                 return Rebind(switch.number, model, *plan, Why("oldest", model))
         return None
@@ -133,7 +133,7 @@ class FifoPolicy:
         return ()
 
 
-def _plan(
+def make_room(
     view: IScheduleView,
     model: str,
     order: Sequence[str],

@@ -19,6 +19,7 @@ from llmux.interfaces import (
 )
 from llmux.policy.estimators import (
     AbsenceGaps,
+    AnswerRate,
     CompletionInterval,
     Ghosts,
     InFlightTimes,
@@ -49,6 +50,7 @@ class ModelKnowledge:
     @ivar in_flight: the requests in flight.
     @ivar unqueued: the numbers of the requests in flight that are assumed to be served
         at once.
+    @ivar rate: the requests answered per second.
     @ivar service: the service times of all requests.
     @ivar alone: the average service time of the requests in C{unqueued}.
     @ivar interval: the time between completions.
@@ -64,6 +66,7 @@ class ModelKnowledge:
         "ghosts",
         "in_flight",
         "interval",
+        "rate",
         "service",
         "unqueued",
         "waiting",
@@ -77,6 +80,7 @@ class ModelKnowledge:
         self.demand_since: float | None = None
         self.ghosts = Ghosts()
         self.in_flight = InFlightTimes()
+        self.rate = AnswerRate()
         self.service = ServiceTimes()
         self.alone = MovingAverage(0.05)
         self.interval = CompletionInterval()
@@ -88,6 +92,10 @@ class ModelKnowledge:
         if self.demand_since is not None:
             self.demand_since = None
             self.ghosts.clear()
+
+    def answers_per_second(self, now: float) -> float:
+        """The requests of this model that are answered per second, in the long run."""
+        return self.rate.per_second(now, self.service.known)
 
     def maybe_emptied(self, now: float) -> None:
         """Begin a gap if the model has nothing to do."""
@@ -171,6 +179,9 @@ class Knowledge:
 
     def _woke(self, event: Woke) -> None:
         model = self.models[event.model]
+        for other in self.models.values():
+            if other is not model:
+                other.gaps.overtaken()
         if event.cost is not None:
             self.costs.add(event.model, event.cost)
         if model.demand_since is not None:
@@ -182,6 +193,7 @@ class Knowledge:
             )
         model.satisfied()
         model.interval.restart(event.now)
+        model.answers_per_second(event.now)
 
     def estimates(self) -> Iterable[Estimate]:
         """The service times, gaps, intervals and first waits that are known."""

@@ -8,7 +8,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
+from llmux.errors import (
+    HookFailed,
+    ModelNotFound,
+    ModelPinned,
+    NotReady,
+    Paused,
+    SwitchError,
+    SwitchTimeout,
+)
 from llmux.web.error_reply import ApiError, answer
 
 __all__ = [
@@ -24,6 +32,9 @@ __all__ = [
 
 _RETRY_AFTER = 5.0
 """Seconds that a client is told to wait where nothing better is known."""
+
+_LONGEST_RETRY = 60.0
+"""Seconds: clients that are told of longer times give up for good, some of them."""
 
 _LINES = 10
 _INTERVAL = 1.0
@@ -84,6 +95,10 @@ def from_switch_error(error: SwitchError) -> ApiError:
             return ApiError(503, message, "model_not_ready", retry_after=soon)
         case SwitchTimeout():
             return ApiError(504, message, "switch_timeout", retry_after=retry_after)
+        case Paused():
+            return ApiError(503, message, "paused", retry_after=min(soon, _LONGEST_RETRY))
+        case ModelPinned():
+            return ApiError(503, message, "model_pinned", retry_after=min(soon, _LONGEST_RETRY))
         case HookFailed():
             return ApiError(503, message, "hook_failed", retry_after=soon)
         case _:

@@ -67,6 +67,7 @@ class SwitchingResource(Resource):
         """
         Resource.__init__(self)
         self._max_body = max_body
+        self.journal = RequestJournal() if journal is None else journal
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         guarded = IGuardedResource(wrapped, None)
         # Large bodies are searched, and changed, a little in each turn of the reactor.
@@ -82,7 +83,7 @@ class SwitchingResource(Resource):
             switcher.backend_in_doubt,
             self._refusals,
             clock.seconds,
-            RequestJournal() if journal is None else journal,
+            self.journal,
             names,
             self._search_turns,
         )

@@ -12,7 +12,14 @@ from collections.abc import Collection, Iterable, Sequence
 
 from llmux.scheduling import ONE_SLOT, Amount, Needs
 
-__all__ = ["ONE_SLOT", "Capacity", "CapacityError", "Needs", "Reservation", "all_places"]
+__all__ = [
+    "ONE_SLOT",
+    "Capacity",
+    "CapacityError",
+    "Needs",
+    "Reservation",
+    "all_places",
+]
 
 
 def all_places(places: Sequence[Needs]) -> Needs:

@@ -15,6 +15,7 @@ from llmux.switching.capacity import Reservation
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.kept_awake import KeptAwake
 from llmux.switching.model import INFINITY, Model, Waiter
+from llmux.switching.steering import Steering
 from llmux.switching.story import Stage
 from llmux.switching.transition import Transition
 from llmux.switching.view import ScheduleView
@@ -43,6 +44,7 @@ class Questions:
         policy: ContainedPolicy,
         wanted: Mapping[str, Model],
         transitions: Sequence[Transition],
+        steering: Steering,
     ) -> None:
         """
         @param wanted: the models that somebody waits for; others change this.
@@ -56,6 +58,7 @@ class Questions:
         self._kept = KeptAwake(stage.models.values(), stage.capacity)
         self._stage = stage
         self._policy = policy
+        self._steering = steering
         self._wanted = wanted
         self._transitions = transitions
         self._begun = 0
@@ -67,6 +70,8 @@ class Questions:
         """A request arrives for a model that drains: whether the policy lets it in."""
         for transition in self._transitions:
             if waiter.state in transition.victims:
+                if self._stage.is_ordered(transition.target):
+                    return False
                 self.view.look(now)
                 return self._policy.admit(self.view, waiter)
         return False
@@ -102,6 +107,8 @@ class Questions:
             self.asking = False
 
     def _ask_what_matters(self, now: float) -> None:
+        steering = self._steering
+        steering.look()
         drains = False
         for transition in self._transitions:
             phase = transition.phase
@@ -112,21 +119,20 @@ class Questions:
                 transition.somebody_waits(
                     bool(target.waiting)
                     or target.settings.always
+                    or self._stage.is_ordered(target)
                     or not self._stage.who_waits_for_room_of(target)
                 )
         if self._stage.stopping:
             return
-        if self._kept:
+        if self._kept and steering.pause is None:
             self._wake_who_is_kept(now)
-        if not (drains or self._wanted):
+        if not (drains or self._wanted or steering.asks):
             return
         view = self.view
         view.look(now)
-        if not (drains or view.wanted()):
-            self._ask_at(view.next_time(), now)
+        decision = self._decision(now, drains)
+        if decision is None:
             return
-        decision = self._policy.decide(view)
-        self.latest = now, decision
         if isinstance(decision, Stay):
             self._stay(decision, now)
         else:
@@ -147,6 +153,23 @@ class Questions:
     ) -> None:
         self._begun += 1
         Transition(self._stage, self._begun, target, place, victims, reservation).begin()
+
+    def _decision(self, now: float, drains: bool) -> Decision | None:
+        """What a command asks for, or else the policy's answer; None if neither is asked."""
+        view, steering = self.view, self._steering
+        if steering.pause is not None:
+            return Stay() if drains else None
+        if steering.asks:
+            ordered = steering.decide(view)
+            if ordered is not None:
+                return ordered
+            self._ask_at(steering.next_time(now), now)
+        if not (drains or view.wanted()):
+            self._ask_at(view.next_time(), now)
+            return None
+        decision = self._policy.decide(view)
+        self.latest = now, decision
+        return decision
 
     def _carry_out(self, decision: Decision) -> None:
         models = self._stage.models
@@ -176,6 +199,8 @@ class Questions:
         drained = {switch.number for switch in view.switches if switch.drained}
         for transition in list(self._transitions):
             if transition.phase is not Phase.DRAINING:
+                continue
+            if self._stage.is_ordered(transition.target):
                 continue
             if not (transition.target.waiting or transition.outwaited):
                 # Those who lost patience would never be served if their loss of

@@ -41,6 +41,7 @@ class Cleaning(Story):
         self._began = self.now()
         self._backoff = Backoff()
         self._pausing = False
+        self._is_believed = False
 
     async def run(self) -> None:
         """See L{Story.run}."""
@@ -48,6 +49,8 @@ class Cleaning(Story):
         while True:
             began = self.now()
             outcome = await self.sequence.put_to_sleep(model.name, model.settings)
+            if self._is_believed:
+                break
             self.log_sleep_failure(model, "idle", outcome)
             if outcome.failure is None or (outcome.alive is Answer.NO and self._no_counts()):
                 break
@@ -58,6 +61,8 @@ class Cleaning(Story):
             await self._wait_for_next_try(self._backoff.until - now)
             if stage.aborting:
                 return
+            if self._is_believed:
+                break
         now = self.now()
         if self._failed_try is not None:
             model.wake_backoff.at_least(now + now - self._failed_try)
@@ -87,6 +92,19 @@ class Cleaning(Story):
         self._pausing = True
         await self.sequence.pause(seconds)
         self._pausing = False
+
+    def believe(self) -> None:
+        """Somebody has freed by hand what the model held: the model counts as asleep."""
+        self._is_believed = True
+        log.warn(
+            "{model} counts as asleep, by command",
+            event="believed_asleep",
+            model=self._model.name,
+        )
+        if self._pausing:
+            self.sequence.wake_up()
+        else:
+            self.sequence.kill()
 
     def stop(self) -> None:
         """See L{Story.stop}: the sleep hook gets one last try, now."""

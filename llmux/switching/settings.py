@@ -59,6 +59,8 @@ class ModelSettings:
         each of the places where it can be.  At least one.
     @ivar always: the model is woken at start and again when it dies, and makes
         room for nobody.  Such a model has one place.
+    @ivar idle_sleep: after this long without a request the model is put to sleep;
+        None never.
     """
 
     wake_timeout: float
@@ -69,3 +71,4 @@ class ModelSettings:
     prepares: bool = False
     places: Sequence[Needs] = (ONE_SLOT,)
     always: bool = False
+    idle_sleep: float | None = None

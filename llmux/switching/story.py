@@ -108,6 +108,12 @@ class Stage(Protocol):
     def room_changed(self) -> None:
         """A model has released what it held."""
 
+    def did_not_sleep(self, model: Model, reason: str) -> None:
+        """The model was to go to sleep, and does not; the reason in a few words."""
+
+    def is_ordered(self, model: Model) -> bool:
+        """A switch to the model is not the policy's to change: a command wants it."""
+
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
         """The names of the models that are waited for and need what this model holds."""
 

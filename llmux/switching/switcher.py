@@ -43,6 +43,8 @@ from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
 from llmux.switching.chronicle import Chronicle
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.cost import SwitchCostTracker
+from llmux.switching.idleness import DefaultModel, Idleness
+from llmux.switching.lasting import LastingCommands
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
 from llmux.switching.questions import Questions
@@ -51,6 +53,7 @@ from llmux.switching.recovery import Check, Cleaning
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
+from llmux.switching.steering import Steering
 from llmux.switching.story import Story
 from llmux.switching.transition import Transition
 from llmux.switching.watch import Watch
@@ -143,6 +146,9 @@ class ModelSwitcher:
         resources: Needs = ONE_SLOT,
         wake_notes: IWakeNotes | None = None,
         place_notes: IPlaceNotes | None = None,
+        lasting: LastingCommands | None = None,
+        preload: Iterable[str] = (),
+        default: DefaultModel | None = None,
     ) -> None:
         """
         @param models: the models by name; a number is short for settings
@@ -152,6 +158,9 @@ class ModelSwitcher:
         @param wake_notes: knows the models whose wake was cut short by the end
             of the llmux before this one.
         @param place_notes: tells hooks the places of their models, and remembers those.
+        @param lasting: remembers pins and the pause.
+        @param preload: models to be woken at start, and when a pause ends.
+        @param default: the model to be awake when there is nothing to do.
         """
         self.clock = clock
         self.hooks = hooks
@@ -187,7 +196,13 @@ class ModelSwitcher:
 
         self._stories: set[Story] = set()
         self._transitions: list[Transition] = []
-        self._questions = Questions(self, self._policy, self._wanted, self._transitions)
+        self.steering = Steering(
+            self, LastingCommands(clock) if lasting is None else lasting, preload
+        )
+        self._idleness = Idleness(self, default)
+        self._questions = Questions(
+            self, self._policy, self._wanted, self._transitions, self.steering
+        )
         self._adoption: Adoption | None = None
         self._is_known = False
         self._started: list[Deferred[None]] = []
@@ -261,6 +276,9 @@ class ModelSwitcher:
         return started
 
     def _now_known(self) -> None:
+        if not (self._is_known or self.stopping):
+            self.steering.preload()
+            self._idleness.begin()
         self._is_known = True
         started, self._started = self._started, []
         for waiter in started:
@@ -298,9 +316,15 @@ class ModelSwitcher:
         for model in self._all.values():
             model.open = False
         self._questions.cancel()
+        self.steering.end()
+        self._idleness.end()
         for watch in self._watches.values():
             watch.end()
         self._now_known()
+
+    def transitions(self) -> Sequence[Transition]:
+        """The switches that are under way."""
+        return self._transitions
 
     def wanted(self) -> list[Model]:
         """The models that somebody waits for."""
@@ -387,6 +411,10 @@ class ModelSwitcher:
                 return succeed(guard)
         if self.stopping:
             return fail(NotReady(model, SHUTTING_DOWN, TRY_AGAIN))
+        if self.steering.asks:
+            refusal = self.steering.refusal(found)
+            if refusal is not None:
+                return fail(refusal)
         now = self.clock.seconds()
         self._requests = request = self._requests + 1
         waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
@@ -444,6 +472,8 @@ class ModelSwitcher:
         elif self._stories or self._shutdown.begun:
             # A drain that nobody waits for any more, or the end.
             self.consider()
+        if self._idleness.counts and not model.guards:
+            self._idleness.emptied(model)
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """
@@ -516,6 +546,17 @@ class ModelSwitcher:
         """(from, to, seconds)."""
         return iter(self.costs)
 
+    def resources(self) -> Iterable[tuple[str, float]]:
+        """(resource, how much there is)."""
+        for name, amount in self.capacity.total.items():
+            yield name, float(amount)
+
+    def holdings(self) -> Iterable[tuple[str, str, float]]:
+        """(resource, model, how much the model holds), of those that hold some."""
+        for model in self.capacity.holders():
+            for name, amount in self.capacity.held(model).items():
+                yield name, model, float(amount)
+
     def estimates(self) -> Iterable[Estimate]:
         """What the policy has learnt."""
         return self._policy.estimates()
@@ -540,6 +581,8 @@ class ModelSwitcher:
                 guard, waiter.guard = waiter.guard, None
                 if guard is not None and not waiter.deferred.called:
                     waiter.deferred.callback(guard)
+            self.steering.served(model)
+        self._idleness.serves(model)
 
     def refuse(self, model: Model, error: SwitchError) -> None:
         """The model's waiters go away with this error."""
@@ -551,6 +594,8 @@ class ModelSwitcher:
         for waiter in waiters:
             if not waiter.deferred.called:
                 waiter.deferred.errback(error)
+        if isinstance(error, HookFailed):
+            self.steering.not_woken(model, error)
 
     def _cancelled(self, waiter: Waiter) -> None:
         guard, waiter.guard = waiter.guard, None
@@ -646,6 +691,23 @@ class ModelSwitcher:
     def slept(self, model: Model) -> None:
         """The model's sleep hook has done its work."""
         self._watches[model.name].slept()
+        self.steering.slept(model)
+
+    def did_not_sleep(self, model: Model, reason: str) -> None:
+        """The model was to go to sleep, and does not; the reason in a few words."""
+        self.steering.not_slept(model, reason)
+
+    def is_ordered(self, model: Model) -> bool:
+        """A switch to the model is not the policy's to change: a command wants it."""
+        return self.steering.is_ordered(model)
+
+    def sleeps_at(self, model: Model) -> float | None:
+        """The time at which the model goes to sleep unless a request comes; None if never."""
+        return self._idleness.sleeps_at(model)
+
+    def is_quiet(self) -> bool:
+        """Nothing is in flight, nobody waits, and no story is being told."""
+        return not (self._in_flight or self._wanted or self._stories)
 
     # ------------------------------------------------------ asking the policy
 

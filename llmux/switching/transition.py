@@ -88,15 +88,18 @@ class Transition(Story):
         return Phase.SLEEPING
 
     def seen(self) -> SwitchView:
-        """The switch as the policy sees it."""
+        """The switch as the policy sees it, which must leave alone what a command wants."""
         phase = self.phase
+        drains = phase is Phase.DRAINING
+        if drains and self.stage.is_ordered(self.target):
+            drains, phase = False, Phase.SLEEPING
         return SwitchView(
             self.number,
             self.target.name,
             self.place,
             tuple(model.name for model in self.victims),
             phase,
-            phase is Phase.DRAINING and self.is_drained(),
+            drains and self.is_drained(),
         )
 
     async def run(self) -> None:
@@ -340,6 +343,7 @@ class Transition(Story):
         cost, source = now - hooks_began, self.source
         stage.costs.record(source, target.name, cost)
         stage.metrics.switch_ended(source, target.name, now - self.began, succeeded=True)
+        stage.metrics.made_room(len(self.victims))
         log.info(
             "{model} is awake after {duration_secs:.3f} s",
             event="model_activated",
@@ -426,17 +430,26 @@ class Transition(Story):
             self._abandoning.cancel()
             self._abandoning = None
         elif not wanted and self._abandoning is None and limit is not None:
-            self._abandoning = self.stage.clock.callLater(limit, self._abandon, limit)
+            self._abandoning = self.stage.clock.callLater(limit, self._nobody_waits, limit)
 
-    def _abandon(self, limit: float) -> None:
+    def _nobody_waits(self, limit: float) -> None:
         self._abandoning = None
+        self.abandon(f"nobody has waited for it for {limit:g} s, and others wait for its room")
+
+    def abandon(self, why: str) -> None:
+        """
+        Call the wake off, while it is under way: its hook is killed and cleaned up after.
+
+        @param why: the reason, for the log.
+        """
+        if self._is_abandoned:
+            return
         self._is_abandoned = True
         log.info(
-            "the wake of {to} is called off: nobody has waited for it for {secs:g} s, and "
-            "others wait for its room",
+            "the wake of {to} is called off: {why}",
             event="switch_called_off",
             to=self.target.name,
-            secs=limit,
+            why=why,
             **{"from": self.source or IDLE},
         )
         self.sequence.kill()

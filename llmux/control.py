@@ -1,16 +1,16 @@
 """
-The seam between the commands, as they come over HTTP, and whoever carries them out.
+The seam between the commands of an operator and the part that carries them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred, fail
-from zope.interface import Attribute, Interface, implementer
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
 
-__all__ = ["CommandError", "IControl", "NoControl", "Pause", "Pin"]
+__all__ = ["CommandError", "IControl", "Pause", "Pin"]
 
 
 class CommandError(Exception):
@@ -131,21 +131,3 @@ class IControl(Interface):
 
     def resume(by: str) -> Deferred[None]:
         """End the pause."""
-
-
-@implementer(IControl)
-class NoControl:
-    """A control that can do nothing yet: each command is refused with 501."""
-
-    pins: Sequence[Pin] = ()
-    pause: Pause | None = None
-
-    def _cannot(self, *arguments: object) -> Deferred[None]:
-        return fail(CommandError("This llmux has no such command.", 501, "not_supported"))
-
-    wake = switch = sleep = pin = unpin = pause_switching = resume = _cannot
-
-
-def pins_by_model(control: IControl) -> Mapping[str, Pin]:
-    """The pins of a control by their models' names."""
-    return {pin.model: pin for pin in control.pins}

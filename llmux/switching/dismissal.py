@@ -1,0 +1,115 @@
+"""
+The story of a model that goes to sleep for nobody: a command, a pause, or the
+time for which the model had nothing to do.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from llmux.interfaces import Failed, HookKind, Phase
+from llmux.switching.model import Model
+from llmux.switching.phases import Event
+from llmux.switching.sequences import Answer
+from llmux.switching.story import Stage, Story, fell_asleep, log
+
+__all__ = ["Dismissal"]
+
+
+class Dismissal(Story):
+    """
+    A model drains and goes to sleep, and no other model is woken for that.
+
+    Until the sleep hook begins the story can be called off.
+
+    @ivar model: the model.
+    @ivar why: the reason, in a few words, for the log.
+    """
+
+    def __init__(self, stage: Stage, model: Model, why: str) -> None:
+        super().__init__(stage, [model])
+        self.model = model
+        self.why = why
+        self._goes_on: Deferred[bool] = Deferred()
+        self._limit: IDelayedCall | None = None
+
+    async def run(self) -> None:
+        """See L{Story.run}."""
+        stage, model = self.stage, self.model
+        log.info(
+            "{model} is put to sleep: {why}",
+            event="sleep_started",
+            model=model.name,
+            why=self.why,
+            log_said=("why",),
+        )
+        model.step(Event.EVICTED, self.now())
+        limit = stage.settings.drain_timeout
+        if limit is not None and model.guards:
+            self._limit = stage.clock.callLater(limit, self._drain_expired, limit)
+        self.look()
+        goes_on = await self._goes_on
+        if self._limit is not None and self._limit.active():
+            self._limit.cancel()
+        if not goes_on:
+            with stage.holding_questions():
+                self.end()
+                model.step(Event.REOPENED, self.now())
+                stage.serve(model)
+            return
+        began = self.now()
+        model.step(Event.DRAINED, began)
+        outcome = await self.sequence.put_to_sleep(model.name, model.settings)
+        self.log_sleep_failure(model, "idle", outcome)
+        with stage.holding_questions():
+            self.end()
+            now = self.now()
+            if outcome.failure is None or outcome.alive is Answer.NO:
+                fell_asleep(stage, model, Event.SLEPT, now - began)
+                return
+            model.sleep_backoff.failed(now, at_least=now - began)
+            stage.tell(Failed(now, model.name, HookKind.SLEEP, model.sleep_backoff.until))
+            stage.did_not_sleep(model, outcome.failure)
+            if outcome.alive is Answer.YES:
+                model.step(Event.NOT_SLEPT, now)
+                if not stage.stopping:
+                    stage.serve(model)
+            else:
+                model.step(Event.NOT_SURE_SLEPT, now)
+                if not stage.stopping:
+                    stage.check(model)
+
+    def look(self) -> None:
+        """Go on, if nothing is in flight that must finish first."""
+        if self._goes_on.called:
+            return
+        if not (self.model.guards and self.stage.settings.drain_before_switch):
+            self._goes_on.callback(True)
+
+    @property
+    def drains(self) -> bool:
+        """The model's sleep hook has not begun: the story can be called off."""
+        return self.model.phase is Phase.DRAINING and not self._goes_on.called
+
+    def call_off(self) -> None:
+        """The model is to serve on.  Only while it drains."""
+        self._goes_on.callback(False)
+
+    def _drain_expired(self, limit: float) -> None:
+        model = self.model
+        log.warn(
+            "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
+            event="drain_timeout",
+            model=model.name,
+            timeout_secs=limit,
+            count=len(model.guards),
+        )
+        self.stage.abort_exchanges(
+            model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
+        )
+
+    def stop(self) -> None:
+        """See L{Story.stop}: a drain is called off, a sleep hook finishes."""
+        if self.drains:
+            self.call_off()

@@ -1,0 +1,154 @@
+"""
+What happens when there is nothing to do: models that go to sleep after a while, and
+the model that is to be awake then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall
+
+from llmux.interfaces import Phase
+from llmux.switching.dismissal import Dismissal
+from llmux.switching.model import Model
+from llmux.switching.steering import Steering
+from llmux.switching.story import Stage
+
+__all__ = ["DefaultModel", "Idleness"]
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultModel:
+    """
+    The model that is woken when there is nothing to do.
+
+    @ivar after: seconds in which nothing was in flight and nobody waited.
+    """
+
+    model: str
+    after: float
+
+
+class Idle(Stage, Protocol):
+    """What this module needs of the switcher, beyond what stories need."""
+
+    @property
+    def steering(self) -> Steering: ...
+
+    def is_quiet(self) -> bool:
+        """Nothing is in flight, nobody waits, and no story is being told."""
+
+
+class Idleness:
+    """
+    Knows since when models have had nothing to do, where that matters.
+
+    A timer runs for each model that serves and is to sleep when it is idle; when the
+    timer fires, the time of the model's last request decides, so that requests set no
+    timers.
+
+    @ivar counts: somebody wants to know when a model has run out of requests.
+    """
+
+    def __init__(self, stage: Idle, default: DefaultModel | None) -> None:
+        self._stage = stage
+        self._default = default
+        self.counts = default is not None or any(
+            model.settings.idle_sleep is not None for model in stage.models.values()
+        )
+        self._idle_since: dict[str, float] = {}
+        self._quiet_since = 0.0
+        self._timers: dict[str, IDelayedCall] = {}
+        self._default_timer: IDelayedCall | None = None
+        self._ended = False
+
+    def begin(self) -> None:
+        """The switcher knows what is awake."""
+        self._quiet_since = self._stage.clock.seconds()
+        self._set_default_timer()
+
+    def serves(self, model: Model) -> None:
+        """The model takes requests from now on."""
+        if not self.counts or self._ended:
+            return
+        now = self._stage.clock.seconds()
+        self._idle_since[model.name] = now
+        limit = model.settings.idle_sleep
+        if limit is not None:
+            self._set_timer(model, limit)
+
+    def emptied(self, model: Model) -> None:
+        """The model has nothing in flight any more."""
+        self._quiet_since = self._idle_since[model.name] = self._stage.clock.seconds()
+        if self._default_timer is None:
+            self._set_default_timer()
+
+    def sleeps_at(self, model: Model) -> float | None:
+        """The time at which the model goes to sleep unless a request comes; None if never."""
+        limit = model.settings.idle_sleep
+        if limit is None or model.phase is not Phase.AWAKE or model.guards:
+            return None
+        if self._is_held(model):
+            return None
+        return self._idle_since.get(model.name, model.woke_at) + limit
+
+    def _is_held(self, model: Model) -> bool:
+        return model.settings.always or any(
+            pin.model == model.name for pin in self._stage.steering.pins
+        )
+
+    def _set_timer(self, model: Model, seconds: float) -> None:
+        timer = self._timers.pop(model.name, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        self._timers[model.name] = self._stage.clock.callLater(seconds, self._look, model)
+
+    def _look(self, model: Model) -> None:
+        del self._timers[model.name]
+        if model.phase is not Phase.AWAKE:
+            # The timer is set anew when the model serves again.
+            return
+        limit = model.settings.idle_sleep
+        assert limit is not None
+        left = limit
+        if not (model.guards or model.busy or self._is_held(model)):
+            left = self._idle_since[model.name] + limit - self._stage.clock.seconds()
+        if left > 0.001:
+            self._set_timer(model, left)
+        else:
+            Dismissal(self._stage, model, f"it has had nothing to do for {limit:g} s").begin()
+
+    def _set_default_timer(self, seconds: float | None = None) -> None:
+        if self._default is not None and not self._ended:
+            self._default_timer = self._stage.clock.callLater(
+                self._default.after if seconds is None else seconds, self._look_at_default
+            )
+
+    def _look_at_default(self) -> None:
+        self._default_timer = None
+        default = self._default
+        assert default is not None
+        model = self._stage.models[default.model]
+        left = self._quiet_since + default.after - self._stage.clock.seconds()
+        if not self._stage.is_quiet():
+            # Whoever ends that sets the timer, but a story that fails does not.
+            self._set_default_timer()
+        elif left > 0.001:
+            self._set_default_timer(left)
+        elif model.phase is Phase.AWAKE:
+            # The timer is set anew when a model runs out of requests.
+            pass
+        else:
+            self._stage.steering.wake_if_quiet(model)
+            self._set_default_timer()
+
+    def end(self) -> None:
+        """Set no more timers."""
+        self._ended = True
+        for timer in (*self._timers.values(), self._default_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timers.clear()
+        self._default_timer = None

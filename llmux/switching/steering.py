@@ -1,0 +1,576 @@
+"""
+What an operator has the switcher do: switch now, sleep, keep a model awake, pause.
+
+Commands come before the policy.  The invariants of the switcher hold for them as for
+the policy: a switch that a command asks for takes its room from the ledger, drains
+its victims, and is checked like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from llmux.control import CommandError, IControl, Pause, Pin
+from llmux.errors import ModelPinned, NotReady, Paused, SwitchError
+from llmux.interfaces import Decision, IScheduleView, Phase, Rebind, Reopen, Switch
+from llmux.policy.fifo import make_room
+from llmux.scheduling import fit_together
+from llmux.switching.dismissal import Dismissal
+from llmux.switching.lasting import LastingCommands
+from llmux.switching.model import INFINITY, InFlightGuard, Model
+from llmux.switching.recovery import Cleaning
+from llmux.switching.shutdown import SHUTTING_DOWN
+from llmux.switching.story import Stage, Story
+from llmux.switching.transition import Transition
+
+__all__ = ["Steered", "Steering"]
+
+
+class Steered(Stage, Protocol):
+    """What the steering needs of the switcher, beyond what stories need."""
+
+    def transitions(self) -> Sequence[Transition]:
+        """The switches under way."""
+
+    def stories(self) -> list[Story]:
+        """The stories that are being told."""
+
+    def wanted(self) -> list[Model]:
+        """The models that somebody waits for."""
+
+    def acquire(self, model: str) -> Deferred[InFlightGuard]:
+        """Wait for the model, as a request does."""
+
+
+@dataclass(slots=True)
+class _Order:
+    """
+    A switch that is to take place as soon as it can, whatever the policy thinks.
+
+    @ivar done: the Deferreds of those who gave the order.
+    @ivar abort: what is in flight to its victims is cut short.
+    """
+
+    model: Model
+    abort: bool = False
+    done: list[Deferred[None]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Rest:
+    """Models that are to sleep, and the Deferred of who wants that."""
+
+    models: set[str]
+    done: Deferred[None]
+
+
+@implementer(IControl)
+class Steering:
+    """
+    Carries out commands, and remembers those that last: pins and the pause.
+
+    A model has at most one order; a model that is pinned, and is asleep, is woken
+    like one that has an order, but not before its back-off has ended.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, stage: Steered, lasting: LastingCommands, preload: Iterable[str]
+    ) -> None:
+        """
+        @param lasting: the pins and the pause, which outlive llmux.
+        @param preload: the models to be woken when a pause ends.
+        """
+        self._stage = stage
+        self._lasting = lasting
+        self._preload = list(preload)
+        self._orders: dict[str, _Order] = {}
+        self._rests: list[_Rest] = []
+        # A wait without a request for each model that a command wants awake.
+        self._wakes: dict[str, Deferred[InFlightGuard]] = {}
+        lasting.call_when_over(self._pin_is_over, self._pause_is_over)
+        lasting.restore(stage.models)
+
+    # ------------------------------------------------------------------ commands
+
+    @property
+    def pins(self) -> Sequence[Pin]:
+        """See L{IControl.pins}."""
+        return list(self._lasting.pins.values())
+
+    @property
+    def pause(self) -> Pause | None:
+        """See L{IControl.pause}."""
+        return self._lasting.pause
+
+    def wake(self, model: str, by: str) -> Deferred[None]:
+        """See L{IControl.wake}."""
+        return self._command(lambda: self._wake(self._stage.models[model]))
+
+    def switch(self, model: str, abort: bool, by: str) -> Deferred[None]:
+        """See L{IControl.switch}."""
+        return self._command(lambda: self._switch(self._stage.models[model], abort))
+
+    def sleep(
+        self, models: Sequence[str] | None, abort: bool, force: bool, by: str
+    ) -> Deferred[None]:
+        """See L{IControl.sleep}."""
+        all_models = self._stage.models
+        if models is None:
+            chosen = [
+                model
+                for model in all_models.values()
+                if model.phase is not Phase.ASLEEP and not model.settings.always
+            ]
+        else:
+            chosen = [all_models[name] for name in models]
+        return self._command(lambda: self._sleep(chosen, abort, force))
+
+    def pin(self, model: str, secs: float | None, refuse: bool, by: str) -> Deferred[None]:
+        """See L{IControl.pin}."""
+        return self._command(lambda: self._pin(self._stage.models[model], secs, refuse))
+
+    def unpin(self, model: str | None, by: str) -> Deferred[None]:
+        """See L{IControl.unpin}."""
+        names = list(self._lasting.pins) if model is None else [model]
+        return self._command(lambda: self._unpin(names))
+
+    def pause_switching(
+        self, secs: float | None, sleep: bool, refuse: bool, by: str
+    ) -> Deferred[None]:
+        """See L{IControl.pause_switching}."""
+        return self._command(lambda: self._pause(secs, sleep, refuse, by))
+
+    def resume(self, by: str) -> Deferred[None]:
+        """See L{IControl.resume}."""
+        return self._command(self._resume)
+
+    def _command(self, carry_out: Callable[[], Deferred[None]]) -> Deferred[None]:
+        if self._stage.stopping:
+            return fail(CommandError("llmux is shutting down.", 503, "shutting_down"))
+        try:
+            with self._stage.holding_questions():
+                done = carry_out()
+        except CommandError as error:
+            return fail(error)
+        self._stage.consider()
+        return done
+
+    # ---------------------------------------------------------- each command's work
+
+    def _wake(self, model: Model) -> Deferred[None]:
+        self._check_may_wake(model)
+        self._end_rests([model.name])
+        self.want(model)
+        return succeed(None)
+
+    def want(self, model: Model) -> None:
+        """Wait for the model, as a request does, and do nothing with it then."""
+        if model.open or model.name in self._wakes:
+            return
+        waiting = self._stage.acquire(model.name)
+        if waiting.called:
+            waiting.addCallbacks(_give_back, _ignore)
+            return
+        self._wakes[model.name] = waiting
+
+        def over(result: InFlightGuard | Failure) -> None:
+            if self._wakes.get(model.name) is waiting:
+                del self._wakes[model.name]
+            if isinstance(result, Failure):
+                # The log has the reason, and so has the model's back-off.
+                return
+            _give_back(result)
+
+        waiting.addBoth(over)
+
+    def wake_if_quiet(self, model: Model) -> None:
+        """
+        Wake the model that is to be awake when there is nothing to do, unless there is
+        something to do.
+        """
+        now = self._stage.clock.seconds()
+        if model.phase is not Phase.ASLEEP or self.pause or model.wake_backoff.until > now:
+            return
+        if not self._pinned_in_the_way(model):
+            # Nothing is in flight to its victims, so they sleep at once, and nobody who
+            # comes later can be in time to wait for them.
+            self._orders.setdefault(model.name, _Order(model))
+            self._stage.consider()
+
+    def _switch(self, model: Model, abort: bool) -> Deferred[None]:
+        self._check_may_wake(model)
+        self._end_rests([model.name])
+        for dismissal in self._dismissals():
+            if dismissal.model is model and dismissal.drains:
+                dismissal.call_off()
+        if model.open:
+            return succeed(None)
+        return self._give_order(model, abort)
+
+    def _give_order(self, model: Model, abort: bool) -> Deferred[None]:
+        for name, other in list(self._orders.items()):
+            if other.model is not model and not self._fit([name, model.name]):
+                self._supersede(name)
+        # "Now" does not wait for the end of a back-off.
+        model.wake_backoff.reset()
+        order = self._orders.setdefault(model.name, _Order(model))
+        order.abort |= abort
+        done: Deferred[None] = Deferred()
+        order.done.append(done)
+        return done
+
+    def _sleep(self, models: Sequence[Model], abort: bool, force: bool) -> Deferred[None]:
+        for model in models:
+            self._check_may_sleep(model, abort)
+        if force and not any(model.phase is Phase.UNCERTAIN for model in models):
+            raise CommandError(
+                "--force is for a model that is uncertain; "
+                + ", ".join(f"{model.name} is {model.phase.value}" for model in models)
+                + ". Leave out --force.",
+                code="not_uncertain",
+                param="force",
+            )
+        for model in models:
+            self._supersede(model.name)
+            self._forget_wake(model.name)
+            if abort and model.waiting:
+                error = NotReady(model.name, f"{model.name} is put to sleep by command", 5.0)
+                self._stage.refuse(model, error)
+        if force:
+            for story in self._stage.stories():
+                if isinstance(story, Cleaning) and story.models[0] in models:
+                    story.believe()
+        return self._lay_to_rest(models, abort)
+
+    def _lay_to_rest(self, models: Iterable[Model], abort: bool) -> Deferred[None]:
+        restless = [model for model in models if model.phase is not Phase.ASLEEP]
+        if not restless:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._rests.append(_Rest({model.name for model in restless}, done))
+        for model in restless:
+            self._move_towards_sleep(model)
+            if abort:
+                self._stage.abort_exchanges(
+                    model, f"{model.name} is put to sleep by command", "command"
+                )
+        return done
+
+    def _pin(self, model: Model, secs: float | None, refuse: bool) -> Deferred[None]:
+        self._check_may_wake(model)
+        self._lasting.pin(Pin(model.name, self._end_of(secs), refuse))
+        self._end_rests([model.name])
+        if refuse:
+            for other in self._stage.wanted():
+                error = self.refusal(other)
+                if error is not None:
+                    self._stage.refuse(other, error)
+        return self._switch(model, False)
+
+    def _unpin(self, names: Iterable[str]) -> Deferred[None]:
+        for name in names:
+            if self._lasting.unpin(name):
+                self._supersede(name)
+        return succeed(None)
+
+    def _pause(self, secs: float | None, sleep: bool, refuse: bool, by: str) -> Deferred[None]:
+        self._lasting.begin_pause(Pause(self._end_of(secs), refuse, sleep, by))
+        for name in list(self._orders):
+            self._supersede(name)
+        for transition in list(self._stage.transitions()):
+            if transition.phase is Phase.DRAINING:
+                transition.call_off()
+        if refuse:
+            for model in self._stage.wanted():
+                error = self.refusal(model)
+                assert error is not None
+                self._stage.refuse(model, error)
+        if not sleep:
+            return succeed(None)
+        return self._lay_to_rest(self._stage.models.values(), False)
+
+    def _resume(self) -> Deferred[None]:
+        if self._lasting.end_pause():
+            self._pause_is_over()
+        return succeed(None)
+
+    def _pause_is_over(self) -> None:
+        if self._stage.stopping:
+            return
+        with self._stage.holding_questions():
+            self._end_rests(list(self._stage.models))
+            for dismissal in self._dismissals():
+                if dismissal.drains:
+                    dismissal.call_off()
+            self.preload()
+        self._stage.consider()
+
+    def _pin_is_over(self) -> None:
+        if not self._stage.stopping:
+            self._stage.consider()
+
+    def preload(self) -> None:
+        """Have the models woken that are to be awake from the start, as the policy sees fit."""
+        if self.pause is None:
+            for name in self._preload:
+                self.want(self._stage.models[name])
+
+    def _end_of(self, secs: float | None) -> float | None:
+        return None if secs is None else self._stage.clock.seconds() + secs
+
+    # --------------------------------------------------------------- their checks
+
+    def _check_may_wake(self, model: Model) -> None:
+        """
+        @raise CommandError: there is a pause, or what is pinned leaves no room.
+        """
+        if self.pause is not None:
+            raise CommandError("Switching is paused: `llmux resume` ends that.", code="paused")
+        in_the_way = self._pinned_in_the_way(model)
+        if in_the_way:
+            names = " and ".join(in_the_way)
+            raise CommandError(
+                f"{names} {'is' if len(in_the_way) == 1 else 'are'} pinned, and {model.name} "
+                f"does not fit beside: `llmux unpin {in_the_way[0]}` first.",
+                code="pinned",
+            )
+
+    def _check_may_sleep(self, model: Model, abort: bool) -> None:
+        name = model.name
+        if model.settings.always:
+            raise CommandError(
+                f"{name} is kept awake (`keep: always`): `llmux pause --sleep` puts "
+                "everything to sleep.",
+                code="kept",
+            )
+        if name in self._lasting.pins:
+            raise CommandError(f"{name} is pinned: `llmux unpin {name}` first.", code="pinned")
+        if model.phase is Phase.UNKNOWN:
+            raise CommandError(
+                f"llmux does not know yet whether {name} is awake: try again in a moment.",
+                code="unknown_state",
+            )
+        requests = model.waiting - (name in self._wakes)
+        if requests > 0 and not abort:
+            raise CommandError(
+                f"{requests} wait{'s' if requests == 1 else ''} for {name}: `llmux pause`, or "
+                "--abort to send them 503.",
+                code="requests_wait",
+            )
+
+    def _pinned_in_the_way(self, model: Model) -> list[str]:
+        """The pinned models beside which the model does not fit."""
+        pins = [name for name in self._lasting.pins if name != model.name]
+        if not pins or self._fit([*pins, model.name]):
+            return []
+        alone = [name for name in pins if not self._fit([name, model.name])]
+        return alone or pins
+
+    def _fit(self, names: Sequence[str]) -> bool:
+        """These models can be awake at once, beside those that are kept awake."""
+        models = self._stage.models
+        kept = [name for name, model in models.items() if model.settings.always]
+        needed = [models[name].settings.places for name in dict.fromkeys([*kept, *names])]
+        return fit_together(self._stage.capacity.total, needed)
+
+    # ------------------------------------------------------- what the switcher asks
+
+    def refusal(self, model: Model) -> SwitchError | None:
+        """The error for a request that would wait for the model; None to let it wait."""
+        lasting = self._lasting
+        pause = lasting.pause
+        if pause is not None and pause.refuses:
+            return Paused(model.name, lasting.seconds_left(pause.until))
+        if any(pin.refuses for pin in lasting.pins.values()):
+            in_the_way = self._pinned_in_the_way(model)
+            refusing = [name for name in in_the_way if lasting.pins[name].refuses]
+            if refusing:
+                until = lasting.pins[refusing[0]].until
+                return ModelPinned(model.name, refusing[0], lasting.seconds_left(until))
+        return None
+
+    def is_ordered(self, model: Model) -> bool:
+        """A switch to the model is not the policy's to change."""
+        return model.name in self._orders or model.name in self._lasting.pins
+
+    @property
+    def asks(self) -> bool:
+        """There is something to be done, or to be held back."""
+        lasting = self._lasting
+        return bool(self._orders or self._rests or lasting.pins or lasting.pause)
+
+    def look(self) -> None:
+        """Something has happened: have those go on that wait for that."""
+        for dismissal in self._dismissals():
+            dismissal.look()
+        if not self.asks:
+            return
+        for transition in list(self._stage.transitions()):
+            if transition.phase is not Phase.DRAINING:
+                continue
+            if not self.is_ordered(transition.target):
+                continue
+            order = self._orders.get(transition.target.name)
+            if order is not None and order.abort:
+                for victim in transition.victims:
+                    self._stage.abort_exchanges(
+                        victim, f"{victim.name} makes room by command", "command"
+                    )
+            if transition.phase is Phase.DRAINING and transition.is_drained():
+                transition.go_on()
+        pause = self.pause
+        resting = {name for rest in self._rests for name in rest.models}
+        for model in self._stage.models.values():
+            if model.name in resting or (pause is not None and pause.sleeps):
+                self._move_towards_sleep(model)
+
+    def _move_towards_sleep(self, model: Model) -> None:
+        if model.phase is Phase.AWAKE and not model.busy:
+            Dismissal(self._stage, model, "by command").begin()
+        elif model.phase is Phase.WAKING:
+            for transition in self._stage.transitions():
+                if transition.target is model:
+                    transition.abandon("it is put to sleep by command")
+
+    def decide(self, view: IScheduleView) -> Decision | None:
+        """What an order asks for now; None leaves the decision to the policy."""
+        for model in self._ordered():
+            if model.phase is Phase.ASLEEP and not model.busy:
+                if model.wake_backoff.until > view.now:
+                    continue
+                decision = self._make_room(view, model)
+                if decision is not None:
+                    return decision
+            elif model.phase is Phase.DRAINING:
+                for switch in view.switches:
+                    if model.name in switch.victims and switch.phase is Phase.DRAINING:
+                        return Reopen(switch.number)
+        return None
+
+    def _ordered(self) -> Iterator[Model]:
+        for order in self._orders.values():
+            yield order.model
+        for name in self._lasting.pins:
+            if name not in self._orders:
+                yield self._stage.models[name]
+
+    def _make_room(self, view: IScheduleView, model: Model) -> Decision | None:
+        pins = self._lasting.pins
+        taken = {victim for switch in view.switches for victim in switch.victims}
+        order = sorted(
+            (
+                name
+                for name in view.holders()
+                if view.phase(name) is Phase.AWAKE
+                and not (name in taken or name in pins or self._stage.models[name].busy)
+                and not self._stage.models[name].settings.always
+            ),
+            key=lambda name: (view.in_flight(name) > 0, view.awake_since(name)),
+        )
+        plan = make_room(view, model.name, order, ())
+        if plan is not None:
+            return Switch(model.name, *plan)
+        for switch in view.switches:
+            if switch.phase is Phase.DRAINING:
+                plan = make_room(view, model.name, order, (), switch)
+                if plan is not None:
+                    return Rebind(switch.number, model.name, *plan)
+        return None
+
+    def next_time(self, now: float) -> float:
+        """The time at which the back-off of a pinned model ends that is to be woken."""
+        return min(
+            (
+                model.wake_backoff.until
+                for model in self._ordered()
+                if model.phase is Phase.ASLEEP and model.wake_backoff.until > now
+            ),
+            default=INFINITY,
+        )
+
+    # -------------------------------------------------------- what the switcher tells
+
+    def served(self, model: Model) -> None:
+        """The model serves."""
+        order = self._orders.pop(model.name, None)
+        if order is not None:
+            for done in order.done:
+                done.callback(None)
+
+    def slept(self, model: Model) -> None:
+        """The model is asleep."""
+        for rest in list(self._rests):
+            rest.models.discard(model.name)
+            if not rest.models:
+                self._rests.remove(rest)
+                rest.done.callback(None)
+
+    def not_slept(self, model: Model, reason: str) -> None:
+        """The model does not go to sleep."""
+        error = f"{model.name} does not go to sleep ({reason}); the log says more."
+        for rest in list(self._rests):
+            if model.name in rest.models:
+                self._rests.remove(rest)
+                rest.done.errback(CommandError(error, 500, "hook_failed"))
+
+    def not_woken(self, model: Model, error: SwitchError) -> None:
+        """A switch to the model has failed."""
+        order = self._orders.pop(model.name, None)
+        if order is not None:
+            for done in order.done:
+                done.errback(CommandError(f"{error}; the log says more.", 500, "hook_failed"))
+
+    def end(self) -> None:
+        """llmux stops: whoever waits for a command's end is told so."""
+        self._lasting.end()
+        orders, self._orders = self._orders, {}
+        rests, self._rests = self._rests, []
+        for done in [
+            *(done for order in orders.values() for done in order.done),
+            *(rest.done for rest in rests),
+        ]:
+            done.errback(CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down"))
+
+    # ------------------------------------------------------------------------ parts
+
+    def _dismissals(self) -> list[Dismissal]:
+        return [story for story in self._stage.stories() if isinstance(story, Dismissal)]
+
+    def _supersede(self, name: str) -> None:
+        order = self._orders.pop(name, None)
+        if order is not None:
+            for done in order.done:
+                done.errback(_superseded())
+
+    def _end_rests(self, names: Iterable[str]) -> None:
+        ended = set(names)
+        for rest in list(self._rests):
+            if rest.models & ended:
+                self._rests.remove(rest)
+                rest.done.errback(_superseded())
+
+    def _forget_wake(self, name: str) -> None:
+        waiting = self._wakes.pop(name, None)
+        if waiting is not None:
+            waiting.cancel()
+
+
+def _superseded() -> CommandError:
+    return CommandError("A later command has superseded this one.", code="superseded")
+
+
+def _give_back(guard: InFlightGuard) -> None:
+    guard.release(answered=False)
+
+
+def _ignore(failure: Failure) -> None:
+    """The log has the reason."""

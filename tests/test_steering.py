@@ -1,0 +1,571 @@
+"""What commands do to models in every phase, and what lasts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmux.control import CommandError, IControl
+from llmux.errors import ModelPinned, NotReady, Paused
+from llmux.hooks.command_notes import CommandNotes
+from llmux.interfaces import Phase
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.lasting import ICommandNotes
+from tests.world import ALIVE, SLEEP, WAKE, World, eager_cost_aware
+
+TWO_SLOTS: dict[str, Any] = {
+    "resources": {"gpu": 2},
+    "places": {"a": [{"gpu": 1}], "b": [{"gpu": 1}], "c": [{"gpu": 2}]},
+}
+
+
+class Command:
+    """A command that has been given: done, refused, or neither yet."""
+
+    def __init__(self, deferred: Deferred[None]) -> None:
+        self.done = False
+        self.error: CommandError | None = None
+        deferred.addCallbacks(self._done, self._failed)
+
+    def _done(self, nothing: None) -> None:
+        self.done = True
+
+    def _failed(self, failure: Failure) -> None:
+        assert isinstance(failure.value, CommandError), failure
+        self.error = failure.value
+
+    @property
+    def waits(self) -> bool:
+        return not self.done and self.error is None
+
+    @property
+    def code(self) -> str | None:
+        return None if self.error is None else self.error.code
+
+
+class Operator:
+    """Gives commands to a world."""
+
+    def __init__(self, world: World) -> None:
+        self._control = world.switcher.steering
+
+    def wake(self, model: str) -> Command:
+        return Command(self._control.wake(model, "socket"))
+
+    def switch(self, model: str, *, abort: bool = False) -> Command:
+        return Command(self._control.switch(model, abort, "socket"))
+
+    def sleep(self, *models: str, abort: bool = False, force: bool = False) -> Command:
+        return Command(self._control.sleep(models or None, abort, force, "socket"))
+
+    def pin(self, model: str, secs: float | None = None, *, refuse: bool = False) -> Command:
+        return Command(self._control.pin(model, secs, refuse, "socket"))
+
+    def unpin(self, model: str | None = None) -> Command:
+        return Command(self._control.unpin(model, "socket"))
+
+    def pause(
+        self, secs: float | None = None, *, sleep: bool = False, refuse: bool = False
+    ) -> Command:
+        return Command(self._control.pause_switching(secs, sleep, refuse, "socket"))
+
+    def resume(self) -> Command:
+        return Command(self._control.resume("socket"))
+
+
+@implementer(ICommandNotes)
+class MemoryNotes:
+    """Notes that live as long as this object."""
+
+    def __init__(self) -> None:
+        self.text = "{}"
+
+    def load(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(self.text)
+        return found
+
+    def keep(self, commands: Mapping[str, Any]) -> None:
+        self.text = json.dumps(commands)
+
+
+def test_the_steering_is_a_control() -> None:
+    assert verifyObject(IControl, World().switcher.steering)
+
+
+# ------------------------------------------------------------------------ switch, wake
+
+
+def test_a_switch_now_waits_for_what_is_in_flight_and_for_nothing_else() -> None:
+    world = World(eager_cost_aware, min_active=1000.0)
+    client = world.wake("a")
+    command = Operator(world).switch("b")
+    world.advance(10)
+    assert command.waits and world.phase("a") is Phase.DRAINING
+    client.finish()
+    world.advance(3)
+    assert command.done and world.phase("b") is Phase.AWAKE
+
+
+def test_a_switch_now_with_abort_cuts_what_is_in_flight() -> None:
+    world = World()
+    client = world.wake("a")
+    command = Operator(world).switch("b", abort=True)
+    world.advance(3)
+    assert client.aborted and command.done and world.phase("b") is Phase.AWAKE
+
+
+def test_a_switch_to_the_model_that_is_awake_is_done_at_once() -> None:
+    world = World()
+    world.wake("a").finish()
+    assert Operator(world).switch("a").done
+    assert world.ran(WAKE) == ["a wake"]
+
+
+def test_a_switch_during_the_wake_of_another_begins_when_that_ends() -> None:
+    world = World()
+    client = world.ask("a")
+    world.advance(0.5)
+    command = Operator(world).switch("b")
+    world.advance(0.6)
+    assert client.served and command.waits
+    client.finish()
+    world.advance(3)
+    assert command.done and world.switches() == ["+a", "-a", "+b"]
+
+
+def test_a_switch_to_a_victim_reopens_the_switch_that_drains_it() -> None:
+    world = World()
+    world.wake("a")
+    other = world.ask("b")
+    world.settle()
+    assert world.phase("a") is Phase.DRAINING
+    command = Operator(world).switch("a")
+    world.settle()
+    assert command.done and other.waits
+
+
+def test_no_policy_takes_a_commanded_switch_elsewhere() -> None:
+    world = World()
+    client = world.wake("a")
+    command = Operator(world).switch("b")
+    older = world.ask("c")
+    world.advance(1)
+    client.finish()
+    world.advance(2.5)
+    assert command.done
+    world.advance(10)
+    assert older.served
+
+
+def test_the_last_of_two_switches_wins() -> None:
+    world = World()
+    client = world.wake("a")
+    first = Operator(world).switch("b")
+    second = Operator(world).switch("c")
+    assert first.code == "superseded"
+    client.finish()
+    world.advance(5)
+    assert second.done and world.phase("c") is Phase.AWAKE
+    assert "b wake" not in world.ran(WAKE)
+
+
+def test_two_switches_that_fit_together_are_both_done() -> None:
+    world = World(**TWO_SLOTS)
+    first, second = Operator(world).switch("a"), Operator(world).switch("b")
+    world.advance(3)
+    assert first.done and second.done
+
+
+def test_a_commanded_switch_whose_wake_fails_says_so() -> None:
+    world = World()
+    world.hooks.script("a", WAKE, 1.0, exit_code=3)
+    command = Operator(world).switch("a")
+    world.advance(3)
+    assert command.error is not None
+    assert command.error.status == 500 and "exit status 3" in str(command.error)
+
+
+def test_a_wake_gets_its_turn_as_the_policy_sees_fit() -> None:
+    world = World()
+    client = world.wake("a")
+    assert Operator(world).wake("b").done
+    world.advance(3)
+    assert world.phase("a") is Phase.DRAINING
+    client.finish()
+    world.advance(3)
+    assert world.phase("b") is Phase.AWAKE
+    world.advance(100)
+    assert world.clients_in_flight() == []
+
+
+# ------------------------------------------------------------------------------ sleep
+
+
+@pytest.mark.parametrize("names", [("a",), ()])
+def test_a_model_is_put_to_sleep_when_it_has_drained(names: tuple[str, ...]) -> None:
+    world = World()
+    client = world.wake("a")
+    command = Operator(world).sleep(*names)
+    world.advance(5)
+    assert command.waits and world.phase("a") is Phase.DRAINING
+    client.finish()
+    world.advance(1.5)
+    assert command.done and world.phase("a") is Phase.ASLEEP
+    world.nothing_left()
+
+
+def test_a_request_that_comes_while_the_model_goes_to_sleep_wakes_the_model_again() -> None:
+    world = World()
+    world.wake("a").finish()
+    command = Operator(world).sleep("a")
+    late = world.ask("a")
+    world.advance(5)
+    assert command.done and late.served
+    assert world.switches() == ["+a", "-a", "+a"]
+
+
+def test_sleep_with_abort_cuts_what_is_in_flight() -> None:
+    world = World()
+    client = world.wake("a")
+    command = Operator(world).sleep("a", abort=True)
+    world.advance(1.5)
+    assert client.aborted and command.done
+
+
+def test_a_model_that_requests_wait_for_sleeps_only_if_they_may_be_refused() -> None:
+    world = World()
+    waiting = world.ask("a")
+    world.advance(0.5)
+    operator = Operator(world)
+    refused = operator.sleep("a")
+    assert refused.code == "requests_wait" and "1 waits for a" in str(refused.error)
+    assert waiting.waits
+    command = operator.sleep("a", abort=True)
+    world.advance(5)
+    assert isinstance(waiting.error, NotReady)
+    assert command.done and world.phase("a") is Phase.ASLEEP
+    world.nothing_left()
+
+
+def test_the_waiter_of_a_command_does_not_keep_a_model_from_sleep() -> None:
+    world = World()
+    operator = Operator(world)
+    operator.wake("a")
+    world.advance(0.5)
+    command = operator.sleep("a")
+    world.advance(5)
+    assert command.done and world.phase("a") is Phase.ASLEEP
+
+
+def test_a_model_that_does_not_go_to_sleep_fails_the_command_and_serves_on() -> None:
+    world = World()
+    world.wake("a").finish()
+    world.hooks.script("a", SLEEP, 1.0, exit_code=4)
+    world.hooks.script("a", ALIVE, 0.0, exit_code=0)
+    command = Operator(world).sleep("a")
+    world.advance(1.5)
+    assert command.error is not None and command.error.status == 500
+    assert "exit status 4" in str(command.error)
+    assert world.phase("a") is Phase.AWAKE
+
+
+def test_force_makes_an_uncertain_model_count_as_asleep() -> None:
+    world = World()
+    world.hooks.script("a", WAKE, 1.0, exit_code=1)
+    world.hooks.script("a", SLEEP, 1.0, exit_code=1)
+    world.hooks.script("a", ALIVE, 0.0, exit_code=75)
+    world.ask("a")
+    other = world.ask("b")
+    world.advance(20)
+    assert world.phase("a") is Phase.UNCERTAIN and other.waits
+    command = Operator(world).sleep("a", force=True)
+    world.advance(3)
+    assert command.done and other.served
+
+
+def test_force_is_refused_for_a_model_that_is_not_uncertain() -> None:
+    world = World()
+    world.wake("a").finish()
+    command = Operator(world).sleep("a", force=True)
+    assert command.code == "not_uncertain" and world.phase("a") is Phase.AWAKE
+
+
+# -------------------------------------------------------------------------------- pins
+
+
+def test_a_pinned_model_is_nobodys_victim_until_the_pin_ends() -> None:
+    world = World()
+    command = Operator(world).pin("a", 100.0)
+    world.advance(3)
+    assert command.done
+    other = world.ask("b")
+    world.advance(90)
+    assert other.waits and world.phase("a") is Phase.AWAKE
+    world.advance(10)
+    assert other.served
+
+
+def test_a_pin_switches_to_its_model_first() -> None:
+    world = World(min_active=1000.0)
+    world.wake("b").finish()
+    command = Operator(world).pin("a")
+    world.advance(3)
+    assert command.done and world.phase("a") is Phase.AWAKE
+
+
+def test_a_pin_may_have_others_refused() -> None:
+    world = World(**TWO_SLOTS)
+    waiting = world.ask("c")
+    world.settle()
+    Operator(world).pin("a", 50.0, refuse=True)
+    world.advance(5)
+    later, beside = world.ask("c"), world.ask("b")
+    world.advance(5)
+    assert isinstance(later.error, ModelPinned) and beside.served
+    assert later.error.retry_after is not None and 0 < later.error.retry_after <= 50
+    assert not waiting.waits
+
+
+def test_two_pins_that_do_not_fit_together_are_a_conflict() -> None:
+    world = World()
+    operator = Operator(world)
+    operator.pin("a")
+    world.advance(3)
+    for conflict in (operator.pin("b"), operator.switch("b"), operator.wake("b")):
+        assert conflict.code == "pinned" and "`llmux unpin a`" in str(conflict.error)
+    assert operator.sleep("a").code == "pinned"
+    assert operator.unpin().done and operator.pin("b").waits
+    world.advance(3)
+    assert world.phase("b") is Phase.AWAKE
+
+
+def test_a_pinned_model_that_dies_is_woken_again() -> None:
+    world = World()
+    Operator(world).pin("a")
+    world.advance(3)
+    client = world.ask("a")
+    world.hooks.script("a", ALIVE, 0.0, exit_code=1)
+    client.report_dead()
+    world.hooks.script("a", ALIVE, 0.0)
+    world.advance(10)
+    assert world.switches() == ["+a", "-a", "+a"]
+
+
+# ----------------------------------------------------------------------------- the pause
+
+
+def test_no_switch_begins_during_a_pause_and_those_who_wait_are_served_after_it() -> None:
+    world = World()
+    awake = world.wake("a")
+    operator = Operator(world)
+    assert operator.pause().done
+    other = world.ask("b")
+    world.advance(100)
+    assert other.waits and awake.served and world.ask("a").served
+    assert operator.switch("b").code == "paused"
+    for guard in world.clients_in_flight():
+        guard.release()
+    assert operator.resume().done
+    world.advance(3)
+    assert other.served
+
+
+def test_a_pause_calls_off_a_switch_that_drains() -> None:
+    world = World()
+    world.wake("a")
+    other = world.ask("b")
+    world.settle()
+    assert world.phase("a") is Phase.DRAINING
+    Operator(world).pause()
+    world.settle()
+    assert world.phase("a") is Phase.AWAKE and other.waits
+
+
+def test_a_pause_with_sleep_frees_the_machine() -> None:
+    world = World(**TWO_SLOTS)
+    operator = Operator(world)
+    operator.pin("a")
+    world.advance(3)
+    client = world.wake("b")
+    command = operator.pause(sleep=True)
+    late = world.ask("a")
+    world.advance(3)
+    assert command.waits and world.phase("a") is Phase.ASLEEP
+    client.finish()
+    world.advance(3)
+    assert command.done
+    assert {world.phase(model) for model in "abc"} == {Phase.ASLEEP}
+    operator.resume()
+    world.advance(3)
+    assert late.served
+
+
+def test_a_pause_with_sleep_calls_off_a_wake() -> None:
+    world = World()
+    client = world.ask("a")
+    world.advance(0.5)
+    command = Operator(world).pause(sleep=True)
+    world.advance(5)
+    assert command.done and client.waits and world.phase("a") is Phase.ASLEEP
+
+
+def test_a_pause_may_refuse_who_would_wait() -> None:
+    world = World()
+    waiting = world.ask("a")
+    world.settle()
+    world.switcher.steering.pause_switching(30.0, False, True, "socket")
+    world.advance(5)
+    later = world.ask("b")
+    assert isinstance(later.error, Paused) and later.error.retry_after == 25.0
+    world.advance(30)
+    assert waiting.served or isinstance(waiting.error, Paused)
+    assert not isinstance(world.ask("b").error, Paused)
+
+
+def test_a_pause_ends_by_itself() -> None:
+    world = World()
+    Operator(world).pause(60.0)
+    client = world.ask("a")
+    world.advance(59)
+    assert client.waits
+    world.advance(4)
+    assert client.served
+
+
+# -------------------------------------------------------------------------- what lasts
+
+
+def test_pins_and_the_pause_outlive_llmux() -> None:
+    notes = MemoryNotes()
+    world = World(commands=notes)
+    operator = Operator(world)
+    operator.pin("a", 500.0)
+    world.advance(3)
+    operator.pause()
+    world.stop()
+    later = World(commands=notes, start=False)
+    assert [pin.model for pin in later.switcher.steering.pins] == ["a"]
+    assert later.switcher.steering.pause is not None
+    later.switcher.start()
+    client = later.ask("b")
+    later.advance(10)
+    assert client.waits
+    Operator(later).resume()
+    later.advance(10)
+    assert later.phase("a") is Phase.AWAKE and client.waits
+    later.advance(600)
+    assert client.served
+
+
+@pytest.mark.parametrize("text", ['{"pins": [{"model": 3}]}', '{"pause": [1]}', '{"pins": 7}'])
+def test_notes_that_make_no_sense_are_forgotten(text: str) -> None:
+    notes = MemoryNotes()
+    notes.text = text
+    world = World(commands=notes)
+    assert not world.switcher.steering.pins and world.ask("a").waits
+    world.advance(3)
+    assert world.phase("a") is Phase.AWAKE
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: MemoryNotes(), lambda path: CommandNotes(str(path))]
+)
+def test_notes_give_back_what_was_kept_last(
+    tmp_path: Path, make: Callable[[Path], ICommandNotes]
+) -> None:
+    notes = make(tmp_path)
+    assert verifyObject(ICommandNotes, notes)
+    assert notes.load() == {}
+    notes.keep({"pins": [{"until": 3.5}], "pause": None})
+    notes.keep({"pins": [], "pause": {"by": "ops"}})
+    assert notes.load() == {"pins": [], "pause": {"by": "ops"}}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff"])
+def test_a_file_of_rubbish_is_no_notes(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "commands.json").write_bytes(text)
+    assert CommandNotes(str(tmp_path)).load() == {}
+
+
+def test_a_directory_that_cannot_be_written_to_costs_only_the_notes(tmp_path: Path) -> None:
+    CommandNotes(str(tmp_path / "none")).keep({"pins": []})
+
+
+# --------------------------------------------------------------- when there is nothing to do
+
+
+def test_a_model_sleeps_after_it_has_been_idle_for_long_enough() -> None:
+    world = World(own={"idle_sleep": 60.0})
+    client = world.wake("a")
+    world.advance(100)
+    assert world.phase("a") is Phase.AWAKE
+    client.finish()
+    world.advance(30)
+    world.ask("a").finish()
+    world.advance(59)
+    assert world.phase("a") is Phase.AWAKE
+    world.advance(3)
+    assert world.phase("a") is Phase.ASLEEP
+    world.nothing_left()
+
+
+def test_a_pinned_model_does_not_sleep_for_idleness() -> None:
+    world = World(own={"idle_sleep": 60.0})
+    Operator(world).pin("a", 500.0)
+    world.advance(400)
+    assert world.phase("a") is Phase.AWAKE
+    world.advance(200)
+    assert world.phase("a") is Phase.ASLEEP
+
+
+def test_models_are_woken_at_start_and_after_a_pause() -> None:
+    world = World(preload=["b"])
+    world.advance(3)
+    assert world.phase("b") is Phase.AWAKE
+    operator = Operator(world)
+    operator.pause(sleep=True)
+    world.advance(3)
+    assert world.phase("b") is Phase.ASLEEP
+    operator.resume()
+    world.advance(3)
+    assert world.phase("b") is Phase.AWAKE
+    assert world.clients_in_flight() == []
+
+
+def test_the_default_model_is_woken_when_there_is_nothing_to_do() -> None:
+    world = World(default=DefaultModel("a", 60.0))
+    client = world.wake("b")
+    world.advance(200)
+    assert world.phase("b") is Phase.AWAKE
+    client.finish()
+    world.advance(59)
+    assert world.phase("b") is Phase.AWAKE
+    world.advance(4)
+    assert world.phase("a") is Phase.AWAKE
+    world.wake("b").finish()
+    world.advance(70)
+    assert world.phase("a") is Phase.AWAKE
+
+
+# ------------------------------------------------------------------------------- the end
+
+
+def test_who_waits_for_a_command_is_told_that_llmux_stops() -> None:
+    world = World()
+    client = world.wake("a")
+    operator = Operator(world)
+    switch, sleep = operator.switch("b"), operator.sleep("c")
+    done = world.stop()
+    client.finish()
+    world.advance(5)
+    assert switch.error is not None and switch.error.status == 503 and sleep.done
+    assert done and operator.wake("a").code == "shutting_down"
+    world.nothing_left()
