@@ -74,9 +74,10 @@ class FifoPolicy:
         a switch off if the oldest waiter waits for one of its victims.
         """
         wanted = sorted(view.wanted(), key=view.oldest)
+        order = self._order(view) if wanted else []
         for switch in view.switches:
             if switch.phase is Phase.DRAINING:
-                decision = self._about(view, switch, wanted)
+                decision = _about(view, switch, wanted, order)
                 if decision is not None:
                     return decision
         limit = self._parallel_wakes
@@ -85,26 +86,11 @@ class FifoPolicy:
         # What the models of older waiters can use, who find no room.
         kept: set[str] = set()
         for model in wanted:
-            plan = make_room(view, model, self._order(view), kept)
+            plan = make_room(view, model, order, kept)
             if plan is not None:
                 return Switch(model, *plan, Why("oldest", model))
             kept.update(*view.places(model))
         return Stay(why=Why("no_room", wanted[0]) if wanted else None)
-
-    def _about(
-        self, view: IScheduleView, switch: SwitchView, wanted: Sequence[str]
-    ) -> Decision | None:
-        """Decide about a switch that drains; None leaves the switch as it is."""
-        oldest = view.oldest(switch.target)
-        rivals = [model for model in wanted if view.oldest(model) < oldest]
-        ahead = view.oldest(rivals[0]) if rivals else oldest
-        if any(view.oldest(victim) < ahead for victim in switch.victims):
-            return Reopen(switch.number, Why("oldest"))
-        for model in rivals:
-            plan = make_room(view, model, self._order(view), (), switch)
-            if plan is not None:
-                return Rebind(switch.number, model, *plan, Why("oldest", model))
-        return None
 
     def _order(self, view: IScheduleView) -> list[str]:
         """The models that can make room, those first that are to go first."""
@@ -131,6 +117,22 @@ class FifoPolicy:
     def estimates(self) -> Iterable[Estimate]:
         """Return nothing: the policy learns nothing that a person would want to know."""
         return ()
+
+
+def _about(
+    view: IScheduleView, switch: SwitchView, wanted: Sequence[str], order: Sequence[str]
+) -> Decision | None:
+    """Decide about a switch that drains; None leaves the switch as it is."""
+    oldest = view.oldest(switch.target)
+    rivals = [model for model in wanted if view.oldest(model) < oldest]
+    ahead = view.oldest(rivals[0]) if rivals else oldest
+    if any(view.oldest(victim) < ahead for victim in switch.victims):
+        return Reopen(switch.number, Why("oldest"))
+    for model in rivals:
+        plan = make_room(view, model, order, (), switch)
+        if plan is not None:
+            return Rebind(switch.number, model, *plan, Why("oldest", model))
+    return None
 
 
 def make_room(
