@@ -312,7 +312,7 @@ class Config(Struct, frozen=True, kw_only=True):
         are refused; 0 for none.
     @ivar max_connections: as many clients are connected at most; others wait in
         the kernel's queue.
-    @ivar request_log: a file that gets a line for each request, or None.
+    @ivar request_log: a file that gets a line for each request and each switch, or None.
     @ivar preload: the models that are woken at start, and when a pause ends.
     @ivar default_model: the model that is woken when there has been nothing to do for
         C{default_after_secs}; None for none.

@@ -76,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="A trace has one request a line, as JSON: "
         '{"t": 12.5, "model": "a", "service_s": 4.2}; optional: "id"; "after": ID and '
         '"think_s": 3 for a request sent that long after another\'s reply (no "t" then); '
-        '"patience_s" for a client that gives up. llmux writes one of its own traffic '
-        "if the configuration says request_log: FILE.",
+        '"patience_s" for a client that gives up. llmux writes one of its own traffic, with '
+        "the switches that it made, if the configuration says request_log: FILE.",
         allow_abbrev=False,
     )
     add = parser.add_argument
