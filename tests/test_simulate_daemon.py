@@ -114,7 +114,7 @@ def simulated(trace: Path, config_file: Path) -> str:
     config = load_config(str(config_file))
     with trace.open("rb") as lines:
         requests = read_trace(lines)
-    run = Run(requests, build_policy(config), config.models, HookTimes(2 * HOOK))
+    run = Run(requests, build_policy(config), list(config.models), HookTimes(2 * HOOK))
     return "".join(model for _, model in run.go().woken)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,8 @@ from llmux.simulate.options import MachineOptions, UsageError, machine_options
 from llmux.simulate.run import Mode, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.settings import ModelSettings
 
 TWO_GPUS = ("--capacity", "gpu0=24,gpu1=24")
 NEEDS = ("--needs", "a=gpu0:20|gpu1:20", "--needs", "b=gpu0:20|gpu1:20")
@@ -164,6 +167,29 @@ def _one_each(models: str) -> list[str]:
     return [word for name in models for word in ("--needs", f"{name}=gpu:1")]
 
 
+def test_what_models_do_in_their_idle_time_is_simulated(
+    capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        CONFIG.replace(
+            "needs: {gpu0: 22, gpu1: 22}", "needs: {gpu0: 22, gpu1: 22}, stop_secs: 3"
+        ).replace(
+            'c: {port: 4003, wake: "true", sleep: "true"', "c: {port: 4003, serve: sleep 9"
+        )
+    )
+    plain = fifo(capsys, trace, "-c", str(config))
+    config.write_text(
+        CONFIG.replace(
+            "needs: {gpu0: 22, gpu1: 22}", "needs: {gpu0: 22, gpu1: 22}, idle_sleep_secs: 1"
+        )
+        + "default_model: a\ndefault_after_secs: 4\npreload: [b]\n"
+    )
+    found = fifo(capsys, trace, "-c", str(config))
+    assert found["answered"] == plain["answered"] == 40
+    assert found["wait_mean_s"] < plain["wait_mean_s"]
+
+
 @pytest.mark.parametrize(("limit", "longest"), [((), 2.0), (("--parallel-wakes", "1"), 6.0)])
 def test_parallel_wakes_make_models_wake_one_after_the_other(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, limit: tuple[str, ...], longest: float
@@ -188,10 +214,9 @@ def test_a_switch_wakes_a_model_beside_another_that_goes_on_serving() -> None:
     record = Run(
         Trace.of(requests),
         FifoPolicy(context),
-        "abc",
+        {name: ModelSettings(inf, places=some) for name, some in places.items()},
         HookTimes(0, sleeps={"a": 1, "b": 2}, wakes={"a": 1, "b": 1, "c": 3}),
         resources=resources,
-        places=places,
     ).go()
     assert list(record.began) == [1.0, 3.0, 16.0]
     assert [(t, m, mode) for t, m, mode, _ in record.changes][:8] == [
@@ -205,6 +230,25 @@ def test_a_switch_wakes_a_model_beside_another_that_goes_on_serving() -> None:
         (11.0, "b", Mode.SWITCHING),
     ]
     assert record.changes[2][3] == {"gpu": 1.0}
+
+
+def test_a_run_ends_with_its_last_request_whatever_models_do_in_their_idle_time() -> None:
+    """The default model falls asleep when it is idle, and is woken again, for ever."""
+    requests = [
+        TraceRequest("a", 1, 0.0),
+        TraceRequest("a", 1, 0.0, after=0, think=30.0),
+        TraceRequest("b", 1, 50.0),
+    ]
+    record = Run(
+        Trace.of(requests),
+        FifoPolicy(),
+        {"a": ModelSettings(inf, idle_sleep=1.0), "b": ModelSettings(inf)},
+        HookTimes(2),
+        default=DefaultModel("a", 3.0),
+    ).go()
+    assert record.ended == max(record.answered)
+    assert len(record.woken) > 5
+    assert min(record.answered) > 0, "all were answered"
 
 
 def test_the_plot_has_a_lane_for_each_resource(trace: str, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from llmux.simulate.report import Assumptions, about, as_json, as_table
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceError, read_trace
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.settings import ModelSettings
 
 __all__ = ["main"]
 
@@ -109,16 +111,26 @@ def _run(
     progress: ProgressBar,
 ) -> Record:
     room = room_of(config)
+    models = {
+        name: ModelSettings(
+            inf,
+            places=room.places[name],
+            always=name in room.always,
+            idle_sleep=model.idle_sleep_secs,
+        )
+        for name, model in config.models.items()
+    }
+    default = config.default_model
     return Run(
         trace,
         build_policy(config),
-        list(config.models),
+        models,
         costs,
         slots=slots,
         until=until,
         seed=seed,
         settings=settings_of(config),
         resources=room.resources,
-        places=room.places,
-        always=room.always,
+        preload=config.preload,
+        default=None if default is None else DefaultModel(default, config.default_after_secs),
     ).go(progress)

@@ -286,85 +286,86 @@ def candidates(
         cannot be awake.
     @raise UsageError: the trace or an option names a model that does not exist.
     """
-    machine = machine or MachineOptions()
-    document: dict[str, Any]
     if config_file is None:
-        document = {
-            "models": {
-                name: {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
-                for name in trace.models()
-            }
-        }
-        given = None
+        base = config_from_mapping(_document(trace.models()), directory=".")
     else:
-        given = load_config(config_file)
-        strangers = [name for name in trace.models() if name not in given.models]
+        base = load_config(config_file)
+        strangers = [name for name in trace.models() if name not in base.models]
         if strangers:
             raise UsageError(
                 f"the trace asks for {', '.join(strangers)}; {config_file} has no such model"
             )
-        models = {name: msgspec.to_builtins(model) for name, model in given.models.items()}
-        document = {"models": models}
-        if given.resources is not None:
-            document["resources"] = msgspec.to_builtins(given.resources)
-    if machine.says_anything:
-        changed = _on_machine(document, machine)
-        if given is not None:
-            policy = given.policy
-            if machine.parallel_wakes is not None:
-                policy = replace(policy, parallel_wakes=machine.parallel_wakes)
-            given = replace(
-                given, models=changed.models, resources=changed.resources, policy=policy
-            )
-    wakes = machine.parallel_wakes
-    if wakes is None and given is not None:
-        wakes = given.policy.parallel_wakes
-    if wakes is not None:
-        document["parallel_wakes"] = wakes
+    if machine is not None and machine.says_anything:
+        base = _on_machine(base, machine)
     asked = list(words)
+    found = []
     if not asked:
-        asked = [name for name in BOTH if given is None or given.policy.name != name]
-    found = [] if given is None or words else [(given.policy.name, given)]
-    return [*found, *((word, _with_policy(word, document)) for word in asked)]
+        asked = [name for name in BOTH if config_file is None or base.policy.name != name]
+        found = [] if config_file is None else [(base.policy.name, base)]
+    return [*found, *((word, _with_policy(word, base)) for word in asked)]
 
 
-def _on_machine(document: dict[str, Any], machine: MachineOptions) -> Config:
+def _document(models: Iterable[str]) -> dict[str, Any]:
+    """A configuration that says next to nothing of its models."""
+    scripts = {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
+    return {"models": dict.fromkeys(models, scripts)}
+
+
+def _on_machine(base: Config, machine: MachineOptions) -> Config:
     """
-    Put what the options say of the machine into the document.
+    Put what the options say of the machine into a configuration.
 
-    @return: the document as a configuration.
     @raise ConfigError: a model cannot be awake.
     @raise UsageError: an option names a model that does not exist.
     """
-    models = document["models"]
+    document = _document(base.models)
     for name, places in machine.needs.items():
-        if name not in models:
+        if name not in base.models:
             raise UsageError(
                 f"--needs {name}=...: there is no such model; the models are "
-                f"{', '.join(models)}"
+                f"{', '.join(base.models)}"
             )
-        models[name] = models[name] | {"needs": places[0] if len(places) == 1 else places}
-    if machine.resources is not None:
-        document["resources"] = machine.resources
-    elif machine.needs and "resources" not in document:
+        document["models"][name] = document["models"][name] | {
+            "needs": places[0] if len(places) == 1 else places
+        }
+    for name, model in base.models.items():
+        own = {"needs": model.needs} if name not in machine.needs else {}
+        if model.keep is not None:
+            own["keep"] = model.keep
+        document["models"][name] = own | document["models"][name]
+    document["resources"] = base.resources if machine.resources is None else machine.resources
+    if machine.needs and document["resources"] is None:
         raise UsageError("--needs: say what the machine has, as in --capacity gpu0=24,gpu1=24")
-    return config_from_mapping(document, file="--capacity, --needs", directory=".")
+    checked = config_from_mapping(document, file="--capacity, --needs", directory=".")
+    policy = base.policy
+    if machine.parallel_wakes is not None:
+        policy = replace(policy, parallel_wakes=machine.parallel_wakes)
+    models = {
+        name: replace(model, needs=checked.models[name].needs)
+        for name, model in base.models.items()
+    }
+    return replace(base, models=models, resources=checked.resources, policy=policy)
 
 
-def _with_policy(word: str, document: Mapping[str, Any]) -> Config:
+def _with_policy(word: str, base: Config) -> Config:
+    """
+    The same configuration with another policy.
+
+    @param word: the policy's name and settings.
+    """
     name, _, rest = word.partition(":")
-    rest_of_document = dict(document)
     policy: dict[str, Any] = {"name": name}
-    if "parallel_wakes" in document:
-        policy["parallel_wakes"] = rest_of_document.pop("parallel_wakes")
+    if base.policy.parallel_wakes is not None:
+        policy["parallel_wakes"] = base.policy.parallel_wakes
     for item in filter(None, rest.split(",")):
         key, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--policy {word}: {item!r} is not KEY=VALUE")
         policy[key.strip()] = _value(text.strip())
-    return config_from_mapping(
-        rest_of_document | {"policy": policy}, file=f"--policy {word}", directory="."
+    checked = config_from_mapping(
+        _document(base.models) | {"policy": policy}, file=f"--policy {word}", directory="."
     )
+    return replace(base, policy=checked.policy)
 
 
 def _value(text: str) -> Any:

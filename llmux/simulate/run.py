@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from math import inf, nan
 from random import Random
@@ -18,6 +18,7 @@ from llmux.simulate.clock import HeapClock
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.simulated_backend import SimulatedBackend
 from llmux.simulate.trace import Trace
+from llmux.switching.idleness import DefaultModel
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 
@@ -84,14 +85,13 @@ class Run:
     """
     A run of the switcher that llmux has in production, with the requests of a trace.
 
-    @param models: the names of the models.
+    @param models: the names of the models, or their settings by name.
     @param slots: the number of requests that a backend serves at a time.
     @param until: the time at which the run ends; infinity to end with the last answer.
     @param seed: the seed of all that is random.
     @param resources: each resource of the machine and its capacity.
-    @param places: what the models need, in each of the places where they can be; a model
-        that is not named needs the one slot.
-    @param always: the models that are awake always.
+    @param preload: the models that are woken at start.
+    @param default: the model that is woken when there is nothing to do.
     @ivar record: what happened so far.
     @ivar switcher: the switcher.
     """
@@ -100,7 +100,7 @@ class Run:
         self,
         trace: Trace,
         policy: ISwitchPolicy,
-        models: Iterable[str],
+        models: Iterable[str] | Mapping[str, ModelSettings],
         costs: HookTimes,
         *,
         slots: int = 16,
@@ -108,8 +108,8 @@ class Run:
         seed: int = 1,
         settings: SwitchSettings | None = None,
         resources: Needs = ONE_SLOT,
-        places: Mapping[str, Sequence[Needs]] | None = None,
-        always: Collection[str] = (),
+        preload: Iterable[str] = (),
+        default: DefaultModel | None = None,
     ) -> None:
         capacities = {name: float(amount) for name, amount in resources.items()}
         self.record = Record(len(trace.requests), capacities)
@@ -118,21 +118,26 @@ class Run:
         self._clock = HeapClock()
         self._hooks = NumberHooks(self._clock, costs, Random(seed), self._partner)
         self.record.woken = self._hooks.woken
+        known = (
+            models
+            if isinstance(models, Mapping)
+            else {name: ModelSettings(inf) for name in models}
+        )
         self.switcher = ModelSwitcher(
             self._clock,
             self._hooks,
             policy,
-            {
-                name: ModelSettings(
-                    inf,
-                    places=(places or {}).get(name, (ONE_SLOT,)),
-                    always=name in always,
-                )
-                for name in models
-            },
+            known,
             settings,
             resources=resources,
+            preload=preload,
+            default=default,
         )
+        # What a model does in its idle time may go on for ever.
+        self._stops_with_the_last = default is not None or any(
+            model.idle_sleep is not None for model in known.values()
+        )
+        self._thinking = 0
         self._backends = {
             name: SimulatedBackend(self._clock, slots, self._began, self._served)
             for name in self.switcher.models
@@ -157,13 +162,22 @@ class Run:
         self._send_at_its_time()
         clock, until = self._clock, self._until
         steps = 0
-        while clock.step(until):
+        while not self._is_over() and clock.step(until):
             self._look()
             steps += 1
             if progress is not None and not steps % 2000:
                 progress(self._done_part())
         self.record.ended = clock.seconds() if until == inf else until
         return self.record
+
+    def _is_over(self) -> bool:
+        """Every request has ended, and what would follow of itself is of no interest."""
+        return (
+            self._stops_with_the_last
+            and self._until == inf
+            and not (self._clients or self._thinking)
+            and self._next == len(self._order)
+        )
 
     def _done_part(self) -> float:
         parts = [self._ended / len(self._trace.requests)]
@@ -256,7 +270,12 @@ class Run:
         assert client.guard is not None
         client.guard.release()
         for follower in self._trace.followers.get(number, ()):
-            self._clock.callLater(self._trace.requests[follower].think, self._send, follower)
+            self._thinking += 1
+            self._clock.callLater(self._trace.requests[follower].think, self._follow, follower)
+
+    def _follow(self, number: int) -> None:
+        self._thinking -= 1
+        self._send(number)
 
     def _give_up(self, client: _Client) -> None:
         client.impatience = None

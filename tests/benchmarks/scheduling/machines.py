@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 from llmux.interfaces import ISwitchPolicy, PolicyContext
 from llmux.policy.catalog import find_policy
@@ -10,6 +11,7 @@ from llmux.simulate.figures import Figures, figures
 from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.trace import Trace
+from llmux.switching.settings import ModelSettings
 from tests.benchmarks.scheduling.comparison import Comparison, compared, geometric_mean
 from tests.benchmarks.scheduling.families import SLOTS
 from tests.benchmarks.scheduling.topologies import (
@@ -43,13 +45,12 @@ def measure_on_machine(
     record = Run(
         trace,
         policy,
-        machine.models,
+        {name: ModelSettings(inf, places=m.places) for name, m in machine.models.items()},
         machine.costs(scenario.switch),
         slots=SLOTS,
         until=scenario.horizon,
         seed=scenario.seed,
         resources=machine.resources,
-        places={name: shape.places for name, shape in machine.models.items()},
     ).go()
     return figures(name, trace, record, scenario.warm_up)
 
