@@ -16,6 +16,7 @@ import msgspec
 from twisted.python import usage
 
 from llmux.backend.whereabouts import address_text
+from llmux.command.rights import who_may
 from llmux.command.script_check import script_problems
 from llmux.config import Config, ConfigError, ModelConfig, load_config
 from llmux.config.error import key_path, printable, shown
@@ -164,6 +165,14 @@ def check_surroundings(config: Config) -> None:
         from llmux.daemon.listener import make_endpoint
 
         make_endpoint(config, None)
+    if config.admin.listen is not None and not config.admin.listen.startswith("systemd:"):
+        from llmux.daemon.listener import make_endpoint
+
+        elsewhere = msgspec.structs.replace(config, listen=config.admin.listen)
+        try:
+            make_endpoint(elsewhere, None)
+        except ConfigError as error:
+            raise ConfigError(error.file, "admin.listen", error.problem, error.remedy) from None
     if config.request_log is not None:
         directory = os.path.dirname(os.path.join(config.directory, config.request_log))
         if not os.path.isdir(directory):
@@ -202,6 +211,8 @@ def describe(config: Config) -> Iterator[str]:
     if config.request_log is not None:
         log = os.path.join(config.directory, config.request_log)
         yield f"logs requests to  {log}"
+    yield ""
+    yield from who_may(config)
     yield ""
     yield from _policy(config)
     room = room_of(config)
