@@ -161,7 +161,8 @@ def test_only_so_many_that_are_over_are_kept_and_none_stays_open() -> None:
         if number:
             client.send(chat())
         backend_end.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    assert not journal.open
+    assert not journal.waiting
+    assert world.in_flight() == 0
     assert len(journal.ended) == MOST_ENDED
     assert journal.ended[-1][0] - journal.ended[0][0] == MOST_ENDED - 1
 
@@ -181,7 +182,7 @@ def test_each_way_to_end_closes_the_row(how: str) -> None:
     client.send(chat())
     world.advance(1)
     if how == "stop":
-        assert len(journal.open) == 1
+        assert len(journal.waiting) == 1
         world.switcher.stop()
         world.advance(1)
     elif how == "leaves":
@@ -197,5 +198,5 @@ def test_each_way_to_end_closes_the_row(how: str) -> None:
         world.accept().send(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
         outcome = "answered"
     world.advance(1)
-    assert not journal.open
+    assert not journal.waiting
     assert [ended[-1] for ended in journal.ended] == [outcome]

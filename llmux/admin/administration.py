@@ -95,7 +95,7 @@ class Administration:
             max_wait=max_wait,
         )
         self.clock = clock
-        self._rows = RequestRows(journal, switcher.chronicle, self.moments)
+        self._rows = RequestRows(journal, switcher, self.moments)
         self.events = EventStream(
             switcher,
             clock,
@@ -161,7 +161,7 @@ class Administration:
     # ------------------------------------------------------------- own verbs
 
     def _cancel(self, order: Order) -> Deferred[None]:
-        request = self.journal.find(order["request"])
+        request = self._rows.find(order["request"])
         if request is None:
             return fail(
                 CommandError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmux.admin.moments import Moments
 from llmux.monitoring.request_journal import Ended, OpenRequest, RequestJournal
-from llmux.switching.chronicle import Chronicle
+from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["RequestRows"]
 
@@ -17,20 +17,36 @@ __all__ = ["RequestRows"]
 class RequestRows:
     """Makes rows of what a journal keeps.  A row holds nothing of a body."""
 
-    def __init__(self, journal: RequestJournal, chronicle: Chronicle, moments: Moments) -> None:
+    def __init__(
+        self, journal: RequestJournal, switcher: ModelSwitcher, moments: Moments
+    ) -> None:
         self._journal = journal
-        self._chronicle = chronicle
+        self._switcher = switcher
         self._moments = moments
+
+    def open(self) -> list[OpenRequest]:
+        """The requests that wait or are in flight, oldest first."""
+        found: list[OpenRequest] = list(self._journal.waiting)
+        for model in self._switcher.models.values():
+            for guard in model.guards:
+                holder: Any = getattr(guard, "holder", None)
+                if holder is not None:
+                    found.append(holder)
+        return sorted(found, key=lambda request: request.number)
+
+    def find(self, number: int) -> OpenRequest | None:
+        """The request with this number that waits or is in flight."""
+        return next((each for each in self.open() if each.number == number), None)
 
     def all(self, now: float) -> list[dict[str, Any]]:
         """Open requests, oldest first, and then those that are over, latest first."""
-        opened = sorted(self._journal.open, key=lambda request: int(request.number))
-        rows = [self.of_open(request, now) for request in opened]
+        rows = [self.of_open(request, now) for request in self.open()]
         return rows + self.of_ended(reversed(self._journal.ended))
 
     def of_open(self, request: OpenRequest, now: float) -> dict[str, Any]:
         """The row of a request that waits or is in flight."""
         method, path = request.what
+        status, first_byte, size = request.progress
         waits = not request.has_guard
         began = request.started if request.granted is None else request.granted
         return self._row(
@@ -38,12 +54,12 @@ class RequestRows:
             request.model,
             method,
             path,
-            request.status,
+            status,
             request.started,
             now - request.started if waits else began - request.started,
-            request.first_byte,
+            first_byte,
             None if waits else now - began,
-            request.size,
+            size,
             "waiting" if waits else "in_flight",
             self._caused(request.model, request.started, request.granted),
         )
@@ -113,7 +129,7 @@ class RequestRows:
         """The number of the switch that the request waited for; None if it found its model."""
         if granted is None:
             return None
-        for record in reversed(self._chronicle.switches):
+        for record in reversed(self._switcher.chronicle.switches):
             if record.ended is None or record.ended < at:
                 return None
             if record.target == model and record.ended <= granted + 0.001:

@@ -1,19 +1,18 @@
 """
-The requests that llmux has, and the last that it had, for people who ask.
+The requests that wait, and the last that are over, for people who ask.
 
-A request pays for this with two references: it is put into a set while it is
-open, and leaves one tuple when it is over.  Rows for people are made from these
-when somebody asks.  Nothing of a body is kept, and of a head only method and path.
+A request to a model that is awake pays for this with one tuple when it is over; the
+requests in flight are found by their guards.  Rows for people are made when somebody
+asks.  Nothing of a body is kept, and of a head only method and path.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import Any, Protocol
 
-__all__ = ["MOST_ENDED", "Ended", "OpenRequest", "RequestJournal"]
+__all__ = ["LONGEST_PATH", "MOST_ENDED", "Ended", "OpenRequest", "RequestJournal"]
 
 MOST_ENDED = 1000
 
@@ -32,13 +31,17 @@ Times are the switcher's clock's.
 class OpenRequest(Protocol):
     """A request that is not over: a L{Turn<llmux.proxy.turn.Turn>}."""
 
-    number: int
     model: str
-    status: int
     started: float
     granted: float | None
-    first_byte: float
-    size: int
+
+    @property
+    def number(self) -> int:
+        """The number that no other request has."""
+
+    @property
+    def progress(self) -> tuple[int, float, int]:
+        """The reply's status (0: none yet), seconds to its first byte, bytes of its body."""
 
     @property
     def has_guard(self) -> bool:
@@ -54,27 +57,19 @@ class OpenRequest(Protocol):
 
 class RequestJournal:
     """
-    Open requests, and the last C{MOST_ENDED} that are over.
+    The requests that wait, and the last C{MOST_ENDED} that are over.
 
-    @ivar open: the open ones.
+    @ivar waiting: those that wait for a model, or for what its C{alive} says.
     @ivar ended: those that are over, oldest first.
-    @ivar next_number: gives the number of the next request.
+    @ivar note: appends to L{ended}.
     """
 
-    __slots__ = ("ended", "next_number", "open")
+    __slots__ = ("ended", "note", "waiting")
 
     def __init__(self) -> None:
-        self.open: set[Any] = set()
+        self.waiting: set[Any] = set()
         self.ended: deque[Ended] = deque(maxlen=MOST_ENDED)
-        self.next_number: Callable[[], int] = count(1).__next__
-
-    def find(self, number: int) -> OpenRequest | None:
-        """The open request with this number."""
-        for request in self.open:
-            if request.number == number:
-                found: OpenRequest = request
-                return found
-        return None
+        self.note: Callable[[Ended], None] = self.ended.append
 
     def ended_since(self, last: Ended | None) -> Iterator[Ended]:
         """Those that have ended after this one, newest first; all if it is gone."""

@@ -83,6 +83,7 @@ class SwitchingResource(Resource):
             switcher.backend_in_doubt,
             self._refusals,
             clock.seconds,
+            self.journal.note,
             self.journal,
             names,
             self._search_turns,

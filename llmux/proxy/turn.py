@@ -19,7 +19,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from llmux.errors import ModelNotFound, SwitchError
-from llmux.monitoring.request_journal import LONGEST_PATH, RequestJournal
+from llmux.monitoring.request_journal import LONGEST_PATH, Ended, RequestJournal
 from llmux.proxy.guarded import ITurn
 from llmux.proxy.refusals import (
     BodyNotEdited,
@@ -64,6 +64,10 @@ class TurnSwitcher(Protocol):
     ) -> Deferred[InFlightGuard]:
         """A guard, as soon as the model is awake and takes requests."""
 
+    @property
+    def latest_request(self) -> int:
+        """The number of the request that has last asked for a guard."""
+
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """The backend did not answer; fires with True if the request may wait again."""
 
@@ -83,7 +87,8 @@ class TurnContext:
     @ivar metrics: counts replies that are cut short.
     @ivar in_doubt: called with a model whose backend's health is doubtful.
     @ivar seconds: gives the time.
-    @ivar journal: knows the turns that are open, and those that are over.
+    @ivar note: the journal's.
+    @ivar journal: knows the turns that wait, and those that are over.
     @ivar names: what the names that requests give stand for; None: there are the models'
         own only, and bodies pass as they come.
     @ivar cooperator: shares the reactor's time where large bodies are searched or changed.
@@ -98,6 +103,7 @@ class TurnContext:
     in_doubt: Callable[[str], None]
     refusals: RefusalLog
     seconds: Callable[[], float]
+    note: Callable[[Ended], None]
     journal: RequestJournal
     names: Names | None
     cooperator: Cooperator
@@ -121,17 +127,17 @@ class Turn:
     leaves), or is being rendered, or has ended.  It may wait and be rendered twice.
 
     @ivar guard: held while the request is rendered.  Not set before.
-    @ivar number: of the request, which no other has.
-    @ivar status: of the reply; 0 before it has begun.
     @ivar started: when the request was complete.
     @ivar granted: when it got its guard after waiting; None if it never waited.
-    @ivar first_byte: seconds until the reply began; below 0 before that.
-    @ivar size: bytes of the reply's body that have come.
+    @ivar status: of the reply.  Not set before the reply has begun.
+    @ivar first_byte: seconds until the reply began.  Not set before.
+    @ivar size: bytes of the reply's body that have come.  Not set before.
     @ivar outcome: how the turn is to end, where that is decided before its end.
     """
 
     __slots__ = (
         "_context",
+        "_number",
         "_pending",
         "begun_anew",
         "caller",
@@ -139,7 +145,6 @@ class Turn:
         "granted",
         "guard",
         "model",
-        "number",
         "outcome",
         "request",
         "size",
@@ -151,6 +156,10 @@ class Turn:
 
     model: str
     guard: InFlightGuard
+    status: int
+    first_byte: float
+    size: int
+    _number: int
 
     def __init__(self, context: TurnContext, caller: ICaller, request: IRequest) -> None:
         """
@@ -163,9 +172,7 @@ class Turn:
         self._context = context
         self.started = context.seconds()
         self._pending: Deferred[Any] | None = None
-        self.status = self.size = 0
         self.granted: float | None = None
-        self.first_byte = -1.0
         self.outcome = ""
 
     # ---------------------------------------------------- before the backend
@@ -242,13 +249,11 @@ class Turn:
             # Not counted: clients must not be able to make series of metrics.
             self._answer(from_switch_error(error))
             return
-        context = self._context
-        self.number = context.journal.next_number()
-        context.journal.open.add(self)
         if guard is not None:
             self.guard = guard
+            guard.holder = self
             try:
-                context.render_turn(self)
+                self._context.render_turn(self)
             except Exception:
                 self._rendering_failed()
             return
@@ -259,18 +264,25 @@ class Turn:
         self._wait()
 
     def _wait(self) -> None:
-        pending = self._context.switcher.acquire(
+        context = self._context
+        context.journal.waiting.add(self)
+        pending = context.switcher.acquire(
             self.model, arrived=self.started, retry=self.begun_anew
         )
+        if not self.begun_anew:
+            self._number = context.switcher.latest_request
         self._wait_for(pending)
         pending.addCallbacks(self._granted, self._failed)
 
     def _granted(self, guard: InFlightGuard) -> None:
+        context = self._context
+        context.journal.waiting.discard(self)
         self._pending = None
         self.guard = guard
-        self.granted = self._context.seconds()
+        guard.holder = self
+        self.granted = context.seconds()
         try:
-            self._context.render_turn(self)
+            context.render_turn(self)
         except Exception:
             self._rendering_failed()
 
@@ -307,9 +319,30 @@ class Turn:
 
     def end(self, answered: bool = True, outcome: str = "client_left") -> None:
         """See L{ITurn.end}."""
-        self.caller.departed = None
-        self.guard.release(answered)
-        self._over("answered" if answered else outcome)
+        caller, guard = self.caller, self.guard
+        caller.departed = None
+        guard.release(answered)
+        if self.granted is not None or not answered:
+            self._over("answered" if answered else outcome)
+            return
+        # As L{_over} has it, without a call: this is on the way of each request.
+        context, head = self._context, caller.head
+        path = head.path
+        context.note(
+            (
+                guard.request,
+                self.model,
+                head.method,
+                path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH],
+                self.status,
+                self.started,
+                None,
+                self.first_byte,
+                context.seconds(),
+                self.size,
+                "answered",
+            )
+        )
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
@@ -327,7 +360,10 @@ class Turn:
 
     def unanswered(self, reason: str) -> None:
         """See L{ITurn.unanswered}."""
-        pending = self._context.switcher.backend_failed(self.guard)
+        context = self._context
+        self._number = self.number
+        context.journal.waiting.add(self)
+        pending = context.switcher.backend_failed(self.guard)
         self._wait_for(pending)
         pending.addCallbacks(self._backend_checked, self._failed, callbackArgs=(reason,))
 
@@ -367,6 +403,21 @@ class Turn:
     # ------------------------------------------------------ for the journal
 
     @property
+    def number(self) -> int:
+        """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
+        number = getattr(self, "_number", None)
+        return self.guard.request if number is None else number
+
+    @property
+    def progress(self) -> tuple[int, float, int]:
+        """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
+        return (
+            getattr(self, "status", 0),
+            getattr(self, "first_byte", -1.0),
+            getattr(self, "size", 0),
+        )
+
+    @property
     def has_guard(self) -> bool:
         """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
         return self._pending is None
@@ -375,30 +426,32 @@ class Turn:
     def what(self) -> tuple[bytes, bytes]:
         """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
         head = self.caller.head
-        return head.method, head.path
+        return head.method, head.path[:LONGEST_PATH]
 
     def _over(self, outcome: str) -> None:
         """The request is over: what is kept of it says nothing of its body."""
         context = self._context
-        journal = context.journal
-        if self in journal.open:
-            journal.open.remove(self)
-            head = self.caller.head
-            journal.ended.append(
-                (
-                    self.number,
-                    self.model,
-                    head.method,
-                    head.path[:LONGEST_PATH],
-                    self.status,
-                    self.started,
-                    self.granted,
-                    self.first_byte,
-                    context.seconds(),
-                    self.size,
-                    self.outcome or outcome,
-                )
+        context.journal.waiting.discard(self)
+        if not hasattr(self, "_number") and not hasattr(self, "guard"):
+            # It was refused before it was known whether there is such a model.
+            return
+        status, first_byte, size = self.progress
+        method, path = self.what
+        context.note(
+            (
+                self.number,
+                self.model,
+                method,
+                path,
+                status,
+                self.started,
+                self.granted,
+                first_byte,
+                context.seconds(),
+                size,
+                self.outcome or outcome,
             )
+        )
 
     def cancel(self) -> None:
         """End the turn, because an operator says so: the client is told, and does not retry."""

@@ -43,17 +43,21 @@ class InFlightGuard:
     @ivar may_wait_again: when L{on_abort} is called: the backend is to blame,
         so a request whose client has seen nothing yet may wait for another
         turn.
+    @ivar holder: whoever holds the guard, for who looks; until the guard is released.  May be left unset.
     """
 
     __slots__ = (
         "_issuer",
         "forwarded",
+        "holder",
         "may_wait_again",
         "model",
         "on_abort",
         "request",
         "state",
     )
+
+    holder: object | None
 
     def __init__(
         self, issuer: GuardOwner, state: Model, request: int, forwarded: float | None
@@ -80,7 +84,7 @@ class InFlightGuard:
         issuer = self._issuer
         if issuer is not None:
             self._issuer = None
-            self.on_abort = None
+            self.on_abort = self.holder = None
             issuer.guard_released(self, answered)
 
 

@@ -245,6 +245,11 @@ class ModelSwitcher:
         """When the policy last answered a question, and what; None before the first."""
         return self._questions.latest
 
+    @property
+    def latest_request(self) -> int:
+        """The number of the request that has last asked for a guard."""
+        return self._requests
+
     def reason_not_ready(self) -> str | None:
         """Why requests had better go elsewhere; None if llmux does its work."""
         return reason_not_ready(
