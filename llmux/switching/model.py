@@ -43,7 +43,8 @@ class InFlightGuard:
     @ivar may_wait_again: when L{on_abort} is called: the backend is to blame,
         so a request whose client has seen nothing yet may wait for another
         turn.
-    @ivar holder: whoever holds the guard, for who looks; until the guard is released.  May be left unset.
+    @ivar holder: whoever holds the guard, for who looks; until the guard is released.
+        May be left unset.
     """
 
     __slots__ = (
