@@ -375,6 +375,7 @@ models:
 policy: {name: fifo, request_timeout_secs: 300, drain_timeout_secs: 60}
 request_log: requests.jsonl
 sleep_on_exit: true
+admin: {socket: own.sock}
 """
 
     def check(
@@ -400,6 +401,15 @@ request bodies    up to 512 MiB
 a stalled client  is cut off after 60 s
 stops             within 30 s, puts the awake model to sleep
 logs requests to  DIR/requests.jsonl
+
+who may
+  use models        whoever reaches http://127.0.0.1:3000
+  see what goes on  llmux's own user, at DIR/own.sock
+                    whoever reaches http://127.0.0.1:3000 (this machine only)
+                    a browser that llmux open has let in
+  give commands     llmux's own user, at DIR/own.sock
+                    a browser that llmux open has let in
+  scrape /metrics   whoever reaches http://127.0.0.1:3000
 
 policy fifo
   a request waits for its model 300 s at most
@@ -431,6 +441,9 @@ model b at 127.0.0.1:8002, weight 2
         assert "listens on        tcp:3000\n" in out
         assert "without limit" in out
         assert "a switch does not wait for requests in flight" in out
+        assert "see what goes on  llmux's own user" in out
+        assert "whoever reaches" in out.partition("see what goes on")[0]
+        assert "whoever reaches" not in out.partition("see what")[2].partition("give")[0]
         assert "policy cost_aware\n" in out
         assert "max_wait_secs: 120.0\n" in out
 

@@ -328,21 +328,25 @@ class Turn:
         # As L{_over} has it, without a call: this is on the way of each request.
         context, head = self._context, caller.head
         path = head.path
-        context.note(
-            (
-                guard.request,
-                self.model,
-                head.method,
-                path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH],
-                self.status,
-                self.started,
-                None,
-                self.first_byte,
-                context.seconds(),
-                self.size,
-                "answered",
+        try:
+            context.note(
+                (
+                    guard.request,
+                    self.model,
+                    head.method,
+                    path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH],
+                    self.status,
+                    self.started,
+                    None,
+                    self.first_byte,
+                    context.seconds(),
+                    self.size,
+                    "answered",
+                )
             )
-        )
+        except AttributeError:
+            # Whoever rendered the turn has not said all that there is to say of the reply.
+            self._over("answered")
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
