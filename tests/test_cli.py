@@ -416,7 +416,7 @@ policy fifo
   requests in flight finish before a switch, within 60 s
   a model is awake for 0 s at least
 
-model a at ::1:8001
+model a at [::1]:8001
   wake,  1.5 s at most:   up
   sleep, 300 s at most:   down
   alive, 10 s at most:    ask
