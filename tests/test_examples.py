@@ -36,7 +36,15 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
 
 
-BACKENDS = ("embedding", "llama-cpp", "ollama", "podman-criu", "systemd", "vllm-sleep")
+BACKENDS = (
+    "docker",
+    "embedding",
+    "llama-cpp",
+    "ollama",
+    "podman-criu",
+    "systemd",
+    "vllm-sleep",
+)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -82,7 +90,10 @@ def program(path: Path, script: str) -> None:
 class Example:
     """An example's hooks, with another port for its backends."""
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, **renamed: str) -> None:
+        """
+        @param renamed: for new names of models those in the example.
+        """
         from twisted.internet import reactor
 
         self.config = load_config(str(EXAMPLES / name / "config.yaml"))
@@ -90,6 +101,7 @@ class Example:
             name: msgspec.structs.replace(model, port=port)
             for name, model in self.config.models.items()
         }
+        self.models |= {new: self.models[old] for new, old in renamed.items()}
         typed_reactor: Any = reactor
         self._runner = HookRunner(typed_reactor, self.models, str(EXAMPLES / name))
 
@@ -228,8 +240,7 @@ async def test_ollama_without_the_model(ollama: Ollama) -> None:
 @pytest_twisted.ensureDeferred
 async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
     """Ollama completes it, and lists the whole name."""
-    example = Example("ollama", ollama.listen())
-    example.models["mistral"] = example.models["mistral:7b"]
+    example = Example("ollama", ollama.listen(), mistral="mistral:7b")
     assert (await example.run("mistral", WAKE)).ok
     assert ollama.loaded == {"mistral:latest": -1}
     assert await example.is_awake("mistral")
@@ -239,12 +250,35 @@ async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
 @pytest_twisted.ensureDeferred
 async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
     """What Ollama loads under such a name is seen, and unloaded again."""
-    example = Example("ollama", ollama.listen())
-    example.models["Mistral:7B"] = example.models["mistral:7b"]
+    example = Example("ollama", ollama.listen(), **{"Mistral:7B": "mistral:7b"})
     assert (await example.run("Mistral:7B", WAKE)).ok
     assert await example.is_awake("Mistral:7B")
     assert (await example.run("Mistral:7B", SLEEP)).ok
     assert ollama.loaded == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_ollama_calls_the_model_what_the_scripts_are_told(
+    ollama: Ollama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The argument of each script, where llmux has another name for the model."""
+    port = str(ollama.listen())
+    monkeypatch.setenv("LLMUX_PORT", port)
+    monkeypatch.setenv("LLMUX_MODEL", "mine")
+
+    async def run(script: str) -> int:
+        from twisted.internet.utils import getProcessValue
+
+        path = str(EXAMPLES / "ollama" / script)
+        value: int = await getProcessValue(path, ["mistral:7b"], env=os.environ)
+        return value
+
+    assert await run("wake.sh") == 0
+    assert ollama.loaded == {"mistral:7b": -1}
+    assert await run("alive.sh") == 0
+    assert await run("sleep.sh") == 0
+    assert ollama.loaded == {}
+    assert await run("alive.sh") == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -449,7 +483,9 @@ case $2 in
     checkpoint) echo exited true >podman.state ;;
     stop | kill) echo exited false >podman.state ;;
     restore | start | unpause) echo running false >podman.state ;;
+    logs) echo "no memory" ;;
 esac
+[ ! -e ends ] || echo exited false >podman.state
 """
 
 
@@ -459,6 +495,8 @@ class Podman:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         program(directory / "podman", PODMAN)
+        # Its server answers while it runs.
+        program(directory / "curl", 'grep -q ^running "${0%/*}/podman.state"')
         (directory / "podman.state").write_text("created false\n")
         self.example = Example("podman-criu", free_port())
 
@@ -516,6 +554,15 @@ async def test_podman_cannot_restore(podman: Podman) -> None:
     await podman.run(WAKE)
     await podman.run(SLEEP)
     assert await podman.run(WAKE) == ["restore", "start"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_podman_whose_server_ends_at_once(podman: Podman, programs: Path) -> None:
+    (programs / "ends").touch()
+    result = await podman.example.run("qwen3-8b", WAKE)
+    assert result.says_no
+    assert "vllm-qwen3 ended before it was ready" in result.stderr
+    assert "no memory" in result.stderr
 
 
 @pytest_twisted.ensureDeferred

@@ -1,11 +1,13 @@
-# What wake.sh, sleep.sh and alive.sh share.  Sourced by them.
+# What wake.sh, sleep.sh and alive.sh share.  Sourced by them.  Their argument, if
+# there is one, is what Ollama calls the model; else LLMUX_MODEL is.
 
 url=http://127.0.0.1:$LLMUX_PORT
+model=${1:-$LLMUX_MODEL}
 
 # Ollama completes a name without a tag.
-case ${LLMUX_MODEL##*/} in
-    *:*) model=$LLMUX_MODEL ;;
-    *) model=$LLMUX_MODEL:latest ;;
+case ${model##*/} in
+    *:*) ;;
+    *) model=$model:latest ;;
 esac
 
 # keep_alive SECONDS: load the model for so long; -1 for ever, 0 unloads it.
