@@ -320,8 +320,11 @@ def _requests_for(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
             if query.get("follow") != "true":
                 self._send(200, text, "text/plain; charset=utf-8")
                 return
+            reader = daemon.subscribe()
             self._begin_stream("text/plain; charset=utf-8")
             self.wfile.write(text)
+            while reader.get(timeout=PATIENCE) is not None:
+                self.wfile.write(b"llama wake: one more\n")
             self.close_connection = True
 
         def _begin_stream(self, kind: str) -> None:

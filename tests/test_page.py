@@ -295,6 +295,23 @@ STATUSES = {
             model("mistral", state="waking", waiters=3, oldest_wait_secs=30.2),
         ],
     ),
+    "a switch begins": two_models(
+        switches=[
+            {
+                "target": "mistral",
+                "place": {"gpu0": 20},
+                "victims": ["llama"],
+                "phase": "draining",
+                "since": ago(5),
+                "expected_secs": None,
+            }
+        ],
+        models=[
+            model("llama", state="draining", in_flight=1),
+            model("mistral", waiters=3, oldest_wait_secs=30.2),
+            model("other", waiters=1, oldest_wait_secs=20.2),
+        ],
+    ),
     "everything at once": two_models(
         mode="paused",
         paused={"until": ago(-600), "refuse": True},

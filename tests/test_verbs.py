@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 
+from llmux.command import daemon_link
 from llmux.command.main import main
 from llmux.command.verb_names import VERBS
 from llmux.socket_path import socket_path
@@ -367,7 +369,20 @@ class TestStreams:
         assert said.out == "llama wake: ready\nevil \\x1b[2J\n"
         assert daemon.asked[-1] == "/llmux/log?tail=2&model=llama"
         assert llmux("logs", "none").status == 1
-        assert llmux("logs", "-f").out.count("\n") == 3
+
+    def test_logs_may_be_silent_and_events_may_not(
+        self, llmux: Commands, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(daemon_link, "_SILENCE_SECS", 0.2)
+        said = llmux("events")
+        assert (said.status, "has fallen silent" in said.err) == (3, True)
+        began = daemon.subscribers()
+        later = Timer(0.8, lambda: (daemon.tell("log", {}), daemon.cut_streams()))
+        later.start()
+        said = llmux("logs", "-f")
+        later.join()
+        assert daemon.subscribers() == began + 1
+        assert (said.status, said.out.count("\n")) == (0, 3)
 
     def test_events_until_the_daemon_ends(
         self, tmp_path: Path, llmux: Commands, daemon: FakeDaemon

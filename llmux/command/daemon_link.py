@@ -144,19 +144,34 @@ class DaemonLink:
             why = (e.strerror or str(e) or type(e).__name__).lower()
             raise NotReachable(f"is it running? tried {printable(shown)} ({why})") from None
         connection.sock.settimeout(limit)
+        # A machine that is gone says nothing: the kernel is to find out.
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout: float | None,
+        silence: float | None,
     ) -> tuple[HTTPConnection, HTTPResponse]:
+        """
+        @param timeout: seconds until the reply's head.
+        @param silence: seconds without a byte after that; None for ever.
+        """
         connection = self._open(timeout)
         headers = dict(self._headers)
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
+        sock = connection.sock
         try:
             connection.request(method, f"{self._prefix}{path}", data, headers)
-            return connection, connection.getresponse()
+            reply = connection.getresponse()
+            # The connection has let go of its socket where the reply ends with it.
+            sock.settimeout(silence)
+            return connection, reply
         except TimeoutError:
             connection.close()
             raise
@@ -179,7 +194,7 @@ class DaemonLink:
         @raise NotReachable: nobody is there, or who is there is no llmux.
         @raise TimeoutError: the reply has not come in time.
         """
-        connection, reply = self._request(method, path, body, timeout)
+        connection, reply = self._request(method, path, body, timeout, timeout)
         with closing(connection):
             try:
                 data = reply.read()
@@ -202,14 +217,16 @@ class DaemonLink:
             message = f"{self.shown} answered {reply.status} {reply.reason}: is it llmux?"
         raise CommandRefused(printable(message), reply.status, document)
 
-    def lines(self, path: str) -> Iterator[str]:
+    def lines(self, path: str, silence: float | None = None) -> Iterator[str]:
         """
         Ask, and yield the lines of a reply as they come, without their ends.
 
+        @param silence: seconds without a byte after which the daemon counts as lost; None
+            where nothing need come.
         @raise CommandRefused: the status is no 2xx.
         @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
         """
-        connection, reply = self._request("GET", path, None, _SILENCE_SECS)
+        connection, reply = self._request("GET", path, None, _REPLY_SECS, silence)
         with closing(connection):
             if not 200 <= reply.status < 300:
                 self._judge(reply, reply.read())
@@ -229,7 +246,7 @@ class DaemonLink:
         @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
         """
         kind, number, data = "message", "", []
-        for line in self.lines(path):
+        for line in self.lines(path, _SILENCE_SECS):
             if line.startswith(":"):
                 yield None
             elif line:

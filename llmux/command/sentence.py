@@ -60,7 +60,7 @@ def status_sentences(status: Status) -> Iterator[list[Styled]]:
     waiting = [m for m in models if m["waiters"] and m["state"] != "waking"]
     waiting.sort(key=_turn_order)
     for model in waiting[:_MOST_NAMED]:
-        yield _waiting(model)
+        yield _waiting(status, model)
     if len(waiting) > _MOST_NAMED:
         others = sum(m["waiters"] for m in waiting[_MOST_NAMED:])
         yield [Styled(f"{others} more in all wait for other models.")]
@@ -157,24 +157,25 @@ def _expected(status: Status, model: Status) -> str:
     return waiters
 
 
-def _waiting(model: Status) -> list[Styled]:
+def _waiting(status: Status, model: Status) -> list[Styled]:
     turn = model.get("turn") or {}
     position, secs = turn.get("position"), turn.get("secs")
     when = f", in {in_words_range(secs)}" if secs else ""
-    if position == 1:
-        place = f" is next{when}"
-    elif position:
-        place = f" has turn {position}{when}"
-    else:
-        place = f" has its turn{when.replace(',', '', 1)}" if secs else " has no turn yet"
     count = model["waiters"]
     oldest = model.get("oldest_wait_secs")
     if count == 1:
-        wait = f": 1 waits, for {in_words(oldest)}" if oldest is not None else ": 1 waits"
+        wait = f"1 waits, for {in_words(oldest)}" if oldest is not None else "1 waits"
     else:
-        wait = f": {count} wait"
+        wait = f"{count} wait"
         wait += f", the oldest for {in_words(oldest)}" if oldest is not None else ""
-    return [Styled(model["name"], "strong"), Styled(f"{place}{wait}.")]
+    name = Styled(model["name"], "strong")
+    if position == 1 or any(s["target"] == model["name"] for s in _switches(status)):
+        return [name, Styled(f" is next{when}: {wait}.")]
+    if position:
+        return [name, Styled(f" has turn {position}{when}: {wait}.")]
+    if secs:
+        return [name, Styled(f" has its turn in {in_words_range(secs)}: {wait}.")]
+    return [Styled("For "), name, Styled(f" {wait}.")]
 
 
 def reason_sentence(status: Status) -> list[Styled] | None:
@@ -192,7 +193,7 @@ def model_facts(status: Status, model: Status) -> Iterator[list[Styled]]:
     yield model_sentence(status, model)
     yield from _what_is_unusual({**status, "models": [model]})
     if model["waiters"] and model["state"] != "waking":
-        yield _waiting(model)
+        yield _waiting(status, model)
     because = (model.get("turn") or {}).get("because")
     if because:
         yield [Styled(f"Its turn: {because}.")]
