@@ -89,6 +89,12 @@ class TestWhichDaemon:
         assert main(["-v", "-c", str(llmux.file), "ps"]) == 0
         assert capsys.readouterr().out.count("mistral") == 3
 
+    def test_a_password_in_a_url_is_not_said(self, llmux: Commands, daemon: FakeDaemon) -> None:
+        port = daemon.listen()
+        daemon.stop()
+        said = llmux("ps", where=("--url", f"http://me:secret@127.0.0.1:{port}"))
+        assert f"tried http://127.0.0.1:{port} (" in said.err
+
     def test_a_url_and_its_key(
         self, llmux: Commands, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -377,7 +383,12 @@ class TestStreams:
         said = llmux("events")
         assert (said.status, "has fallen silent" in said.err) == (3, True)
         began = daemon.subscribers()
-        later = Timer(0.8, lambda: (daemon.tell("log", {}), daemon.cut_streams()))
+
+        def end() -> None:
+            daemon.tell("log", {})
+            daemon.cut_streams()
+
+        later = Timer(0.8, end)
         later.start()
         said = llmux("logs", "-f")
         later.join()
@@ -465,6 +476,20 @@ def test_colours_are_for_terminals(tmp_path: Path, daemon: FakeDaemon) -> None:
     assert "\x1b[1;32mawake" in in_terminal()
     assert "\x1b" not in in_terminal(NO_COLOR="1")
     assert "\x1b" not in run("ps", cwd=tmp_path).stdout
+
+
+def test_letters_that_the_terminal_does_not_know(tmp_path: Path, daemon: FakeDaemon) -> None:
+    daemon.status["models"] = [model("模型", state="awake")]
+    for words in ["ps"], ["ps", "--json"], ["top"], ["status"]:
+        said = subprocess.run(
+            [*LLMUX, *words],
+            cwd=tmp_path,
+            env=environment() | {"PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        assert (said.returncode, said.stderr) == (0, b"")
+        assert b"\\u6a21\\u578b" in said.stdout
 
 
 def test_a_reader_that_has_had_enough_is_no_traceback(

@@ -103,12 +103,15 @@ class DaemonLink:
         self._sockets = sockets
         self._headers: dict[str, str] = {}
         self._prefix = ""
-        self.shown = url or ""
         self._url = None if url is None else urlsplit(url if "//" in url else f"http://{url}")
+        self.shown = ""
         if self._url is not None:
             if self._url.scheme not in ("http", "https") or not self._url.hostname:
                 raise ValueError(f"{url!r} is no URL: give one as in http://127.0.0.1:3000")
             _ = self._url.port  # raises ValueError itself
+            # Without what may be a password.
+            place = self._url.netloc.rpartition("@")[2]
+            self.shown = self._url._replace(netloc=place).geturl()
             self._prefix = self._url.path.rstrip("/").removesuffix("/llmux")
             if key:
                 if not key.isascii() or not key.isprintable():

@@ -4,6 +4,7 @@ The C{llmux} command: the daemon in the foreground, and the commands that go wit
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing of Twisted is imported: the answer is to be there at once.
         from llmux.command.verbs import run_verb
 
+        for stream in sys.stdout, sys.stderr:
+            # A terminal may not know all letters that a model's name can have.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         return _to_its_end(lambda: run_verb(*verb))
     from twisted.python import usage
 

@@ -52,9 +52,10 @@ examples:
     "switch": """\
 Switches to a model now, whatever the policy would do: models in its way drain (what they have
 in flight finishes, within drain_timeout_secs), sleep, and the model wakes. While another model
-wakes, the command is accepted, and its switch begins when that has ended.""",
+wakes, the command is accepted, and its switch begins when that has ended. Returns once the
+model is awake; who interrupts the command does not take it back.""",
     "sleep": """\
-Puts a model to sleep, once what it has in flight has finished. It is woken again by the next
+Puts a model to sleep, once what it has in flight has finished, and returns then. It is woken again by the next
 request for it; to keep the GPU to yourself use pause --sleep. Refused while requests wait for
 the model.""",
     "pin": """\
