@@ -55,9 +55,9 @@ in flight finishes, within drain_timeout_secs), sleep, and the model wakes. Whil
 wakes, the command is accepted, and its switch begins when that has ended. Returns once the
 model is awake; who interrupts the command does not take it back.""",
     "sleep": """\
-Puts a model to sleep, once what it has in flight has finished, and returns then. It is woken again by the next
-request for it; to keep the GPU to yourself use pause --sleep. Refused while requests wait for
-the model.""",
+Puts a model to sleep, once what it has in flight has finished, and returns then. It is woken
+again by the next request for it; to keep the GPU to yourself use pause --sleep. Refused while
+requests wait for the model.""",
     "pin": """\
 Switches to a model and keeps it there: nothing takes its room, not even a request that has
 waited for max_wait_secs, and no idle sleep. Requests for models that need its room wait, or
