@@ -183,6 +183,20 @@ class TestDraft:
             assert model.wake == f"echo {name} \u2028 \x85"
             assert model.sleep == f"a\n  b: {name}\n# c\n"
 
+    def test_a_key_that_this_llmux_does_not_know_is_a_comment_and_is_said(self) -> None:
+        keys = {"port": 1, "wake": "w", "sleep": "s", "of_tomorrow": [1]}
+        draft = Draft([ModelDraft(name, dict(keys)) for name in "ab"], keys={"later": {}})
+        text = draft.text()
+        assert "    # of_tomorrow: [1]\n" in text
+        assert "# later: {}\n" in text
+        assert draft.left_out == [
+            "later: this llmux has no such key; in the file it is a comment.",
+            "of_tomorrow: this llmux has no such key; in the file it is a comment.",
+        ]
+        assert draft.text() == text
+        Path("c.yaml").write_text(text)
+        assert set(load_config("c.yaml").models) == {"a", "b"}
+
     def test_a_script_that_models_share_is_written_once(self) -> None:
         script = "one\ntwo\n"
         keys = {"port": 1, "wake": script, "sleep": script}
@@ -218,6 +232,17 @@ class TestGpus:
         assert resources_of([])[0] == {}
         assert resources_of(ONE_GPU)[0] == {"resources": {"gpu0": 24}}
         assert resources_of(TWO_GPUS)[0] == {"resources": {0: 24, 1: 24}}
+
+    def test_the_command_asks_it(self, tmp_path: Path) -> None:
+        program(tmp_path, "nvidia-smi", 'echo "0, Tesla T4, 15360"; echo "1, L4, 23034"')
+        assert main(["init"]) == 0
+        assert load_config("config.yaml").resources == {"0": 15, "1": 22}
+        gguf(Path("m/a.gguf"))
+        assert main(["init", "--from", "gguf", "m", "-o", "other.yaml"]) == 0
+        assert load_config("other.yaml").models["a"].serve == (
+            "CUDA_VISIBLE_DEVICES=$LLMUX_RESOURCES CUDA_DEVICE_ORDER=PCI_BUS_ID "
+            "llama-server --port $LLMUX_PORT -m m/a.gguf"
+        )
 
     @pytest.mark.parametrize("gpus", [[], ONE_GPU, TWO_GPUS, UNLIKE_GPUS])
     def test_a_first_configuration_is_sound_with_any(self, gpus: list[Gpu]) -> None:

@@ -256,7 +256,7 @@ def test_without_a_rule_one_model_is_awake_at_a_time(tmp_path: Path) -> None:
                 "peers.cloud: its 2 models are elsewhere: llmux serves its own only.",
                 "startPort: a free port is found for each model when it wakes.",
                 "sendLoadingState: replies are passed on as they are.",
-                "includeAliasesInList: /v1/models lists a model once.",
+                "includeAliasesInList: an alias stands in its model's entry.",
             ],
         ),
     ],

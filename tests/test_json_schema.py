@@ -79,7 +79,7 @@ def test_it_is_a_schema() -> None:
 
 
 def test_it_has_every_key_in_each_place_where_the_reader_takes_it() -> None:
-    assert set(SCHEMA["properties"]) == {*keys_of(Config), *EITHER_PLACE}
+    assert set(SCHEMA["properties"]) == {*keys_of(Config), *EITHER_PLACE, "$schema"}
     assert set(model_keys()) == set(keys_of(ModelConfig))
     core = {*keys_of(PolicyConfig), *EITHER_PLACE}
     assert set(policy_keys("fifo")) == core
@@ -145,6 +145,15 @@ def test_an_unknown_key_of_a_key_is_refused_by_both(key: str) -> None:
     document = with_key("model" if key in keys_of(ModelConfig) else "top", key, {"zzz": 1})
     assert not VALIDATOR.is_valid(document)
     assert "unknown key" in (reader_refuses(document) or "")
+
+
+def test_a_json_file_may_name_its_schema() -> None:
+    document: dict[str, Any] = {"$schema": "llmux.schema.json", "models": {"a": MODEL}}
+    assert VALIDATOR.is_valid(document)
+    assert reader_refuses(document) is None
+    document["$schema"] = 1
+    assert not VALIDATOR.is_valid(document)
+    assert reader_refuses(document) is not None
 
 
 def test_a_setting_of_another_policy_is_refused_by_both() -> None:

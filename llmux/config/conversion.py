@@ -95,6 +95,9 @@ class Conversion:
         if not isinstance(document, dict):
             self.fail((), f"it holds {shown(document)}", 'begin with a mapping: "models:"')
         keys = dict(document)
+        # By this key editors find the schema of a JSON file, which has no comments.
+        if isinstance(keys.get("$schema"), str):
+            del keys["$schema"]
         raw_policy = self.policy_keys(keys)
         self.check_known((), keys, {*keys_of(Config), *EITHER_PLACE})
         models = self.models(keys.pop("models", None))

@@ -55,6 +55,10 @@ def configuration_schema() -> Schema:
         # A core key wins over a policy's setting of the same name, as it does for the reader.
         policies.append(_policy(name, own | core["properties"] | either))
     top["properties"] |= either
+    top["properties"]["$schema"] = {
+        "type": "string",
+        "description": "Where an editor finds this schema; llmux does not look at it.",
+    }
     top["properties"]["models"] |= {"minProperties": 1, "propertyNames": {"minLength": 1}}
     top["properties"]["policy"] = {
         "description": top["properties"]["policy"]["description"],

@@ -19,6 +19,8 @@ __all__ = ["Draft", "DraftError", "ModelDraft", "flow", "size_in_words"]
 
 WIDTH = 96
 
+_TOP_KEYS = {*keys_of(Config), *EITHER_PLACE}
+
 
 class DraftError(Exception):
     """There is nothing to draft a configuration from.  The message says why, and what to do."""
@@ -68,6 +70,7 @@ class Draft:
         @param schema: what the file calls the schema that lies beside the file; None for no
             mention of a schema.
         """
+        self._tell_of_unknown_keys()
         lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
         for remark in self.remarks:
             lines += _comment(remark)
@@ -81,7 +84,7 @@ class Draft:
             if key == "resources":
                 lines += explanation
                 explanation = []
-            lines += _entry(key, value, {*keys_of(Config), *EITHER_PLACE})
+            lines += _entry(key, value, _TOP_KEYS)
         lines += explanation
         if lines[-1]:
             lines.append("")
@@ -93,6 +96,16 @@ class Draft:
         if self.closing:
             lines += ["", *(f"  # {line}".rstrip() for line in self.closing)]
         return "\n".join(lines) + "\n"
+
+    def _tell_of_unknown_keys(self) -> None:
+        """Say of which keys only a comment becomes, because this llmux does not know them."""
+        unknown = [key for key in self.keys if key not in _TOP_KEYS]
+        known = keys_of(ModelConfig)
+        unknown += [key for model in self.models for key in model.keys if key not in known]
+        for key in dict.fromkeys(unknown):
+            sentence = f"{key}: this llmux has no such key; in the file it is a comment."
+            if sentence not in self.left_out:
+                self.left_out.append(sentence)
 
     def _shared(self) -> set[str]:
         """Return the scripts of several lines that several models have."""

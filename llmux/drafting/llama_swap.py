@@ -90,7 +90,7 @@ class _Conversion:
         if document.get("sendLoadingState"):
             self._notes.add(("sendLoadingState",), "replies are passed on as they are")
         if document.get("includeAliasesInList"):
-            self._notes.add(("includeAliasesInList",), "/v1/models lists a model once")
+            self._notes.add(("includeAliasesInList",), "an alias stands in its model's entry")
         return self._draft
 
     def _models(self) -> dict[str, ModelDraft]:
