@@ -183,20 +183,6 @@ class TestDraft:
             assert model.wake == f"echo {name} \u2028 \x85"
             assert model.sleep == f"a\n  b: {name}\n# c\n"
 
-    def test_a_key_that_this_llmux_does_not_know_is_a_comment_and_is_said(self) -> None:
-        keys = {"port": 1, "wake": "w", "sleep": "s", "of_tomorrow": [1]}
-        draft = Draft([ModelDraft(name, dict(keys)) for name in "ab"], keys={"later": {}})
-        text = draft.text()
-        assert "    # of_tomorrow: [1]\n" in text
-        assert "# later: {}\n" in text
-        assert draft.left_out == [
-            "later: this llmux has no such key; in the file it is a comment.",
-            "of_tomorrow: this llmux has no such key; in the file it is a comment.",
-        ]
-        assert draft.text() == text
-        Path("c.yaml").write_text(text)
-        assert set(load_config("c.yaml").models) == {"a", "b"}
-
     def test_a_script_that_models_share_is_written_once(self) -> None:
         script = "one\ntwo\n"
         keys = {"port": 1, "wake": script, "sleep": script}

@@ -285,6 +285,26 @@ def test_preload(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("groups", "preload", "kept"),
+    [
+        ("{}", "[a, b, c]", ["c"]),
+        ("{g: {swap: false, members: [a, b]}}", "[a, b]", ["a", "b"]),
+        ("{g: {swap: false, members: [a, b]}}", "[c, a, b]", ["a", "b"]),
+        ("{g: {swap: false, exclusive: false, members: [a]}}", "[a, b, c]", ["a", "c"]),
+    ],
+)
+def test_of_what_is_preloaded_that_stays_which_stayed_there(
+    tmp_path: Path, groups: str, preload: str, kept: list[str]
+) -> None:
+    models = ", ".join(f"{name}: {{cmd: 'x ${{PORT}}'}}" for name in "abc")
+    hooks = f"{{on_startup: {{preload: {preload}}}}}"
+    found = draft(tmp_path, f"models: {{{models}}}\ngroups: {groups}\nhooks: {hooks}\n")
+    assert found.keys["preload"] == kept
+    (tmp_path / "c.yaml").write_text(found.text())
+    assert load_config(str(tmp_path / "c.yaml")).preload == tuple(kept)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("models: {}", "swap.yaml has no model"),

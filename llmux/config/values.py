@@ -316,6 +316,8 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar preload: the models that are woken at start, and when a pause ends.
     @ivar default_model: the model that is woken when there has been nothing to do for
         C{default_after_secs}; None for none.
+    @ivar default_after_secs: after how long without a request in flight or waiting the
+        default model is woken.
     @ivar state_dir: where llmux keeps what outlives it, or None for
         C{$STATE_DIRECTORY}, else a directory of this file's own under
         C{$XDG_STATE_HOME/llmux}.

@@ -11,15 +11,11 @@ from typing import Any
 
 import yaml
 
-from llmux.config.conversion import EITHER_PLACE, keys_of
 from llmux.config.error import printable
-from llmux.config.values import Config, ModelConfig
 
 __all__ = ["Draft", "DraftError", "ModelDraft", "flow", "size_in_words"]
 
 WIDTH = 96
-
-_TOP_KEYS = {*keys_of(Config), *EITHER_PLACE}
 
 
 class DraftError(Exception):
@@ -70,7 +66,6 @@ class Draft:
         @param schema: what the file calls the schema that lies beside the file; None for no
             mention of a schema.
         """
-        self._tell_of_unknown_keys()
         lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
         for remark in self.remarks:
             lines += _comment(remark)
@@ -84,7 +79,7 @@ class Draft:
             if key == "resources":
                 lines += explanation
                 explanation = []
-            lines += _entry(key, value, _TOP_KEYS)
+            lines += _entry(key, value)
         lines += explanation
         if lines[-1]:
             lines.append("")
@@ -96,16 +91,6 @@ class Draft:
         if self.closing:
             lines += ["", *(f"  # {line}".rstrip() for line in self.closing)]
         return "\n".join(lines) + "\n"
-
-    def _tell_of_unknown_keys(self) -> None:
-        """Say of which keys only a comment becomes, because this llmux does not know them."""
-        unknown = [key for key in self.keys if key not in _TOP_KEYS]
-        known = keys_of(ModelConfig)
-        unknown += [key for model in self.models for key in model.keys if key not in known]
-        for key in dict.fromkeys(unknown):
-            sentence = f"{key}: this llmux has no such key; in the file it is a comment."
-            if sentence not in self.left_out:
-                self.left_out.append(sentence)
 
     def _shared(self) -> set[str]:
         """Return the scripts of several lines that several models have."""
@@ -129,7 +114,7 @@ def _model(model: ModelDraft, shared: set[str], anchors: dict[str, str]) -> Iter
         yield from _comment(remark, width=WIDTH - 2)
     yield f"{flow(model.name)}:"
     for key, value in model.keys.items():
-        lines = _entry(key, value, keys_of(ModelConfig))
+        lines = _entry(key, value)
         if isinstance(value, str) and value in shared:
             if value in anchors:
                 lines = [f"{key}: *{anchors[value]}"]
@@ -142,13 +127,11 @@ def _model(model: ModelDraft, shared: set[str], anchors: dict[str, str]) -> Iter
     yield from _indented([f"# {line}".rstrip() for line in model.suggestions], "  ")
 
 
-def _entry(key: str, value: Any, known: Iterable[str]) -> list[str]:
-    """Return the lines of one key; as comments where this llmux does not know the key."""
+def _entry(key: str, value: Any) -> list[str]:
+    """Return the lines of one key."""
     if isinstance(value, str) and "\n" in value:
-        lines = _dumped({key: value}, default_flow_style=False).split("\n")
-    else:
-        lines = [f"{flow(key)}: {flow(value)}"]
-    return lines if key in known else [f"# {line}" for line in lines]
+        return _dumped({key: value}, default_flow_style=False).split("\n")
+    return [f"{flow(key)}: {flow(value)}"]
 
 
 def size_in_words(size: int) -> str:

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmux.config.conversion import keys_of
 from llmux.config.error import printable
-from llmux.config.values import Config
 from llmux.drafting.draft import Draft, DraftError, ModelDraft, flow, size_in_words
 from llmux.drafting.gguf_header import NotGguf, read_header
 from llmux.drafting.gpus import Gpu
@@ -128,7 +126,7 @@ def _model(name: str, found: _Found, base: str | None, gpus: list[Gpu]) -> Model
     pooling = found.header.get(f"{architecture}.pooling_type")
     if pooling:
         words.append("--reranking" if pooling == _RANK else "--embeddings")
-    if len(gpus) > 1 and "resources" in keys_of(Config):
+    if len(gpus) > 1:
         if len({(gpu.name, gpu.gib) for gpu in gpus}) > 1:
             # nvidia-smi counts along the bus; CUDA counts the fastest first.
             words.insert(0, "CUDA_DEVICE_ORDER=PCI_BUS_ID")

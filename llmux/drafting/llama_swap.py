@@ -11,6 +11,7 @@ from typing import Any
 from llmux.config import ConfigError
 from llmux.config.document import read_document
 from llmux.config.error import printable, shown
+from llmux.drafting.coexistence import Needs
 from llmux.drafting.draft import Draft, DraftError, ModelDraft
 from llmux.drafting.llama_swap_model import ModelConversion, Notes, number
 from llmux.drafting.llama_swap_rules import UnknownRule, needs_of_groups, needs_of_matrix
@@ -68,6 +69,7 @@ class _Conversion:
         self._environment = environment
         self._notes = Notes()
         self._draft = Draft([], left_out=self._notes.sentences)
+        self._needs: Needs | None = None
 
     def draft(self, file: str) -> Draft:
         document = self._document
@@ -155,6 +157,7 @@ class _Conversion:
         except UnknownRule as e:
             self._notes.add(place, f"{e}; one model is awake at a time")
             return
+        self._needs = result
         for sentence in remarks:
             self._notes.add(place, sentence)
         if len(names) == 1 or (result.capacities == {"gpu": 1} and all(result.needs.values())):
@@ -201,7 +204,8 @@ class _Conversion:
             alias: name for name, m in models.items() for alias in m.keys.get("aliases", ())
         }
         names |= {name: name for name in models}
-        found = []
+        found: list[str] = []
+        place = ("hooks", "on_startup", "preload")
         for wanted in preload:
             name = names.get(wanted.strip()) if isinstance(wanted, str) else None
             if name is None:
@@ -210,8 +214,16 @@ class _Conversion:
                 )
             elif name not in found:
                 found.append(name)
-        if found:
-            self._draft.keys["preload"] = found
+        kept: list[str] = []
+        for name in reversed(found):
+            # There each unloads those that it does not go with: the last stays.
+            together = [name, *kept]
+            if self._needs.fit(together) if self._needs is not None else not kept:
+                kept = together
+            else:
+                self._notes.add(place, f"{shown(name)} does not fit with those after it")
+        if kept:
+            self._draft.keys["preload"] = kept
 
     def _keys(self, keys: Any) -> None:
         if isinstance(keys, list) and keys:
