@@ -177,8 +177,8 @@ def stream(client: openai.OpenAI, model: str) -> str:
 
 
 def running_models(tmp_path: Path) -> list[str]:
-    """The processes that the scripts have started and not stopped."""
-    return [pidfile.read_text().split()[0] for pidfile in (tmp_path / "demo/run").glob("*.pid")]
+    """The models whose servers llmux has started and not stopped."""
+    return [path.parent.name for path in (tmp_path / "demo/state/models").glob("*/.server")]
 
 
 def wait_until_gone(mark: str) -> None:

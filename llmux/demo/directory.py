@@ -10,20 +10,15 @@ import os
 import shlex
 import socket
 import stat
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 from llmux.demo.models import MODELS
 
-__all__ = ["DemoDirectory", "DemoError", "check_port_free", "reserved_ports"]
+__all__ = ["DemoDirectory", "DemoError", "check_port_free"]
 
 _MARK = "# Written by `llmux demo`, which overwrites it at each start."
 _LOCK = "lock"
 """Its servers end when the process that has locked it does, be it by SIGKILL."""
-_SCRIPTS = ("server.sh", "wake.sh", "sleep.sh", "alive.sh")
 
 
 class DemoError(Exception):
@@ -77,7 +72,7 @@ class DemoDirectory:
     def _check_owner(self) -> None:
         """
         See to it that nobody else could have put anything into the directory.
-        The scripts in it are run, and its files are overwritten.
+        What its configuration says is run, and its files are overwritten.
         """
         found = [self.path, *(Path(top) / n for top, d, f in os.walk(self.path) for n in d + f)]
         for path in found:
@@ -101,79 +96,32 @@ class DemoDirectory:
             file.write(data)
         new.replace(path)
 
-    def write_scripts(self) -> None:
-        """
-        Write the scripts that start, stop and ask the servers.
-
-        @raise DemoError: the directory cannot be written to.
-        """
-        scripts = files("llmux.demo").joinpath("scripts")
-        try:
-            for name in _SCRIPTS:
-                self._write(self.path / name, scripts.joinpath(name).read_bytes(), 0o700)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-    def write_config(self, python: str, port: int, backend_ports: Mapping[str, int]) -> None:
+    def write_config(self, python: str, port: int) -> None:
         """
         Write the configuration.
 
-        @param python: the interpreter that runs the backends.
+        @param python: the interpreter that runs the models' servers.
         @param port: llmux's own.
-        @param backend_ports: each model's.
         @raise DemoError: the directory cannot be written to.
         """
         try:
-            text = _configuration(python, port, backend_ports)
-            self._write(self.config, text.encode(), 0o600)
+            self._write(self.config, _configuration(python, port).encode(), 0o600)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def stop_servers(self) -> list[int]:
-        """
-        Stop the servers that still run from here, as their sleep hook would.
 
-        @return: the ports of those that did run.
-        @raise DemoError: one of them does not stop.
-        """
-        stopped = []
-        for pidfile in sorted((self.path / "run").glob("*.pid")):
-            port = int(pidfile.stem)
-            if self._succeeds(". ./server.sh; running", port):
-                if not self._succeeds("./sleep.sh", port):
-                    raise DemoError(f"the server on port {port} does not stop")
-                stopped.append(port)
-            pidfile.unlink(missing_ok=True)
-        return stopped
-
-    def _succeeds(self, script: str, port: int) -> bool:
-        ended = subprocess.run(
-            ["/bin/sh", "-c", script],
-            cwd=self.path,
-            env={**os.environ, "LLMUX_PORT": str(port)},
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        return ended.returncode == 0
-
-
-def _configuration(python: str, port: int, backend_ports: Mapping[str, int]) -> str:
+def _configuration(python: str, port: int) -> str:
     lines = [_MARK, f"port: {port}", "sleep_on_exit: true", "shutdown_timeout_secs: 5"]
     lines += ["state_dir: state", ""]
     lines.append("models:")
-    for name, backend_port in backend_ports.items():
+    for model in MODELS.values():
+        command = f"{shlex.quote(python)} -m llmux.demo.backend --model {model.name}"
+        # The server ends when the demo does, be it by SIGKILL.
         lines += [
-            f"  # {MODELS[name].title}",
-            f"  {name}:",
-            f"    port: {backend_port}",
-            "    wake: |",
-            f"      export LLMUX_PYTHON={shlex.quote(python)}",
-            '      ./wake.sh "$LLMUX_PYTHON" -m llmux.demo.backend'
-            f' --model {name} --port "$LLMUX_PORT" --lock {_LOCK}',
-            "    sleep: ./sleep.sh",
-            "    alive: |",
-            f"      export LLMUX_PYTHON={shlex.quote(python)}",
-            "      ./alive.sh",
+            f"  # {model.title}",
+            f"  {model.name}:",
+            "    serve: |",
+            f'      {command} --port "$LLMUX_PORT" --lock {_LOCK}',
         ]
     return "\n".join(lines) + "\n"
 
@@ -200,40 +148,6 @@ def _writable_by_others(status: os.stat_result) -> bool:
     mode = status.st_mode
     of_group = bool(mode & stat.S_IWGRP) and status.st_gid != os.getegid()
     return bool(mode & stat.S_IWOTH) or of_group
-
-
-@contextmanager
-def reserved_ports(count: int, first: int = 8101, last: int = 9100) -> Iterator[list[int]]:
-    """
-    Reserve ports from C{first} to C{last} on which nothing listens, and which nobody
-    else gets from here meanwhile.  They are not from the range that outgoing
-    connections take theirs from: a server here is started long after its port
-    was chosen.
-
-    Each port is bound by a socket that does not listen and lets others bind the
-    port too if they ask for that (C{SO_REUSEADDR}), as servers do and this
-    function does not.
-
-    @raise DemoError: there are not so many.
-    """
-    with ExitStack() as held:
-        found: list[int] = []
-        for port in range(first, last + 1):
-            if len(found) == count:
-                break
-            probe = socket.socket()
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                probe.close()
-                continue
-            held.enter_context(probe)
-            for option in socket.SO_REUSEADDR, socket.SO_REUSEPORT:
-                probe.setsockopt(socket.SOL_SOCKET, option, 1)
-            found.append(port)
-        if len(found) < count:
-            raise DemoError(f"no {count} free ports from {first} to {last}")
-        yield found
 
 
 def _bind(port: int) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from llmux.demo.directory import DemoDirectory, DemoError, check_port_free, reserved_ports
+from llmux.demo.directory import DemoDirectory, DemoError, check_port_free
 from llmux.demo.models import MODELS, gguf_of, install_commands
 
 __all__ = ["DemoOptions"]
@@ -63,21 +63,12 @@ def _demo(port: int, path: Path, verbose: bool) -> int:
     directory = DemoDirectory(path)
     directory.claim()
     print(f"llmux demo: everything is in {directory.path}", flush=True)
-    # Held until the end: another demo, in another directory, takes other ports.
-    with reserved_ports(len(MODELS)) as ports:
-        _prepare(directory, port, ports)
-        try:
-            return _run(directory, verbose, lambda: print(_introduction(port), flush=True))
-        finally:
-            # Nothing is left to stop when llmux has ended as it should.
-            directory.stop_servers()
+    _prepare(directory, port)
+    return _run(directory, verbose, lambda: print(_introduction(port), flush=True))
 
 
-def _prepare(directory: DemoDirectory, port: int, backend_ports: Sequence[int]) -> None:
-    """Stop what an earlier demo has left, and write all that llmux needs."""
-    directory.write_scripts()
-    for stale in directory.stop_servers():
-        print(f"stopped the server on port {stale}, which an earlier demo had left", flush=True)
+def _prepare(directory: DemoDirectory, port: int) -> None:
+    """Write all that llmux needs."""
     for model in MODELS.values():
         try:
             gguf = gguf_of(model, directory.models)
@@ -87,7 +78,7 @@ def _prepare(directory: DemoDirectory, port: int, backend_ports: Sequence[int]) 
             f"  {model.name:<8} {model.title:<34} {gguf.stat().st_size / 1e6:.0f} MB",
             flush=True,
         )
-    directory.write_config(sys.executable, port, dict(zip(MODELS, backend_ports, strict=True)))
+    directory.write_config(sys.executable, port)
 
 
 def _run(directory: DemoDirectory, verbose: bool, up: Callable[[], None]) -> int:

@@ -48,8 +48,7 @@ class HookEnvironment:
         """
         self._state = state
         self._places = places
-        if addresses is None:
-            addresses = {name: model.address for name, model in models.items()}
+        self._models = models
         self._addresses = addresses
         # Where llmux runs within a hook of another llmux, that one's values are none.
         self._inherited = {k: v for k, v in os.environb.items() if k not in _NOT_ALWAYS}
@@ -64,7 +63,8 @@ class HookEnvironment:
         @param limit: seconds until the hook is ended by force; None for never.
         @raise OSError: the model's directory cannot be made.
         """
-        host, port = self._addresses[model]
+        at = self._addresses
+        host, port = self._models[model].address if at is None else at[model]
         variables = {
             **self._inherited,
             b"LLMUX_MODEL": model.encode(),

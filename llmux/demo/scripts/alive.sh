@@ -1,1 +1,0 @@
-../../../examples/llama-cpp/alive.sh

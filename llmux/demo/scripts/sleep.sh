@@ -1,1 +1,0 @@
-../../../examples/llama-cpp/sleep.sh
