@@ -43,6 +43,7 @@ BACKENDS = (
     "ollama",
     "podman-criu",
     "systemd",
+    "two-gpus",
     "vllm-sleep",
 )
 

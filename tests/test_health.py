@@ -29,8 +29,14 @@ class Asked:
         keys: dict[str, Any] = {"port": 8001, "wake": "w", "sleep": "s"} | model
         config = ModelConfig(alive_timeout_secs=5.0, **keys)
         pool = health_pool(self.reactor)
+        self.awake: list[str] = []
         self.hooks = HealthAsking(
-            self.scripts, self.reactor, pool, {"a": config}, {"a": config.address}
+            self.scripts,
+            self.reactor,
+            pool,
+            {"a": config},
+            {"a": config.address},
+            awake=self.awake.append,
         )
         self.results: list[HookResult] = []
         self._accepted = 0
@@ -68,6 +74,7 @@ def test_status_200_is_a_yes_and_others_are_a_no() -> None:
         result = asked.answer()
         assert (result.ok, result.says_no) == (yes, not yes), status
         assert str(status) in result.reason
+        assert asked.awake == ["a"] * yes, "a wake's note goes when the model has said yes"
 
 
 def test_no_connection_is_kept_and_a_backend_that_is_not_there_is_no_line_in_the_log() -> None:

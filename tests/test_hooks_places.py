@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from llmux.config import Config, config_from_mapping
 from llmux.config.room import room_of
 from llmux.hooks.environment import HookEnvironment
-from llmux.hooks.places import Places
-from llmux.hooks.runner import HookRunner
+from llmux.hooks.places import PlaceKeeping, Places
 from llmux.hooks.state import StateDirectory
-from llmux.interfaces import HookKind, IPlaceNotes
-from tests.process_fakes import MemoryProcesses, Plan
+from llmux.interfaces import HookKind, IHookRunner, IPlaceNotes
+from tests.fakes import FakeHookRunner
 from tests.world import RememberedPlaces
 
 CHAT = [{"gpu0": 20.5}, {"gpu1": 20}]
@@ -108,27 +107,23 @@ def test_a_model_with_one_place_leaves_no_note(state: StateDirectory) -> None:
     assert places.place_of("big") == 0
 
 
-def test_the_runner_remembers_the_place_from_a_wake_to_the_sleep_after_it(
+def test_the_place_is_remembered_from_a_wake_to_the_sleep_after_it(
     state: StateDirectory,
 ) -> None:
-    config = configured()
-    room = room_of(config)
+    room = room_of(configured())
     places = Places(room, state)
-    reactor: Any = MemoryProcesses()
-    reactor.plans += [Plan(), Plan()]
-    runner = HookRunner(
-        reactor,
-        config.models,
-        "/",
-        state=state,
-        places=places,
-        spawn=reactor.spawnProcess,
-    )
+    clock = Clock()
+    hooks = FakeHookRunner(clock)
+    keeping = PlaceKeeping(hooks, places)
+    assert verifyObject(IHookRunner, keeping)
     places.choose_place("chat", 1)
-    runner.start("chat", HookKind.WAKE)
-    assert Places(room, state).place_of("chat") == 1
-    assert reactor.processes[-1].environment[b"LLMUX_PLACE"] == b"2"
-    runner.start("chat", HookKind.SLEEP)
-    assert Places(room, state).place_of("chat") == 1
-    reactor.processes[-1].exit(0)
+    keeping.start("chat", HookKind.WAKE)
+    assert Places(room, state).place_of("chat") == 1, "before the hook has ended"
+    clock.advance(1)
+    hooks.once("chat", HookKind.SLEEP, 1.0, 1)
+    keeping.start("chat", HookKind.SLEEP)
+    clock.advance(1)
+    assert Places(room, state).place_of("chat") == 1, "the sleep hook has failed"
+    keeping.start("chat", HookKind.SLEEP)
+    clock.advance(1)
     assert Places(room, state).place_of("chat") is None

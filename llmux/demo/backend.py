@@ -84,6 +84,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, help="default: 4, or one less than there are cores"
     )
+    parser.add_argument(
+        "--embeddings", action="store_true", help="answer /v1/embeddings, and nothing else"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log each request")
     return parser.parse_args(argv)
 
@@ -138,6 +141,9 @@ def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:
     params.cpuparams_batch.n_threads = threads
     params.sampling.temp = model.temperature
     params.sampling.penalty_repeat = 1.1
+    if options.embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     if model.chat_template:
         params.chat_template = model.chat_template
         params.antiprompt = list(model.stop)

@@ -13,6 +13,7 @@ from llmux.config import Config
 from llmux.config.room import room_of
 from llmux.hooks.backend_file import AddressReading
 from llmux.hooks.hook_process import HookMetrics
+from llmux.hooks.places import PlaceKeeping, Places
 from llmux.hooks.runner import HookRunner
 from llmux.hooks.spawn import spawn_session
 from llmux.hooks.state import StateDirectory, state_path
@@ -62,8 +63,6 @@ def assemble_hooks(
     room = room_of(config)
     places = None
     if room.is_configured:
-        from llmux.hooks.places import Places
-
         places = Places(room, state if serves else None)
     closing: list[Callable[[], None]] = []
     runner = HookRunner(
@@ -84,7 +83,15 @@ def assemble_hooks(
         probes = health_pool(reactor)
         whereabouts.call_when_vacated(probes.drop)
         closing.append(probes.close)
-        hooks = HealthAsking(hooks, reactor, probes, models, whereabouts.addresses, metrics)
+        hooks = HealthAsking(
+            hooks,
+            reactor,
+            probes,
+            models,
+            whereabouts.addresses,
+            metrics,
+            runner.wake_is_known,
+        )
     served = {name: model for name, model in models.items() if model.serve is not None}
     if len(served) < len(models):
         scripts = {name: model for name, model in models.items() if name not in served}
@@ -109,6 +116,8 @@ def assemble_hooks(
             serves=serves,
         )
         closing.append(servers.close)
+    if places is not None and serves:
+        hooks = PlaceKeeping(hooks, places)
 
     def close() -> None:
         for part in closing:

@@ -5,7 +5,7 @@ models that have no C{alive} script.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -159,10 +159,12 @@ class HealthAsking:
         models: Mapping[str, ModelConfig],
         addresses: Mapping[str, Address],
         metrics: HookMetrics | None = None,
+        awake: Callable[[str], object] | None = None,
     ) -> None:
         """
         @param pool: connects to the backends; see L{health_pool}.
         @param addresses: where the backends are now.
+        @param awake: is called with a model that has said yes.
         """
         self._hooks = hooks
         self._clock = clock
@@ -170,6 +172,7 @@ class HealthAsking:
         self._models = models
         self._addresses = addresses
         self._metrics = metrics
+        self._awake = awake
         # The last odd status of each model, so that the log says it once.
         self._said: dict[str, int] = {}
 
@@ -196,6 +199,8 @@ class HealthAsking:
         if self._metrics is not None:
             ok = result.ok or result.says_no
             self._metrics.hook_finished(model, HookKind.ALIVE.value, result.duration, ok)
+        if result.ok and self._awake is not None:
+            self._awake(model)
         status = question.status
         if status in (None, 200, 503):
             self._said.pop(model, None)

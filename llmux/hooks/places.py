@@ -10,9 +10,9 @@ from zope.interface import implementer
 
 from llmux.config.room import Room, written
 from llmux.hooks.state import StateDirectory
-from llmux.interfaces import IPlaceNotes, Needs
+from llmux.interfaces import HookKind, HookResult, IHookRunner, IPlaceNotes, IRunningHook, Needs
 
-__all__ = ["Places"]
+__all__ = ["PlaceKeeping", "Places"]
 
 
 @implementer(IPlaceNotes)
@@ -82,6 +82,33 @@ class Places:
         if place is not None:
             variables[b"LLMUX_PLACE"] = b"%d" % (place + 1)
         return variables
+
+
+@implementer(IHookRunner)
+class PlaceKeeping:
+    """
+    A hook runner that has another run the hooks, and has the place of a model remembered
+    from the start of a wake hook until a sleep hook has succeeded.
+    """
+
+    def __init__(self, hooks: IHookRunner, places: Places) -> None:
+        self._hooks = hooks
+        self._places = places
+
+    def start(self, model: str, hook: HookKind) -> IRunningHook:
+        """See L{IHookRunner.start}."""
+        if hook is HookKind.WAKE:
+            # Before the hook does anything: llmux may be killed at any moment.
+            self._places.woke(model)
+        running: IRunningHook = self._hooks.start(model, hook)
+        if hook is HookKind.SLEEP:
+            running.exited.addCallback(self._ended, model)
+        return running
+
+    def _ended(self, result: HookResult, model: str) -> HookResult:
+        if result.ok:
+            self._places.slept(model)
+        return result
 
 
 def pairs(needs: Needs) -> str:

@@ -77,7 +77,6 @@ class HookRunner:
         self._directory = directory
         self._state = state
         self._notes = state if notes else None
-        self._places = places if notes else None
         self._metrics = metrics
         self._grace = grace
         self._spawn = spawn_session(reactor) if spawn is None else spawn
@@ -120,20 +119,9 @@ class HookRunner:
             if hook is HookKind.WAKE and self._notes is not None:
                 # Before the script does anything: llmux may be killed at any moment.
                 self._notes.note_wake(model)
-                if self._places is not None:
-                    self._places.woke(model)
             return self._start(run, script, variables)
 
         run.start(start)
-        if self._places is not None and hook is HookKind.SLEEP:
-            places = self._places
-
-            def slept(result: HookResult) -> HookResult:
-                if result.ok:
-                    places.slept(model)
-                return result
-
-            run.exited.addCallback(slept)
         if self._notes is not None:
             self._keep_note(self._notes, model, hook, run)
         return run
@@ -214,9 +202,14 @@ class HookRunner:
         elif model in self._noted and hook is not HookKind.PREPARE:
 
             def ended(result: HookResult) -> HookResult:
-                if result.ok and model in self._noted:
-                    self._noted.discard(model)
-                    state.forget_wake(model)
+                if result.ok:
+                    self.wake_is_known(model)
                 return result
 
             run.exited.addCallback(ended)
+
+    def wake_is_known(self, model: str) -> None:
+        """Somebody has found out what has become of the model's wake: its note goes."""
+        if self._notes is not None and model in self._noted:
+            self._noted.discard(model)
+            self._notes.forget_wake(model)
