@@ -111,7 +111,6 @@ def assemble_hooks(
             whereabouts=whereabouts,
             environment=runner.environment,
             budget=runner.budget,
-            places=places,
             metrics=metrics,
             serves=serves,
         )

@@ -30,7 +30,6 @@ from llmux.hooks.hook_process import (
     report_result,
 )
 from llmux.hooks.lines import LineBudget
-from llmux.hooks.places import Places
 from llmux.hooks.process_table import ProcessTable
 from llmux.hooks.server import ModelServer
 from llmux.hooks.spawn import Spawner
@@ -90,7 +89,6 @@ class ServeHooks:
         whereabouts: Whereabouts,
         environment: HookEnvironment,
         budget: LineBudget,
-        places: Places | None = None,
         metrics: HookMetrics | None = None,
         serves: bool = True,
     ) -> None:
@@ -100,7 +98,6 @@ class ServeHooks:
         @param spawn: starts processes, see L{llmux.hooks.spawn}.
         @param models: those with a C{serve} command.
         @param directory: where the commands run.
-        @param places: remembers where servers are, if there are resources.
         @param serves: this llmux serves by the configuration: it logs what servers write
             that it finds running, and ends what is left of those whose first process has
             gone.
@@ -110,7 +107,6 @@ class ServeHooks:
         self.directory = directory
         self.environment = environment
         self.whereabouts = whereabouts
-        self.places = places if serves else None
         self.metrics = metrics
         self._hooks = hooks
         self._models = models
@@ -399,8 +395,6 @@ class _Wake(_ServerRun):
         if taken:
             raise _CannotServe(f"something else listens on port {port}")
         hooks.whereabouts.move(model, (host, port))
-        if hooks.places is not None:
-            hooks.places.woke(model)
         try:
             self.server.start(
                 hooks.spawn,
@@ -430,8 +424,6 @@ class _Sleep(_ServerRun):
     async def run(self) -> HookResult:
         """See L{_ServerRun.run}."""
         if await self.end_group():
-            if self.hooks.places is not None:
-                self.hooks.places.slept(self.model)
             return self.result("ended", ok=True)
         return self.result("the server cannot be killed")
 
