@@ -262,24 +262,25 @@ async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
 async def test_ollama_calls_the_model_what_the_scripts_are_told(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The argument of each script, where llmux has another name for the model."""
+    """The hook's argument, where llmux has another name for the model."""
     port = str(ollama.listen())
+    monkeypatch.setenv("LLMUX_HOST", "127.0.0.1")
     monkeypatch.setenv("LLMUX_PORT", port)
     monkeypatch.setenv("LLMUX_MODEL", "mine")
 
-    async def run(script: str) -> int:
+    async def run(hook: str) -> int:
         from twisted.internet.utils import getProcessValue
 
-        path = str(EXAMPLES / "ollama" / script)
-        value: int = await getProcessValue(path, ["mistral:7b"], env=os.environ)
+        path = str(EXAMPLES / "ollama" / "ollama.sh")
+        value: int = await getProcessValue(path, [hook, "mistral:7b"], env=os.environ)
         return value
 
-    assert await run("wake.sh") == 0
+    assert await run("wake") == 0
     assert ollama.loaded == {"mistral:7b": -1}
-    assert await run("alive.sh") == 0
-    assert await run("sleep.sh") == 0
+    assert await run("alive") == 0
+    assert await run("sleep") == 0
     assert ollama.loaded == {}
-    assert await run("alive.sh") == 1
+    assert await run("alive") == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -423,7 +424,8 @@ async def test_vllm_that_ends_while_it_starts(programs: Path) -> None:
     program(programs / "docker", 'case $1 in top) exit 1 ;; esac; echo "$*" >&2')
     result = await Example("vllm-sleep", free_port()).run("qwen3-8b", WAKE)
     assert result.exit_code == 1
-    assert "the server ended before it was ready" in result.stderr
+    assert "vllm-qwen3 ended before it was ready" in result.stderr
+    assert "logs --tail 20 vllm-qwen3" in result.stderr
 
 
 @pytest_twisted.ensureDeferred

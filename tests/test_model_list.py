@@ -80,6 +80,7 @@ def test_variants_are_listed_aliases_are_told_and_what_is_not_listed_has_its_pat
     listing = listed.get()
     assert [entry["id"] for entry in listing["data"]] == ["qwen", "qwen:high"]
     assert listing["data"][0]["aliases"] == ["gpt"]
+    assert "aliases" not in listing["data"][1]
     for name in ("gpt", "hidden", "hidden:high", "qwen:high"):
         assert listed.get("/" + name)["id"] == name
     assert listed.get("/nobody")["error"]["code"] == "model_not_found"

@@ -10,8 +10,8 @@ state() {
 
 case $(state) in
     '') exit 1 ;;
-    paused) docker unpause "$container" || exit ;;
-    *) docker start "$container" || exit ;;
+    paused) docker unpause "$container" >/dev/null || exit ;;
+    *) docker start "$container" >/dev/null || exit ;;
 esac
 # wake_timeout_secs ends this if the server never answers.
 until curl -sf --noproxy '*' -o /dev/null "http://$LLMUX_HOST:$LLMUX_PORT/health"; do

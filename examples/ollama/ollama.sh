@@ -1,8 +1,10 @@
-# What wake.sh, sleep.sh and alive.sh share.  Sourced by them.  Their argument, if
-# there is one, is what Ollama calls the model; else LLMUX_MODEL is.
+#!/bin/sh
+# ollama.sh wake|sleep|alive [MODEL]: load a model, unload it, or say whether it is
+# loaded.  MODEL is what Ollama calls it, if that is not LLMUX_MODEL.
 
-url=http://127.0.0.1:$LLMUX_PORT
-model=${1:-$LLMUX_MODEL}
+set -u
+url=http://$LLMUX_HOST:$LLMUX_PORT
+model=${2:-$LLMUX_MODEL}
 
 # Ollama completes a name without a tag.
 case ${model##*/} in
@@ -20,8 +22,32 @@ keep_alive() {
         { echo "$answer" >&2 && return 1; }
 }
 
-# Succeed if this very model is loaded.  Ollama takes a name in any case, and
-# lists it as it was pulled.
+# Succeed if this very model is loaded: that Ollama answers says nothing.  Ollama
+# takes a name in any case, and lists it as it was pulled.
 loaded() {
     curl -sf --noproxy '*' "$url/api/ps" | tr -d ' ' | grep -Fiq "\"name\":\"$model\""
 }
+
+case $1 in
+    alive) loaded ;;
+    wake)
+        keep_alive -1 || exit
+        loaded && exit
+        echo "Ollama has loaded $model, and /api/ps does not list it by this name:" >&2
+        curl -s --noproxy '*' "$url/api/ps" >&2
+        echo "Call it in config.yaml what \"ollama list\" calls it." >&2
+        keep_alive 0
+        exit 1
+        ;;
+    sleep)
+        loaded || exit 0
+        keep_alive 0 || exit
+        while loaded; do
+            sleep 0.1
+        done
+        ;;
+    *)
+        echo "usage: ollama.sh wake|sleep|alive [MODEL]" >&2
+        exit 2
+        ;;
+esac

@@ -1,6 +1,10 @@
-# What wake.sh, sleep.sh and alive.sh share.  Sourced by them.
+#!/bin/sh
+# vllm.sh wake|sleep|alive CONTAINER: have a vLLM server in a container of Docker's wake
+# up, go to sleep, or say whether it is awake.
 
-url=http://127.0.0.1:$LLMUX_PORT
+set -u
+container=$2
+url=http://$LLMUX_HOST:$LLMUX_PORT
 
 # Set $state: awake, asleep, or nothing if nobody answers.  Fail, with a word
 # about it, if the answer is not that of a vLLM with sleep mode.
@@ -32,3 +36,44 @@ ask() {
 post() {
     curl -sS --noproxy '*' --fail-with-body -o /dev/fd/2 -X POST "$url$1"
 }
+
+# What matters is that the GPU is free.
+stop() {
+    exec docker stop "$container" >/dev/null
+}
+
+case $1 in
+    alive)
+        # That a server is healthy says nothing: one that sleeps is.
+        ask && [ "$state" = awake ] && curl -sf --noproxy '*' -o /dev/null "$url/health"
+        ;;
+    wake)
+        ask || exit
+        if [ -z "$state" ]; then
+            docker start "$container" >/dev/null || exit
+            # wake_timeout_secs ends this if the server never comes up.
+            until ask && [ -n "$state" ]; do
+                if ! docker top "$container" >/dev/null 2>&1; then
+                    echo "$container ended before it was ready; the end of its log:" >&2
+                    docker logs --tail 20 "$container" >&2
+                    exit 1
+                fi
+                sleep 0.5
+            done
+        fi
+        [ "$state" = awake ] || post /wake_up
+        ;;
+    sleep)
+        # It may hang, or still be loading.
+        ask && [ -n "$state" ] || stop
+        [ "$state" = asleep ] || post '/sleep?level=1' || stop
+        until ask && [ "$state" = asleep ]; do
+            [ -n "$state" ] || stop
+            sleep 0.1
+        done
+        ;;
+    *)
+        echo "usage: vllm.sh wake|sleep|alive CONTAINER" >&2
+        exit 2
+        ;;
+esac

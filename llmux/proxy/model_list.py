@@ -66,6 +66,8 @@ class ModelList(ReadOnly):
             for name in (own, *model.aliases, *model.variants):
                 entry = {"id": name, "object": "model", "created": 0, "owned_by": "llmux"}
                 self._entries[name] = entry | _told(model), own
+            if model.aliases:
+                self._entries[own][0]["aliases"] = list(model.aliases)
 
     def read(self, request: Request) -> None:
         """See L{ReadOnly.read}."""
@@ -91,8 +93,6 @@ class ModelList(ReadOnly):
 def _told(model: ModelConfig) -> dict[str, Any]:
     """Give what a configuration says of a model, under the names that clients know."""
     told: dict[str, Any] = {}
-    if model.aliases:
-        told["aliases"] = list(model.aliases)
     metadata = model.metadata
     if metadata.description is not None:
         told["description"] = metadata.description
