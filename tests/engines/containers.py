@@ -122,7 +122,15 @@ class World:
         """A llmux, with further keys for its models."""
         models = {name: {**model, **keys} for name, model in self.models.items()}
         (self.directory / "config.json").write_text(
-            json.dumps({"port": self.port, "models": models, "state_dir": "state"})
+            json.dumps(
+                {
+                    "port": self.port,
+                    "models": models,
+                    "state_dir": "state",
+                    # It switches at once: what is measured is the engine.
+                    "policy": {"name": "fifo"},
+                }
+            )
         )
         with Daemon(["-c", "config.json"], self.directory) as daemon:
             yield daemon
