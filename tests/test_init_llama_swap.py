@@ -394,3 +394,14 @@ def test_macros_that_refer_to_each_other_are_no_endless_loop(tmp_path: Path) -> 
         "models.m.cmd: the macro b is not defined.",
         "models.n.name: the macro b has no value.",
     ]
+
+
+def test_who_may_not_read_the_one_may_not_read_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for mode in 0o600, 0o640, 0o755:
+        Path("swap.yaml").write_text(FILES["one line"])
+        Path("swap.yaml").chmod(mode)
+        assert main(["init", "--from", "llama-swap", "swap.yaml", "-o", f"{mode}.yaml"]) == 0
+        assert Path(f"{mode}.yaml").stat().st_mode & 0o777 & ~mode == 0

@@ -86,7 +86,7 @@ def _init(source: str | None, where: str | None, output: str) -> int:
     if output == "-":
         print(text, end="")
     else:
-        _write(output, text)
+        _write(output, text, draft.mode)
     for sentence in draft.left_out:
         print(f"left out: {printable(sentence)}", file=sys.stderr)
     for sentence in draft.hints:
@@ -118,9 +118,10 @@ def _draft(source: str | None, where: str | None, base: str | None) -> Draft:
     return blank_draft(installed_gpus())
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, mode: int) -> None:
     try:
-        with open(path, "x", encoding="utf-8") as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         raise _exists(path) from None

@@ -49,6 +49,7 @@ class Draft:
     @ivar closing: comments below the models.
     @ivar left_out: what the source has and this configuration has not, a sentence each.
     @ivar hints: what is to be said to who asked for the draft, and not in the file.
+    @ivar mode: the permissions that the file may have, before the umask.
     """
 
     models: list[ModelDraft]
@@ -58,6 +59,7 @@ class Draft:
     closing: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    mode: int = 0o666
 
     def text(self, schema: str | None = None) -> str:
         """

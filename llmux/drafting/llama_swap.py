@@ -44,6 +44,7 @@ def draft_of_llama_swap(file: str, environment: Mapping[str, str] | None = None)
     """
     try:
         with open(file, "rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode & 0o666
             document = read_document(stream.read(), file)
     except ConfigError as e:
         raise DraftError(str(e)) from None
@@ -58,7 +59,11 @@ def draft_of_llama_swap(file: str, environment: Mapping[str, str] | None = None)
         )
     if not document["models"]:
         raise DraftError(f"{printable(file)} has no model")
-    return _Conversion(document, os.environ if environment is None else environment).draft(file)
+    environment = os.environ if environment is None else environment
+    draft = _Conversion(document, environment).draft(file)
+    # Who may not read the one, in which there may be secrets, may not read the other.
+    draft.mode = mode
+    return draft
 
 
 class _Conversion:
