@@ -369,6 +369,22 @@ class TestStreams:
         assert [line.split()[1] for line in lines[1:]] == ["r-1", "r-2"]
         assert llmux("requests", "--json").json["requests"][0]["id"] == "r-0"
 
+    def test_requests_as_they_end(self, llmux: Commands, daemon: FakeDaemon) -> None:
+        row = {"id": "7", "at": ago(1), "model": "llama", "method": "POST", "path": "/v1/x"}
+        row |= {"status": 200, "outcome": "answered"}
+
+        def end() -> None:
+            wait_until(daemon.subscribers, "somebody to listen")
+            daemon.tell("request", {"schema": 1, "requests": [row]})
+            daemon.cut_streams()
+
+        later = Timer(0, end)
+        later.start()
+        lines = llmux("requests", "-f").out.splitlines()
+        later.join()
+        assert len(lines) == 2
+        assert "llama POST /v1/x: 200" in lines[1]
+
     def test_logs(self, llmux: Commands, daemon: FakeDaemon) -> None:
         daemon.log.append("evil \x1b[2J")
         said = llmux("logs", "llama", "-n", "2")

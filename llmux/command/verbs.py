@@ -278,7 +278,7 @@ def _events(verb: str, link: DaemonLink, options: Namespace) -> int:
     query = "?" + urlencode({"only": options.only}) if options.only else ""
     colour = wants_colour()
     for event in link.events(f"/llmux/events{query}"):
-        if event is None:
+        if event is None or (event.kind == "status" and verb == "requests"):
             continue
         if options.json:
             # The first is the whole status, whatever was asked for.
