@@ -370,7 +370,13 @@ class TestStreams:
         assert llmux("requests", "--json").json["requests"][0]["id"] == "r-0"
 
     def test_requests_as_they_end(self, llmux: Commands, daemon: FakeDaemon) -> None:
-        row = {"id": "7", "at": ago(1), "model": "llama", "method": "POST", "path": "/v1/x"}
+        row: dict[str, Any] = {
+            "id": "7",
+            "at": ago(1),
+            "model": "llama",
+            "method": "POST",
+            "path": "/v1/x",
+        }
         row |= {"status": 200, "outcome": "answered"}
 
         def end() -> None:
