@@ -26,6 +26,8 @@ __all__ = [
     "Amount",
     "Decision",
     "Estimate",
+    "Forecast",
+    "IForecaster",
     "IScheduleView",
     "ISwitchPolicy",
     "ISwitchPolicyFactory",
@@ -292,6 +294,24 @@ class Estimate(Struct, frozen=True):
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+class Forecast(Struct, frozen=True):
+    """
+    What a policy expects for a model that has waiters.
+
+    @ivar position: how many turns come first, counted from 1.
+    @ivar low: seconds from now until the model is awake, at the least.
+    @ivar high: seconds from now until the model is awake, at the most, as long as hooks
+        take about as long as they did lately.
+    @ivar why: what decides the upper end.
+    """
+
+    model: str
+    position: int
+    low: float
+    high: float
+    why: Why | None = None
+
+
 class WaitingRequest:
     """
     A request that waits, or that asks to be admitted to a drain.
@@ -363,6 +383,18 @@ class ISwitchPolicy(Interface):
 
     def estimates() -> Iterable[Estimate]:
         """The values that the policy has learnt; asked for at each scrape of C{/metrics}."""
+
+
+class IForecaster(Interface):
+    """What an L{ISwitchPolicy} may provide as well: its expectations, for people who wait."""
+
+    def forecast(view: IScheduleView) -> Iterable[Forecast]:
+        """
+        Forecast the turns of models that have waiters and are not awake.
+
+        The call changes nothing, and is made only when somebody looks.  A forecast
+        that is not known better than "some day" is left out.
+        """
 
 
 class ISwitchPolicyFactory(IPlugin):

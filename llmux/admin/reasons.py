@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from llmux.admin.moments import Moments
 from llmux.scheduling import Decision, Rebind, Reopen, Stay, Switch, Why
 
-__all__ = ["in_words", "verb_of"]
+__all__ = ["in_words", "reason_in_words", "verb_of"]
 
 _WORDS: Mapping[str, str] = {
     "quantum": "{model} woke a short while ago and is left alone{until}",
@@ -46,6 +46,11 @@ def in_words(decision: Decision, moments: Moments) -> str:
     elif isinstance(decision, Reopen):
         what = "the switch is called off"
     return ": ".join(part for part in (what, reason) if part) or "nothing is to change"
+
+
+def reason_in_words(why: Why, moments: Moments) -> str:
+    """The words for a reason, without what was decided."""
+    return _reason(why, None, moments.of_day)
 
 
 def _until_of(decision: Decision) -> float | None:

@@ -13,10 +13,10 @@ from typing import Any
 from llmux._version import __version__
 from llmux.admin.moments import Moments
 from llmux.admin.no_control import pins_by_model
-from llmux.admin.reasons import in_words, verb_of
+from llmux.admin.reasons import in_words, reason_in_words, verb_of
 from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
-from llmux.scheduling import Amount, Needs, Phase, Stay
+from llmux.scheduling import Amount, Forecast, Needs, Phase, Stay
 from llmux.switching.chronicle import SwitchRecord
 from llmux.switching.model import Model
 from llmux.switching.switcher import ModelSwitcher
@@ -254,7 +254,11 @@ class StatusReport:
             if source is not None:
                 costs.setdefault(source, {})[target] = round(secs, 3)
         pins = pins_by_model(control)
-        return [self._of_model(model, now, answered, averages, costs, pins) for model in models]
+        forecasts = self._switcher.forecasts()
+        return [
+            self._of_model(model, now, answered, averages, costs, pins, forecasts)
+            for model in models
+        ]
 
     def _of_model(
         self,
@@ -264,6 +268,7 @@ class StatusReport:
         averages: Mapping[str, tuple[float | None, float | None]],
         costs: Mapping[str, Mapping[str, float]],
         pins: Mapping[str, Any],
+        forecasts: Mapping[str, Forecast],
     ) -> dict[str, Any]:
         at, name = self._moments.of, model.name
         host, port = self._backends.get(name, ("", None))
@@ -283,7 +288,7 @@ class StatusReport:
             "in_flight": len(model.guards),
             "waiters": model.waiting,
             "oldest_wait_secs": None if oldest == math.inf else round(now - oldest, 3),
-            "turn": None,
+            "turn": self._turn(forecasts.get(name)),
             "wake_secs": _secs(wake),
             "sleep_secs": _secs(sleep),
             "cost_secs": costs.get(name, {}),
@@ -297,6 +302,16 @@ class StatusReport:
             ),
             "idle_sleep_at": None if sleeps_at is None else at(sleeps_at),
             "pinned_until": None if pin is None or pin.until is None else at(pin.until),
+        }
+
+    def _turn(self, forecast: Forecast | None) -> dict[str, Any] | None:
+        if forecast is None:
+            return None
+        why = forecast.why
+        return {
+            "position": forecast.position,
+            "secs": [round(forecast.low, 1), round(forecast.high, 1)],
+            "because": None if why is None else reason_in_words(why, self._moments),
         }
 
     def _of_last(self, record: SwitchRecord) -> dict[str, Any]:

@@ -5,7 +5,7 @@ question is answered as FIFO would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +15,8 @@ from zope.interface import implementer
 from llmux.interfaces import (
     Decision,
     Estimate,
+    Forecast,
+    IForecaster,
     IScheduleView,
     ISwitchPolicy,
     PolicyEvent,
@@ -85,6 +87,16 @@ class ContainedPolicy:
         except Exception:
             self._failed("estimates", "the policy raised in estimates")
             return ()
+
+    def forecasts(self, view: IScheduleView) -> Mapping[str, Forecast]:
+        """What the policy expects of models that are waited for, if it says so."""
+        if not IForecaster.providedBy(self.policy):
+            return {}
+        try:
+            return {each.model: each for each in IForecaster(self.policy).forecast(view)}
+        except Exception:
+            self._failed("forecast", "the policy raised in forecast")
+            return {}
 
     def goes_in_circles(self) -> None:
         """The policy has changed its mind in one turn for as often as it may."""

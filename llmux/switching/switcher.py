@@ -25,6 +25,7 @@ from llmux.interfaces import (
     Decision,
     Estimate,
     Failed,
+    Forecast,
     Forwarded,
     IHookRunner,
     IPlaceNotes,
@@ -255,6 +256,14 @@ class ModelSwitcher:
         return reason_not_ready(
             self._all.values(), self.settings, self.clock.seconds(), self.stopping
         )
+
+    def forecasts(self) -> Mapping[str, Forecast]:
+        """What the policy expects of the models that are waited for, if it says so."""
+        if self.stopping or not self._is_known:
+            return {}
+        view = self._questions.view
+        view.look(self.clock.seconds())
+        return self._policy.forecasts(view)
 
     def add_observer(self, observer: Observer) -> None:
         """Tell this observer of every event from now on."""
