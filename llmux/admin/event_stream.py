@@ -49,10 +49,10 @@ KEEP = 30.0
 """Seconds after the last reader's departure for which events are still made."""
 
 _QUEUE_INTERVAL = 0.25
-_REQUEST_INTERVAL = 0.1
+_REQUEST_INTERVAL = 0.25
 _COMMENT_INTERVAL = 15.0
-_MOST_ROWS = 200
-"""Of one event: where more requests have ended, the others are in /llmux/requests."""
+_MOST_ROWS = 40
+"""Of one event: nobody reads more in that time, and a row costs some microseconds."""
 
 _Encoder = msgspec.json.Encoder
 
@@ -285,13 +285,16 @@ class EventStream:
         last, self._last_ended = self._last_ended, latest
         if "request" not in self._wanted:
             return
-        ended = []
+        ended: list[Ended] = []
+        left_out = 0
         for each in journal.ended_since(last):
-            ended.append(each)
-            if len(ended) == _MOST_ROWS:
-                break
+            if len(ended) < _MOST_ROWS:
+                ended.append(each)
+            else:
+                left_out += 1
         ended.reverse()
-        self._tell("request", {"requests": self._rows.of_ended(ended)})
+        rows = self._rows.of_ended(ended)
+        self._tell("request", {"requests": rows, "left_out": left_out})
 
     def _commanded(self, who: str, verb: str, result: str) -> None:
         if "command" in self._wanted:
