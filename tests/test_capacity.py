@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
+from llmux.interfaces import Amount, Needs
 from llmux.switching.capacity import ONE_SLOT, Capacity, CapacityError, Reservation
 
 TWO = {"gpu0": 24, "gpu1": 24}
@@ -116,38 +125,69 @@ def test_models_found_awake_may_overdraw_and_nothing_is_reserved_meanwhile() -> 
 
 
 class Ledger(RuleBasedStateMachine):
-    """A switcher of the simplest kind, which does at random what the ledger allows."""
+    """
+    A switcher of the simplest kind, which does at random what the ledger allows: with random
+    resources, and models that have several places each.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.capacity = Capacity(TWO)
+    @initialize(data=st.data())
+    def furnish(self, data: st.DataObject) -> None:
+        unit: Amount = data.draw(st.sampled_from([1, Fraction(1, 10), Fraction(1, 3)]))
+        names = [f"gpu{n}" for n in range(data.draw(st.integers(1, 3)))]
+        self.total: dict[str, Amount] = {
+            name: data.draw(st.integers(2, 8)) * unit for name in names
+        }
+        self.places: dict[str, list[Needs]] = {
+            model: [
+                {
+                    name: data.draw(st.integers(0, int(total / unit))) * unit
+                    for name, total in self.total.items()
+                }
+                for _ in range(data.draw(st.integers(1, 2)))
+            ]
+            for model in "abcde"
+        }
+        self.capacity = Capacity(self.total)
         self.switches: list[Reservation] = []
 
     def asleep(self) -> list[str]:
         busy = {switch.target for switch in self.switches}
-        return [m for m in NEEDS if m not in self.capacity.holders() and m not in busy]
+        return [m for m in self.places if m not in self.capacity.holders() and m not in busy]
+
+    def draw_a_switch(
+        self, data: st.DataObject, targets: list[str]
+    ) -> tuple[str, Needs, set[str]]:
+        target = data.draw(st.sampled_from(targets))
+        holders = sorted(self.capacity.holders())
+        victims = data.draw(st.sets(st.sampled_from(holders)) if holders else st.just(set()))
+        return target, data.draw(st.sampled_from(self.places[target])), victims
 
     @rule(data=st.data())
     def reserve(self, data: st.DataObject) -> None:
         asleep = self.asleep()
         if asleep:
-            target = data.draw(st.sampled_from(asleep))
-            holders = sorted(self.capacity.holders())
-            victims = data.draw(
-                st.sets(st.sampled_from(holders)) if holders else st.just(set())
-            )
-            switch = self.capacity.reserve(target, NEEDS[target], victims)
+            target, needs, victims = self.draw_a_switch(data, asleep)
+            switch = self.capacity.reserve(target, needs, victims)
             if switch is not None:
                 self.switches.append(switch)
 
     @precondition(lambda self: self.switches)
     @rule(data=st.data())
+    def rebind_a_switch(self, data: st.DataObject) -> None:
+        switch = data.draw(st.sampled_from(self.switches))
+        before = switch.target, switch.needs, switch.victims
+        target, needs, victims = self.draw_a_switch(data, [*self.asleep(), switch.target])
+        if self.capacity.rebind(switch, target, needs, victims):
+            assert (switch.target, switch.needs, switch.victims) == (target, needs, victims)
+        else:
+            assert (switch.target, switch.needs, switch.victims) == before
+
+    @precondition(lambda self: self.switches)
+    @rule(data=st.data())
     def go_on_with_a_switch(self, data: st.DataObject) -> None:
         switch = data.draw(st.sampled_from(self.switches))
-        awake = [victim for victim in sorted(switch.victims) if self.capacity.held(victim)]
-        awake = [victim for victim in awake if victim in self.capacity.holders()]
-        if awake:
-            self.capacity.release(data.draw(st.sampled_from(awake)))
+        if switch.victims:
+            self.capacity.release(data.draw(st.sampled_from(sorted(switch.victims))))
         else:
             self.capacity.take(switch)
             self.switches.remove(switch)
@@ -160,11 +200,19 @@ class Ledger(RuleBasedStateMachine):
         self.switches.remove(switch)
 
     @invariant()
-    def nothing_is_overdrawn(self) -> None:
-        for name, total in TWO.items():
+    def each_unit_is_held_claimed_or_free_once(self) -> None:
+        for name, total in self.total.items():
             held = sum(self.capacity.held(m).get(name, 0) for m in self.capacity.holders())
+            claimed = sum(
+                max(
+                    0,
+                    switch.needs.get(name, 0)
+                    - sum(self.capacity.held(v).get(name, 0) for v in switch.victims),
+                )
+                for switch in self.switches
+            )
             assert held <= total
-            assert self.capacity.free(name) >= 0
+            assert self.capacity.free(name) == total - held - claimed >= 0
 
     @invariant()
     def each_switch_could_take_what_it_needs_if_its_victims_slept(self) -> None:
@@ -175,7 +223,7 @@ class Ledger(RuleBasedStateMachine):
                     for m in self.capacity.holders()
                     if m not in switch.victims
                 )
-                assert others + amount <= TWO[name]
+                assert others + amount <= self.total[name]
 
 
 TestLedger = Ledger.TestCase

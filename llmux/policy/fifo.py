@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from zope.interface import implementer
@@ -58,6 +59,7 @@ class FifoPolicy:
             idle models make room in the order in which they woke.
         """
         self._parallel_wakes = None if context is None else context.parallel_wakes
+        self._resources = None if context is None else context.resources.keys()
         self._last_used: dict[str, float] = {}
         if context is not None and context.resources != ONE_SLOT:
             # With one slot there is never a choice of victims, and requests cost no event.
@@ -86,6 +88,10 @@ class FifoPolicy:
         # What the models of older waiters can use, who find no room.
         kept: set[str] = set()
         for model in wanted:
+            all_is_kept = self._resources is not None and kept >= self._resources
+            if all_is_kept and all(view.places(model)):
+                # With hundreds of models that wait, this is what most of them meet.
+                continue
             plan = make_room(view, model, order, kept)
             if plan is not None:
                 return Switch(model, *plan, Why("oldest", model))
@@ -124,7 +130,8 @@ def _about(
 ) -> Decision | None:
     """Decide about a switch that drains; None leaves the switch as it is."""
     oldest = view.oldest(switch.target)
-    rivals = [model for model in wanted if view.oldest(model) < oldest]
+    # Those that are wanted are in the order of their first waiters.
+    rivals = list(takewhile(lambda model: view.oldest(model) < oldest, wanted))
     ahead = view.oldest(rivals[0]) if rivals else oldest
     if any(view.oldest(victim) < ahead for victim in switch.victims):
         return Reopen(switch.number, Why("oldest"))

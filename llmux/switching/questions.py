@@ -120,7 +120,7 @@ class Questions:
                     bool(target.waiting)
                     or target.settings.always
                     or self._stage.is_ordered(target)
-                    or not self._stage.who_waits_for_room_of(target)
+                    or not self._stage.somebody_waits_for_room_of(target)
                 )
         if self._stage.stopping:
             return

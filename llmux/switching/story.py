@@ -114,6 +114,9 @@ class Stage(Protocol):
     def is_ordered(self, model: Model) -> bool:
         """A switch to the model is not the policy's to change: a command wants it."""
 
+    def somebody_waits_for_room_of(self, model: Model) -> bool:
+        """A model is waited for that needs what this model holds."""
+
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
         """The names of the models that are waited for and need what this model holds."""
 

@@ -9,7 +9,7 @@ modules of its subclasses), which the switcher begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -533,12 +533,19 @@ class ModelSwitcher:
         found = self._all[model]
         if found.phase is Phase.DRAINING:
             return bool(self._wanted)
-        return bool(self.who_waits_for_room_of(found))
+        return self.somebody_waits_for_room_of(found)
+
+    def somebody_waits_for_room_of(self, model: Model) -> bool:
+        """A model is waited for that needs what this model holds."""
+        return next(self._waiting_for_room_of(model), None) is not None
 
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
         """The names of the models that are waited for and need what this model holds."""
+        return list(self._waiting_for_room_of(model))
+
+    def _waiting_for_room_of(self, model: Model) -> Iterator[str]:
         held = self.capacity.held(model.name)
-        return [
+        return (
             name
             for name, other in self._wanted.items()
             if other is not model
@@ -547,7 +554,7 @@ class ModelSwitcher:
                 for needs in other.settings.places
                 for each, amount in needs.items()
             )
-        ]
+        )
 
     # ------------------------------------------------------ for the metrics
 
