@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -132,7 +132,8 @@ class Ledger(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def furnish(self, data: st.DataObject) -> None:
-        unit: Amount = data.draw(st.sampled_from([1, Fraction(1, 10), Fraction(1, 3)]))
+        units: list[Amount] = [1, Fraction(1, 10), Fraction(1, 3)]
+        unit = data.draw(st.sampled_from(units))
         names = [f"gpu{n}" for n in range(data.draw(st.integers(1, 3)))]
         self.total: dict[str, Amount] = {
             name: data.draw(st.integers(2, 8)) * unit for name in names
@@ -156,11 +157,11 @@ class Ledger(RuleBasedStateMachine):
 
     def draw_a_switch(
         self, data: st.DataObject, targets: list[str]
-    ) -> tuple[str, Needs, set[str]]:
+    ) -> tuple[str, Needs, frozenset[str]]:
         target = data.draw(st.sampled_from(targets))
         holders = sorted(self.capacity.holders())
         victims = data.draw(st.sets(st.sampled_from(holders)) if holders else st.just(set()))
-        return target, data.draw(st.sampled_from(self.places[target])), victims
+        return target, data.draw(st.sampled_from(self.places[target])), frozenset(victims)
 
     @rule(data=st.data())
     def reserve(self, data: st.DataObject) -> None:
@@ -227,6 +228,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestLedger = Ledger.TestCase
+TestLedger.settings = settings(max_examples=60, deadline=None)
 
 
 @given(st.lists(st.sampled_from(sorted(NEEDS)), unique=True))
