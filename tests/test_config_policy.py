@@ -16,8 +16,8 @@ from llmux.app import build_policy
 from llmux.config import Config, ConfigError, config_from_mapping
 from llmux.interfaces import ONE_SLOT, ISwitchPolicy, ISwitchPolicyFactory, PolicyContext
 from llmux.policy.catalog import PolicyLookupError, find_policy, known_policies
+from llmux.policy.cost_aware import CostAwarePolicy
 from llmux.policy.fifo import FifoPolicy, FifoPolicyFactory
-from llmux.policy.one_slot import OneSlotPolicy
 from twisted.plugins import llmux_policies
 
 
@@ -76,9 +76,9 @@ def test_ours() -> None:
 
 def test_the_default() -> None:
     """Whether it comes from a file or is made by hand."""
-    assert isinstance(build_policy(configure()), OneSlotPolicy)
+    assert isinstance(build_policy(configure()), CostAwarePolicy)
     by_hand = Config(models=configure().models)
-    assert isinstance(build_policy(by_hand), OneSlotPolicy)
+    assert isinstance(build_policy(by_hand), CostAwarePolicy)
 
 
 def test_settings(thoughtful: ThoughtfulFactory) -> None:

@@ -16,8 +16,8 @@ from llmux.policy.estimators import (
     InFlightTimes,
     MovingAverage,
     Pace,
+    ScriptTimes,
     ServiceTimes,
-    SwitchCosts,
 )
 
 SECONDS = st.floats(0, 1000)
@@ -166,14 +166,14 @@ def test_a_drain_lasts_as_long_as_the_slowest_of_its_requests() -> None:
     assert flying.drain(100.0, service) == 7
 
 
-def test_a_switch_that_was_never_made_is_expected_to_cost_what_others_did() -> None:
-    costs = SwitchCosts(10.0)
-    assert costs.guess("a") == 10
-    costs.add("a", 4.0)
-    assert costs.guess("a") == costs.guess("b") == 4
-    costs.add("b", 14.0)
-    assert costs.guess("b") == 14
-    assert costs.guess("c") == pytest.approx(7)
+def test_a_script_that_never_ran_is_expected_to_take_as_long_as_others() -> None:
+    times = ScriptTimes(10.0)
+    assert times.of("a") == 10
+    times.add("a", 4.0)
+    assert times.of("a") == times.of("b") == 4
+    times.add("b", 14.0)
+    assert times.of("b") == 14
+    assert times.of("c") == pytest.approx(7)
 
 
 def test_the_pace_is_right_soon_and_fades_when_nothing_is_answered() -> None:

@@ -12,6 +12,8 @@ from tests.benchmarks.scheduling.__main__ import compare
 from tests.benchmarks.scheduling.comparison import Comparison
 from tests.benchmarks.scheduling.families import Scenario, agents, open_loop
 
+pytestmark = pytest.mark.own_cpu("simulates")
+
 
 def compared(trace: Callable[[], Trace], cost: float) -> Comparison:
     """Two hours of a trace, where a switch takes C{cost} seconds."""

@@ -1,8 +1,8 @@
 """
-The default policy: serve the awake model until it is cheaper to leave it, and
-bound the time that any request waits.
+The default policy: serve the models that are awake until it is cheaper to leave one,
+and bound the time that any request waits.
 
-The words of this policy, and of L{llmux.policy.knowledge}:
+The words of this policy, and of the modules beside this one:
 
   - I{demand}: what makes a sleeping model wanted.  A model's demand begins when the
     first request since the model last woke arrives, and ends when the model wakes,
@@ -11,141 +11,91 @@ The words of this policy, and of L{llmux.policy.knowledge}:
   - I{starving}: a demand is starving when its age has reached the I{limit},
     C{max_wait_secs} or more.  A starving model is the next to wake.
   - I{switch cost}: the seconds of a sleep hook and a wake hook together.
+  - I{place}, I{victim}: see L{llmux.scheduling}.  I{plan}: a place for a model, and the
+    victims that make room there (L{llmux.policy.plans}).
+  - I{loss}: what the clients of a victim lose if the victim is left now.
+  - I{guard}: the model for which room is kept, since that model starves, or will have a
+    plan at a known time.  Other plans must not delay a guard.
+  - I{turns}: the number of models that are served at a time.
+  - I{size}: the part of all capacity that a model needs.
   - I{quantum}: the time after a wake in which a model that has requests in flight is
     not left, in switch costs.  I{floor}: the part of the quantum that holds even if
     another model starves.
-  - I{drain}: the time in which the awake model finishes what it has in flight, before
-    its sleep hook runs.
+  - I{drain}: the time in which a victim finishes what it has in flight, before its
+    sleep hook runs.
   - I{door}: the decision, for each request that arrives for the model that drains,
     whether the request still goes in.  The door is open while the toll is low.
   - I{toll}: what one more second of drain costs all those who wait for other models,
     in weighted seconds.
-  - I{absence}: the seconds from now until the awake model could be awake again if it
-    were left now.
+  - I{absence}: the seconds from now until a model that is awake could be awake again if
+    it were left now.
   - I{ghost}: a waiter that gave up before its model woke.  Ghosts count in the toll,
     so that a model with impatient clients is not forgotten.
   - I{linger}: to keep a model awake that has nothing to do, because its clients tend
     to come back soon after each reply, as agents do.
   - I{gap}: the time from when a model has nothing to do to its next request.
-  - I{in time}: of a request that ends a gap: before lingering for the request ends, or
-    would have ended, and before another model wakes.
   - I{pace}: the requests that are answered per second.  The door stays open for a
-    model that answers faster than the whole of llmux did lately.
+    model that answers faster than llmux did lately on as much room.
   - I{weight}: how much one second of a model's waiters counts, by configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from itertools import chain
-from math import exp
 from typing import Any
 
-import msgspec
 from zope.interface import implementer
 
 from llmux.interfaces import (
-    ONE_SLOT,
+    Decision,
     Estimate,
+    IScheduleView,
     ISwitchPolicy,
     ISwitchPolicyFactory,
+    Phase,
     PolicyContext,
     PolicyEvent,
+    Rebind,
+    Reopen,
+    Stay,
+    Switch,
+    SwitchView,
     WaitingRequest,
+    Why,
 )
-from llmux.policy.fifo import FifoPolicy
-from llmux.policy.knowledge import Knowledge, ModelKnowledge
-from llmux.policy.one_slot import OneSlotContext, OneSlotPolicy, PolicyDecision, SlotPhase
+from llmux.policy.door import is_let_in
+from llmux.policy.knowledge import Knowledge
+from llmux.policy.outlook import Outlook, limit
+from llmux.policy.parameters import CostAwareSettings
+from llmux.policy.plans import Plan, Planner
 
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
-TICK = 0.001
-"""
-Tolerance in seconds: a deadline that is this close counts as reached, since a timer
-may fire early by a rounding error.
-"""
 
-LATENESS = 0.25
-"""
-Seconds: a model lingers this much beyond the expected return of its clients, but at
-most a tenth of what it costs to leave the model and to come back.
-"""
-
-
-LEAST_RETURNING = 0.3
-"""
-A model lingers if this part of the requests that would not have come in time by
-chance did come in time.
-"""
-
-
-class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """
-    The keys that C{policy: {name: cost_aware}} may have.
-
-    @ivar quantum: the time after its wake for which a model that has work is not
-        left, in switch costs (there and back, halved).
-    @ivar max_wait_secs: the age of a demand, in seconds, from which its model is
-        next, whatever the switch costs; more under overload.
-    @ivar stretch: the limit grows to this many times the age that demands lately
-        had when they were met.
-    @ivar cap: the limit grows to at most this many times C{max_wait_secs}.
-    @ivar floor: a model that woke less than this many switch costs ago is not left
-        even for a starving model.
-    @ivar linger: the weight of the wait that lingering saves, against the wait that
-        lingering causes; 0 turns lingering off.
-    @ivar pace: the door stays open, even for longer than C{max_wait_secs}, while the
-        awake model answers this many times as many requests per second as llmux
-        answered lately, its switches included.
-    @ivar initial_switch_cost_secs: the seconds that a switch is assumed to cost
-        until a switch has been made.
-    """
-
-    quantum: float = 1.5
-    max_wait_secs: float = 120.0
-    stretch: float = 1.5
-    cap: float = 4.0
-    floor: float = 1.0
-    linger: float = 1.0
-    pace: float = 1.2
-    initial_switch_cost_secs: float = 10.0
-
-    def __post_init__(self) -> None:
-        """
-        Check the values.
-
-        @raise ValueError: a value is out of range; the message names the key.
-        """
-        for key in self.__struct_fields__:
-            value = getattr(self, key)
-            least = 1.0 if key == "cap" else 0.0
-            if not least <= value < float("inf"):
-                raise ValueError(f"{key} must be {least:g} or more, not {value:g}")
-
-
+@implementer(ISwitchPolicy)
 class CostAwarePolicy:
     """
-    The policy stays at a model as long as that costs those who wait for other
-    models less than to leave would cost the model's own clients.
+    The policy stays at the models that are awake as long as to leave one would cost that
+    one's clients more than it would save those who wait.
 
     A model that has just woken is not left for a quantum.  After that it begins to
-    drain as soon as another model is wanted, and its door decides about each
-    further request: the request goes in if the delay that it causes to all who
-    wait is less than the wait that it is spared, or if the model has so much in
-    flight that it answers faster than llmux does on the whole.  A model that has
+    drain as soon as another model is wanted that needs its room, and its door decides
+    about each further request: the request goes in if the delay that it causes to all
+    who wait is less than the wait that it is spared, or if the model has so much in
+    flight that it answers faster than llmux does on as much room.  A model that has
     nothing to do is left at once, unless it pays to linger.
 
     The next model is the one that starves for the longest time, if any does;
     otherwise the one whose waiters have the largest sum of ages per second that it
-    takes to serve them.
+    takes to serve them.  A model that wants more than there is room for now has it
+    kept; others may wake meanwhile where that delays nobody.
     """
 
     def __init__(self, context: PolicyContext, settings: CostAwareSettings) -> None:
+        self._context = context
         self._settings = settings
-        self._timeout = context.request_timeout
-        self._drains = context.drain_before_switch
-        self._knowledge = Knowledge(context.weights, settings.initial_switch_cost_secs)
-        self._models = self._knowledge.models
+        self._knowledge = Knowledge(context, settings.initial_switch_cost_secs)
         # Each request brings three events; to look the method up here saves a call for each.
         self._learn = self._knowledge.learn
         self.observed = frozenset(self._learn)
@@ -154,257 +104,127 @@ class CostAwarePolicy:
         """See L{ISwitchPolicy.observe}."""
         self._learn[type(event)](event)
 
-    # ------------------------------------------------------------- deciding
-
-    def decide(self, context: OneSlotContext) -> PolicyDecision:
+    def decide(self, view: IScheduleView) -> Decision:
         """See L{ISwitchPolicy.decide}."""
-        wanted = context.wanted()
-        awake = context.awake
-        phase = context.phase
-        if not wanted:
-            if phase is SlotPhase.DRAINING or phase is SlotPhase.DRAINED:
-                return PolicyDecision.reopen()
-            return PolicyDecision.stay()
-        if awake is None or phase is SlotPhase.IDLE or phase is SlotPhase.DRAINED:
-            return PolicyDecision.switch(self._pick(context, wanted, 0.0))
-        if phase is SlotPhase.DRAINING and context.target in wanted:
-            return PolicyDecision.stay()
-        drain = self._drain(context)
-        target = self._pick(context, wanted, drain)
-        if phase is SlotPhase.DRAINING:
-            return PolicyDecision.switch(target)
-        if context.in_flight:
-            return self._when_busy(context, wanted, awake, target, drain)
-        return self._when_empty(context, wanted, awake, target)
+        outlook = self._outlook(view)
+        planner = Planner(outlook, self._context.resources)
+        for switch in view.switches:
+            if switch.phase is Phase.DRAINING:
+                decision = self._while_draining(outlook, planner, switch)
+                if decision is not None:
+                    return decision
+        return self._begin(outlook, planner)
 
-    def _when_busy(
-        self,
-        context: OneSlotContext,
-        wanted: Sequence[str],
-        awake: str,
-        target: str,
-        drain: float,
-    ) -> PolicyDecision:
+    def _outlook(self, view: IScheduleView) -> Outlook:
+        return Outlook(view, self._knowledge, self._settings, self._context)
+
+    def _begin(self, outlook: Outlook, planner: Planner) -> Decision:
+        """Begin a switch, to the most urgent model that can have one."""
+        most = self._context.parallel_wakes
+        full = most is not None and len(outlook.view.switches) >= most
+        guard: str | None = None
+        again: list[float] = []
+        why: Why | None = None
+        for model in outlook.order(outlook.wanted):
+            starves = outlook.starves(model)
+            if full and not starves:
+                again.append(outlook.starves_at(model))
+                why = why or Why("parallel_wakes", model)
+                continue
+            plan, obstacle = planner.plan(model)
+            if plan is not None and (guard is None or planner.is_allowed(plan, guard)):
+                return Switch(model, plan.place, plan.victims, _why(outlook, model))
+            if obstacle is not None:
+                again.append(obstacle.until)
+                why = why or obstacle.why
+            if guard is None and (starves or obstacle is not None):
+                guard = model
+            why = why or Why("no_room", model)
+        return Stay(min(again, default=None), why)
+
+    # ---------------------------------------------------------- while it drains
+
+    def _while_draining(
+        self, outlook: Outlook, planner: Planner, switch: SwitchView
+    ) -> Decision | None:
+        """Decide about a switch that drains; None leaves the switch as it is."""
+        view = outlook.view
+        if switch.drained or not view.waiting(switch.target):
+            return self._bind(outlook, planner, switch)
+        if any(view.in_flight(victim) for victim in switch.victims):
+            # Is there room by now that nobody has to drain for?
+            plan, _ = planner.plan(switch.target, switch, idle_only=True)
+            if plan is not None and not self._is_in_the_way(outlook, planner, plan):
+                return _rebind(switch, plan, Why("idle_room", switch.target))
+        return None
+
+    def _is_in_the_way(self, outlook: Outlook, planner: Planner, plan: Plan) -> bool:
+        """Whether a plan delays the wanted model that starves for the longest time."""
+        starving = [name for name in outlook.wanted if outlook.starves(name)]
+        if not starving:
+            return False
+        return not planner.is_allowed(plan, min(starving, key=outlook.demand_since))
+
+    def _bind(self, outlook: Outlook, planner: Planner, switch: SwitchView) -> Decision | None:
         """
-        Decide about an awake model that has requests in flight: it stays until its
-        quantum is over or another model starves.
+        Choose for whom the victims of a switch make room: when all have drained, or
+        nobody waits for the target any more.
         """
-        settings = self._settings
-        there = self._cost(context, awake, target)
-        back = self._cost(context, target, awake)
-        until = context.woke_at + settings.quantum * (there + back) / 2
-        starves = min(self._starves_at(context, name, drain) for name in wanted)
-        until = min(until, max(starves, context.woke_at + settings.floor * there))
-        if context.now + TICK < until:
-            return PolicyDecision.stay(until, holds_while_busy=self._timeout is None)
-        return PolicyDecision.switch(target)
+        view = outlook.view
+        waits = view.waiting(switch.target) > 0
+        names = [switch.target, *outlook.wanted] if waits else outlook.wanted
+        for model in outlook.order(names):
+            if model == switch.target:
+                return None
+            starves = outlook.starves(model)
+            plan, _ = planner.plan(model, switch)
+            if plan is not None:
+                own = frozenset(switch.victims)
+                if starves or not any(
+                    view.in_flight(name) for name in plan.victims if name not in own
+                ):
+                    return _rebind(switch, plan, _why(outlook, model))
+            elif starves and waits:
+                needs = view.places(switch.target)[switch.place]
+                present = Plan(switch.target, switch.place, needs, tuple(switch.victims))
+                if not planner.is_allowed(present, model):
+                    return Reopen(switch.number, Why("starves", model))
+        # If nobody waits, the switcher calls the switch off.
+        return None
 
-    def _when_empty(
-        self, context: OneSlotContext, wanted: Sequence[str], awake: str, target: str
-    ) -> PolicyDecision:
-        """
-        Decide about an awake model that has nothing to do: to linger pays if its clients
-        tend to come back in time, and the wait that lingering causes to all who wait is
-        less than the wait that lingering saves.
-
-        The next request is expected after the upper quartile of the gaps so far.
-        (With the median instead, agents fared no better, and requests in light
-        traffic waited longer.)
-        """
-        model = self._models[awake]
-        gap, since = model.gaps.upper, model.gaps.idle_since
-        if gap is None or since is None:
-            return PolicyDecision.switch(target)
-        absence = self._absence(context, wanted, awake, target, 0.0)
-        weighted = sum(self._models[name].weight * context.waiting(name) for name in wanted)
-        delay = weighted * (gap + model.service.mean)
-        if delay >= self._settings.linger * (absence - gap):
-            return PolicyDecision.switch(target)
-        there_and_back = self._cost(context, awake, target) + self._cost(context, target, awake)
-        ends = since + 1.25 * gap + min(LATENESS, there_and_back / 10)
-        # Whether the model lingers or not, what comes of it is a lesson for the next time.
-        model.gaps.awaited(ends + TICK)
-        until = min(ends, min(self._starves_at(context, name, 0.0) for name in wanted))
-        if context.now + TICK < until and self._come_back(model, context.now, ends - since):
-            return PolicyDecision.stay(until)
-        return PolicyDecision.switch(target)
-
-    def _come_back(self, model: ModelKnowledge, now: float, window: float) -> bool:
-        """
-        Whether the model's clients tend to come back in time when others wait.
-
-        Requests that come independently of replies come in time now and then by chance.
-        To wait for these saves nothing: the next of them would come during the next
-        absence instead.  What counts is what comes in time beyond that.
-
-        @param window: the seconds from a reply within which a request is in time.
-        """
-        by_chance = 1 - exp(-window * model.answers_per_second(now))
-        return model.gaps.returning > by_chance + LEAST_RETURNING * (1 - by_chance)
-
-    def admit(self, context: OneSlotContext, request: WaitingRequest) -> bool:
+    def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
         """See L{ISwitchPolicy.admit}.  This is the door."""
-        wanted = context.wanted()
-        if not wanted:
-            return True
-        if context.waiting(request.model):
-            # A request must not overtake those that were not let in.
-            return False
-        drain = self._drain(context)
-        soon = context.now + TICK
-        if any(self._starves_at(context, n, drain, at_most=True) <= soon for n in wanted):
-            return False
-        model = self._models[request.model]
-        if self._keeps_pace(context, wanted, model):
-            return True
-        if any(self._starves_at(context, n, drain) <= soon for n in wanted):
-            return False
-        target = context.target
-        if target is None or target not in wanted:
-            target = self._pick(context, wanted, drain)
-        absence = self._absence(context, wanted, request.model, target, drain)
-        extra = model.service.mean_excess(drain)
-        interval = model.interval.seconds
-        if interval is not None:
-            extra = min(extra, interval)
-        return extra * self._toll(context, wanted, absence) < model.weight * absence
-
-    def _keeps_pace(
-        self, context: OneSlotContext, wanted: Sequence[str], model: ModelKnowledge
-    ) -> bool:
-        """
-        Whether the draining model answers faster than llmux does on the whole, so
-        that it is worth to go on with it.
-
-        This is the marginal value theorem (Charnov, 1976), which says when to leave a
-        patch: when it yields less than going from patch to patch yields on the whole.
-        A model's yield is the number of its requests in flight over the time that
-        each of them takes (Little's law).
-        """
-        service = model.alone.value
-        if not service:
-            return False
-        waiting = weighted = 0.0
-        for name in wanted:
-            count = context.waiting(name)
-            waiting += count
-            weighted += count * self._models[name].weight
-        here = model.weight * (context.in_flight + 1) / service
-        overall = self._knowledge.pace.per_second(context.now) * weighted / waiting
-        return here > self._settings.pace * overall
-
-    def _toll(self, context: OneSlotContext, wanted: Sequence[str], absence: float) -> float:
-        """The cost of one more second of drain to all waiters, in weighted seconds."""
-        toll = 0.0
-        scale = absence**-2 if absence else 0.0
-        for name in wanted:
-            model = self._models[name]
-            squares = context.sum_of_squared_ages(name) + model.ghosts.squares
-            count = context.waiting(name) + model.ghosts.count
-            toll += model.weight * (count + squares * scale)
-        return toll
-
-    # ------------------------------------------------------------- choosing
-
-    def _pick(self, context: OneSlotContext, wanted: Sequence[str], drain: float) -> str:
-        """The model of the oldest demand if that starves, else that of the largest index."""
-        oldest = min(wanted, key=lambda name: self._demand_since(context, name))
-        if self._starves_at(context, oldest, drain) <= context.now + TICK:
-            return oldest
-        return max(wanted, key=lambda name: self._index(context, name))
-
-    def _index(self, context: OneSlotContext, name: str) -> float:
-        """
-        How urgent a model is: the sum of its waiters' ages, over the seconds until
-        half of them will have been served (after Duenyas and Van Oyen, 1996).
-        """
-        model = self._models[name]
-        ages = context.sum_of_ages(name)
-        if model.ghosts.count:
-            ages += context.now - self._demand_since(context, name)
-        interval = model.interval.seconds or 0.0
-        work = (
-            self._cost(context, context.awake, name)
-            + model.service.mean
-            + context.waiting(name) * interval / 2
-        )
-        return model.weight * ages / work if work else model.weight * ages
-
-    def _demand_since(self, context: OneSlotContext, name: str) -> float:
-        since = self._models[name].demand_since
-        return context.oldest(name) if since is None else since
-
-    def _starves_at(
-        self, context: OneSlotContext, name: str, drain: float, *, at_most: bool = False
-    ) -> float:
-        """
-        The time at which the model's demand reaches the limit.
-
-        @param at_most: take the limit that holds under the worst overload, instead of
-            the present one.
-        """
-        limit = self._limit(at_most)
-        if self._timeout is not None:
-            ahead = self._cost(context, context.awake, name) + drain
-            limit = max(0.0, min(limit, self._timeout - ahead))
-        return self._demand_since(context, name) + limit
-
-    def _limit(self, at_most: bool) -> float:
-        settings = self._settings
-        most = settings.cap * settings.max_wait_secs
-        if at_most:
-            return most
-        stretched = settings.stretch * self._knowledge.longest_first_wait
-        return min(max(stretched, settings.max_wait_secs), most)
-
-    # ----------------------------------------------------------- estimating
-
-    def _absence(
-        self,
-        context: OneSlotContext,
-        wanted: Sequence[str],
-        awake: str,
-        target: str,
-        drain: float,
-    ) -> float:
-        """
-        The seconds for which the awake model is away if it is left now: its drain, one
-        request of each wanted model, and the switches between them.
-        """
-        seconds = drain
-        previous = awake
-        for name in _round(wanted, target):
-            seconds += self._cost(context, previous, name) + self._models[name].service.mean
-            previous = name
-        return seconds + self._cost(context, previous, awake)
-
-    def _drain(self, context: OneSlotContext) -> float:
-        """The expected seconds until the awake model has nothing in flight."""
-        awake = context.awake
-        if awake is None or not self._drains:
-            return 0.0
-        model = self._models[awake]
-        return model.in_flight.drain(context.now, model.service)
-
-    def _cost(self, context: OneSlotContext, source: str | None, target: str) -> float:
-        known = context.switch_cost(source, target)
-        return self._knowledge.costs.guess(target) if known is None else known
+        model = request.model
+        for switch in view.switches:
+            if model in switch.victims:
+                return is_let_in(self._outlook(view), switch, model)
+        return True
 
     def estimates(self) -> Iterable[Estimate]:
         """See L{ISwitchPolicy.estimates}."""
-        limit = Estimate(
+        knowledge = self._knowledge
+        longest = Estimate(
             "starvation_limit_seconds",
             "Age of a model's oldest demand from which it goes first.",
-            self._limit(at_most=False),
+            max(
+                (limit(knowledge, self._settings, name) for name in knowledge.models),
+                default=self._settings.max_wait_secs,
+            ),
         )
-        return chain((limit,), self._knowledge.estimates())
+        return chain((longest,), knowledge.estimates())
 
 
-def _round(wanted: Sequence[str], first: str) -> Iterator[str]:
-    yield first
-    for name in wanted:
-        if name != first:
-            yield name
+def _rebind(switch: SwitchView, plan: Plan, why: Why) -> Rebind:
+    return Rebind(switch.number, plan.model, plan.place, plan.victims, why)
+
+
+def _why(outlook: Outlook, model: str) -> Why:
+    """Why a model is next."""
+    since = outlook.demand_since(model)
+    figures = {"since_at": since, "waiting": float(outlook.view.waiting(model))}
+    if outlook.starves(model):
+        return Why("starves", model, {**figures, "limit_secs": outlook.limit(model)})
+    return Why("index", model, {**figures, "index": outlook.index(model)})
 
 
 @implementer(ISwitchPolicyFactory)
@@ -416,7 +236,4 @@ class CostAwarePolicyFactory:
 
     def build(self, context: PolicyContext, settings: Any) -> ISwitchPolicy:
         """See L{ISwitchPolicyFactory.build}."""
-        if context.resources != ONE_SLOT:
-            return FifoPolicy(context)
-        settings = CostAwareSettings() if settings is None else settings
-        return OneSlotPolicy(CostAwarePolicy(context, settings))
+        return CostAwarePolicy(context, CostAwareSettings() if settings is None else settings)

@@ -21,8 +21,8 @@ __all__ = [
     "InFlightTimes",
     "MovingAverage",
     "Pace",
+    "ScriptTimes",
     "ServiceTimes",
-    "SwitchCosts",
 ]
 
 
@@ -264,6 +264,11 @@ class AbsenceGaps:
         """
         return (sum(self._in_time) + 1) / (len(self._in_time) + 1)
 
+    def expected(self, now: float) -> float:
+        """The mean seconds of a gap; the present one counts with what has passed of it."""
+        so_far = 0.0 if self.idle_since is None else now - self.idle_since
+        return (sum(self._recent) + so_far + 1.0) / (len(self._recent) + 1)
+
     @property
     def median(self) -> float | None:
         """The median of the gaps; None until two are known."""
@@ -330,29 +335,29 @@ class InFlightTimes(OrderedDict[int, float]):
         return max((remaining(now - start) for start in starts), default=0.0)
 
 
-class SwitchCosts:
+class ScriptTimes:
     """
-    The expected cost of a switch that was never made, in seconds: the average over
-    the switches to the same model; without any, the average over all switches;
-    without any, C{initial}.  Both are exponential moving averages with step 0.3.
+    The expected seconds of the models' scripts of one kind, each alone: the average over
+    the runs of the model's own script; without any, the average over all scripts of that
+    kind; without any, C{initial}.  All are exponential moving averages with step 0.3.
     """
 
-    __slots__ = ("_all", "_by_target", "_initial")
+    __slots__ = ("_all", "_by_model", "_initial")
 
     def __init__(self, initial: float) -> None:
         self._initial = initial
         self._all = MovingAverage(0.3)
-        self._by_target: dict[str, MovingAverage] = {}
+        self._by_model: dict[str, MovingAverage] = {}
 
-    def add(self, target: str, seconds: float) -> None:
-        """Note that a switch to C{target} took C{seconds} of sleep hook and wake hook."""
+    def add(self, model: str, seconds: float) -> None:
+        """Note that the script of C{model} took C{seconds}."""
         self._all.add(seconds)
-        average = self._by_target.get(target)
+        average = self._by_model.get(model)
         if average is None:
-            average = self._by_target[target] = MovingAverage(0.3)
+            average = self._by_model[model] = MovingAverage(0.3)
         average.add(seconds)
 
-    def guess(self, target: str) -> float:
-        """The expected seconds of a switch to C{target} from any model."""
-        average = self._by_target.get(target, self._all).value
+    def of(self, model: str) -> float:
+        """The expected seconds of the model's script."""
+        average = self._by_model.get(model, self._all).value
         return self._initial if average is None else average

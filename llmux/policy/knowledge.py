@@ -15,6 +15,8 @@ from llmux.interfaces import (
     Forwarded,
     Left,
     LeftReason,
+    PolicyContext,
+    Slept,
     Woke,
 )
 from llmux.policy.estimators import (
@@ -25,8 +27,8 @@ from llmux.policy.estimators import (
     InFlightTimes,
     MovingAverage,
     Pace,
+    ScriptTimes,
     ServiceTimes,
-    SwitchCosts,
 )
 
 __all__ = ["Knowledge", "ModelKnowledge"]
@@ -38,10 +40,17 @@ be served at once, without a queue inside its backend.
 """
 
 
+SLEEP_PART = 0.2
+"""The part of a switch's cost that is the sleep hook's, until one has run."""
+
+
 class ModelKnowledge:
     """
     What is known of one model.
 
+    @ivar size: the part of all capacity that the model needs in its smallest place; 1 if
+        nothing else fits beside the model.
+    @ivar pace: the requests answered per second by all models that take turns.
     @ivar weight: how much a second of this model's waiters counts.
     @ivar waiting: the numbers of the model's waiters.  A request that was in flight
         before, and whose backend failed, is not among them.
@@ -66,15 +75,19 @@ class ModelKnowledge:
         "ghosts",
         "in_flight",
         "interval",
+        "pace",
         "rate",
         "service",
+        "size",
         "unqueued",
         "waiting",
         "weight",
     )
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, size: float, pace: Pace) -> None:
         self.weight = weight
+        self.size = size
+        self.pace = pace
         self.waiting: set[int] = set()
         self.unqueued: set[int] = set()
         self.demand_since: float | None = None
@@ -109,23 +122,44 @@ class Knowledge:
 
     @ivar models: what is known of each model, by name.
     @ivar learn: the method to call with an event, by the event's type.
-    @ivar costs: the expected costs of switches.
-    @ivar pace: the requests answered per second, over all models.
-    @ivar longest_first_wait: the longest of the models' C{first_wait}, in seconds.
+    @ivar sleeps: the expected seconds of the models' sleep hooks.
+    @ivar wakes: the expected seconds of the models' wake hooks, C{alive} included.
+    @ivar pace: the requests answered per second, over all models that take turns.
     """
 
-    def __init__(self, weights: Mapping[str, float], initial_switch_cost: float) -> None:
-        self.models = {name: ModelKnowledge(weight) for name, weight in weights.items()}
-        self.costs = SwitchCosts(initial_switch_cost)
+    def __init__(self, context: PolicyContext, initial_switch_cost: float) -> None:
         self.pace = Pace()
-        self.longest_first_wait = 0.0
+        # What nobody makes room for does not compete with what takes turns.
+        apart = Pace()
+        self.models = {
+            name: ModelKnowledge(
+                weight, _size(context, name), apart if name in context.always else self.pace
+            )
+            for name, weight in context.weights.items()
+        }
+        self.sleeps = ScriptTimes(SLEEP_PART * initial_switch_cost)
+        self.wakes = ScriptTimes((1 - SLEEP_PART) * initial_switch_cost)
+        self._longest_first_waits: dict[float, float] = {}
         self.learn: Mapping[type[Any], Callable[[Any], None]] = {
             Arrived: self._arrived,
             Forwarded: self._forwarded,
             Completed: self._completed,
             Left: self._left,
             Woke: self._woke,
+            Slept: self._slept,
         }
+
+    def longest_first_wait(self, model: str) -> float:
+        """
+        The longest of the C{first_wait} of the models that are smaller than C{model}; of
+        those that are as large, if none is smaller.
+        """
+        size = self.models[model].size
+        waits = self._longest_first_waits
+        if not waits:
+            return 0.0
+        smaller = [wait for other, wait in waits.items() if other < size]
+        return max(smaller) if smaller else waits.get(size, 0.0)
 
     def _arrived(self, event: Arrived) -> None:
         model = self.models[event.model]
@@ -161,7 +195,7 @@ class Knowledge:
                 model.alone.add(service)
             model.service.add(service)
             model.interval.completed(now)
-            self.pace.completed(now)
+            model.pace.completed(now)
         elif request in unqueued:
             unqueued.remove(request)
         if not in_flight and not model.waiting:
@@ -179,21 +213,24 @@ class Knowledge:
 
     def _woke(self, event: Woke) -> None:
         model = self.models[event.model]
-        for other in self.models.values():
-            if other is not model:
-                other.gaps.overtaken()
+        for victim in event.victims:
+            self.models[victim].gaps.overtaken()
         if event.cost is not None:
-            self.costs.add(event.model, event.cost)
+            self.wakes.add(event.model, event.cost)
         if model.demand_since is not None:
             model.first_wait.add(event.now - model.demand_since)
-            self.longest_first_wait = max(
+            self._longest_first_waits[model.size] = max(
                 known.first_wait.value
                 for known in self.models.values()
-                if known.first_wait.value is not None
+                if known.first_wait.value is not None and known.size == model.size
             )
         model.satisfied()
         model.interval.restart(event.now)
         model.answers_per_second(event.now)
+
+    def _slept(self, event: Slept) -> None:
+        if event.cost is not None:
+            self.sleeps.add(event.model, event.cost)
 
     def estimates(self) -> Iterable[Estimate]:
         """The service times, gaps, intervals and first waits that are known."""
@@ -223,3 +260,12 @@ class Knowledge:
             ):
                 if value is not None:
                     yield Estimate(metric, documentation, value, labels)
+
+
+def _size(context: PolicyContext, model: str) -> float:
+    """The part of all capacity that the model needs in its smallest place."""
+    total = sum(context.resources.values())
+    places = context.places.get(model)
+    if not places or not total:
+        return 1.0
+    return float(min(sum(needs.values()) for needs in places) / total)

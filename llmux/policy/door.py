@@ -1,0 +1,102 @@
+"""The door of a model that drains.  The words are those of L{llmux.policy.cost_aware}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmux.interfaces import SwitchView
+from llmux.policy.outlook import Outlook
+
+__all__ = ["is_let_in"]
+
+
+def is_let_in(outlook: Outlook, switch: SwitchView, model: str) -> bool:
+    """
+    Decide whether one more request goes in to a model that drains.
+
+    @param switch: the switch for which C{model} drains.
+    """
+    view = outlook.view
+    waiting = _who_waits(outlook, switch)
+    if not waiting:
+        return True
+    if view.waiting(model):
+        # A request must not overtake those that were not let in.
+        return False
+    if any(outlook.starves(name, at_most=True) for name in waiting):
+        return False
+    if len(switch.victims) == 1 and _keeps_pace(outlook, waiting, model):
+        return True
+    if any(outlook.starves(name) for name in waiting):
+        return False
+    target = switch.target if view.waiting(switch.target) else outlook.order(waiting)[0]
+    drain = outlook.drain(switch.victims)
+    absence = outlook.absence(model, target, drain)
+    known = outlook.models[model]
+    extra = known.service.mean_excess(drain)
+    interval = known.interval.seconds
+    if interval is not None:
+        extra = min(extra, interval)
+    # Each victim that is busy still is let off by its own door.
+    busy = sum(name == model or view.in_flight(name) > 0 for name in switch.victims)
+    toll = _toll(outlook, waiting, target, absence)
+    return extra * toll * busy < known.weight * absence
+
+
+def _who_waits(outlook: Outlook, switch: SwitchView) -> list[str]:
+    """The wanted models that could use what the victims hold, the target included."""
+    view = outlook.view
+    given = {
+        resource
+        for victim in switch.victims
+        for resource, amount in view.held(victim).items()
+        if amount
+    }
+    waiting = [switch.target] if view.waiting(switch.target) else []
+    waiting += [
+        name
+        for name in outlook.wanted
+        if any(place.get(resource, 0) for place in view.places(name) for resource in given)
+    ]
+    return waiting
+
+
+def _keeps_pace(outlook: Outlook, waiting: Sequence[str], model: str) -> bool:
+    """
+    Whether the draining model answers faster than llmux does on the whole on as much
+    room, so that it is worth to go on with it.
+
+    This is the marginal value theorem (Charnov, 1976), which says when to leave a
+    patch: when it yields less than going from patch to patch yields on the whole.
+    A model's yield is the number of its requests in flight over the time that
+    each of them takes (Little's law).
+    """
+    view, known = outlook.view, outlook.models[model]
+    service = known.alone.value
+    if not service:
+        return False
+    waiters = weighted = 0.0
+    for name in waiting:
+        count = view.waiting(name)
+        waiters += count
+        weighted += count * outlook.models[name].weight
+    here = known.weight * (view.in_flight(model) + 1) / service
+    overall = outlook.knowledge.pace.per_second(outlook.now) * known.size * weighted / waiters
+    return here > outlook.settings.pace * overall
+
+
+def _toll(outlook: Outlook, waiting: Sequence[str], target: str, absence: float) -> float:
+    """
+    The cost of one more second of drain to all who wait, in weighted seconds.  Models
+    other than the target wait for one of several turns only.
+    """
+    view = outlook.view
+    toll = 0.0
+    scale = absence**-2 if absence else 0.0
+    for name in waiting:
+        known = outlook.models[name]
+        squares = view.sum_of_squared_ages(name) + known.ghosts.squares
+        count = view.waiting(name) + known.ghosts.count
+        share = 1 if name == target else outlook.turns
+        toll += known.weight * (count + squares * scale) / share
+    return toll

@@ -1,0 +1,72 @@
+"""
+The parameters of the policy C{cost_aware}.  The words are those of
+L{llmux.policy.cost_aware}.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["LATENESS", "LEAST_RETURNING", "TICK", "CostAwareSettings"]
+
+TICK = 0.001
+"""
+Tolerance in seconds: a deadline that is this close counts as reached, since a timer
+may fire early by a rounding error.
+"""
+
+LATENESS = 0.25
+"""
+Seconds: a model lingers this much beyond the expected return of its clients, but at
+most a tenth of what it costs to leave the model and to come back.
+"""
+
+LEAST_RETURNING = 0.3
+"""
+A model lingers if this part of the requests that would not have come in time by
+chance did come in time.
+"""
+
+
+class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    The keys that C{policy: {name: cost_aware}} may have.
+
+    @ivar quantum: the time after its wake for which a model that has work is not
+        left, in switch costs (there and back, halved).
+    @ivar max_wait_secs: the age of a demand, in seconds, from which its model is
+        next, whatever the switch costs; more under overload.
+    @ivar stretch: the limit grows to this many times the age that demands lately
+        had when they were met.
+    @ivar cap: the limit grows to at most this many times C{max_wait_secs}.
+    @ivar floor: a model that woke less than this many switch costs ago is not left
+        even for a starving model.
+    @ivar linger: the weight of the wait that lingering saves, against the wait that
+        lingering causes; 0 turns lingering off.
+    @ivar pace: the door stays open, even for longer than C{max_wait_secs}, while the
+        draining model answers this many times as many requests per second as llmux
+        answered lately on as much room, its switches included.
+    @ivar initial_switch_cost_secs: the seconds that a switch is assumed to cost
+        until a switch has been made.
+    """
+
+    quantum: float = 1.5
+    max_wait_secs: float = 120.0
+    stretch: float = 1.5
+    cap: float = 4.0
+    floor: float = 1.0
+    linger: float = 1.0
+    pace: float = 1.2
+    initial_switch_cost_secs: float = 10.0
+
+    def __post_init__(self) -> None:
+        """
+        Check the values.
+
+        @raise ValueError: a value is out of range; the message names the key.
+        """
+        for key in self.__struct_fields__:
+            value = getattr(self, key)
+            least = 1.0 if key == "cap" else 0.0
+            if not least <= value < float("inf"):
+                raise ValueError(f"{key} must be {least:g} or more, not {value:g}")
