@@ -48,10 +48,11 @@ def test_a_length_of_time_in_words(seconds: float, words: str) -> None:
         ((130, 400), "2 to 6 min"),
         ((12, 12.2), "12 s"),
         ((0, 0), "0 s"),
+        ((9, None), "9 s or more"),
         ((7500, 9000), "2 h 5 min to 2 h 30 min"),
     ],
 )
-def test_a_range_in_words(secs: tuple[float, float], words: str) -> None:
+def test_a_range_in_words(secs: tuple[float, float | None], words: str) -> None:
     assert in_words_range(secs) == words
 
 

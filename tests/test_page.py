@@ -334,7 +334,7 @@ STATUSES = {
                 for i, turn in enumerate(
                     [
                         None,
-                        {"position": 2, "secs": None},
+                        {"position": 2, "secs": [9, None]},
                         {"position": None, "secs": [3, 3.4]},
                         {"position": 1, "secs": [0.4, 7300]},
                         None,

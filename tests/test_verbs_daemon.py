@@ -275,6 +275,36 @@ class TestCommandLine:
             states = {m["name"]: m["state"] for m in json.loads(said.stdout)["models"]}
             assert states == after
 
+    def test_logs_as_they_come(self, tmp_path: Path) -> None:
+        with real(tmp_path) as served, served.begin("logs", "mistral", "-f") as following:
+            try:
+                assert following.stdout is not None
+                served.request("mistral")
+                assert following.stdout.readline().endswith("stdout: loading mistral\n")
+            finally:
+                following.kill()
+
+    def test_reload_prints_what_has_changed(self, tmp_path: Path) -> None:
+        with real(tmp_path) as served:
+            file = tmp_path / "config.json"
+            document = json.loads(file.read_text())
+            document["models"]["qwen"] = document["models"]["llama"]
+            file.write_text(json.dumps(document))
+            said = served.llmux("reload")
+            if "There is no /llmux/reload" in said.stderr:
+                pytest.skip("this llmux does not read its configuration anew yet")
+            assert said.returncode == 0
+            assert "qwen" in said.stdout
+            assert "qwen" in served.llmux("ps").stdout
+            file.write_text("{")
+            said = served.llmux("reload")
+            assert (said.returncode, "is not JSON" in said.stderr) == (1, True)
+            assert "The last reload failed: " in served.llmux("status").stdout
+
+    def test_what_is_no_request_cannot_be_cancelled(self, tmp_path: Path) -> None:
+        with real(tmp_path) as served:
+            assert served.llmux("cancel", "none").returncode == 1
+
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 class TestPage:

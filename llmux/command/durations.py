@@ -46,9 +46,15 @@ def in_words(seconds: float) -> str:
     return f"{hours // 24} d"
 
 
-def in_words_range(secs: Sequence[float]) -> str:
-    """Return a range of seconds for people: C{9 to 58 s}, C{50 s to 4 min}."""
-    low, high = in_words(secs[0]), in_words(secs[1])
+def in_words_range(secs: Sequence[float | None]) -> str:
+    """
+    Return a range of seconds for people: C{9 to 58 s}, C{50 s to 4 min}.
+
+    @param secs: the least and the most; None for a most that nobody knows.
+    """
+    if secs[1] is None:
+        return f"{in_words(secs[0] or 0.0)} or more"
+    low, high = in_words(secs[0] or 0.0), in_words(secs[1])
     if low == high:
         return low
     number, _, unit = low.rpartition(" ")
