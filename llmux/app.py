@@ -5,10 +5,11 @@ The parts of llmux, put together from a configuration.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.web.resource import IResource
 
 from llmux.admin.doors import Door
@@ -19,8 +20,17 @@ from llmux.config import Config, ModelConfig
 from llmux.config.room import room_of
 from llmux.hooks.assembly import assemble_hooks
 from llmux.hooks.command_notes import CommandNotes
+from llmux.hooks.generations import HookGenerations
 from llmux.hooks.state import state_path
-from llmux.interfaces import IHookRunner, IPlaceNotes, ISwitchPolicy, IWakeNotes, Needs
+from llmux.interfaces import (
+    IHookRunner,
+    ILearningPolicy,
+    IPlaceNotes,
+    ISwitchPolicy,
+    IWakeNotes,
+    Needs,
+    Phase,
+)
 from llmux.monitoring.metrics import Metrics
 from llmux.monitoring.output_ring import OutputRing
 from llmux.monitoring.request_journal import RequestJournal
@@ -33,6 +43,7 @@ from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching import SwitchingResource
 from llmux.switching.idleness import DefaultModel
 from llmux.switching.lasting import LastingCommands
+from llmux.switching.reconfiguration import Arrangement
 from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 
@@ -51,7 +62,7 @@ _LOOK_AFTER_SLEEP = 2.0
 """Seconds after a successful sleep hook after which alive is asked whether that is so."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class App:
     """
     The parts that whoever opens llmux to clients needs.
@@ -64,14 +75,15 @@ class App:
     """
 
     config: Config
-    root: IResource
-    listing: IResource
+    root: Root
+    listing: ModelList
     switcher: ModelSwitcher
     metrics: Metrics
     door: Door
     entrance: Entrance
     refusals: RefusalLog
     reactor: Any
+    parts: _Parts
 
     def root_behind(self, door: Door) -> IResource:
         """Make the root of another listener's tree: our own paths, and no models."""
@@ -84,6 +96,82 @@ class App:
             refusals,
             self.entrance.behind(door),
             self.switcher.reason_not_ready,
+        )
+
+    def reconfigure(self, config: Config) -> None:
+        """
+        Go on with another configuration.  Its C{admin} and C{state_dir} are those of before.
+
+        @raise ValueError: a model that is pinned is not in the configuration, or a setting
+            of its policy is out of range; nothing has changed then.
+        """
+        parts, switcher = self.parts, self.switcher
+        models = config.models
+        leaving = [name for name in switcher.models if name not in models]
+        policy = _next_policy(self.config, config, switcher.policy, leaving)
+        latest = None
+        if parts.hooks is not None:
+            latest = assemble_hooks(
+                config,
+                self.reactor,
+                parts.whereabouts,
+                metrics=self.metrics,
+                ring=parts.ring,
+            )
+        asleep = [
+            name
+            for name, model in switcher.models.items()
+            if name in models and model.phase is Phase.ASLEEP and not model.busy
+        ]
+        # Before the first effect: whoever is pinned must be there still.
+        switcher.check_arrangement(models)
+        self.config = config
+        parts.whereabouts.configure({name: model.address for name, model in models.items()})
+        if parts.hooks is not None and latest is not None:
+            parts.hooks.renew(latest, asleep)
+        parts.proxy.reconfigure(
+            parts.whereabouts.addresses,
+            client_stall_timeout=config.client_stall_timeout_secs,
+            first_byte_timeouts=_first_byte_timeouts(models),
+            listed=listed_names(models),
+        )
+        switching = parts.switching_resource(config)
+        self.listing.reconfigure(models)
+        self.root.replace(self.listing, switching)
+        switcher.reconfigure(arrangement_of(config), policy)
+        self.entrance.reconfigured(
+            config.policy.name,
+            config.names(),
+            getattr(config.policy.settings, "max_wait_secs", None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What else an L{App} is made of, which lives as long as the process."""
+
+    pool: BackendPool
+    whereabouts: Whereabouts
+    proxy: ProxyResource
+    switcher: ModelSwitcher
+    hooks: HookGenerations | None
+    metrics: Metrics
+    refusals: RefusalLog
+    journal: RequestJournal
+    ring: OutputRing
+    reactor: Any
+
+    def switching_resource(self, config: Config) -> SwitchingResource:
+        """Make the Resource by which requests get to the models of a configuration."""
+        return SwitchingResource(
+            self.proxy,
+            self.switcher,
+            self.reactor,
+            max_body=config.max_body_mb * 2**20,
+            metrics=self.metrics,
+            refusals=self.refusals,
+            journal=self.journal,
+            names=_names_of(config.models),
         )
 
 
@@ -128,58 +216,62 @@ def assemble(
     models = config.models
     whereabouts = Whereabouts({name: model.address for name, model in models.items()})
     notes = IWakeNotes(hooks, None)
-    places: IPlaceNotes | None = IPlaceNotes(hooks, None)
-    room = room_of(config)
-    assembled = None
+    places = IPlaceNotes(hooks, None)
+    generations = None
     lasting = None
     if hooks is None:
-        assembled = assemble_hooks(config, reactor, whereabouts, metrics=metrics, ring=ring)
+        hooks = notes = places = generations = HookGenerations(
+            assemble_hooks(config, reactor, whereabouts, metrics=metrics, ring=ring),
+            models,
+            whereabouts.reset,
+        )
         lasting = LastingCommands(reactor, CommandNotes(state_path(config)), time.time)
-        hooks, notes = assembled.hooks, assembled.notes
-        places = assembled.places
+    arrangement = arrangement_of(config)
     switcher = ModelSwitcher(
         reactor,
         ConnectionDroppingHooks(hooks, pool, whereabouts.addresses),
         build_policy(config),
-        {name: model_settings_of(model, room.places[name]) for name, model in models.items()},
-        settings_of(config),
+        arrangement.models,
+        arrangement.settings,
         metrics,
-        resources=room.resources,
+        resources=arrangement.resources,
         wake_notes=notes,
         place_notes=places,
         lasting=lasting,
-        preload=config.preload,
-        default=None
-        if config.default_model is None
-        else DefaultModel(config.default_model, config.default_after_secs),
+        preload=arrangement.preload,
+        default=arrangement.default,
     )
     switcher.call_when_stopped(pool.close)
-    if assembled is not None:
-        switcher.call_when_stopped(assembled.close)
     proxy = ProxyResource(
         pool,
         whereabouts.addresses,
         reactor,
         others_wait=switcher.others_wait,
         client_stall_timeout=config.client_stall_timeout_secs,
-        first_byte_timeouts={
-            name: model.first_byte_timeout_secs for name, model in models.items()
-        },
+        first_byte_timeouts=_first_byte_timeouts(models),
         refusals=refusals,
         listed=listed_names(models),
     )
     whereabouts.call_when_moved(proxy.backend_moved)
     whereabouts.call_when_vacated(pool.drop)
-    switching = SwitchingResource(
+    if generations is not None:
+        switcher.call_when_stopped(generations.close)
+        switcher.call_when_forgotten(generations.forget)
+    switcher.call_when_forgotten(whereabouts.forget)
+    switcher.call_when_forgotten(proxy.backend_forgotten)
+    parts = _Parts(
+        pool,
+        whereabouts,
         proxy,
         switcher,
+        generations,
+        metrics,
+        refusals,
+        journal,
+        ring,
         reactor,
-        max_body=config.max_body_mb * 2**20,
-        metrics=metrics,
-        refusals=refusals,
-        journal=journal,
-        names=_names_of(models),
     )
+    switching = parts.switching_resource(config)
     started = reactor.seconds()
 
     def administration(entrance: Entrance) -> Administration:
@@ -194,12 +286,11 @@ def assemble(
             reactor,
             entrance.doors,
             started=started,
-            policy=config.policy.name,
+            policy=app.config.policy.name,
             backends=whereabouts.addresses,
-            names=config.names(),
-            max_wait=getattr(config.policy.settings, "max_wait_secs", None),
+            names=app.config.names(),
+            max_wait=getattr(app.config.policy.settings, "max_wait_secs", None),
             control=entrance.control,
-            verbs=entrance.verbs,
         )
 
     entrance = Entrance(administration, lambda: NothingElse(refusals))
@@ -216,7 +307,50 @@ def assemble(
         entrance.behind(door),
         switcher.reason_not_ready,
     )
-    return App(config, root, listing, switcher, metrics, door, entrance, refusals, reactor)
+    app = App(
+        config, root, listing, switcher, metrics, door, entrance, refusals, reactor, parts
+    )
+    return app
+
+
+def _first_byte_timeouts(models: Mapping[str, ModelConfig]) -> Mapping[str, float | None]:
+    return {name: model.first_byte_timeout_secs for name, model in models.items()}
+
+
+def arrangement_of(config: Config) -> Arrangement:
+    """Give what a configuration wants of the switcher, but for its policy."""
+    room = room_of(config)
+    default = config.default_model
+    return Arrangement(
+        {
+            name: model_settings_of(model, room.places[name])
+            for name, model in config.models.items()
+        },
+        settings_of(config),
+        room.resources,
+        config.preload,
+        None if default is None else DefaultModel(default, config.default_after_secs),
+    )
+
+
+def _next_policy(
+    before: Config, after: Config, policy: ISwitchPolicy, leaving: Iterable[str]
+) -> tuple[ISwitchPolicy, bool] | None:
+    """
+    Make the policy that a changed configuration asks for, and tell whether it knows what
+    the present policy knows; None if that one may stay.
+
+    @param leaving: the models that are configured no longer, and not asleep yet.
+    @raise ValueError: a setting is out of range.
+    """
+    if before.policy_context() == after.policy_context() and before.policy == after.policy:
+        return None
+    latest = build_policy(after, leaving)
+    heir = ILearningPolicy(latest, None)
+    if before.policy.name != after.policy.name or heir is None:
+        return latest, False
+    heir.learn_from(policy)
+    return latest, True
 
 
 def _names_of(models: Mapping[str, ModelConfig]) -> Names | None:
@@ -262,10 +396,12 @@ def model_settings_of(model: ModelConfig, places: Sequence[Needs]) -> ModelSetti
     )
 
 
-def build_policy(config: Config) -> ISwitchPolicy:
+def build_policy(config: Config, leaving: Iterable[str] = ()) -> ISwitchPolicy:
     """
     Give the policy that a configuration asks for.
 
+    @param leaving: models of before, of which the policy may still be told, and which it
+        cannot wake.
     @raise ValueError: one of its settings is out of range.
     """
     policy = config.policy
@@ -274,4 +410,11 @@ def build_policy(config: Config) -> ISwitchPolicy:
     if settings is None and factory.settings is not None:
         # A PolicyConfig that was not read from a file, but made by hand.
         settings = factory.settings()
-    return factory.build(config.policy_context(), settings)
+    context = config.policy_context()
+    if leaving:
+        context = msgspec.structs.replace(
+            context,
+            weights={**context.weights, **dict.fromkeys(leaving, 1.0)},
+            places={**context.places, **{name: ({},) for name in leaving}},
+        )
+    return factory.build(context, settings)

@@ -28,6 +28,7 @@ __all__ = [
     "Estimate",
     "Forecast",
     "IForecaster",
+    "ILearningPolicy",
     "IScheduleView",
     "ISwitchPolicy",
     "ISwitchPolicyFactory",
@@ -394,6 +395,25 @@ class IForecaster(Interface):
 
         The call changes nothing, and is made only when somebody looks.  A forecast
         that is not known better than "some day" is left out.
+        """
+
+
+class ILearningPolicy(Interface):
+    """
+    What an L{ISwitchPolicy} may provide as well: it goes on with what another policy of the
+    same class has learnt.
+    """
+
+    def learn_from(previous: ISwitchPolicy) -> None:
+        """
+        Take over what C{previous} knows, as far as that still means anything.
+
+        The call comes once, before the first event and the first question, when the
+        configuration is read anew while llmux runs.  A policy without this method is
+        shown the models that are awake, and the waiters with their ages.
+
+        @param previous: a policy that the same factory has made for an earlier
+            configuration, with other settings, models, weights, resources or places.
         """
 
 

@@ -4,7 +4,6 @@ This module gives C{twistd llmux} its options, and the service that they ask for
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -151,6 +150,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from llmux.config import ConfigError, load_config
+    from llmux.daemon.reload import ConfigFile
     from llmux.daemon.service import LlmuxService
     from llmux.daemon.signals import ProcessOwner
 
@@ -165,7 +165,7 @@ def makeService(options: Options) -> IService:
         service,
         hangup_stops=in_terminal,
         reopen=options.reopen,
-        config_file=os.path.abspath(options["config"]),
+        config_file=ConfigFile(options["config"], options["port"]),
     )
     IService(owner).setServiceParent(service)
     return service

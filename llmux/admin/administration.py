@@ -4,7 +4,7 @@ What the doors share: the status, the commands, the events, and who may come in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -63,7 +63,6 @@ class Administration:
         names: Mapping[str, str],
         max_wait: float | None = None,
         control: IControl | None = None,
-        verbs: Iterable[Verb] = (),
     ) -> None:
         """
         @param started: when llmux started, on the switcher's clock.
@@ -71,7 +70,6 @@ class Administration:
         @param names: all names that models are called by, each with the model's own.
         @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
         @param control: carries out commands; None: none can be.
-        @param verbs: further verbs.
         """
         self.switcher = switcher
         self.metrics = metrics
@@ -110,7 +108,7 @@ class Administration:
         )
         self.log_readers: set[StreamReader] = set()
         self.verbs: dict[str, Verb] = {}
-        for verb in (*control_verbs(self.control), *verbs):
+        for verb in control_verbs(self.control):
             self.add_verb(verb)
         self.add_verb(
             Verb(
@@ -125,6 +123,18 @@ class Administration:
     def add_verb(self, verb: Verb) -> None:
         """Take this verb's commands."""
         self.verbs[verb.name] = verb
+
+    def reconfigured(
+        self, policy: str, names: Mapping[str, str], max_wait: float | None
+    ) -> None:
+        """Tell of another policy, of other names, and of another longest wait from now on."""
+        self.names = names
+        self.report.reconfigured(policy, names, max_wait)
+
+    def reloaded(self, generation: int, outcome: Mapping[str, Any] | None) -> None:
+        """Tell what came of the last reload, and how many configurations there were."""
+        self.report.generation = generation
+        self.report.reload = outcome
 
     def close(self) -> None:
         """llmux has stopped: end the streams."""

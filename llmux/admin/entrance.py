@@ -6,8 +6,8 @@ This module imports nothing that a start would not import anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import IResource
 
@@ -27,7 +27,8 @@ class Entrance:
 
     @ivar doors: the ways in.
     @ivar control: carries out commands; set it before the first request.
-    @ivar verbs: further verbs; add them before the first request.
+    @ivar generation: counts configurations, from 1: each reload is one more.
+    @ivar reload: what came of the last reload, or None.
     """
 
     def __init__(
@@ -42,14 +43,33 @@ class Entrance:
         self._made: Administration | None = None
         self.doors: list[Door] = []
         self.control: IControl | None = None
-        self.verbs: list[Verb] = []
+        self.generation = 1
+        self.reload: Mapping[str, Any] | None = None
+        self._more_verbs: list[Callable[[], Iterable[Verb]]] = []
 
     @property
     def administration(self) -> Administration:
         """What is behind the doors."""
         if self._made is None:
             self._made = self._make(self)
+            for make in self._more_verbs:
+                for verb in make():
+                    self._made.add_verb(verb)
+            self._made.reloaded(self.generation, self.reload)
         return self._made
+
+    def call_for_verbs(self, make: Callable[[], Iterable[Verb]]) -> None:
+        """Have further verbs made when somebody first asks."""
+        self._more_verbs.append(make)
+
+    def reloaded(self, outcome: Mapping[str, Any]) -> None:
+        """The configuration was read anew, or could not be."""
+        self.reload = outcome
+        if outcome["ok"]:
+            self.generation += 1
+        if self._made is not None:
+            self._made.reloaded(self.generation, outcome)
+            self._made.events.reloaded(outcome)
 
     def behind(self, door: Door) -> Callable[[], IResource]:
         """Give what makes the Resource of C{/llmux} behind this door."""
@@ -63,6 +83,13 @@ class Entrance:
             return AdminTree(self.administration, door)
 
         return make
+
+    def reconfigured(
+        self, policy: str, names: Mapping[str, str], max_wait: float | None
+    ) -> None:
+        """The configuration has changed.  See L{Administration} for the arguments."""
+        if self._made is not None:
+            self._made.reconfigured(policy, names, max_wait)
 
     def close(self) -> None:
         """llmux has stopped: nobody is told anything any more."""

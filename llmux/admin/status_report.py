@@ -66,17 +66,23 @@ class StatusReport:
         self._switcher = switcher
         self._metrics = metrics
         self._moments = moments
-        self._policy = policy
         self._backends = backends
+        self._started = started
+        self.reconfigured(policy, names, max_wait)
+        self.generation = 1
+        self.reload: Mapping[str, Any] | None = None
+
+    def reconfigured(
+        self, policy: str, names: Mapping[str, str], max_wait: float | None
+    ) -> None:
+        """Tell of this policy, these names and this longest wait from now on."""
+        self._policy = policy
         self._names = names
         self._aliases: dict[str, list[str]] = {}
         for name, own in names.items():
             if name != own:
                 self._aliases.setdefault(own, []).append(name)
-        self._started = started
         self._max_wait = max_wait
-        self.generation = 1
-        self.reload: Mapping[str, Any] | None = None
 
     def of_all(self, control: IControl, model: str | None = None) -> dict[str, Any]:
         """

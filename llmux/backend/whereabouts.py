@@ -25,7 +25,7 @@ class Whereabouts:
         """
         @param configured: where each backend is until it moves.
         """
-        self._configured = configured
+        self._configured = dict(configured)
         self._now = dict(configured)
         self._moved: list[Callable[[str, Address], None]] = []
         self._vacated: list[Callable[[str, int], None]] = []
@@ -38,6 +38,27 @@ class Whereabouts:
     def call_when_vacated(self, vacated: Callable[[str, int], None]) -> None:
         """Have a function called with the host and the port where no backend is any more."""
         self._vacated.append(vacated)
+
+    def configure(self, configured: Mapping[str, Address]) -> None:
+        """
+        Backends are to be found at these addresses: those that are new at once, the others
+        after L{reset}.
+        """
+        self._configured.update(configured)
+        for name, address in configured.items():
+            self._now.setdefault(name, address)
+
+    def forget(self, name: str) -> None:
+        """A backend is no more."""
+        self._configured.pop(name, None)
+        address = self._now.pop(name, None)
+        if address is not None and address not in self._now.values():
+            for vacated in self._vacated:
+                vacated(*address)
+
+    def no_longer_call_when_moved(self, moved: Callable[[str, Address], None]) -> None:
+        """Take L{call_when_moved} back."""
+        self._moved.remove(moved)
 
     def move(self, name: str, address: Address) -> None:
         """A backend is at this address from now on."""

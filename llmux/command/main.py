@@ -71,7 +71,12 @@ def _serve(options: Any) -> int:
 
     try:
         config = load_config(options["config"], port=options["port"])
-        return serve(config, log_format=options["log-format"], verbose=bool(options["verbose"]))
+        return serve(
+            config,
+            log_format=options["log-format"],
+            verbose=bool(options["verbose"]),
+            port=options["port"],
+        )
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 1

@@ -318,6 +318,7 @@ class Config(Struct, frozen=True, kw_only=True):
         C{default_after_secs}; None for none.
     @ivar default_after_secs: after how long without a request in flight or waiting the
         default model is woken.
+    @ivar watch_config: the configuration is read anew when its file changes.
     @ivar state_dir: where llmux keeps what outlives it, or None for
         C{$STATE_DIRECTORY}, else a directory of this file's own under
         C{$XDG_STATE_HOME/llmux}.
@@ -364,6 +365,7 @@ class Config(Struct, frozen=True, kw_only=True):
         Name | None, Meta(title="a model", description="give its name, or leave it out")
     ] = None
     default_after_secs: Duration = 60.0
+    watch_config: Flag = False
     state_dir: Annotated[
         Name | None,
         Meta(title="a directory's name", description="give a string, or leave it out"),

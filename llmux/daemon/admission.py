@@ -116,6 +116,16 @@ class Admission:
         if self._budget <= 0 and self._timer is None:
             self._look(1)
 
+    def watch(self, port: PausablePort) -> None:
+        """Clients connect at another port from now on."""
+        if self._timer is not None:
+            port.pause()
+        self._port = port
+
+    def limit(self, most: int) -> None:
+        """As many clients may be connected at most, from now on."""
+        self._most = most
+
     def stop(self) -> None:
         """Cancel the timer; the port is left as it is."""
         if self._timer is not None:

@@ -24,12 +24,14 @@ def serve(
     *,
     log_format: str = "text",
     verbose: bool = False,
+    port: int | None = None,
     up: Callable[[], object] | None = None,
 ) -> int:
     """
     Run llmux in the foreground, log to stderr, until a signal stops it.  This
     takes the process over: it can be done once.
 
+    @param port: the port of the command line, which holds when the file is read anew.
     @param up: called when connections are accepted.
     @return: the exit status, as of L{main}.
     @raise ConfigError: it cannot listen, or something that the configuration
@@ -39,6 +41,7 @@ def serve(
     from twisted.application.service import IService
     from twisted.logger import globalLogBeginner
 
+    from llmux.daemon.reload import ConfigFile
     from llmux.daemon.service import LlmuxService
     from llmux.daemon.signals import ProcessOwner
     from llmux.monitoring.log import log_observer
@@ -51,7 +54,9 @@ def serve(
         reactor,
         service,
         hangup_stops=sys.stdin.isatty(),
-        config_file=os.path.join(config.directory, os.path.basename(config.file)),
+        config_file=ConfigFile(
+            os.path.join(config.directory, os.path.basename(config.file)), port
+        ),
     )
     IService(owner).setServiceParent(service)
     IService(service).privilegedStartService()

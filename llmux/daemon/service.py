@@ -19,9 +19,13 @@ from zope.interface import implementer
 from llmux.config import Config
 from llmux.config.error import ConfigError
 from llmux.daemon.listener import Listener
+from llmux.interfaces import Phase
 from llmux.monitoring.metrics import load_exposition
+from llmux.web.limits import Limits
 
 if TYPE_CHECKING:
+    from twisted.web.resource import IResource
+
     from llmux.admin.doors import Door
     from llmux.monitoring.request_log import RequestLog
     from llmux.web.access import AccessRules
@@ -55,7 +59,9 @@ class LlmuxService(MultiService):
     flight finish and their replies reach the clients, all within
     C{shutdown_timeout_secs}, and aborts what is left.
 
-    @ivar config: what it was made from.
+    @ivar config: what it was made from, or has been told since.
+    @ivar metrics: counts what happens.
+    @ivar entrance: leads to what is under /llmux.
     @ivar resource: the root of the Resource tree.
     @ivar switcher: who is awake.
     @ivar listener: where clients connect.
@@ -85,13 +91,16 @@ class LlmuxService(MultiService):
         from llmux.daemon.spool import open_storage
         from llmux.hooks.state import prepare_state
         from llmux.proxy.model_name.find import scan_on_arrival
-        from llmux.web.limits import Limits
 
         self._reactor = reactor
         self._stopping: Deferred[None] | None = None
+        self._owner = owner
+        # As it was given: the path of the state directory is not in the file.
+        self._given = config
         config = self.config = prepare_state(config, owner)
         self._app = app = assemble(config, reactor)
-        self.resource, self.switcher, self.entrance = app.root, app.switcher, app.entrance
+        self.resource: IResource = app.root
+        self.switcher, self.entrance, self.metrics = app.switcher, app.entrance, app.metrics
         self._site = AdmittingSite(
             self.resource,
             reactor,
@@ -105,6 +114,7 @@ class LlmuxService(MultiService):
         if self._request_log is not None:
             self.switcher.add_observer(self._request_log)
         self._sockets: list[Any] = []
+        self._addresses: dict[LlmuxSite, IAddress] = {}
         self._admin_sites: list[LlmuxSite] = []
         # Last, so that nothing is bound if anything else is amiss.
         try:
@@ -129,6 +139,7 @@ class LlmuxService(MultiService):
     def _bound(self, address: IAddress) -> None:
         """Refuse what web pages may not do, before there is a connection."""
         self._site.access = access_rules(self.config, address)
+        self._addresses[self._site] = address
         _describe_door(self._app.door, self.config, address)
 
     def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
@@ -143,6 +154,7 @@ class LlmuxService(MultiService):
 
             def bound(address: IAddress) -> None:
                 site.access = access_rules(config, address)
+                self._addresses[site] = address
                 _describe_door(door, elsewhere, address)
 
             try:
@@ -158,12 +170,12 @@ class LlmuxService(MultiService):
             site = self._admin_site(Door(is_socket=True))
             port: Any = listen_for_commands(config, self._reactor, site, owner)
             site.access = access_rules(config, port.getHost())
+            self._addresses[site] = port.getHost()
             # A daemon is another process than the one that binds: it accepts from its start on.
             port.pauseProducing()
             self._sockets.append(port)
 
     def _admin_site(self, door: Door) -> LlmuxSite:
-        from llmux.web.limits import Limits
         from llmux.web.site import LlmuxSite
 
         site = LlmuxSite(
@@ -172,6 +184,120 @@ class LlmuxService(MultiService):
         site.noisy = False
         self._admin_sites.append(site)
         return site
+
+    # ----------------------------------------------------- another configuration
+
+    def reconfigure(
+        self, config: Config, *, dry_run: bool = False, restart_changed: bool = False
+    ) -> list[str]:
+        """
+        Go on with another configuration.  No request is lost, and none fails but those for
+        models that are no more.
+
+        @param dry_run: only find out what would change.
+        @param restart_changed: models that are awake, and whose hooks have changed, are put
+            to sleep and woken anew.
+        @return: what changes, a line each.
+        @raise ConfigError: something in the configuration cannot be taken over, or cannot be
+            used; nothing has changed then.
+        """
+        from llmux.config.difference import differences, differs_at_wake
+
+        before = self._given
+        for key in ("admin", "state_dir"):
+            if getattr(before, key) != getattr(config, key):
+                raise ConfigError(
+                    config.file, key, "it has changed", "that needs a restart of llmux"
+                )
+        if self.switcher.stopping:
+            raise ConfigError(config.file, "", "llmux is stopping", "start it again")
+        awake = [
+            name
+            for name, model in self.switcher.models.items()
+            if model.phase is not Phase.ASLEEP
+        ]
+        changes = differences(before, config, awake)
+        try:
+            self.switcher.check_arrangement(config.models)
+        except ValueError as problem:
+            raise ConfigError(
+                config.file, "models", str(problem), "or keep the model"
+            ) from None
+        if dry_run or not changes:
+            return changes
+        restarted = [
+            name
+            for name in awake
+            if restart_changed
+            and name in config.models
+            and differs_at_wake(before.models[name], config.models[name])
+        ]
+        self._take_over(config)
+        for name in restarted:
+            model = self.switcher.models[name]
+            if model.phase is Phase.AWAKE and not model.busy:
+                self.switcher.restart(model)
+        return changes
+
+    def _take_over(self, given: Config) -> None:
+        """Open what is new, and then swap, in one turn of the reactor."""
+        from llmux.daemon.spool import open_storage
+
+        before = self._given
+        config = msgspec.structs.replace(given, state_dir=self.config.state_dir)
+        storage = open_storage(config)
+        request_log, listener = self._request_log, self.listener
+        try:
+            if given.request_log != before.request_log:
+                request_log = _open_request_log(config, self._reactor, self._owner)
+            if _address_of(given) != _address_of(before):
+                listener = Listener(
+                    config,
+                    self._reactor,
+                    self._site,
+                    owner=self._owner,
+                    bound=lambda address: self._bound_anew(config, address),
+                )
+            try:
+                self._app.reconfigure(config)
+            except ValueError as problem:
+                raise ConfigError(
+                    config.file, "policy", str(problem), "see the README"
+                ) from None
+        except ConfigError:
+            if request_log is not self._request_log and request_log is not None:
+                request_log.close()
+            if listener is not self.listener:
+                listener.stopService()
+            raise
+        self._given, self.config = given, config
+        if request_log is not self._request_log:
+            self._change_request_log(request_log)
+        if listener is not self.listener:
+            before_it, self.listener = self.listener, listener
+            IService(listener).setServiceParent(self)
+            self._admission.watch(listener)
+            before_it.disownServiceParent()  # type: ignore[no-untyped-call]  # Service's
+        self._admission.limit(config.max_connections)
+        self._site.storage.resize(storage)
+        self._site.limits = Limits(body=config.max_body_mb * 2**20)
+        self._site.min_upload_rate = config.min_upload_bytes_per_sec
+        for site, address in self._addresses.items():
+            if site.access is not None:
+                site.access.take_over(access_rules(config, address))
+            site.forget_ways()
+
+    def _bound_anew(self, config: Config, address: IAddress) -> None:
+        self._addresses[self._site] = address
+        _describe_door(self._app.door, config, address)
+
+    def _change_request_log(self, request_log: RequestLog | None) -> None:
+        if self._request_log is not None:
+            self.switcher.remove_observer(self._request_log)
+            self._request_log.close()
+        self._request_log = request_log
+        if request_log is not None:
+            self.switcher.add_observer(request_log)
 
     def startService(self) -> None:
         """Find out what is awake, and accept connections, whose requests wait for that."""
@@ -247,6 +373,10 @@ class LlmuxService(MultiService):
         """Open the request log anew: logrotate has moved it away."""
         if self._request_log is not None:
             self._request_log.reopen()
+
+
+def _address_of(config: Config) -> tuple[object, ...]:
+    return config.listen, config.host, config.port
 
 
 def _is_private(address: IAddress) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from llmux.daemon.notify import tell_init
+from llmux.daemon.reload import ConfigFile, Reloader
 from llmux.daemon.service import LlmuxService
 
 __all__ = ["ProcessOwner", "raise_file_limit"]
@@ -53,13 +55,13 @@ class ProcessOwner(Service):
     signals while the reactor runs.
 
     TERM and INT stop llmux; a second one, while it is stopping, aborts what it
-    waits for; a third ends the process on the spot.  HUP and USR1 open the logs
-    anew.
+    waits for; a third ends the process on the spot.  HUP reads the configuration
+    anew; USR1 opens the logs anew.
 
     @param hangup_stops: HUP means that the terminal has gone: stop.
-    @param reopen: further logs to open anew on HUP.
-    @param config_file: the configuration's path; HUP does not read it again, and
-        says so if it has changed.
+    @param reopen: further logs to open anew on USR1.
+    @param config_file: the configuration's file; None: there is none, and HUP does
+        nothing.
     @ivar aborted_by: the signal that cut the stop short, or None.
     """
 
@@ -72,10 +74,11 @@ class ProcessOwner(Service):
         *,
         hangup_stops: bool = False,
         reopen: Sequence[Callable[[], object]] = (),
-        config_file: str | None = None,
+        config_file: ConfigFile | None = None,
     ) -> None:
-        self._config_file = config_file
-        self._config_version = _version(config_file)
+        self._reloader = (
+            None if config_file is None else Reloader(service, config_file, reactor)
+        )
         self.aborted_by: int | None = None
         self._reactor = reactor
         self._service = service
@@ -90,7 +93,7 @@ class ProcessOwner(Service):
         """Install handlers before anything else is started, so that no signal is lost."""
         self._stop_by[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._told_early)
         if not self._hangup_stops:
-            signal.signal(signal.SIGHUP, self._told_to_reopen)
+            signal.signal(signal.SIGHUP, self._told_to_reload)
         self._previous_usr1 = signal.signal(signal.SIGUSR1, self._told_to_reopen)
         # The reactor puts its own handlers in place when it starts: ours come after.
         self._reactor.callWhenRunning(self._reactor_runs)
@@ -107,7 +110,16 @@ class ProcessOwner(Service):
                 limit=limit,
             )
 
+    def stopService(self) -> None:
+        """Look at the configuration's file no more."""
+        self.running = False
+        if self._reloader is not None:
+            self._reloader.stop()
+
     def _reactor_runs(self) -> None:
+        if self._reloader is not None:
+            self._reloader.watch()
+        self._reactor.callLater(0, tell_init, "READY=1")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._stop_by[number] = signal.signal(number, self._told_to_stop)
         if self._hangup_stops:
@@ -142,6 +154,7 @@ class ProcessOwner(Service):
             os.kill(os.getpid(), number)
 
     def _log_stop(self, number: int) -> None:
+        tell_init("STOPPING=1")
         self._log.info(
             "{signal}: stopping; a second one aborts what is in flight",
             event="stopping",
@@ -158,29 +171,21 @@ class ProcessOwner(Service):
         previous = self._previous_usr1
         if number == signal.SIGUSR1 and callable(previous):
             previous(number, frame)
-        self._reactor.callFromThread(self._reopen_logs, number == signal.SIGHUP)
+        self._reactor.callFromThread(self._reopen_logs)
 
-    def _reopen_logs(self, all_of_them: bool) -> None:
-        for reopen in (self._service.reopen_logs, *(self._reopen if all_of_them else ())):
+    def _reopen_logs(self) -> None:
+        for reopen in (self._service.reopen_logs, *self._reopen):
             try:
                 reopen()
             except OSError as e:
                 self._log.error("a log cannot be opened anew: {error}", error=e)
-        if all_of_them and _version(self._config_file) != self._config_version:
-            self._log.warn(
-                "{file} has changed; the configuration is read at start only: restart llmux "
-                "to use it",
-                event="config_changed",
-                file=self._config_file,
-            )
 
+    def _told_to_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload)
 
-def _version(file: str | None) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written or replaced; None if it is not there."""
-    if file is None:
-        return None
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    def _reload(self) -> None:
+        if self._reloader is None:
+            return
+        tell_init("RELOADING=1")
+        self._reloader.reload_by_signal()
+        tell_init("READY=1")

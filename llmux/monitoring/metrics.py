@@ -128,6 +128,7 @@ class Metrics:
         self._aborted: dict[tuple[str, ...], int] = {}
         self._policy_failures: dict[tuple[str, ...], int] = {}
         self._not_asleep: dict[tuple[str, ...], int] = {}
+        self._last_reload = 1
         self._commands: dict[tuple[str, ...], int] = {}
         self._requests: dict[tuple[str, int], Histogram] = {}
         self._switch_seconds = _Family(
@@ -211,6 +212,10 @@ class Metrics:
         key = model, reason
         self._aborted[key] = self._aborted.get(key, 0) + 1
 
+    def config_reloaded(self, succeeded: bool) -> None:
+        """The configuration was read anew, or could not be taken over."""
+        self._last_reload = int(succeeded)
+
     def policy_failed(self, question: str) -> None:
         """The policy raised, or answered nonsense; C{question} is the method that did."""
         key = (question,)
@@ -274,7 +279,11 @@ class Metrics:
         """
         Every family, those of histograms in parts of C{size} if it is given.
         """
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         counters: list[tuple[str, str, tuple[str, ...], dict[tuple[str, ...], int]]] = [
             ("llmux_switch", "Switches.", ("from", "to", "result"), dict(self._switches)),
@@ -315,6 +324,11 @@ class Metrics:
                 {(m, str(s)): sum(h.counts) for (m, s), h in self._requests.items()},
             ),
         ]
+        yield GaugeMetricFamily(
+            "llmux_config_last_reload_success",
+            "0 if the configuration that was read last could not be taken over.",
+            value=self._last_reload,
+        )
         for name, documentation, labels, values in counters:
             counter = CounterMetricFamily(name, documentation, labels=labels)
             for key, value in values.items():

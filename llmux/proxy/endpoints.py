@@ -75,6 +75,14 @@ class Root(Resource):
         if reason_not_ready is not None:
             self._own[b"ready"] = _Readiness(refusals, reason_not_ready)
 
+    def replace(self, models: IResource, rest: IResource) -> None:
+        """
+        Have others answer for the list of models, and all other paths, from now on.
+        Whoever has remembered the way through this tree must forget it.
+        """
+        self._rest = rest
+        self._own[b"v1"] = _Version(models, rest)
+
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """See L{IResource.getChildWithDefault}."""
         own = self._own.get(path)

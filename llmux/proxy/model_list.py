@@ -59,6 +59,10 @@ class ModelList(ReadOnly):
         """
         super().__init__(refusals)
         self._switching = switching
+        self.reconfigure(models)
+
+    def reconfigure(self, models: Mapping[str, ModelConfig]) -> None:
+        """List these models from now on."""
         self._listed = listed_names(models)
         # For each name what does not change, and the model's own name.
         self._entries: dict[str, tuple[dict[str, Any], str]] = {}

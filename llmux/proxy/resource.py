@@ -68,7 +68,7 @@ class ProxyResource(Resource):
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         self._pool = pool
         self._listed = tuple(backends if listed is None else listed)
-        limits = first_byte_timeouts or {}
+        limits = self._limits = first_byte_timeouts or {}
         self._backends: dict[str, tuple[Backend, float | None]] = {
             model: (pool.backend(host, port), limits.get(model))
             for model, (host, port) in backends.items()
@@ -76,8 +76,30 @@ class ProxyResource(Resource):
 
     def backend_moved(self, model: str, address: Address) -> None:
         """A model's backend has another address: requests go there from now on."""
-        _, first_byte_timeout = self._backends[model]
-        self._backends[model] = self._pool.backend(*address), first_byte_timeout
+        self._backends[model] = self._pool.backend(*address), self._limits.get(model)
+
+    def backend_forgotten(self, model: str) -> None:
+        """There is no such model any more, and nothing is in flight to it."""
+        self._backends.pop(model, None)
+
+    def reconfigure(
+        self,
+        addresses: Mapping[str, Address],
+        *,
+        client_stall_timeout: float,
+        first_byte_timeouts: Mapping[str, float | None],
+        listed: Iterable[str],
+    ) -> None:
+        """
+        Go on with other limits, and perhaps other models.  See C{__init__}.
+
+        @param addresses: where the backends are now.
+        """
+        self._stalls.limit(client_stall_timeout)
+        self._limits = first_byte_timeouts
+        self._listed = tuple(listed)
+        for model, address in addresses.items():
+            self.backend_moved(model, address)
 
     def render(self, request: IRequest) -> int:
         """Refuse a request that names no model, and say why none was found."""

@@ -57,6 +57,10 @@ class Stalls:
         self._watched: dict[BlockedExchange, tuple[int, float]] = {}
         self._timer: IDelayedCall | None = None
 
+    def limit(self, timeout: float) -> None:
+        """A client may take no byte for this long from now on, in seconds."""
+        self._timeout = timeout
+
     def watch(self, exchange: BlockedExchange) -> None:
         """The exchange's client is blocked."""
         self._watched[exchange] = (exchange.unsent(), self._clock.seconds())

@@ -4,7 +4,7 @@ The story of llmux' start: what is awake is found out, and adopted if it fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import Deferred
 
@@ -19,13 +19,14 @@ __all__ = ["Adoption"]
 
 class Adoption(Story):
     """
-    llmux finds out what is awake, once, at its start.
+    llmux finds out what is awake: at its start, and of models that are configured later.
 
     Models that say yes serve on, if they fit together.  Where they do not, all
     that hold something of the overdrawn resource are put to sleep, except those
     that are to be awake always, and so is whoever gives no answer twice.  Nobody
     is served while a resource that the model needs is overdrawn.
 
+    @param models: those of whom nothing is known.
     @param known: called when all models have answered.
     @param notes: knows the models whose wake was cut short by the end of the
         llmux before this one: a no of C{alive} means nothing there.
@@ -36,11 +37,12 @@ class Adoption(Story):
     def __init__(
         self,
         stage: Stage,
+        models: Iterable[Model],
         notes: IWakeNotes | None,
         places: IPlaceNotes | None,
         known: Callable[[], None],
     ) -> None:
-        super().__init__(stage, stage.models.values())
+        super().__init__(stage, models)
         self._notes = notes
         self._places = places
         self._interrupted: frozenset[str] = frozenset()
@@ -122,8 +124,14 @@ class Adoption(Story):
                 unsure.append(model)
         for model in (*awake, *unsure):
             self._find_place(model)
-        total = self.stage.capacity.total
-        held = {name: sum(model.needs.get(name, 0) for model in awake) for name in total}
+        capacity = self.stage.capacity
+        total = capacity.total
+        others = [name for name in capacity.holders() if name not in answers]
+        held = {
+            name: sum(model.needs.get(name, 0) for model in awake)
+            + sum(capacity.held(other).get(name, 0) for other in others)
+            for name in total
+        }
         overdrawn = {name for name, amount in held.items() if amount > total[name]}
         surplus = [
             model

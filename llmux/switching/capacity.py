@@ -100,6 +100,30 @@ class Capacity:
         """More is held of one of these resources than there is of it."""
         return any(amount and self.free(name) < 0 for name, amount in needs.items())
 
+    def overdrawn_resources(self) -> list[str]:
+        """The resources of which more is held, or claimed, than there is."""
+        return [name for name in self._left if self.free(name) < 0]
+
+    def resize(self, total: Needs) -> None:
+        """
+        There is so much from now on.  More may be held than there is; a resource that is
+        no more is kept, with nothing left of it, for as long as something is held of it.
+        """
+        used = {name for held in self._held.values() for name in held}
+        used.update(name for each in self._reservations for name in each.needs)
+        self.total = {**dict.fromkeys(sorted(used), 0), **total}
+        self._left = dict(self.total)
+        for held in self._held.values():
+            for name, amount in held.items():
+                self._left[name] -= amount
+
+    def can_take(self, reservation: Reservation) -> bool:
+        """There is what was reserved; less may be there after L{resize}."""
+        self._reservations.remove(reservation)
+        fits = self._suffices(reservation.needs, frozenset())
+        self._reservations.add(reservation)
+        return fits
+
     def hold(self, model: str, needs: Needs) -> None:
         """The model may be awake, whether there is room or not: it is found so at start."""
         if model in self._held:

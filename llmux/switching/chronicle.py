@@ -141,6 +141,10 @@ class Chronicle:
 
     # ------------------------------------------------------------- told by the switcher
 
+    def forget(self, model: str) -> None:
+        """The model is no more: its steps are forgotten, switches to it are not."""
+        self._steps.pop(model, None)
+
     def stepped(self, model: Model) -> None:
         """The model has come to another phase."""
         name, phase, now = model.name, model.phase, model.since

@@ -53,6 +53,20 @@ class ContainedPolicy:
         self.observed: frozenset[type[Any]] = frozenset(policy.observed)
         self.observe: Callable[[PolicyEvent], None] = policy.observe
 
+    def replace(self, policy: ISwitchPolicy) -> None:
+        """Another policy decides from now on."""
+        self.policy = policy
+        self.observed = frozenset(policy.observed)
+        self.observe = policy.observe
+
+    def observed_late(self, event: PolicyEvent) -> None:
+        """Show the policy what has happened before it was there."""
+        if type(event) in self.observed:
+            try:
+                self.observe(event)
+            except Exception:
+                self._failed("observe", "the policy raised in observe")
+
     def decide(self, view: IScheduleView) -> Decision:
         """See L{ISwitchPolicy.decide}.  What the answer asks for can always be done."""
         try:

@@ -69,6 +69,25 @@ class Idleness:
         self._quiet_since = self._stage.clock.seconds()
         self._set_default_timer()
 
+    def reconfigured(self, default: DefaultModel | None) -> None:
+        """Models sleep after other times, or another model is to be awake at last."""
+        self._default = default
+        models = self._stage.models.values()
+        self.counts = default is not None or any(
+            model.settings.idle_sleep is not None for model in models
+        )
+        now = self._stage.clock.seconds()
+        for model in models:
+            limit = model.settings.idle_sleep
+            if limit is not None and model.phase is Phase.AWAKE:
+                self._idle_since.setdefault(model.name, now)
+                self._set_timer(model, limit)
+        if self._default_timer is not None:
+            self._default_timer.cancel()
+            self._default_timer = None
+        self._quiet_since = now
+        self._set_default_timer()
+
     def serves(self, model: Model) -> None:
         """The model takes requests from now on."""
         if not self.counts or self._ended:
@@ -111,7 +130,9 @@ class Idleness:
             # The timer is set anew when the model serves again.
             return
         limit = model.settings.idle_sleep
-        assert limit is not None
+        if limit is None:
+            # It was configured to sleep, and is no more.
+            return
         left = limit
         if not (model.guards or model.busy or self._is_held(model)):
             left = self._idle_since[model.name] + limit - self._stage.clock.seconds()

@@ -5,7 +5,7 @@ room for them while they are asleep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from llmux.interfaces import Phase
 from llmux.switching.capacity import Capacity, Reservation
@@ -22,10 +22,24 @@ class KeptAwake:
     that room between its death and its next wake.
     """
 
-    def __init__(self, models: Iterable[Model], capacity: Capacity) -> None:
-        self._models = [model for model in models if model.settings.always]
+    def __init__(self, models: Mapping[str, Model], capacity: Capacity) -> None:
+        """
+        @param models: all models; others change this, and call L{changed} then.
+        """
+        self._all = models
+        self._models: list[Model] = []
         self._capacity = capacity
         self._reserved: dict[str, Reservation] = {}
+        self.changed()
+
+    def changed(self) -> None:
+        """Other models are kept awake, or they need something else: reserve anew."""
+        for reservation in self._reserved.values():
+            self._capacity.cancel(reservation)
+        self._reserved.clear()
+        self._models = [
+            model for model in self._all.values() if model.settings.always and not model.leaving
+        ]
 
     def hold_room(self) -> None:
         """Reserve what those need that have come to be asleep, where there is room."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -134,6 +135,10 @@ class Model:
     @ivar sleep_backoff: until when it is not put to sleep, because its sleep
         hook has failed.
     @ivar busy: one of the stories moves this model now.
+    @ivar next_settings: what is particular to it from its next sleep on; None if nothing
+        has changed.
+    @ivar leaving: the model is no longer configured: it gives no guards, and is forgotten
+        when it is asleep.
     @ivar doubts: Deferreds of those whose requests its backend did not
         answer; each fires with True if the model is found dead.
     @ivar waited: how long its requests waited.
@@ -150,7 +155,9 @@ class Model:
         "busy",
         "doubts",
         "guards",
+        "leaving",
         "name",
+        "next_settings",
         "open",
         "phase",
         "place",
@@ -181,6 +188,8 @@ class Model:
         self.sleep_backoff = Backoff()
         self.busy = False
         self.doubts: list[Deferred[bool]] = []
+        self.leaving = False
+        self.next_settings: ModelSettings | None = None
         self.waited = waited
         self.stepped: Callable[[Model], None] | None = None
         self._waiters: dict[int, Waiter] = {}
@@ -199,6 +208,26 @@ class Model:
         self.open = False
         if self.stepped is not None:
             self.stepped(self)
+
+    def configure(self, settings: ModelSettings) -> None:
+        """
+        This is particular to the model from now on, as far as that does not concern what
+        it was woken with; the rest when it is asleep.
+        """
+        self.next_settings = None
+        if self.phase is Phase.ASLEEP and not self.busy:
+            self.settings = settings
+            return
+        if settings != self.settings:
+            self.next_settings = settings
+            self.settings = replace(
+                self.settings, always=settings.always, idle_sleep=settings.idle_sleep
+            )
+
+    def is_asleep(self) -> None:
+        """Nothing is left of how the model was woken: what has been configured holds."""
+        if self.next_settings is not None:
+            self.settings, self.next_settings = self.next_settings, None
 
     @property
     def needs(self) -> Needs:

@@ -33,6 +33,7 @@ class Questions:
 
     @ivar asking: a question is being put, or questions are held.
     @ivar view: what the policy sees.
+    @ivar kept: the models that are to be awake always.
     @ivar latest: when the policy last answered, and what; None before.
     """
 
@@ -55,7 +56,7 @@ class Questions:
         self.view = ScheduleView(
             stage.models, wanted, stage.capacity, transitions, stage.settings.min_active
         )
-        self._kept = KeptAwake(stage.models.values(), stage.capacity)
+        self.kept = KeptAwake(stage.models, stage.capacity)
         self._stage = stage
         self._policy = policy
         self._steering = steering
@@ -124,7 +125,7 @@ class Questions:
                 )
         if self._stage.stopping:
             return
-        if self._kept and steering.pause is None:
+        if self.kept and steering.pause is None:
             self._wake_who_is_kept(now)
         if not (drains or self._wanted or steering.asks):
             return
@@ -142,11 +143,11 @@ class Questions:
             self._carry_out(decision)
 
     def _wake_who_is_kept(self, now: float) -> None:
-        self._kept.hold_room()
-        for model, reservation in self._kept.due(now):
+        self.kept.hold_room()
+        for model, reservation in self.kept.due(now):
             self._begin(model, 0, (), reservation)
         # Before the policy is asked, which may find nothing to ask for.
-        self._ask_at(self._kept.next_time(now), now)
+        self._ask_at(self.kept.next_time(now), now)
 
     def _begin(
         self, target: Model, place: int, victims: Sequence[Model], reservation: Reservation

@@ -324,6 +324,10 @@ class Steering:
             for name in self._preload:
                 self.want(self._stage.models[name])
 
+    def reconfigured(self, preload: Iterable[str]) -> None:
+        """Other models are to be woken when a pause ends."""
+        self._preload = list(preload)
+
     def _end_of(self, secs: float | None) -> float | None:
         return None if secs is None else self._stage.clock.seconds() + secs
 

@@ -224,6 +224,7 @@ def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = N
     model.step(event, now)
     stage.capacity.release(model.name)
     model.place = None
+    model.is_asleep()
     if model.said_yes:
         model.said_yes = False
         model.sleep_backoff.reset()

@@ -9,7 +9,7 @@ modules of its subclasses), which the switcher begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +44,14 @@ from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
 from llmux.switching.chronicle import Chronicle
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.cost import SwitchCostTracker
+from llmux.switching.dismissal import Dismissal
 from llmux.switching.idleness import DefaultModel, Idleness
 from llmux.switching.lasting import LastingCommands
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
 from llmux.switching.questions import Questions
 from llmux.switching.readiness import reason_not_ready
+from llmux.switching.reconfiguration import Arrangement, Reconfiguration
 from llmux.switching.recovery import Check, Cleaning
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
@@ -177,10 +179,7 @@ class ModelSwitcher:
         for name in sorted(models):
             given = models[name]
             own = given if isinstance(given, ModelSettings) else ModelSettings(given)
-            self._all[name] = model = Model(name, own, self.metrics.queue_wait(name))
-            model.stepped = self.chronicle.stepped
-            # Until its alive has answered, it may be awake.
-            self.capacity.hold(name, self._all[name].needs)
+            self._all[name] = self._new_model(name, own)
         self._watches = {
             name: Watch(self, model, self._found_dead) for name, model in self._all.items()
         }
@@ -201,6 +200,8 @@ class ModelSwitcher:
             self, LastingCommands(clock) if lasting is None else lasting, preload
         )
         self._idleness = Idleness(self, default)
+        self._reconfiguration = Reconfiguration(self)
+        self._forgetters: list[Callable[[str], None]] = []
         self._questions = Questions(
             self, self._policy, self._wanted, self._transitions, self.steering
         )
@@ -208,6 +209,13 @@ class ModelSwitcher:
         self._is_known = False
         self._started: list[Deferred[None]] = []
         self.metrics.watch(self)
+
+    def _new_model(self, name: str, settings: ModelSettings) -> Model:
+        model = Model(name, settings, self.metrics.queue_wait(name))
+        model.stepped = self.chronicle.stepped
+        # Until its alive has answered, it may be awake.
+        self.capacity.hold(name, model.needs)
+        return model
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -265,6 +273,92 @@ class ModelSwitcher:
         view.look(self.clock.seconds())
         return self._policy.forecasts(view)
 
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell this observer of nothing any more."""
+        self._observers = tuple(each for each in self._observers if each != observer)
+        self._choose_events()
+
+    # ------------------------------------------------------------ another configuration
+
+    @property
+    def policy(self) -> ISwitchPolicy:
+        """The policy that decides."""
+        return self._policy.policy
+
+    def check_arrangement(self, models: Collection[str]) -> None:
+        """
+        Check that the switcher can go on with these models.
+
+        @raise ValueError: a model that is pinned is not among them.
+        """
+        for pin in self.steering.pins:
+            if pin.model not in models:
+                raise ValueError(f"{pin.model} is pinned: `llmux unpin {pin.model}` first")
+
+    def reconfigure(
+        self, arrangement: Arrangement, policy: tuple[ISwitchPolicy, bool] | None
+    ) -> None:
+        """
+        Go on with another arrangement.  Nobody's request is lost, but for those that wait
+        for a model which is no more.
+
+        @param policy: decides from now on, and whether it knows what the present policy
+            knows; None: the policy is the same.
+        @raise ValueError: see L{check_arrangement}; nothing has changed then.
+        """
+        self.check_arrangement(arrangement.models)
+        with self.holding_questions():
+            self.settings = arrangement.settings
+            self._questions.view.min_active = arrangement.settings.min_active
+            self._reconfiguration.begin(arrangement)
+            self._questions.kept.changed()
+            self.steering.reconfigured(arrangement.preload)
+            self._idleness.reconfigured(arrangement.default)
+            if policy is not None:
+                latest, knows = policy
+                self._policy.replace(latest)
+                self._choose_events()
+                if not knows:
+                    self._tell_what_is_known()
+        self._questions.cancel()
+        self.consider()
+
+    def restart(self, model: Model) -> None:
+        """Put the model, which is awake, to sleep, and wake it when the policy sees fit."""
+        Dismissal(self, model, "its configuration has changed").begin()
+        self.steering.want(model)
+
+    def _tell_what_is_known(self) -> None:
+        """Another policy decides: show it who is awake, and who waits since when."""
+        for model in self._all.values():
+            if model.phase in _COUNTS_AS_AWAKE and not model.leaving:
+                self._policy.observed_late(
+                    Woke(model.woke_at, model.name, model.place, (), None)
+                )
+            for waiter in model.waiters():
+                self._policy.observed_late(Arrived(waiter.arrived, model.name, waiter.request))
+
+    def add_model(self, name: str, settings: ModelSettings) -> Model:
+        """There is one more model, of which nobody knows whether it is awake."""
+        model = self._new_model(name, settings)
+        all_models = {**self._all, name: model}
+        self._all.clear()
+        self._all.update(sorted(all_models.items()))
+        self._watches[name] = Watch(self, model, self._found_dead)
+        return model
+
+    def forget_model(self, model: Model) -> None:
+        """The model is asleep, and is no more."""
+        del self._all[model.name]
+        self._watches.pop(model.name).end()
+        self.chronicle.forget(model.name)
+        for forgotten in self._forgetters:
+            forgotten(model.name)
+
+    def call_when_forgotten(self, forgotten: Callable[[str], None]) -> None:
+        """Call this with the name of each model that has been removed, once it is asleep."""
+        self._forgetters.append(forgotten)
+
     def add_observer(self, observer: Observer) -> None:
         """Tell this observer of every event from now on."""
         self._observers += (observer,)
@@ -284,7 +378,7 @@ class ModelSwitcher:
         self._started.append(started)
         if self._adoption is None:
             self._adoption = Adoption(
-                self, self._wake_notes, self._place_notes, self._now_known
+                self, self._all.values(), self._wake_notes, self._place_notes, self._now_known
             )
             self._adoption.begin()
         return started
@@ -417,7 +511,7 @@ class ModelSwitcher:
         @return: fails with a L{SwitchError}.
         """
         found = self._all.get(model)
-        if found is None:
+        if found is None or found.leaving:
             return fail(ModelNotFound(model))
         if found.open:
             guard = self.acquire_now(model)
@@ -586,7 +680,7 @@ class ModelSwitcher:
 
     def serve(self, model: Model) -> None:
         """The model takes requests: its waiters get their guards, all in this turn."""
-        if self.stopping:
+        if self.stopping or model.leaving:
             return
         now = self.clock.seconds()
         model.open = True
@@ -708,6 +802,7 @@ class ModelSwitcher:
         """A model has released what it held."""
         if self._adoption is not None:
             self._adoption.room_changed()
+        self._reconfiguration.room_changed()
 
     def slept(self, model: Model) -> None:
         """The model's sleep hook has done its work."""
@@ -754,6 +849,8 @@ class ModelSwitcher:
 
     def consider(self) -> None:
         """Something has changed: ask the policy, until it has nothing more to say."""
+        if not self._questions.asking:
+            self._reconfiguration.look()
         self._questions.consider()
         if self.stopping:
             self._shutdown.something_ended()

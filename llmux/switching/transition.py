@@ -321,8 +321,19 @@ class Transition(Story):
 
     async def _wake(self, hooks_began: float) -> None:
         stage, target, now = self.stage, self.target, self.now()
+        assert self._reservation is not None
+        if not stage.capacity.can_take(self._reservation):
+            # There is less by now, by configuration: the waiters wait for another switch.
+            log.warn(
+                "there is no room for {to} any more",
+                event="switch_called_off",
+                to=target.name,
+                **{"from": self.source or IDLE},
+            )
+            with stage.holding_questions():
+                self.end()
+            return
         reservation, self._reservation = self._reservation, None
-        assert reservation is not None
         stage.capacity.take(reservation)
         target.place = self.place
         target.step(Event.CHOSEN, now)

@@ -34,7 +34,7 @@ class ScheduleView:
         self._wanted = wanted
         self._capacity = capacity
         self._transitions = transitions
-        self._min_active = min_active
+        self.min_active = min_active
         self.now = 0.0
         self.switches: Sequence[SwitchView] = ()
 
@@ -77,7 +77,7 @@ class ScheduleView:
 
     def may_sleep_from(self, model: str) -> float:
         """See L{IScheduleView.may_sleep_from}."""
-        return self._models[model].may_sleep_from(self._min_active)
+        return self._models[model].may_sleep_from(self.min_active)
 
     def wanted(self) -> Sequence[str]:
         """See L{IScheduleView.wanted}."""
@@ -97,7 +97,7 @@ class ScheduleView:
         for name in self._capacity.holders():
             model = self._models[name]
             if model.phase is Phase.AWAKE:
-                times.append(model.may_sleep_from(self._min_active))
+                times.append(model.may_sleep_from(self.min_active))
         return min((time for time in times if time > now), default=INFINITY)
 
     def waiting(self, model: str) -> int:

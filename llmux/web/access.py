@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 
 __all__ = ["AccessRules", "host_pattern_is_sound", "origin_pattern_is_sound", "own_names"]
@@ -78,6 +78,15 @@ class AccessRules:
             "_prefixes",
             tuple(origin[:-1] for origin in origins if origin.endswith("*") and origin != "*"),
         )
+
+    def take_over(self, other: AccessRules) -> None:
+        """
+        Be the same as C{other} from now on, for connections that are open as well.
+        Whoever has remembered what was accepted must forget it.
+        """
+        put = object.__setattr__
+        for each in fields(self):
+            put(self, each.name, getattr(other, each.name))
 
     def accepts_host(self, host: bytes) -> bool:
         """Whether this value of C{Host} may be asked for; an empty one names nobody."""

@@ -110,6 +110,11 @@ class BodyStorage:
         self._max_memory = max_memory
         self._max_spool = max_spool
 
+    def resize(self, other: BodyStorage) -> None:
+        """Take over the budgets and the directory of another storage that holds nothing."""
+        self.directory = other.directory
+        self._max_memory, self._max_spool = other._max_memory, other._max_spool
+
     @property
     def memory_is_full(self) -> bool:
         """Whether the budget for bodies in memory is used up."""

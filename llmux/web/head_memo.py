@@ -79,6 +79,12 @@ class HeadMemo:
         # Header lines: name and value, and what they are to us.
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], int]] = {}
 
+    def clear(self) -> None:
+        """Forget all heads: what was accepted may not be accepted any more."""
+        self._heads.clear()
+        self._starts.clear()
+        self._lines.clear()
+
     def remember(self, raw: bytes, head: RequestHead) -> None:
         """
         Keep C{head}, which a parser made of C{raw} (the empty line at the end

@@ -138,6 +138,11 @@ class LlmuxSite(Site):
             self.routes[request.path] = (resource, len(request.prepath))
         return cast(IResource, resource)
 
+    def forget_ways(self) -> None:
+        """The tree, or who may use it, has changed: walk it anew, and check heads anew."""
+        self.routes.clear()
+        self.heads.clear()
+
     # --------------------------------------------------------- connections
 
     def opened(self, channel: LlhttpChannel) -> None:

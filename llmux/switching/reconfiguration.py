@@ -1,0 +1,171 @@
+"""
+Another configuration for a switcher that runs: models come and go, and what is there
+changes, without a request's being lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from llmux.errors import ModelNotFound
+from llmux.interfaces import Needs, Phase
+from llmux.switching.adoption import Adoption
+from llmux.switching.dismissal import Dismissal
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.model import Model
+from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.steering import Steered
+
+__all__ = ["Arrangement", "Reconfiguration"]
+
+
+_GIVE_ROOM = frozenset({Phase.DRAINING, Phase.SLEEPING, Phase.UNCERTAIN, Phase.UNKNOWN})
+"""What a model holds in one of these phases may soon be free."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """
+    What a configuration wants of the switcher.
+
+    @ivar models: of each model what is particular to it.
+    @ivar resources: what the machine has.
+    @ivar preload: the models to be woken at start, and when a pause ends.
+    @ivar default: the model to be awake when there is nothing to do.
+    """
+
+    models: Mapping[str, ModelSettings]
+    settings: SwitchSettings
+    resources: Needs
+    preload: Sequence[str] = ()
+    default: DefaultModel | None = None
+
+
+class Reconfigured(Steered, Protocol):
+    """What this module needs of the switcher, beyond what commands need."""
+
+    def add_model(self, name: str, settings: ModelSettings) -> Model:
+        """There is one more model, of which nobody knows whether it is awake."""
+
+    def forget_model(self, model: Model) -> None:
+        """The model is asleep, and is no more."""
+
+
+class Reconfiguration:
+    """
+    Brings a switcher from one arrangement to the next.
+
+    What is awake stays as it was woken until it sleeps.  A model that is configured no
+    longer gives no guards, finishes what it has in flight, is put to sleep, and is then
+    forgotten.  Where more is held than there is, models are put to sleep that have
+    nothing to do, before those that have, the longest awake first.
+    """
+
+    _log = Logger()
+
+    def __init__(self, stage: Reconfigured) -> None:
+        self._stage = stage
+        self._is_at_it = False
+        self._adoptions: list[Adoption] = []
+
+    def begin(self, arrangement: Arrangement) -> None:
+        """Change the models and the ledger; what that sets off follows by L{look}."""
+        stage = self._stage
+        capacity = stage.capacity
+        if dict(arrangement.resources) != capacity.total:
+            capacity.resize(arrangement.resources)
+            for transition in list(stage.transitions()):
+                if transition.phase is Phase.DRAINING:
+                    transition.call_off()
+        added = []
+        for name, settings in arrangement.models.items():
+            model = stage.models.get(name)
+            if model is None:
+                added.append(stage.add_model(name, settings))
+                continue
+            model.configure(settings)
+            if model.leaving:
+                self._comes_back(model)
+        for model in list(stage.models.values()):
+            if model.name not in arrangement.models and not model.leaving:
+                self._leaves(model)
+        if added:
+            adoption = Adoption(stage, added, None, None, _nothing)
+            self._adoptions.append(adoption)
+            adoption.begin()
+        self._is_at_it = True
+
+    def _leaves(self, model: Model) -> None:
+        model.leaving = True
+        model.open = False
+        self._stage.refuse(model, ModelNotFound(model.name))
+        for transition in list(self._stage.transitions()):
+            if transition.target is model and transition.phase is Phase.WAKING:
+                transition.abandon("the model is configured no longer")
+            elif transition.target is model and transition.phase is Phase.DRAINING:
+                transition.call_off()
+
+    def _comes_back(self, model: Model) -> None:
+        model.leaving = False
+        if model.phase is Phase.AWAKE and not model.busy:
+            self._stage.serve(model)
+
+    def room_changed(self) -> None:
+        """A model has released what it held."""
+        for adoption in self._adoptions:
+            adoption.room_changed()
+
+    def look(self) -> None:
+        """Something has happened: go on with what is not done yet."""
+        if not self._is_at_it or self._stage.stopping:
+            return
+        stage = self._stage
+        running = set(stage.stories())
+        self._adoptions = [each for each in self._adoptions if each in running]
+        is_done = not self._adoptions
+        for model in list(stage.models.values()):
+            if not model.leaving:
+                continue
+            is_done = False
+            if model.phase is Phase.ASLEEP and not model.busy:
+                self._log.info(
+                    "{model} is configured no longer, and asleep: it is forgotten",
+                    event="model_removed",
+                    model=model.name,
+                )
+                stage.forget_model(model)
+            elif model.phase is Phase.AWAKE and not model.busy:
+                Dismissal(stage, model, "it is configured no longer").begin()
+        self._is_at_it = not (is_done and self._make_room())
+
+    def _make_room(self) -> bool:
+        """Put models to sleep where more is held than there is; whether that is done."""
+        capacity = self._stage.capacity
+        overdrawn = capacity.overdrawn_resources()
+        if not overdrawn:
+            return True
+        holders = [
+            self._stage.models[name]
+            for name in capacity.holders()
+            if any(capacity.held(name).get(each, 0) for each in overdrawn)
+        ]
+        if any(model.phase in _GIVE_ROOM for model in holders):
+            return False
+        candidates = [
+            model for model in holders if model.phase is Phase.AWAKE and not model.busy
+        ]
+        if candidates:
+            victim = min(
+                candidates,
+                key=lambda model: (model.settings.always, bool(model.guards), model.woke_at),
+            )
+            Dismissal(self._stage, victim, "there is less room, by configuration").begin()
+        return False
+
+
+def _nothing() -> None:
+    pass
