@@ -12,12 +12,16 @@ from twisted.internet.error import (
     TimeoutError,
     UserError,
 )
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from llmux.backend.pool import BackendPool, PoolSettings
 from llmux.backend.template import Repeats
+from llmux.interfaces import HookKind
+from llmux.proxy.drop_connections import ConnectionDroppingHooks
 from tests.conftest import LoggedEvents
+from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import (
     PLAIN,
     BackendEnd,
@@ -130,6 +134,23 @@ def test_forgetting_a_backend() -> None:
     assert busy.closed
     begin(network)
     assert network.attempts() == 1
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_sleep_hook_gives_up_what_waits_at_a_server_of_its_models_own(
+    is_shared: bool,
+) -> None:
+    network = Network()
+    hooks = FakeHookRunner(Clock())
+    backends = {"a": ("10.0.0.1", 8000), "b": ("10.0.0.1", 8000 if is_shared else 8001)}
+    dropping = ConnectionDroppingHooks(hooks, network.pool, backends)
+    waiting = begin(network)
+    dropping.start("a", HookKind.SLEEP)
+    network.reactor.advance(0)
+    if is_shared:
+        network.connect().send(PLAIN)
+    assert (waiting[0].reply.outcome == "ended") is is_shared
+    assert waiting[0].reply.outcome
 
 
 def test_closing_the_pool() -> None:

@@ -141,11 +141,11 @@ class TestForeground:
         daemon = Daemon(arguments, tmp_path, command=TWISTD)
         try:
             wait_until(lambda: log.exists() and "listening" in log.read_text(), "the log")
-            log.rename(tmp_path / "x.old")
-            daemon.signal(signal.SIGHUP)
-            wait_until(log.exists, "a new log")
             daemon.signal(signal.SIGUSR1)
             wait_until(lambda: (tmp_path / "x.log.1").exists(), "a rotated log")
+            log.rename(tmp_path / "x.old")
+            daemon.signal(signal.SIGUSR1)
+            wait_until(log.exists, "a new log")
             daemon.signal(signal.SIGTERM)
             assert daemon.wait() == -signal.SIGTERM
         finally:
@@ -284,7 +284,7 @@ class TestDaemon:
                 # What cannot be opened anew is written on.
                 log.rename(directory / "old.log")
                 (directory / "requests.jsonl").rename(directory / "old.jsonl")
-                os.kill(daemon.pid, signal.SIGHUP)
+                os.kill(daemon.pid, signal.SIGUSR1)
                 wait_until(
                     lambda: "opened anew" in (directory / "old.log").read_text(), "a word"
                 )

@@ -103,6 +103,12 @@ class BackendPool:
         if backend is not None:
             backend.forget()
 
+    def close_unused(self, host: str, port: int) -> None:
+        """Close the connections to a backend that are unused."""
+        backend = self._backends.get((host, port))
+        if backend is not None:
+            backend.close_unused()
+
     def drop(self, host: str, port: int) -> None:
         """
         Forget a backend for good, because nobody will use this address again.
@@ -306,10 +312,7 @@ class Backend:
         whoever calls this is in the middle of a switch.
         """
         self.generation += 1
-        idle = list(self._idle)
-        self._idle.clear()
-        for connection in idle:
-            connection.close()
+        self.close_unused()
         attempts = list(self._attempts)
         self._attempts.clear()
         for attempt in attempts:
@@ -320,6 +323,13 @@ class Backend:
         if self._given_up and self._giving_up is None:
             clock: IReactorTime = self._reactor
             self._giving_up = clock.callLater(0, self._give_up)
+
+    def close_unused(self) -> None:
+        """Close the connections that are unused."""
+        idle = list(self._idle)
+        self._idle.clear()
+        for connection in idle:
+            connection.close()
 
     def _give_up(self) -> None:
         self._giving_up = None

@@ -119,7 +119,7 @@ class ProcessOwner(Service):
     def _reactor_runs(self) -> None:
         if self._reloader is not None:
             self._reloader.watch()
-        self._reactor.callLater(0, tell_init, "READY=1")
+        tell_init("READY=1")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._stop_by[number] = signal.signal(number, self._told_to_stop)
         if self._hangup_stops:

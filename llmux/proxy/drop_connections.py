@@ -21,7 +21,8 @@ class ConnectionDroppingHooks:
     A hook runner that has another run the hooks.  Before a model's sleep hook
     starts, the unused connections to its backend are closed, for they would not
     survive (and a checkpoint of the backend may fail because of them), and
-    requests that still wait for a connection are kept from going out.
+    requests that still wait for a connection are kept from going out; but not
+    where several models share one server, as Ollama's do.
     """
 
     def __init__(
@@ -41,7 +42,12 @@ class ConnectionDroppingHooks:
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         """See L{IHookRunner.start}."""
         if hook is HookKind.SLEEP:
-            self._pool.forget(*self._backends[model])
+            address = self._backends[model]
+            if list(self._backends.values()).count(address) == 1:
+                self._pool.forget(*address)
+            else:
+                # What waits for a connection there is another model's, which may be awake.
+                self._pool.close_unused(*address)
         return self._hooks.start(model, hook)
 
     @property

@@ -229,6 +229,12 @@ class Model:
         if self.next_settings is not None:
             self.settings, self.next_settings = self.next_settings, None
 
+    def is_let_go(self) -> None:
+        """No story moves the model any more."""
+        self.busy = False
+        if self.phase is Phase.ASLEEP:
+            self.is_asleep()
+
     @property
     def needs(self) -> Needs:
         """What the model holds, if it is not asleep."""

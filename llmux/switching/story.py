@@ -166,13 +166,13 @@ class Story:
         if not self._over:
             self._over = True
             for model in self.models:
-                model.busy = False
+                model.is_let_go()
             self.stage.story_ended(self)
 
     def let_go(self, model: Model) -> None:
         """Another story may have this model already."""
         self.models.remove(model)
-        model.busy = False
+        model.is_let_go()
 
     def stop(self) -> None:
         """

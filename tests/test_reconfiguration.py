@@ -1,0 +1,247 @@
+"""Another configuration for a switcher that runs, in every phase of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from llmux.errors import ModelNotFound
+from llmux.interfaces import ONE_SLOT, Needs, Phase
+from llmux.policy.fifo import FifoPolicy
+from llmux.switching.idleness import DefaultModel
+from llmux.switching.reconfiguration import Arrangement
+from llmux.switching.settings import ModelSettings, SwitchSettings
+from tests.world import ALIVE, SLEEP, WAKE, World, eager_cost_aware
+
+ONE_OF_GPU: Sequence[Needs] = ({"gpu": 1},)
+
+
+def arrangement(
+    models: Sequence[str] = "abc",
+    resources: Needs = ONE_SLOT,
+    places: Mapping[str, Sequence[Needs]] | None = None,
+    own: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Arrangement:
+    settings = {
+        name: ModelSettings(
+            100.0, places=(places or {}).get(name, (resources,)), **(own or {}).get(name, {})
+        )
+        for name in models
+    }
+    return Arrangement(settings, more.pop("settings", SwitchSettings()), resources, **more)
+
+
+def reconfigure(world: World, *arguments: Any, **more: Any) -> None:
+    for model in arguments[0] if arguments else "abc":
+        world.hooks.script(model, WAKE, 1.0)
+        world.hooks.script(model, SLEEP, 1.0)
+    world.switcher.reconfigure(arrangement(*arguments, **more), None)
+    world.settle()
+
+
+def test_a_model_that_is_added_can_be_asked_for_at_once() -> None:
+    world = World()
+    awake = world.wake("a")
+    reconfigure(world, "abcd")
+    client = world.ask("d")
+    world.advance(3)
+    assert awake.served and client.waits
+    awake.finish()
+    world.advance(3)
+    assert client.served
+
+
+def test_a_model_that_is_added_and_awake_is_adopted_if_it_fits() -> None:
+    world = World(resources={"gpu": 2}, places=dict.fromkeys("abc", ONE_OF_GPU))
+    world.wake("a")
+    world.hooks.awake.add("d")
+    reconfigure(world, "abcd", {"gpu": 2}, dict.fromkeys("abcd", ONE_OF_GPU))
+    world.advance(1)
+    assert world.phase("d") is Phase.AWAKE and world.phase("a") is Phase.AWAKE
+
+
+def test_a_model_that_is_added_and_awake_and_does_not_fit_is_put_to_sleep() -> None:
+    world = World()
+    world.wake("a")
+    world.hooks.awake.add("d")
+    reconfigure(world, "abcd")
+    world.advance(3)
+    assert world.phase("d") is Phase.ASLEEP and world.phase("a") is Phase.AWAKE
+
+
+def test_what_is_in_flight_to_a_removed_model_finishes_and_then_the_model_sleeps() -> None:
+    world = World()
+    client = world.wake("a")
+    waiting = world.ask("b")
+    reconfigure(world, "bc")
+    assert isinstance(world.ask("a").error, ModelNotFound)
+    world.advance(10)
+    assert not client.aborted and world.ran(SLEEP) == []
+    client.finish()
+    world.advance(5)
+    assert "a" not in world.switcher.models and waiting.served
+    assert world.ran(SLEEP) == ["a sleep"]
+
+
+def test_who_waits_for_a_removed_model_is_told_so() -> None:
+    world = World()
+    world.wake("a")
+    waiting = world.ask("b")
+    reconfigure(world, "ac")
+    assert isinstance(waiting.error, ModelNotFound)
+    world.advance(1)
+    assert world.phase("a") is Phase.AWAKE and "b" not in world.switcher.models
+
+
+def test_a_wake_of_a_removed_model_is_called_off_and_cleaned_up_after() -> None:
+    world = World()
+    waiting = world.ask("a")
+    world.advance(0.5)
+    reconfigure(world, "bc")
+    assert isinstance(waiting.error, ModelNotFound)
+    world.advance(5)
+    assert "a" not in world.switcher.models and world.ran(SLEEP) == ["a sleep"]
+    assert world.wake("b").served
+
+
+def test_a_model_that_comes_back_before_it_sleeps_serves_on() -> None:
+    world = World()
+    client = world.wake("a")
+    reconfigure(world, "bc")
+    world.advance(1)
+    reconfigure(world, "abc")
+    client.finish()
+    world.advance(5)
+    later = world.ask("a")
+    world.advance(5)
+    assert later.served
+
+
+def test_a_model_with_a_pin_is_not_removed() -> None:
+    world = World()
+    world.switcher.steering.pin("a", None, False, "socket")
+    world.advance(3)
+    with pytest.raises(ValueError, match="llmux unpin a"):
+        reconfigure(world, "bc")
+    assert world.ask("a").served
+
+
+def test_limits_of_a_model_that_is_awake_change_at_its_next_wake() -> None:
+    world = World()
+    client = world.wake("a")
+    reconfigure(world, own={"a": {"sleep_timeout": 7.0}})
+    model = world.switcher.models["a"]
+    assert model.settings.sleep_timeout == 300.0
+    client.finish()
+    world.wake("b").finish()
+    assert model.settings.sleep_timeout == 7.0
+
+
+def test_where_there_is_less_room_models_are_put_to_sleep_the_idle_ones_first() -> None:
+    places = dict.fromkeys("abc", ONE_OF_GPU)
+    world = World(resources={"gpu": 3}, places=places)
+    busy, other = world.wake("a"), world.wake("b")
+    world.wake("c").finish()
+    other.finish()
+    reconfigure(world, "abc", {"gpu": 1}, places)
+    world.advance(5)
+    phases = {model: world.phase(model) for model in "abc"}
+    assert phases == {"a": Phase.AWAKE, "b": Phase.ASLEEP, "c": Phase.ASLEEP}
+    assert not busy.aborted
+
+
+def test_a_switch_whose_room_is_gone_is_called_off_and_its_waiters_wait_on() -> None:
+    places = {"a": [{"gpu": 1}], "b": [{"gpu": 2}], "c": [{"gpu": 1}]}
+    world = World(resources={"gpu": 2}, places=places)
+    world.wake("a").finish()
+    waiting = world.ask("b")
+    world.advance(0.5)
+    assert world.phase("a") is Phase.SLEEPING
+    reconfigure(world, "abc", {"gpu": 1}, places | {"b": [{"gpu": 1}]})
+    world.advance(5)
+    assert waiting.served
+
+
+def test_what_waits_keeps_its_age_under_another_policy() -> None:
+    world = World(eager_cost_aware)
+    client = world.wake("a")
+    first = world.ask("b")
+    world.advance(5)
+    second = world.ask("c")
+    policy = FifoPolicy()
+    world.switcher.reconfigure(arrangement(), (policy, False))
+    client.finish()
+    world.advance(3)
+    assert world.switcher.policy is policy
+    assert first.served and second.waits
+    first.finish()
+    world.advance(3)
+    assert second.served
+
+
+def test_a_default_model_and_idle_sleep_can_be_configured_later() -> None:
+    world = World()
+    world.wake("a").finish()
+    reconfigure(world, own={"a": {"idle_sleep": 10.0}}, default=DefaultModel("b", 30.0))
+    world.advance(11)
+    assert world.phase("a") is Phase.ASLEEP
+    world.advance(25)
+    assert world.phase("b") is Phase.AWAKE
+
+
+def test_a_model_can_be_kept_awake_from_now_on() -> None:
+    world = World(resources={"gpu": 2}, places=dict.fromkeys("abc", ONE_OF_GPU))
+    world.wake("b").finish()
+    reconfigure(
+        world,
+        "abc",
+        {"gpu": 2},
+        dict.fromkeys("abc", ONE_OF_GPU),
+        own={"a": {"always": True}},
+    )
+    world.advance(3)
+    assert world.phase("a") is Phase.AWAKE
+    world.wake("c").finish()
+    assert world.phase("a") is Phase.AWAKE and world.phase("b") is Phase.ASLEEP
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 1.5, 2.0, 2.5])
+def test_the_same_configuration_changes_nothing_in_the_middle_of_a_switch(
+    seconds: float,
+) -> None:
+    world = World()
+    world.wake("a").finish()
+    waiting = world.ask("b")
+    world.advance(seconds)
+    reconfigure(world)
+    world.advance(5)
+    assert waiting.served and world.ran(ALIVE, WAKE).count("b wake") == 1
+
+
+def test_two_hundred_reconfigurations_under_load_lose_nothing() -> None:
+    world = World()
+    clients = []
+    for number in range(200):
+        clients.append(world.ask("abc"[number % 3]))
+        world.advance(0.7)
+        for client in clients:
+            if client.served and client.guard is not None and not client.guard.released:
+                client.finish()
+        extra = "d" if number % 2 else "e"
+        reconfigure(world, f"abc{extra}")
+    world.advance(600)
+    for _ in range(50):
+        for client in clients:
+            if client.served and client.guard is not None and not client.guard.released:
+                client.finish()
+        world.advance(10)
+    assert [client.error for client in clients if not client.served] == []
+    reconfigure(world)
+    world.advance(10)
+    assert sorted(world.switcher.models) == ["a", "b", "c"]
+    world.stop()
+    world.advance(5)
+    world.nothing_left()
