@@ -232,6 +232,18 @@ def test_a_server_that_cannot_be_started_is_an_outcome(world: World) -> None:
     world.wake()
 
 
+def test_a_server_that_could_not_be_told_from_others_later_is_not_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a system without /proc."""
+    monkeypatch.setattr(
+        MemoryTable, "identify", lambda self, pid: ProcessIdentity(pid, None, "")
+    )
+    assert world.do(WAKE).reason == "the server could not be started"
+    assert not (world.directory / ".server").exists()
+    assert any("/proc" in str(e.get("error")) for e in world.log.events)
+
+
 def test_a_wake_is_over_at_its_time_limit_and_so_is_the_server(world: World) -> None:
     results = world.begin(WAKE, Plan(ignores_term=True))
     world.advance(20 + STEP)
@@ -260,6 +272,7 @@ def test_sleep_ends_the_server_and_is_quick_about_it(world: World) -> None:
     world.wake()
     (result,) = world.begin(SLEEP)
     assert result.ok and world.process.signals == [TERM]
+    assert world.whereabouts.addresses["a"] == ("127.0.0.1", 0), "it listens nowhere"
     assert world.reactor.at_shutdown == []
     answer = world.do(ALIVE)
     assert answer.says_no and answer.reason == "its server does not run"

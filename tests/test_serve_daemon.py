@@ -239,6 +239,21 @@ def test_servers_that_fit_together_are_awake_together_and_adopted_where_they_are
         assert [house.ask(model) for model in "ba"] == before[::-1]
 
 
+def test_prepare_runs_beside_the_wake_and_gets_term_when_the_model_is_awake(
+    house: House,
+) -> None:
+    script = (
+        "trap 'echo $LLMUX_HOOK ended >>prepared; exit' TERM; echo begun >>prepared; "
+        "while :; do sleep 0.05; done"
+    )
+    house.configure(a={"serve": f"{SERVER} --delay 0.5", "prepare": script}, b="")
+    prepared = house.directory / "prepared"
+    with house.daemon() as daemon:
+        house.ask("a")
+        wait_until(lambda: prepared.read_text() == "begun\nprepare ended\n", "its end")
+        assert not any("prepare hook of a failed" in line for line in daemon.lines)
+
+
 def test_check_runs_the_whole_cycle(house: House) -> None:
     house.configure(a="--delay 0.1", b={"serve": "exit 3"})
     said = run("check", "-c", "config.json", "--hooks", "--cycle", cwd=house.directory)

@@ -14,6 +14,7 @@ from llmux._version import __version__
 from llmux.admin.moments import Moments
 from llmux.admin.no_control import pins_by_model
 from llmux.admin.reasons import in_words, reason_in_words, verb_of
+from llmux.backend.whereabouts import address_text
 from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.scheduling import Amount, Forecast, Needs, Phase, Stay
@@ -58,7 +59,8 @@ class StatusReport:
     ) -> None:
         """
         @param policy: the policy's name.
-        @param backends: for each model its backend's host and port.
+        @param backends: for each model its backend's host and port, as they are now; the
+            port is 0 where nobody knows it yet.
         @param names: all names that models are called by, each with the model's own.
         @param started: when llmux started, on the switcher's clock.
         @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
@@ -290,7 +292,7 @@ class StatusReport:
             "state": model.phase.value,
             "since": at(model.since) if model.phase is not Phase.UNKNOWN else None,
             "place": _amounts(self._switcher.capacity.held(name)) or None,
-            "backend": None if port is None else f"{host}:{port}",
+            "backend": address_text((host, port)) if port else None,
             "in_flight": len(model.guards),
             "waiters": model.waiting,
             "oldest_wait_secs": None if oldest == math.inf else round(now - oldest, 3),

@@ -424,6 +424,7 @@ class _Sleep(_ServerRun):
     async def run(self) -> HookResult:
         """See L{_ServerRun.run}."""
         if await self.end_group():
+            self.hooks.whereabouts.reset(self.model)
             return self.result("ended", ok=True)
         return self.result("the server cannot be killed")
 

@@ -206,6 +206,8 @@ class ModelServer:
             )
             assert transport.pid is not None
             self.record = ServerRecord(self._table.identify(transport.pid), port)
+            if self.record.process.started is None:
+                raise OSError("this system does not tell when a process started (/proc)")
             _write(os.path.join(directory, RECORD), self.record)
             self._process = process
             os.write(begin, b"\n")
