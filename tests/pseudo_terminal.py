@@ -116,14 +116,23 @@ class PseudoTerminal:
         """Until the terminal is as it was before."""
         wait_until(lambda: not self.is_taken(), "the terminal to be given back")
 
+    def hang_up(self) -> None:
+        """Close the terminal, as a window's user does."""
+        if self._ours >= 0:
+            os.close(self._theirs)
+            # The reader's turn to notice comes with the next byte, or with the end.
+            ours, self._ours = self._ours, -1
+            os.close(ours)
+
     def close(self) -> None:
         """End the program, and the terminal."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
-        os.close(self._theirs)
-        self._reader.join(PATIENCE)
-        os.close(self._ours)
+        if self._ours >= 0:
+            os.close(self._theirs)
+            self._reader.join(PATIENCE)
+            os.close(self._ours)
 
 
 @contextmanager

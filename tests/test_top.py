@@ -156,6 +156,10 @@ class TestTerminal:
         assert terminal.wait() == status
         terminal.wait_until_given_back()
 
+    def test_a_terminal_that_is_gone_ends_it(self, terminal: PseudoTerminal) -> None:
+        terminal.hang_up()
+        assert terminal.wait() in (1, 129)
+
     def test_an_error_gives_the_terminal_back(
         self, terminal: PseudoTerminal, daemon: FakeDaemon
     ) -> None:

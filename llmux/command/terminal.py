@@ -64,6 +64,7 @@ class Screen:
     def _take(self) -> None:
         tty.setcbreak(self._in)
         self._write(_ENTER)
+        self._drawn = None
         self._measure()
 
     def _give_back(self) -> None:
@@ -127,6 +128,7 @@ class Screen:
         Wait for keys, for L{wake}, or for this long; yield the keys.
 
         @raise EOFError: the terminal is gone.
+        @raise OSError: so it is.
         """
         ready, _, _ = select.select([self._in, self._wake_reader], [], [], secs)
         if self._wake_reader in ready:

@@ -26,6 +26,7 @@ __all__ = ["run_top"]
 _POLL_SECS = 0.5
 _HISTORY_SECS = 60.0
 _ANSWER_SECS = 5.0
+_SILENCE_SECS = 8.0
 _TOLD_SECS = 8.0
 
 
@@ -86,14 +87,17 @@ class _Top:
                 if self._failure is not None:
                     raise self._failure
                 status, lost = self._status, self._lost
+                if lost is None and time.time() - self._heard > _SILENCE_SECS:
+                    lost = self._not_connected("No answer")
             self._keys.see(status)
-            self._screen.draw(self._frame(status, lost, colour), colour)
             try:
+                self._screen.draw(self._frame(status, lost, colour), colour)
                 for key in self._screen.wait(1.0):
                     command = self._keys.press(key, status)
                     if command is not None:
                         Thread(target=self._tell, args=(command,), daemon=True).start()
-            except EOFError:
+            except (EOFError, OSError):
+                # The terminal is gone: nobody to tell.
                 return 1
         return 0
 
@@ -121,6 +125,10 @@ class _Top:
             return list(wrap([told[1]], width))
         return [cut(KEYS_LINE, width)]
 
+    def _not_connected(self, why: str) -> str:
+        since = time.strftime("%H:%M:%S", time.localtime(self._heard))
+        return f"Not connected since {since}. {why}"
+
     # ------------------------------------------------------------- in other threads
 
     def _follow(self) -> None:
@@ -138,10 +146,9 @@ class _Top:
                     self._history = self._history if fresh is None else fresh
                     self._history.note(status)
             except (NotReachable, TimeoutError) as e:
-                since = time.strftime("%H:%M:%S", time.localtime(self._heard))
                 why = str(e) or "no answer"
                 with self._lock:
-                    self._lost = f"Not connected since {since}. {why[:1].upper()}{why[1:]}"
+                    self._lost = self._not_connected(f"{why[:1].upper()}{why[1:]}")
             except CommandRefused as e:
                 if e.status in (401, 403, 404):
                     with self._lock:

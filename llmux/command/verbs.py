@@ -45,10 +45,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     options = parse_verb(verb, words)
     try:
         link = _link(options)
-    except ConfigError as e:
-        print(f"llmux {verb}: {e}", file=sys.stderr)
-        return USAGE
-    except ValueError as e:
+    except (ConfigError, ValueError) as e:
         print(f"llmux {verb}: {e}", file=sys.stderr)
         return USAGE
     try:
