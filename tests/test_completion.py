@@ -242,3 +242,14 @@ def test_a_value_is_not_taken_for_a_command(shell_directory: Path) -> None:
     assert complete_in_bash("llmux --config=conf") == ["conf.d", "config.yaml"]
     assert complete_in_bash("llmux -c none.yaml wake ") == [""]
     assert complete_in_bash("llmux -p ") == [""]
+
+
+@pytest.mark.parametrize("text", ["models: [", "models: [a]", "[]", "models: {a: {port: no}}"])
+def test_models_of_a_configuration_that_is_not_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    main(["completion", "models", str(tmp_path / "c.yaml")])
+    out, err = capsys.readouterr()
+    assert out.split() == (["a"] if "{a:" in text else [])
+    assert err == ""

@@ -51,12 +51,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _print_models(config: str) -> int:
-    """Print the names of a configuration's models, a line each; nothing if it is not sound."""
-    from llmux.config import ConfigError, load_config
+    """Print the names of a configuration's models, a line each; nothing if there are none."""
+    # Read, and not checked: somebody waits with a finger on the key.
+    from llmux.config.document import read_document
+    from llmux.config.error import ConfigError
 
     try:
-        names = load_config(config).models
-    except ConfigError:
+        with open(config, "rb") as file:
+            document = read_document(file.read(), config)
+    except (OSError, ConfigError):
         return 1
-    print("\n".join(names))
+    models = document.get("models") if isinstance(document, dict) else None
+    print("\n".join(models if isinstance(models, dict) else ()))
     return 0

@@ -81,6 +81,8 @@ class _Conversion:
         self._draft.remarks = [
             f"Made by llmux init from {os.path.abspath(file)}, a configuration of llama-swap.",
             "Commands run in the directory of this file, and not where llama-swap was started.",
+            "llmux listens on port 3000 of this machine, unless port and host say otherwise; "
+            "llama-swap, unless its command line did, on port 8080 of every interface.",
         ]
         models = self._models()
         self._draft.models = list(models.values())
