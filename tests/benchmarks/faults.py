@@ -4,9 +4,10 @@ Random faults on random machines, with the production switcher under a clock tha
     python -m tests.benchmarks.faults [--events 1000000] [--seed 1] [--processes 2]
 
 Each episode has a machine of its own (resources, models, needs, places), settings, traffic and
-a policy.  Hooks fail, hang and die, C{alive} does not answer, backends die, clients
-leave.  After each event the invariants of the design must hold; then the weather clears, and
-everybody must be served.  An episode that fails can be run again by its seed::
+a policy.  Hooks fail, hang and die, C{alive} does not answer, backends die, clients leave,
+and an operator gives commands.  After each event the invariants of the design must hold;
+then the weather clears, and everybody must be served.  An episode that fails can be run
+again by its seed::
 
     python -m tests.benchmarks.faults --episode 4711
 """
@@ -20,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pool
 from random import Random
 from typing import Any, cast
@@ -29,6 +31,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from llmux.control import CommandError
 from llmux.errors import SwitchError
 from llmux.interfaces import HookKind, ISwitchPolicy, Needs, Phase, PolicyContext
 from llmux.policy.catalog import find_policy
@@ -289,6 +292,7 @@ class Episode:
                     check=random.choice((None, 7.0, 60.0)),
                     places=places,
                     always=name == self.machine.always,
+                    idle_sleep=None if name == self.machine.always else self._idle_sleep(),
                 )
                 for name, places in self.machine.places.items()
             },
@@ -300,6 +304,12 @@ class Episode:
         self._rate = random.choice((0.02, 0.1, 0.5, 2.0))
         self._deaths = random.choice((0.0, 0.0, 0.005, 0.05))
         self._names = sorted(self.machine.places)
+        self._commands = random.choice((0.0, 0.0, 0.01, 0.1))
+        # Those of which nobody has heard yet what became of them.
+        self._ordered: set[Deferred[None]] = set()
+
+    def _idle_sleep(self) -> float | None:
+        return self.random.choice((None, None, None, 0.5, 20.0))
 
     def _build_policy(self, settings: SwitchSettings) -> ISwitchPolicy:
         context = PolicyContext(
@@ -338,6 +348,11 @@ class Episode:
         """Nothing fails any more: whoever waits must be served, and llmux must stop."""
         self.is_calm = True
         self.hooks.badness = 0.0
+        for freed in (
+            self.switcher.steering.resume,
+            partial(self.switcher.steering.unpin, None),
+        ):
+            freed("storm").addErrback(lambda failure: failure.trap(CommandError))
         limit = self.clock.seconds() + 7200
         while self.open and self.clock.step(limit):
             self.check()
@@ -349,6 +364,7 @@ class Episode:
         while not done and self.clock.step(limit):
             self.counts["events"] += 1
         assert done, "llmux does not stop"
+        assert not self._ordered, f"{len(self._ordered)} commands were never answered"
         assert not self.switcher.stories(), "a story goes on after the end"
         assert not any(model.guards for model in self.switcher.models.values())
 
@@ -366,7 +382,41 @@ class Episode:
             self.hooks.awake.discard(self.random.choice(sorted(self.hooks.awake)))
         if self.random.random() < self._deaths:
             self.switcher.backend_in_doubt(self.random.choice(self._names))
+        if self.random.random() < self._commands:
+            self._command()
         self.clock.callLater(self.random.expovariate(1.0), self._strike)
+
+    def _command(self) -> None:
+        """An operator's command, at random."""
+        random, steering = self.random, self.switcher.steering
+        model = random.choice(self._names)
+        flag = random.random() < 0.5
+        secs = random.choice((None, 5.0, 60.0))
+        verb = random.choice(("wake", "switch", "sleep", "pin", "unpin", "pause", "resume"))
+        self.counts[f"{verb} commands"] += 1
+        if verb == "wake":
+            done = steering.wake(model, "storm")
+        elif verb == "switch":
+            done = steering.switch(model, flag, "storm")
+        elif verb == "sleep":
+            models = None if random.random() < 0.2 else [model]
+            done = steering.sleep(models, flag, False, "storm")
+        elif verb == "pin":
+            done = steering.pin(model, secs, flag, "storm")
+        elif verb == "unpin":
+            done = steering.unpin(None if flag else model, "storm")
+        elif verb == "pause":
+            done = steering.pause_switching(secs, flag, random.random() < 0.3, "storm")
+        else:
+            done = steering.resume("storm")
+        self._ordered.add(done)
+        done.addBoth(self._command_over, done)
+
+    def _command_over(self, result: Failure | None, done: Deferred[None]) -> None:
+        self._ordered.discard(done)
+        if isinstance(result, Failure):
+            result.trap(CommandError, SwitchError)
+            self.counts["refused commands"] += 1
 
     # ------------------------------------------------------------ the invariants
 
