@@ -16,7 +16,8 @@ from zope.interface.verify import verifyObject
 from llmux.control import CommandError, IControl
 from llmux.errors import ModelPinned, NotReady, Paused
 from llmux.hooks.command_notes import CommandNotes
-from llmux.interfaces import Phase
+from llmux.interfaces import ISwitchPolicy, Phase
+from llmux.policy.fifo import FifoPolicy
 from llmux.switching.idleness import DefaultModel
 from llmux.switching.lasting import ICommandNotes
 from tests.world import ALIVE, SLEEP, WAKE, World, eager_cost_aware
@@ -311,6 +312,20 @@ def test_a_pinned_model_is_nobodys_victim_until_the_pin_ends() -> None:
     assert other.waits and world.phase("a") is Phase.AWAKE
     world.advance(10)
     assert other.served
+
+
+@pytest.mark.parametrize("policy", [FifoPolicy, eager_cost_aware], ids=["fifo", "cost_aware"])
+def test_the_policy_sees_that_nobody_may_put_a_pinned_model_to_sleep(
+    policy: Callable[[], ISwitchPolicy],
+) -> None:
+    """Otherwise each switch that the policy begins is called off, a thousand times over."""
+    world = World(policy)
+    Operator(world).pin("a")
+    world.advance(3)
+    world.ask("b")
+    world.advance(5)
+    assert b"llmux_policy_failures_total{" not in world.switcher.metrics.expose()
+    assert world.switches() == ["+a"]
 
 
 def test_a_pin_switches_to_its_model_first() -> None:

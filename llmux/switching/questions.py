@@ -54,7 +54,12 @@ class Questions:
         self.asking = False
         self.latest: tuple[float, Decision] | None = None
         self.view = ScheduleView(
-            stage.models, wanted, stage.capacity, transitions, stage.settings.min_active
+            stage.models,
+            wanted,
+            stage.capacity,
+            transitions,
+            stage.settings.min_active,
+            steering.is_pinned,
         )
         self.kept = KeptAwake(stage.models, stage.capacity)
         self._stage = stage

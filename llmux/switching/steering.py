@@ -406,6 +406,10 @@ class Steering:
         """A switch to the model is not the policy's to change."""
         return model.name in self._orders or model.name in self._lasting.pins
 
+    def is_pinned(self, model: str) -> bool:
+        """Whether a command keeps the model awake."""
+        return model in self._lasting.pins
+
     @property
     def asks(self) -> bool:
         """There is something to be done, or to be held back."""

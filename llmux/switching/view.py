@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from zope.interface import implementer
 
@@ -25,16 +25,19 @@ class ScheduleView:
         capacity: Capacity,
         transitions: Sequence[Transition],
         min_active: float,
+        is_pinned: Callable[[str], bool],
     ) -> None:
         """
         @param wanted: the models that somebody waits for; others change this.
         @param transitions: the switches under way; others change this.
+        @param is_pinned: whether a command keeps the model awake.
         """
         self._models = models
         self._wanted = wanted
         self._capacity = capacity
         self._transitions = transitions
         self.min_active = min_active
+        self._is_pinned = is_pinned
         self.now = 0.0
         self.switches: Sequence[SwitchView] = ()
 
@@ -77,6 +80,8 @@ class ScheduleView:
 
     def may_sleep_from(self, model: str) -> float:
         """See L{IScheduleView.may_sleep_from}."""
+        if self._is_pinned(model):
+            return INFINITY
         return self._models[model].may_sleep_from(self.min_active)
 
     def wanted(self) -> Sequence[str]:
@@ -97,7 +102,7 @@ class ScheduleView:
         for name in self._capacity.holders():
             model = self._models[name]
             if model.phase is Phase.AWAKE:
-                times.append(model.may_sleep_from(self.min_active))
+                times.append(self.may_sleep_from(name))
         return min((time for time in times if time > now), default=INFINITY)
 
     def waiting(self, model: str) -> int:
