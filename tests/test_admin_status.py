@@ -114,6 +114,7 @@ def test_a_wake_that_fails_is_told_with_its_back_off() -> None:
     llama = entry(world, "llama")
     assert llama["last_switch"]["result"] == "failed"
     assert llama["backoff"]["tries"] == 1
+    assert llama["backoff"]["reason"] == "it did not wake (wake hook: exit status 1)"
     assert llama["backoff"]["until"] > status_of(world)["now"]
 
 

@@ -25,7 +25,12 @@ _WORDS: Mapping[str, str] = {
     "backoff": "{model} has failed and is tried again later{until}",
     "parallel_wakes": "as many models wake as may at a time",
     "oldest": "the request that has waited longest is for {model}",
-    "index": "{model} gains most per second that its switch costs",
+    "index": "what waits for {model} gains most for each second that its turn takes",
+    "idle_room": "there is room for {model} now that nobody has to drain for",
+    "starves_by": "{model} is next at the latest when it has waited for as long as anybody may",
+    "lately": "as long as such waits took lately",
+    "wakes": "{model} wakes",
+    "sleeps": "the models that make room go to sleep",
 }
 
 
@@ -63,6 +68,7 @@ def _reason(why: Why, until: float | None, of_day: Callable[[float], str]) -> st
     if words is None:
         words = why.code.replace("_", " ") + (" ({model})" if why.model else "") + "{until}"
     text = words.replace("{model}", model)
+    until = why.figures.get("until_at", until)
     return text.replace("{until}", "" if until is None else f", until {of_day(until)}") + (
         _figures(why.figures, of_day)
     )
@@ -71,8 +77,10 @@ def _reason(why: Why, until: float | None, of_day: Callable[[float], str]) -> st
 def _figures(figures: Mapping[str, float], of_day: Callable[[float], str]) -> str:
     shown = []
     for name, value in figures.items():
+        if name == "until_at":
+            continue
         if name.endswith("_at"):
-            shown.append(f"{name[:-3].replace('_', ' ')} at {of_day(value)}")
+            shown.append(f"{name[:-3].replace('_', ' ')} {of_day(value)}")
         elif name.endswith("_secs"):
             shown.append(f"{name[:-5].replace('_', ' ')} {value:.3g} s")
         else:

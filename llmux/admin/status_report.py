@@ -333,13 +333,13 @@ class StatusReport:
 
     def _backoff(self, model: Model, now: float) -> dict[str, Any] | None:
         for backoff, what in (
-            (model.wake_backoff, "its wake failed"),
-            (model.sleep_backoff, "its sleep hook failed"),
+            (model.wake_backoff, "it did not wake"),
+            (model.sleep_backoff, "it did not go to sleep"),
         ):
             if backoff.until > now:
                 return {
                     "until": self._moments.of(backoff.until),
                     "tries": backoff.tries,
-                    "reason": what,
+                    "reason": f"{what} ({backoff.reason})" if backoff.reason else what,
                 }
         return None

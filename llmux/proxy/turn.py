@@ -131,7 +131,7 @@ class Turn:
     @ivar granted: when it got its guard after waiting; None if it never waited.
     @ivar status: of the reply.  Not set before the reply has begun.
     @ivar first_byte: seconds until the reply began.  Not set before.
-    @ivar size: bytes of the reply's body that have come.  Not set before.
+    @ivar size: bytes of the reply's body that have come.
     @ivar outcome: how the turn is to end, where that is decided before its end.
     """
 
@@ -158,7 +158,6 @@ class Turn:
     guard: InFlightGuard
     status: int
     first_byte: float
-    size: int
     _number: int
 
     def __init__(self, context: TurnContext, caller: ICaller, request: IRequest) -> None:
@@ -174,6 +173,7 @@ class Turn:
         self._pending: Deferred[Any] | None = None
         self.granted: float | None = None
         self.outcome = ""
+        self.size = 0
 
     # ---------------------------------------------------- before the backend
 
@@ -418,7 +418,7 @@ class Turn:
         return (
             getattr(self, "status", 0),
             getattr(self, "first_byte", -1.0),
-            getattr(self, "size", 0),
+            self.size,
         )
 
     @property

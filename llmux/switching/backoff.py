@@ -12,19 +12,22 @@ class Backoff:
 
     @ivar until: when the pause ends, on the caller's clock; 0 without one.
     @ivar tries: failures since the thing last worked.
+    @ivar reason: how the last of them failed, in a few words.
     """
 
-    __slots__ = ("_first", "_longest", "_next", "tries", "until")
+    __slots__ = ("_first", "_longest", "_next", "reason", "tries", "until")
 
     def __init__(self, first: float = 2.0, longest: float = 60.0) -> None:
         self._first = self._next = first
         self._longest = longest
         self.until = 0.0
         self.tries = 0
+        self.reason = ""
 
-    def failed(self, now: float, at_least: float = 0.0) -> None:
+    def failed(self, now: float, at_least: float = 0.0, reason: str = "") -> None:
         """One more failure: pause until at least C{at_least} seconds from now."""
         self.tries += 1
+        self.reason = reason
         self.until = now + max(self._next, at_least)
         self._next = min(self._next * 2, self._longest)
 

@@ -68,7 +68,7 @@ class Dismissal(Story):
             if outcome.failure is None or outcome.alive is Answer.NO:
                 fell_asleep(stage, model, Event.SLEPT, now - began)
                 return
-            model.sleep_backoff.failed(now, at_least=now - began)
+            model.sleep_backoff.failed(now, at_least=now - began, reason=outcome.failure)
             stage.tell(Failed(now, model.name, HookKind.SLEEP, model.sleep_backoff.until))
             stage.did_not_sleep(model, outcome.failure)
             if outcome.alive is Answer.YES:

@@ -170,7 +170,7 @@ class Check(Story):
         if not model.answered:
             # The model died without having completed anything since it woke: a
             # prompt that kills its backend must not make a loop.
-            model.wake_backoff.failed(now)
+            model.wake_backoff.failed(now, reason="its backend died")
         log.error("the backend of {model} is dead", event="backend_died", model=model.name)
         stage.tell(Failed(now, model.name, None, max(now, model.wake_backoff.until)))
         model.step(Event.DEAD, now)

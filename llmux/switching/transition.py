@@ -290,8 +290,10 @@ class Transition(Story):
         self.end()
         if not failed:
             return
-        for model, _ in failed:
-            model.sleep_backoff.failed(now, at_least=now - hooks_began)
+        for model, outcome in failed:
+            model.sleep_backoff.failed(
+                now, at_least=now - hooks_began, reason=outcome.failure or ""
+            )
             retry_at = model.sleep_backoff.until
             stage.tell(Failed(now, model.name, HookKind.SLEEP, retry_at))
         model, outcome = failed[0]
@@ -379,7 +381,7 @@ class Transition(Story):
             target.step(Event.NOT_WOKEN, now)
             stage.clean_up(target)
             return
-        target.wake_backoff.failed(now, at_least=now - wake_began)
+        target.wake_backoff.failed(now, at_least=now - wake_began, reason=failure)
         retry_at = target.wake_backoff.until
         stage.tell(Failed(now, target.name, HookKind.WAKE, retry_at))
         self._failed(failure)
