@@ -262,7 +262,9 @@ class StatusReport:
             if source is not None:
                 costs.setdefault(source, {})[target] = round(secs, 3)
         pins = pins_by_model(control)
-        forecasts = self._switcher.forecasts()
+        # The policy knows nothing of what operators hold back.
+        held_back = control.pause is not None or bool(control.pins)
+        forecasts = {} if held_back else self._switcher.forecasts()
         return [
             self._of_model(model, now, answered, averages, costs, pins, forecasts)
             for model in models

@@ -41,7 +41,7 @@ The words of this policy, and of the modules beside this one:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -50,6 +50,8 @@ from zope.interface import implementer
 from llmux.interfaces import (
     Decision,
     Estimate,
+    Forecast,
+    IForecaster,
     IScheduleView,
     ISwitchPolicy,
     ISwitchPolicyFactory,
@@ -65,6 +67,7 @@ from llmux.interfaces import (
     Why,
 )
 from llmux.policy.door import is_let_in
+from llmux.policy.forecasting import forecasts
 from llmux.policy.knowledge import Knowledge
 from llmux.policy.outlook import Outlook, limit
 from llmux.policy.parameters import CostAwareSettings
@@ -73,7 +76,7 @@ from llmux.policy.plans import Plan, Planner
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
 
-@implementer(ISwitchPolicy)
+@implementer(ISwitchPolicy, IForecaster)
 class CostAwarePolicy:
     """
     The policy stays at the models that are awake as long as to leave one would cost that
@@ -199,6 +202,10 @@ class CostAwarePolicy:
             if model in switch.victims:
                 return is_let_in(self._outlook(view), switch, model)
         return True
+
+    def forecast(self, view: IScheduleView) -> Iterator[Forecast]:
+        """See L{IForecaster.forecast}."""
+        return forecasts(self._outlook(view))
 
     def estimates(self) -> Iterable[Estimate]:
         """See L{ISwitchPolicy.estimates}."""

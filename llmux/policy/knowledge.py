@@ -30,6 +30,7 @@ from llmux.policy.estimators import (
     ScriptTimes,
     ServiceTimes,
 )
+from llmux.policy.turns import FirstWaits
 
 __all__ = ["Knowledge", "ModelKnowledge"]
 
@@ -139,6 +140,7 @@ class Knowledge:
         }
         self.sleeps = ScriptTimes(SLEEP_PART * initial_switch_cost)
         self.wakes = ScriptTimes((1 - SLEEP_PART) * initial_switch_cost)
+        self.first_waits = FirstWaits()
         self._longest_first_waits: dict[float, float] = {}
         self.learn: Mapping[type[Any], Callable[[Any], None]] = {
             Arrived: self._arrived,
@@ -219,6 +221,7 @@ class Knowledge:
             self.wakes.add(event.model, event.cost)
         if model.demand_since is not None:
             model.first_wait.add(event.now - model.demand_since)
+            self.first_waits.add(event.model, event.now - model.demand_since)
             self._longest_first_waits[model.size] = max(
                 known.first_wait.value
                 for known in self.models.values()

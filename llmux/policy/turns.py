@@ -1,0 +1,96 @@
+"""
+Forecasts of turns: when a model that is waited for will be awake.
+
+The range comes from what the same wait took lately.  Of the waits that lasted longer
+than the present one has, nearly all ended between the range's ends.  Where too few are
+known, the upper end is what the policy guarantees if all goes as it mostly does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from math import ceil
+
+__all__ = ["FirstWaits", "quantile_range"]
+
+MOST_OWN = 60
+MOST_OF_ALL = 200
+ENOUGH = 12
+"""Waits longer than the present one from which a range is taken."""
+
+_LEFT_OUT = 0.04
+"""Of the waits, at either end."""
+
+_LATEST = 7
+"""Waits by which it is seen whether they grow."""
+
+_MARGIN = 1.25
+"""A range that reaches to the longest of all known waits is widened by this."""
+
+
+class FirstWaits:
+    """The latest times from a model's first waiter to its wake, per model and of all."""
+
+    __slots__ = ("_all", "_own")
+
+    def __init__(self) -> None:
+        self._own: dict[str, deque[float]] = {}
+        self._all: deque[float] = deque(maxlen=MOST_OF_ALL)
+
+    def add(self, model: str, seconds: float) -> None:
+        """The model's first waiter has waited for so long when the model woke."""
+        own = self._own.get(model)
+        if own is None:
+            own = self._own[model] = deque(maxlen=MOST_OWN)
+        own.append(seconds)
+        self._all.append(seconds)
+
+    def rest(self, model: str, age: float) -> tuple[float, float] | None:
+        """
+        How much longer a wait will last that has lasted for C{age} seconds.
+
+        @return: the least and the most; None if too little is known.
+        """
+        for waits in (self._own.get(model), self._all):
+            if waits is None:
+                continue
+            longer = sorted(wait - age for wait in waits if wait > age)
+            if len(longer) >= ENOUGH:
+                least, most = quantile_range(longer)
+                return least, most * _growth(waits)
+        return None
+
+    def at_most(self, model: str, age: float) -> float:
+        """
+        The most that such a wait will last still, as far as little is known: as long
+        as the longest so far and half of that, or, if the wait has lasted for longer
+        already, as long again.
+        """
+        waits = self._own.get(model) or self._all
+        longest = 1.5 * max(waits, default=0.0)
+        return longest - age if longest > age else age
+
+
+def _growth(waits: deque[float]) -> float:
+    """How much longer the latest waits are than those before; 1 if they are not."""
+    if len(waits) < 2 * _LATEST:
+        return 1.0
+    latest = sorted(islice(reversed(waits), _LATEST))[_LATEST // 2]
+    usual = sorted(waits)[len(waits) // 2]
+    return max(1.0, latest / usual) if usual else 1.0
+
+
+def quantile_range(ordered: Sequence[float]) -> tuple[float, float]:
+    """
+    The range in which the next of these values will be, but for a few in a hundred.
+
+    @param ordered: the values so far, in order.
+    """
+    count = len(ordered)
+    low = int(_LEFT_OUT * (count + 1)) - 1
+    high = ceil((1 - _LEFT_OUT) * (count + 1)) - 1
+    least = ordered[low] if low >= 0 else ordered[0] / _MARGIN
+    most = ordered[high] if high < count else ordered[-1] * _MARGIN
+    return least, most
