@@ -140,11 +140,13 @@ class TestWhichDaemon:
         assert said.status == 2
         assert "give one" in said.err
 
-    def test_a_configuration_that_is_no_yaml(self, llmux: Commands) -> None:
+    def test_a_file_that_is_being_changed(self, llmux: Commands, daemon: FakeDaemon) -> None:
         llmux.file.write_text("admin: {socket: x\n")
+        assert llmux("ps").status == 0
+        daemon.stop()
         said = llmux("ps")
-        assert said.status == 2
-        assert "is not YAML" in said.err
+        assert said.status == 3
+        assert "is it running?" in said.err and "is not YAML" in said.err
 
 
 class TestPs:

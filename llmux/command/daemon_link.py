@@ -16,7 +16,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmux.config.error import printable
+from llmux.config.error import ConfigError, printable
 from llmux.socket_path import socket_candidates
 
 __all__ = ["CommandRefused", "DaemonLink", "NotReachable", "StreamEvent", "link_of_config"]
@@ -92,15 +92,22 @@ class DaemonLink:
     """
 
     def __init__(
-        self, *, url: str | None = None, sockets: Sequence[str] = (), key: str | None = None
+        self,
+        *,
+        url: str | None = None,
+        sockets: Sequence[str] = (),
+        key: str | None = None,
+        doubt: str | None = None,
     ) -> None:
         """
         @param url: C{http://} or C{https://}, host and port; a path before C{/llmux} is kept.
         @param sockets: where there is no URL: paths to try in turn.
+        @param doubt: why there may be another socket, said if nobody is reached.
         @param key: sent as C{Authorization: Bearer}, to a URL only.
         @raise ValueError: the URL is none.
         """
         self._sockets = sockets
+        self._doubt = "" if doubt is None else f"; {doubt}"
         self._headers: dict[str, str] = {}
         self._prefix = ""
         self._url = None if url is None else urlsplit(url if "//" in url else f"http://{url}")
@@ -136,7 +143,8 @@ class DaemonLink:
                 continue
             self.shown = path
             return connection
-        raise NotReachable(f"is it running? tried {', '.join(why) or 'no socket at all'}")
+        tried = ", ".join(why) or "no socket at all"
+        raise NotReachable(f"is it running? tried {tried}{self._doubt}")
 
     @staticmethod
     def _connect(connection: HTTPConnection, shown: str) -> None:
@@ -274,11 +282,15 @@ def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> Daemon
     """
     Return the link to the daemon that runs by a configuration file.
 
-    @raise ConfigError: the file is there, but C{admin} cannot be read in it.
+    The file may be broken: somebody is about to change it, and wants to know what goes on.
     """
-    return DaemonLink(
-        sockets=[str(path) for path in socket_candidates(file, _admin_socket(file), environ)]
-    )
+    configured = doubt = None
+    try:
+        configured = _admin_socket(file)
+    except ConfigError as e:
+        doubt = str(e)
+    candidates = socket_candidates(file, configured, environ)
+    return DaemonLink(sockets=[str(path) for path in candidates], doubt=doubt)
 
 
 def _admin_socket(file: str) -> str | None:

@@ -40,12 +40,10 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     @param words: those after the command's name.
     @return: the exit status.
     """
-    from llmux.config.error import ConfigError
-
     options = parse_verb(verb, words)
     try:
         link = _link(options)
-    except (ConfigError, ValueError) as e:
+    except ValueError as e:
         print(f"llmux {verb}: {e}", file=sys.stderr)
         return USAGE
     try:
