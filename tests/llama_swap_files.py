@@ -73,7 +73,7 @@ models:
   large: {cmd: "llama-server --port ${PORT} -m large.gguf"}
   huge: {cmd: "llama-server --port ${PORT} -m huge.gguf"}
 groups:
-  small: {swap: false, members: [s1, s2, s3]}
+  small: {description: fit together, swap: false, members: [s1, s2, s3]}
 """,
     "two GPUs, a group for each": """
 models:
@@ -129,7 +129,7 @@ models:
     cmd: |
       # the server
       llama-server \
-        --port ${PORT} \
+        --port \${PORT} \
         --ctx-size 8192 \
         # -ngl 99
         -m /models/long.gguf

@@ -219,6 +219,10 @@ def test_without_a_rule_one_model_is_awake_at_a_time(tmp_path: Path) -> None:
         ("no health to ask", ["models.image.checkEndpoint: none: llmux asks GET /health; set health to a path of the server."]),
         ("the environment", ["models.a.name: the macro env.LLMUX_TEST_HOST has no value."]),
         (
+            "a group of several, against the rest",
+            ['groups: description of "small" has no counterpart.'],
+        ),
+        (
             "matrix",
             ["matrix: evict_costs: llmux measures what switches cost."],
         ),

@@ -48,6 +48,11 @@ def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[Needs, list[str
         swaps = group.get("swap", True) is not False
         excludes = group.get("exclusive", True) is not False and not group.get("persistent")
         one_way |= not excludes
+        remarks += [
+            f"{key} of {shown(name)} has no counterpart"
+            for key in group
+            if key not in ("swap", "exclusive", "persistent", "members")
+        ]
         for member in members:
             if member not in models:
                 remarks.append(f"{shown(member)} of {shown(name)} is no model")
