@@ -52,6 +52,7 @@ from llmux.interfaces import (
     Estimate,
     Forecast,
     IForecaster,
+    ILearningPolicy,
     IScheduleView,
     ISwitchPolicy,
     ISwitchPolicyFactory,
@@ -76,7 +77,7 @@ from llmux.policy.plans import Plan, Planner
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
 
-@implementer(ISwitchPolicy, IForecaster)
+@implementer(ISwitchPolicy, IForecaster, ILearningPolicy)
 class CostAwarePolicy:
     """
     The policy stays at the models that are awake as long as to leave one would cost that
@@ -102,6 +103,11 @@ class CostAwarePolicy:
         # Each request brings three events; to look the method up here saves a call for each.
         self._learn = self._knowledge.learn
         self.observed = frozenset(self._learn)
+
+    def learn_from(self, previous: ISwitchPolicy) -> None:
+        """See L{ILearningPolicy.learn_from}."""
+        if isinstance(previous, CostAwarePolicy):
+            self._knowledge.take_over(previous._knowledge)
 
     def observe(self, event: PolicyEvent) -> None:
         """See L{ISwitchPolicy.observe}."""

@@ -357,6 +357,10 @@ class ScriptTimes:
             average = self._by_model[model] = MovingAverage(0.3)
         average.add(seconds)
 
+    def take_over(self, before: ScriptTimes) -> None:
+        """Know the times that were known before."""
+        self._all, self._by_model = before._all, before._by_model
+
     def of(self, model: str) -> float:
         """The expected seconds of the model's script."""
         average = self._by_model.get(model, self._all).value

@@ -14,6 +14,7 @@ from llmux.interfaces import (
     Completed,
     Decision,
     Estimate,
+    ILearningPolicy,
     IScheduleView,
     ISwitchPolicy,
     ISwitchPolicyFactory,
@@ -36,7 +37,7 @@ _Plan = tuple[int, tuple[str, ...]]
 """The number of a place, and the victims that make room in that place."""
 
 
-@implementer(ISwitchPolicy)
+@implementer(ISwitchPolicy, ILearningPolicy)
 class FifoPolicy:
     """
     The policy wakes the model whose first waiter is the oldest of all, as soon as there
@@ -64,6 +65,11 @@ class FifoPolicy:
         if context is not None and context.resources != ONE_SLOT:
             # With one slot there is never a choice of victims, and requests cost no event.
             self.observed = type(self).observed | {Completed}
+
+    def learn_from(self, previous: ISwitchPolicy) -> None:
+        """See L{ILearningPolicy.learn_from}."""
+        if isinstance(previous, FifoPolicy):
+            self._last_used = previous._last_used
 
     def observe(self, event: PolicyEvent) -> None:
         """Remember when a model was last used."""

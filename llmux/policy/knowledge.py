@@ -151,6 +151,34 @@ class Knowledge:
             Slept: self._slept,
         }
 
+    def take_over(self, before: Knowledge) -> None:
+        """Know what was known before of the same models; weights and sizes may be others."""
+        own = self.pace
+        self.pace = before.pace
+        for name, model in self.models.items():
+            known = before.models.get(name)
+            if known is None:
+                if model.pace is own:
+                    model.pace = self.pace
+                continue
+            known.weight, known.size = model.weight, model.size
+            known.pace = self.pace if model.pace is own else model.pace
+            self.models[name] = known
+        self.sleeps.take_over(before.sleeps)
+        self.wakes.take_over(before.wakes)
+        self.first_waits.take_over(before.first_waits)
+        for model in self.models.values():
+            self._note_first_wait(model.size)
+
+    def _note_first_wait(self, size: float) -> None:
+        waits = [
+            known.first_wait.value
+            for known in self.models.values()
+            if known.first_wait.value is not None and known.size == size
+        ]
+        if waits:
+            self._longest_first_waits[size] = max(waits)
+
     def longest_first_wait(self, model: str) -> float:
         """
         The longest of the C{first_wait} of the models that are smaller than C{model}; of
@@ -222,11 +250,7 @@ class Knowledge:
         if model.demand_since is not None:
             model.first_wait.add(event.now - model.demand_since)
             self.first_waits.add(event.model, event.now - model.demand_since)
-            self._longest_first_waits[model.size] = max(
-                known.first_wait.value
-                for known in self.models.values()
-                if known.first_wait.value is not None and known.size == model.size
-            )
+            self._note_first_wait(model.size)
         model.satisfied()
         model.interval.restart(event.now)
         model.answers_per_second(event.now)
