@@ -166,7 +166,7 @@ class Knowledge:
             self.models[name] = known
         self.sleeps.take_over(before.sleeps)
         self.wakes.take_over(before.wakes)
-        self.first_waits.take_over(before.first_waits)
+        self.first_waits = before.first_waits
         for model in self.models.values():
             self._note_first_wait(model.size)
 
