@@ -22,10 +22,12 @@ from llmux.config import (
     ModelConfig,
     PolicyConfig,
     config_from_mapping,
+    json_schema,
     load_config,
 )
 from llmux.config.conversion import EITHER_PLACE, keys_of
 from llmux.config.json_schema import configuration_schema
+from llmux.policy.catalog import PolicyLookupError, find_policy
 from llmux.policy.cost_aware import CostAwareSettings
 
 pytestmark = pytest.mark.own_cpu("the tests validate hundreds of documents between two polls")
@@ -160,6 +162,58 @@ def test_a_setting_of_another_policy_is_refused_by_both() -> None:
     document = {"models": {"a": MODEL}, "policy": {"name": "fifo", "quantum": 1}}
     assert not VALIDATOR.is_valid(document)
     assert reader_refuses(document) is not None
+
+
+class TheirInner(msgspec.Struct):
+    """
+    A part of settings.
+
+    @ivar depth: how deep.
+    """
+
+    depth: int = 1
+
+
+class TheirSettings(msgspec.Struct):
+    """
+    Settings of a policy that somebody else wrote, with a part of their own.
+
+    @ivar inner: the part.
+    """
+
+    inner: TheirInner = msgspec.field(default_factory=TheirInner, name="inside")
+    name: int = 3
+
+
+class TheirFactory:
+    name = "theirs"
+    settings = TheirSettings
+
+
+def test_the_settings_of_a_policy_that_others_wrote_are_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find(name: str) -> Any:
+        if name == "twice":
+            raise PolicyLookupError("two policies are called twice", "uninstall one")
+        return TheirFactory() if name == "theirs" else find_policy(name)
+
+    monkeypatch.setattr(json_schema, "known_policies", lambda: ["fifo", "theirs", "twice"])
+    monkeypatch.setattr(json_schema, "find_policy", find)
+    schema = configuration_schema()
+    validator = Draft202012Validator(schema)
+
+    def is_valid(**policy: object) -> bool:
+        return bool(validator.is_valid({"models": {"a": MODEL}, "policy": policy}))
+
+    assert is_valid(name="theirs", inside={"depth": 2}, min_active_secs=1)
+    # What a struct of theirs does not know it ignores, unless it says otherwise.
+    assert is_valid(name="theirs", inside={"depth": 2, "width": 1})
+    assert not is_valid(name="theirs", inside={"depth": "x"})
+    assert not is_valid(name="theirs", inner={})
+    assert not is_valid(name="fifo", inside={})
+    assert not is_valid(name="twice")
+    assert schema["$defs"]["TheirInner"]["properties"]["depth"]["description"] == "How deep."
 
 
 @pytest.mark.parametrize("models", [{}, {"": MODEL}, {"a": {}}, {"a": []}, [], None, "a"])
