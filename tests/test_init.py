@@ -71,6 +71,14 @@ class TestTheFile:
         assert init([]) == 0
         assert Path("llmux.schema.json").read_text() == "mine"
 
+    def test_model_files_are_seen(self, capsys: pytest.CaptureFixture[str]) -> None:
+        gguf(Path("models/a.gguf"))
+        assert init([]) == 0
+        assert capsys.readouterr().err == (
+            "there are GGUF files in models: llmux init --from gguf models -o FILE writes a "
+            "line for each\n"
+        )
+
     def test_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert init(["-o", "-"]) == 0
         assert os.listdir() == []

@@ -4,6 +4,8 @@ The configuration that C{llmux init} writes where nothing is said: one model, to
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from llmux.drafting.draft import Draft, ModelDraft
 from llmux.drafting.gguf import resources_of
 from llmux.drafting.gpus import Gpu
@@ -44,4 +46,11 @@ def blank_draft(gpus: list[Gpu]) -> Draft:
         "  wake: docker start another-model",
         "  sleep: docker stop another-model",
     ]
-    return Draft([model], remarks, {"port": 3000} | keys, suggestions, closing)
+    draft = Draft([model], remarks, {"port": 3000} | keys, suggestions, closing)
+    for directory in ".", "models":
+        if any(Path(directory).glob("*.gguf")):
+            draft.hints.append(
+                f"there are GGUF files in {directory}: llmux init --from gguf {directory} "
+                "-o FILE writes a line for each"
+            )
+    return draft
