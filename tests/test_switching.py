@@ -44,6 +44,31 @@ def error_of(client: ClientEnd) -> tuple[int, str]:
 
 
 @SITES
+@pytest.mark.parametrize(
+    ("value", "status"), [(b"awake", 409), (b" Awake", 409), (b"asleep", 400), (b"", 400)]
+)
+def test_a_request_may_want_no_wake(stock: bool, value: bytes, status: int) -> None:
+    world = ProxyWorld(stock=stock)
+    client = world.client()
+    client.send(chat(headers=b"X-LLMux-Only-If:%s\r\n" % value))
+    world.advance(10)
+    assert error_of(client)[0] == status
+    assert ("a", HookKind.WAKE) not in world.hooks.started
+
+
+def test_a_request_that_wants_no_wake_is_served_by_a_model_that_is_awake() -> None:
+    world = ProxyWorld()
+    client = world.client()
+    client.send(chat())
+    world.advance(5)
+    end = world.accept()
+    end.send(PLAIN)
+    end.take()
+    client.send(chat(headers=b"X-LLMux-Only-If: awake\r\n"))
+    assert end.take().startswith(b"POST ")
+
+
+@SITES
 def test_a_request_waits_for_its_model(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.script("a", HookKind.WAKE, 5.0)

@@ -4,6 +4,8 @@ Errors that llmux itself answers with: their words, and their log.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -28,6 +30,7 @@ __all__ = [
     "from_switch_error",
     "internal_error",
     "model_not_found",
+    "refusal_to_wait",
 ]
 
 _RETRY_AFTER = 5.0
@@ -35,6 +38,8 @@ _RETRY_AFTER = 5.0
 
 _LONGEST_RETRY = 60.0
 """Seconds: clients that are told of longer times give up for good, some of them."""
+
+ONLY_IF = b"x-llmux-only-if"
 
 _LINES = 10
 _INTERVAL = 1.0
@@ -59,6 +64,22 @@ class BodyNotEdited(Exception):
 def model_not_found(model: str) -> ApiError:
     """The request names a model that is not configured."""
     return ApiError(404, f"Model not found: {model}", code="model_not_found", param="model")
+
+
+def refusal_to_wait(headers: Iterable[tuple[bytes, bytes]], model: str) -> ApiError | None:
+    """
+    The error for a request whose model is not awake, and whose header C{X-LLMux-Only-If}
+    says that nothing is to be woken for it; None if the request may wait.
+    """
+    for name, value in headers:
+        if name.lower() != ONLY_IF:
+            continue
+        if value.strip().lower() == b"awake":
+            return ApiError(409, f"Model {model} is not awake.", "model_asleep", param="model")
+        return ApiError(
+            400, 'X-LLMux-Only-If has one value: "awake".', "invalid_header", param=None
+        )
+    return None
 
 
 def backend_error(reason: str) -> ApiError:

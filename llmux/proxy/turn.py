@@ -28,6 +28,7 @@ from llmux.proxy.refusals import (
     cancelled,
     from_switch_error,
     internal_error,
+    refusal_to_wait,
 )
 from llmux.switching.model import InFlightGuard
 from llmux.web.body import RequestBody, StorageFull
@@ -256,6 +257,10 @@ class Turn:
                 self._context.render_turn(self)
             except Exception:
                 self._rendering_failed()
+            return
+        refusal = refusal_to_wait(self.caller.head.headers, model)
+        if refusal is not None:
+            self._answer(refusal)
             return
         try:
             self.caller.set_body_aside()
