@@ -438,7 +438,9 @@ class Episode:
                 if self._held(resource) > self.machine.resources[resource]:
                     yield f"{model} woke without {resource}"
             return
-        if model == self.machine.always and found.phase is not Phase.UNCERTAIN:
+        pause = self.switcher.steering.pause
+        may_sleep = found.phase is Phase.UNCERTAIN or (pause is not None and pause.sleeps)
+        if model == self.machine.always and not may_sleep:
             yield f"{model} is put to sleep, and is to be awake always"
         if self.drains and found.phase is not Phase.UNCERTAIN and found.guards:
             yield f"{model} is put to sleep with requests in flight"
