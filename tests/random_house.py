@@ -11,6 +11,10 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from llmux.control import CommandError
+from llmux.errors import SwitchError
 from llmux.interfaces import (
     ONE_SLOT,
     Amount,
@@ -215,10 +219,37 @@ class House:
             if random.random() < 0.7:
                 self.hooks.awake.discard(victim.model)
             victim.report_dead()
-        elif deed < 0.88:
+        elif deed < 0.87:
             self.roll()
+        elif deed < 0.9:
+            self.command()
         else:
             self.world.advance(random.choice([0.1, 0.5, 3.0]))
+
+    def command(self) -> None:
+        """An operator wants something, which may be refused."""
+        random, steering = self.random, self.world.switcher.steering
+        model = random.choice(self.models)
+        flip, secs = random.random() < 0.5, random.choice([None, 2.0])
+        commands: list[Callable[[], Deferred[None]]] = [
+            lambda: steering.wake(model, "test"),
+            lambda: steering.switch(model, flip, "test"),
+            lambda: steering.sleep(random.choice([None, [model]]), flip, False, "test"),
+            lambda: steering.sleep([self.freed(model)], flip, True, "test"),
+            lambda: steering.pin(model, secs, flip, "test"),
+            lambda: steering.unpin(random.choice([None, model]), "test"),
+            lambda: steering.pause_switching(secs, flip, random.random() < 0.5, "test"),
+            lambda: steering.resume("test"),
+        ]
+        random.choice(commands)().addErrback(
+            lambda failure: failure.trap(CommandError, SwitchError)
+        )
+
+    def freed(self, model: str) -> str:
+        """The operator has ended what may be left of a model that nobody is certain of."""
+        if self.world.phase(model) is Phase.UNCERTAIN:
+            self.hooks.awake.discard(model)
+        return model
 
     def check(self) -> None:
         """Nothing is true that must not be."""
@@ -251,6 +282,8 @@ class House:
         """The weather clears: everybody is served, and each model can be had."""
         if isinstance(self.policy, ErraticPolicy):
             self.policy.calm = True
+        self.world.switcher.steering.unpin(None, "test")
+        self.world.switcher.steering.resume("test")
         for model in self.models:
             for hook in (WAKE, SLEEP):
                 self.hooks.script(model, hook, 0.2)

@@ -299,3 +299,17 @@ def test_each_waiter_gets_one_answer() -> None:
     assert all(isinstance(client.error, HookFailed) for client in clients)
     left = [event for event in world.events if type(event).__name__ == "Left"]
     assert [event.reason for event in left] == [LeftReason.FAILED] * 5  # type: ignore[union-attr]  # they are
+
+
+def test_a_pause_tries_a_sleep_hook_that_failed_again_after_its_back_off() -> None:
+    world = both_awake()
+    world.hooks.script("left", SLEEP, 0.1, 1)
+    world.switcher.steering.pause_switching(None, True, False, "test").addErrback(
+        lambda _: None
+    )
+    world.advance(10)
+    assert world.phase("right") is Phase.ASLEEP
+    assert world.ran(SLEEP).count("left sleep") == 3, "at once, after 2 s and after 4 more"
+    world.hooks.script("left", SLEEP, 0.1)
+    world.advance(10)
+    assert world.phase("left") is Phase.ASLEEP

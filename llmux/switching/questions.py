@@ -164,6 +164,7 @@ class Questions:
         """What a command asks for, or else the policy's answer; None if neither is asked."""
         view, steering = self.view, self._steering
         if steering.pause is not None:
+            self._ask_at(steering.next_time(now), now)
             return Stay() if drains else None
         if steering.asks:
             ordered = steering.decide(view)

@@ -435,10 +435,12 @@ class Steering:
                     )
             if transition.phase is Phase.DRAINING and transition.is_drained():
                 transition.go_on()
-        pause = self.pause
+        sleeps = self.pause is not None and self.pause.sleeps
         resting = {name for rest in self._rests for name in rest.models}
+        now = self._stage.clock.seconds()
         for model in self._stage.models.values():
-            if model.name in resting or (pause is not None and pause.sleeps):
+            # One that did not sleep is tried again after its back-off, as for any switch.
+            if model.name in resting or (sleeps and model.sleep_backoff.until <= now):
                 self._move_towards_sleep(model)
 
     def _move_towards_sleep(self, model: Model) -> None:
@@ -495,15 +497,20 @@ class Steering:
         return None
 
     def next_time(self, now: float) -> float:
-        """The time at which the back-off of a pinned model ends that is to be woken."""
-        return min(
-            (
-                model.wake_backoff.until
-                for model in self._ordered()
-                if model.phase is Phase.ASLEEP and model.wake_backoff.until > now
-            ),
-            default=INFINITY,
-        )
+        """
+        The time at which the next back-off ends: of a model that is pinned and to be woken,
+        or, during a pause in which all sleep, of one that is to be put to sleep.
+        """
+        times = [
+            model.wake_backoff.until for model in self._ordered() if model.phase is Phase.ASLEEP
+        ]
+        if self.pause is not None and self.pause.sleeps:
+            times += [
+                model.sleep_backoff.until
+                for model in self._stage.models.values()
+                if model.phase is Phase.AWAKE
+            ]
+        return min((time for time in times if time > now), default=INFINITY)
 
     # -------------------------------------------------------- what the switcher tells
 
