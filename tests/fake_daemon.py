@@ -158,6 +158,7 @@ class FakeDaemon:
     @ivar does: what happens at a command, by its verb; it may return a status and a document
         in place of the status object.
     @ivar denied: why nobody may look; None if who asks may.
+    @ivar has_no_streams: nobody may listen to events.
     @ivar page: the file that is served as the page, and the header it is served with.
     """
 
@@ -168,6 +169,7 @@ class FakeDaemon:
         self.log = ["llama wake: loading", "llama wake: ready"]
         self.roles = ["infer", "view", "control"]
         self.denied: str | None = None
+        self.has_no_streams = False
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
@@ -261,6 +263,8 @@ def _requests_for(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
                 self._send(200, page, "text/html; charset=utf-8", policy)
             elif daemon.denied is not None:
                 self._json(401, _error(daemon.denied))
+            elif url.path == "/llmux/events" and daemon.has_no_streams:
+                self._json(503, _error("no more streams"))
             elif url.path == "/llmux/events":
                 self._events(query)
             elif url.path == "/llmux/log":

@@ -258,6 +258,18 @@ class TestWithoutTheDaemon:
         daemon.change("mistral", state="waking", since=ago(0))
         tab.wait_for("#now", "mistral has been waking")
 
+    def test_the_loss_of_the_stream_alone_is_said(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
+        daemon.has_no_streams = True
+        daemon.cut_streams()
+        tab.wait_for("#lost", "Not connected since ")
+        asked = daemon.asked.count("/llmux/status")
+        wait_until(lambda: daemon.asked.count("/llmux/status") > asked, "a status")
+        assert tab.text("#lost") != ""
+        daemon.has_no_streams = False
+        tab.wait_until(lambda: tab.text("#lost") == "", "the page to listen again")
+
     def test_who_may_not_look_is_asked_for_a_key(
         self, shared_browser: Browser, daemon: FakeDaemon, url: str
     ) -> None:
