@@ -432,6 +432,10 @@ def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) 
         with Daemon(["-c", "config.json"], tmp_path) as first, closing(connect(port)) as client:
             client.request("POST", "/v1/completions", json.dumps({"model": "a"}))
             wait_until(lambda: text_of(tmp_path / "pid"), "the wake hook")
+            group = f'"group":{text_of(tmp_path / "pid").strip()},'
+            note = tmp_path / "state/models/a/.wake"
+            # The hook may run for a moment before llmux has noted its group.
+            wait_until(lambda: group in text_of(note), "the note")
             first.process.kill()
         shell = int(text_of(tmp_path / "pid"))
         os.kill(shell, 0)

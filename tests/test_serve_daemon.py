@@ -254,6 +254,22 @@ def test_prepare_runs_beside_the_wake_and_gets_term_when_the_model_is_awake(
         assert not any("prepare hook of a failed" in line for line in daemon.lines)
 
 
+def test_a_server_whose_model_was_renamed_is_told_of(house: House) -> None:
+    house.configure(a="")
+    with house.daemon() as daemon:
+        pid = house.ask("a")["pid"]
+        daemon.signal(signal.SIGTERM)
+        daemon.wait()
+    house.configure(b="")
+    with house.daemon() as daemon:
+        line = daemon.wait_for("server_stray")
+        assert f"process {pid}" in line and f"kill -- -{pid}" in line
+        house.ask("b")
+    os.kill(pid, signal.SIGKILL)
+    with house.daemon() as daemon:
+        assert not any("server_stray" in line for line in daemon.lines)
+
+
 def test_check_runs_the_whole_cycle(house: House) -> None:
     house.configure(a="--delay 0.1", b={"serve": "exit 3"})
     said = run("check", "-c", "config.json", "--hooks", "--cycle", cwd=house.directory)

@@ -25,11 +25,9 @@ from llmux.hooks.lines import LineBudget, OutputLog
 from llmux.hooks.output_file import OutputFile
 from llmux.hooks.process_table import ProcessIdentity, ProcessTable
 from llmux.hooks.spawn import Spawner
+from llmux.hooks.state import SERVER_RECORD
 
-__all__ = ["ModelServer", "ServerRecord"]
-
-RECORD = ".server"
-"""The record's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
+__all__ = ["ModelServer", "ServerRecord", "read_record"]
 
 OUTPUT = "server.log"
 
@@ -126,7 +124,7 @@ class ModelServer:
         """
         if self._knows_record:
             return False
-        self.record = _read(os.path.join(self._directory(), RECORD))
+        self.record = read_record(os.path.join(self._directory(), SERVER_RECORD))
         self._knows_record = True
         if self.record is None:
             return False
@@ -208,7 +206,7 @@ class ModelServer:
             self.record = ServerRecord(self._table.identify(transport.pid), port)
             if self.record.process.started is None:
                 raise OSError("this system does not tell when a process started (/proc)")
-            _write(os.path.join(directory, RECORD), self.record)
+            _write(os.path.join(directory, SERVER_RECORD), self.record)
             self._process = process
             os.write(begin, b"\n")
         except OSError:
@@ -248,7 +246,7 @@ class ModelServer:
         self.said_yes = False
         self.end = ""
         try:
-            os.unlink(os.path.join(self._directory(), RECORD))
+            os.unlink(os.path.join(self._directory(), SERVER_RECORD))
         except OSError:
             # What it names is gone, and found to be gone whoever reads it.
             pass
@@ -279,7 +277,12 @@ class ModelServer:
         )
 
 
-def _read(path: str) -> ServerRecord | None:
+def read_record(path: str) -> ServerRecord | None:
+    """
+    Read what is known of a server; None if nothing is.
+
+    @raise OSError: there may be something, and it cannot be read.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

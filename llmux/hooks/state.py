@@ -31,13 +31,23 @@ from twisted.logger import Logger
 from llmux.config import Config, ConfigError
 from llmux.hooks.process_table import boot_id, is_running, started
 
-__all__ = ["StateDirectory", "WakeNote", "end_group", "prepare_state", "state_path"]
+__all__ = [
+    "SERVER_RECORD",
+    "StateDirectory",
+    "WakeNote",
+    "end_group",
+    "prepare_state",
+    "state_path",
+]
 
 _NOTE = ".wake"
 """The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
 
 _PLACE = ".place"
 """Beside it, the place where a model of several is awake."""
+
+SERVER_RECORD = ".server"
+"""In the same place: which server C{serve} has started there."""
 
 _NOTE_BYTES = 512
 """
@@ -144,10 +154,12 @@ class StateDirectory:
     This is the state directory of one configuration.
 
     @ivar path: where; absolute.
+    @ivar models: where the models' own directories are.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        self.models = os.path.join(self.path, "models")
         self._notes_fail = False
         self._paths: dict[str, str] = {}
 
@@ -183,7 +195,7 @@ class StateDirectory:
 
         @raise OSError: it cannot be made, is a link, or belongs to another user.
         """
-        path = self._of(model)
+        path = self.path_of(model)
         try:
             _check_private(path)
         except FileNotFoundError:
@@ -252,7 +264,7 @@ class StateDirectory:
         """What the model needs in the place where it woke last; "" if nobody knows."""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with open(os.open(os.path.join(self._of(model), _PLACE), flags), "rb") as file:
+            with open(os.open(os.path.join(self.path_of(model), _PLACE), flags), "rb") as file:
                 return file.read(65536).decode(errors="replace")
         except OSError:
             return ""
@@ -273,7 +285,7 @@ class StateDirectory:
             os.close(fd)
 
     def _note(self, model: str) -> str:
-        return os.path.join(self._of(model), _NOTE)
+        return os.path.join(self.path_of(model), _NOTE)
 
     def _note_failed(self, error: OSError) -> None:
         if not self._notes_fail:
@@ -286,10 +298,22 @@ class StateDirectory:
                 error=_reason(error),
             )
 
-    def _of(self, model: str) -> str:
+    def having(self, file: str) -> list[str]:
+        """Find the directories under L{models} that have a file of this name, sorted."""
+        try:
+            return sorted(
+                entry.path
+                for entry in os.scandir(self.models)
+                if os.path.lexists(os.path.join(entry.path, file))
+            )
+        except OSError:
+            return []
+
+    def path_of(self, model: str) -> str:
+        """Find the path of a model's own directory, whether it is there or not."""
         path = self._paths.get(model)
         if path is None:
-            path = self._paths[model] = os.path.join(self.path, "models", _file_name(model))
+            path = self._paths[model] = os.path.join(self.models, _file_name(model))
         return path
 
 

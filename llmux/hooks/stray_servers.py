@@ -1,0 +1,42 @@
+"""
+Servers that an earlier llmux has started, and that no model of the configuration has
+any more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from twisted.logger import Logger
+
+from llmux.hooks.process_table import ProcessTable
+from llmux.hooks.server import read_record
+from llmux.hooks.state import SERVER_RECORD
+
+__all__ = ["tell_of_strays"]
+
+_log = Logger()
+
+
+def tell_of_strays(directories: Iterable[str], table: ProcessTable) -> None:
+    """
+    Have the log name the servers that still run and that nobody will stop: their
+    models have been renamed, removed, or given scripts in place of C{serve}.
+
+    @param directories: have a server's record, and belong to no model that has a
+        C{serve} command.
+    """
+    for path in directories:
+        try:
+            record = read_record(os.path.join(path, SERVER_RECORD))
+        except OSError:
+            continue
+        if record is not None and table.group_lives(record.process):
+            _log.warn(
+                "a server that no model has any more still runs, and holds what it has taken: "
+                "process {pid}, of {path}; to end it: kill -- -{pid}",
+                event="server_stray",
+                pid=record.process.pid,
+                path=path,
+            )
