@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from llmux.interfaces import (
@@ -21,6 +22,7 @@ from llmux.interfaces import (
     LeftReason,
     PolicyContext,
     PolicyEvent,
+    Stay,
     Woke,
 )
 from llmux.policy.catalog import find_policy, known_policies
@@ -261,6 +263,25 @@ def test_a_model_lingers_for_clients_that_come_back_soon() -> None:
     assert at.switches()[-1] == "+a"
     assert at.ask("a").served
     assert other.waits
+
+
+def test_the_log_and_the_decision_say_that_a_model_lingers_and_for_what() -> None:
+    at = world()
+    agent(at, 2.0, 5)
+    serve(at, "a", 1.0)
+    with capturedLogs() as events:
+        at.ask("b")
+        at.ask("b")
+    [line] = [event for event in events if event.get("event") == "lingers"]
+    assert formatEvent(line) == (
+        "a has nothing to do, and stays awake for 2.8 s for clients that tend to come back "
+        "within 2.0 s; requests for b wait"
+    )
+    assert at.switcher.latest_decision is not None
+    _, decision = at.switcher.latest_decision
+    assert isinstance(decision, Stay) and decision.why is not None
+    assert (decision.why.code, decision.why.model) == ("lingers", "a")
+    assert decision.why.figures["until_at"] == decision.ask_again_at
 
 
 def test_lingering_ends_soon_after_the_expected_return() -> None:

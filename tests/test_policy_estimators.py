@@ -130,11 +130,13 @@ def test_a_request_is_in_time_before_its_limit_and_before_another_model_wakes() 
     assert gaps.upper == 5, "all of them are gaps"
 
 
-def test_the_rate_of_answers_counts_from_the_first_question_on_and_fades() -> None:
+def test_the_rate_of_answers_counts_from_the_first_note_on_and_fades() -> None:
     rate = AnswerRate()
     assert rate.per_second(100, 50) == 0
+    rate.note(100, 50)
     assert rate.per_second(199, 100) == pytest.approx(0.5, rel=0.01)
-    assert rate.per_second(199, 100) == pytest.approx(0.5, rel=0.01)
+    assert rate.per_second(199, 100) == pytest.approx(0.5, rel=0.01), "to ask changes nothing"
+    rate.note(199, 100)
     assert rate.per_second(10_000, 100) < 0.001
 
 

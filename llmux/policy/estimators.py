@@ -176,33 +176,43 @@ class AnswerRate:
     The number of requests of a model that are answered per second, over the model's
     time asleep as well, in the long run: a quarter of an hour and more.
 
-    Requests cost nothing: whoever asks shows the number of all answers so far.  The
-    answers before the first question do not count.
+    Requests cost nothing: whoever asks shows the number of all answers so far.  What
+    was answered before the first L{note} does not count.
     """
 
-    __slots__ = ("_answers", "_looked", "_seconds", "_seen")
+    __slots__ = ("_answers", "_noted", "_seconds", "_seen")
 
     TIME = 900.0
 
     def __init__(self) -> None:
-        self._looked: float | None = None
+        self._noted: float | None = None
         self._seen = 0
         self._answers = 0.0
         self._seconds = 1.0
 
+    def _look(self, now: float, answered: int) -> tuple[float, float]:
+        """The answers and the seconds in which they came; those long ago count less."""
+        if self._noted is None:
+            return 0.0, 1.0
+        fades = exp((self._noted - now) / self.TIME)
+        return (
+            self._answers * fades + answered - self._seen,
+            self._seconds * fades + now - self._noted,
+        )
+
+    def note(self, now: float, answered: int) -> None:
+        """Note how many requests were answered until now, which fades from now on."""
+        self._answers, self._seconds = self._look(now, answered)
+        self._noted, self._seen = now, answered
+
     def per_second(self, now: float, answered: int) -> float:
         """
-        The rate; 0 when asked for the first time.
+        The rate.
 
         @param answered: the number of all requests of the model that were answered.
         """
-        passed = 0.0 if self._looked is None else now - self._looked
-        fades = exp(-passed / self.TIME)
-        if self._looked is not None:
-            self._answers = self._answers * fades + answered - self._seen
-            self._seconds = self._seconds * fades + passed
-        self._looked, self._seen = now, answered
-        return self._answers / self._seconds
+        answers, seconds = self._look(now, answered)
+        return answers / seconds
 
 
 class AbsenceGaps:

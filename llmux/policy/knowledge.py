@@ -111,6 +111,10 @@ class ModelKnowledge:
         """The requests of this model that are answered per second, in the long run."""
         return self.rate.per_second(now, self.service.known)
 
+    def note_answers(self, now: float) -> None:
+        """Note how many requests were answered until now."""
+        self.rate.note(now, self.service.known)
+
     def maybe_emptied(self, now: float) -> None:
         """Begin a gap if the model has nothing to do."""
         if not self.waiting and not len(self.in_flight):
@@ -245,6 +249,7 @@ class Knowledge:
         model = self.models[event.model]
         for victim in event.victims:
             self.models[victim].gaps.overtaken()
+            self.models[victim].note_answers(event.now)
         if event.cost is not None:
             self.wakes.add(event.model, event.cost)
         if model.demand_since is not None:
@@ -253,7 +258,7 @@ class Knowledge:
             self._note_first_wait(model.size)
         model.satisfied()
         model.interval.restart(event.now)
-        model.answers_per_second(event.now)
+        model.note_answers(event.now)
 
     def _slept(self, event: Slept) -> None:
         if event.cost is not None:

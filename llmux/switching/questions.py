@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from llmux.interfaces import Decision, Phase, Rebind, Reopen, Stay, Switch
+from llmux.interfaces import Decision, Phase, Rebind, Reopen, Stay, Switch, Why
 from llmux.switching.capacity import Reservation
 from llmux.switching.containment import ContainedPolicy
 from llmux.switching.kept_awake import KeptAwake
@@ -71,6 +71,7 @@ class Questions:
         self._ask_again = False
         self._next: IDelayedCall | None = None
         self._said_held_until: dict[str, float] = {}
+        self._said_lingers: dict[str, float] = {}
 
     def is_admitted(self, waiter: Waiter, now: float) -> bool:
         """A request arrives for a model that drains: whether the policy lets it in."""
@@ -219,6 +220,25 @@ class Questions:
         again = INFINITY if decision.ask_again_at is None else decision.ask_again_at
         self._ask_at(min(again, view.next_time()), now)
         self._say_what_is_held_back(now)
+        if decision.why is not None and decision.why.code == "lingers":
+            self._say_that_it_lingers(decision.why, now)
+
+    def _say_that_it_lingers(self, why: Why, now: float) -> None:
+        """The log says, once for each time, that an idle model is kept awake, and why."""
+        until = why.figures.get("until_at", now)
+        model = self._stage.models.get(why.model or "")
+        if model is None or self._said_lingers.get(model.name) == until:
+            return
+        self._said_lingers[model.name] = until
+        self._log.info(
+            "{model} has nothing to do, and stays awake for {linger_secs:.1f} s for clients "
+            "that tend to come back within {gap_secs:.1f} s; requests for {waiting} wait",
+            event="lingers",
+            model=model.name,
+            linger_secs=until - now,
+            gap_secs=why.figures.get("gap_secs", 0.0),
+            waiting=", ".join(self._stage.who_waits_for_room_of(model)),
+        )
 
     def _say_what_is_held_back(self, now: float) -> None:
         """The log says, once for each failure, that a model in the way did not sleep."""
