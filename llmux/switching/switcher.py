@@ -11,31 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
 from llmux.interfaces import (
     Arrived,
-    Completed,
     Decision,
     Estimate,
-    Failed,
     Forecast,
-    Forwarded,
     IHookRunner,
     IPlaceNotes,
     ISwitchPolicy,
     IWakeNotes,
-    Left,
-    LeftReason,
     Observer,
-    PolicyEvent,
-    Slept,
     Woke,
 )
 from llmux.monitoring.metrics import Metrics
@@ -47,15 +38,23 @@ from llmux.switching.cost import SwitchCostTracker
 from llmux.switching.dismissal import Dismissal
 from llmux.switching.idleness import DefaultModel, Idleness
 from llmux.switching.lasting import LastingCommands
+from llmux.switching.listeners import Listeners
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.phases import Event, Phase
 from llmux.switching.questions import Questions
 from llmux.switching.readiness import reason_not_ready
 from llmux.switching.reconfiguration import Arrangement, Reconfiguration
 from llmux.switching.recovery import Check, Cleaning
+from llmux.switching.requests import Requests
 from llmux.switching.sequences import Answer
 from llmux.switching.settings import ModelSettings, SwitchSettings
-from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
+from llmux.switching.shutdown import Shutdown
+from llmux.switching.snapshot import (
+    ModelStatus,
+    SwitchStatus,
+    status_of_models,
+    status_of_switches,
+)
 from llmux.switching.steering import Steering
 from llmux.switching.story import Story
 from llmux.switching.transition import Transition
@@ -74,52 +73,7 @@ __all__ = [
     "SwitchTimeout",
 ]
 
-_EVERY_EVENT: frozenset[type[Any]] = frozenset(
-    {Arrived, Completed, Failed, Forwarded, Left, Slept, Woke}
-)
-_REQUEST_EVENTS = frozenset({Arrived, Completed, Forwarded})
 _COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """
-    What can be said of one model now.
-
-    @ivar phase: where in its life it is.
-    @ivar since: when it came to this phase, on the switcher's clock.
-    @ivar waiters: how many requests wait for it.
-    @ivar in_flight: how many requests its backend has.
-    @ivar place: the number of the place where it is, from 0; None if it is asleep,
-        or nobody knows.
-    @ivar oldest: when the first of the waiters arrived; None if nobody waits.
-    """
-
-    phase: Phase
-    since: float
-    waiters: int
-    in_flight: int
-    place: int | None = None
-    oldest: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchStatus:
-    """
-    What can be said of a switch that is under way.
-
-    @ivar target: the name of the model that is to wake.
-    @ivar victims: the names of the models that make room.
-    @ivar phase: DRAINING, SLEEPING or WAKING.
-    @ivar place: the number of the place, from 0, in which the target is to wake.
-    @ivar since: when the switch began, on the switcher's clock.
-    """
-
-    target: str
-    victims: Sequence[str]
-    phase: Phase
-    place: int
-    since: float
 
 
 class ModelSwitcher:
@@ -183,23 +137,22 @@ class ModelSwitcher:
         self._watches = {
             name: Watch(self, model, self._found_dead) for name, model in self._all.items()
         }
-        # Those that somebody waits for, in the order in which that began.
-        self._wanted: dict[str, Model] = {}
-        self._requests = 0
-        self._in_flight = 0
-
         self._policy = ContainedPolicy(policy, clock, self.metrics)
-        self._observers: tuple[Observer, ...] = tuple(observers)
-        self._listeners: dict[type[Any], tuple[Observer, ...]] = {}
-        self._tells_of_requests = False
-        self._choose_events()
-
+        self._listeners = Listeners(self._policy, observers)
+        self.tell = self._listeners.tell
         self._stories: set[Story] = set()
+        self._requests = Requests(
+            self, self._all, self._listeners, self._shutdown, self._stories
+        )
+        self._wanted = self._requests.wanted
+        # Each request calls these: to pass them on would cost a call.
+        self.acquire_now = self._requests.acquire_now
+        self.acquire = self._requests.acquire
         self._transitions: list[Transition] = []
         self.steering = Steering(
             self, LastingCommands(clock) if lasting is None else lasting, preload
         )
-        self._idleness = Idleness(self, default)
+        self.idleness = Idleness(self, default)
         self._reconfiguration = Reconfiguration(self)
         self._forgetters: list[Callable[[str], None]] = []
         self._questions = Questions(
@@ -224,30 +177,11 @@ class ModelSwitcher:
 
     def status(self) -> Mapping[str, ModelStatus]:
         """What can be said of each model now."""
-        return {
-            name: ModelStatus(
-                model.phase,
-                model.since,
-                model.waiting,
-                len(model.guards),
-                model.place,
-                model.oldest() if model.waiting else None,
-            )
-            for name, model in self._all.items()
-        }
+        return status_of_models(self._all)
 
     def switches(self) -> Sequence[SwitchStatus]:
         """The switches that are under way."""
-        return [
-            SwitchStatus(
-                transition.target.name,
-                [model.name for model in transition.victims],
-                transition.phase,
-                transition.place,
-                transition.began,
-            )
-            for transition in self._transitions
-        ]
+        return status_of_switches(self._transitions)
 
     @property
     def latest_decision(self) -> tuple[float, Decision] | None:
@@ -257,7 +191,7 @@ class ModelSwitcher:
     @property
     def latest_request(self) -> int:
         """The number of the request that has last asked for a guard."""
-        return self._requests
+        return self._requests.latest
 
     def reason_not_ready(self) -> str | None:
         """Why requests had better go elsewhere; None if llmux does its work."""
@@ -273,10 +207,13 @@ class ModelSwitcher:
         view.look(self.clock.seconds())
         return self._policy.forecasts(view)
 
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this observer of every event from now on."""
+        self._listeners.add(observer)
+
     def remove_observer(self, observer: Observer) -> None:
         """Tell this observer of nothing any more."""
-        self._observers = tuple(each for each in self._observers if each != observer)
-        self._choose_events()
+        self._listeners.remove(observer)
 
     # ------------------------------------------------------------ another configuration
 
@@ -313,11 +250,11 @@ class ModelSwitcher:
             self._reconfiguration.begin(arrangement)
             self._questions.kept.changed()
             self.steering.reconfigured(arrangement.preload)
-            self._idleness.reconfigured(arrangement.default)
+            self.idleness.reconfigured(arrangement.default)
             if policy is not None:
                 latest, knows = policy
                 self._policy.replace(latest)
-                self._choose_events()
+                self._listeners.choose()
                 if not knows:
                     self._tell_what_is_known()
         self._questions.cancel()
@@ -359,11 +296,6 @@ class ModelSwitcher:
         """Call this with the name of each model that has been removed, once it is asleep."""
         self._forgetters.append(forgotten)
 
-    def add_observer(self, observer: Observer) -> None:
-        """Tell this observer of every event from now on."""
-        self._observers += (observer,)
-        self._choose_events()
-
     # ------------------------------------------------------------ start and stop
 
     def start(self) -> Deferred[None]:
@@ -386,7 +318,7 @@ class ModelSwitcher:
     def _now_known(self) -> None:
         if not (self._is_known or self.stopping):
             self.steering.preload()
-            self._idleness.begin()
+            self.idleness.begin()
         self._is_known = True
         started, self._started = self._started, []
         for waiter in started:
@@ -425,7 +357,7 @@ class ModelSwitcher:
             model.open = False
         self._questions.cancel()
         self.steering.end()
-        self._idleness.end()
+        self.idleness.end()
         for watch in self._watches.values():
             watch.end()
         self._now_known()
@@ -444,144 +376,32 @@ class ModelSwitcher:
 
     def is_settled(self) -> bool:
         """No story is being told, nothing is in flight, and no question is being put."""
-        return not (self._stories or self._in_flight or self._questions.asking)
+        return not (self._stories or self._requests.in_flight or self._questions.asking)
 
     # ------------------------------------------------------------------- requests
 
-    def acquire_now(self, model: str) -> InFlightGuard | None:
-        """
-        A guard if the model is awake and takes requests, else None.
+    def is_admitted(self, waiter: Waiter, now: float) -> bool:
+        """A request arrives for a model that drains: whether the policy lets it in."""
+        return self._questions.is_admitted(waiter, now)
 
-        @raise ModelNotFound: there is no such model.
-        """
-        found = self._all.get(model)
-        if found is None:
-            raise ModelNotFound(model)
-        if not found.open:
-            return None
-        if self._tells_of_requests or self._wanted:
-            return self._acquire_watched(found)
-        self._requests = request = self._requests + 1
-        found.waited.counts[0] += 1
-        guard = InFlightGuard(self, found, request, None)
-        found.guards.add(guard)
-        self._in_flight += 1
-        return guard
-
-    def _acquire_watched(self, model: Model) -> InFlightGuard | None:
-        """A guard at once, while somebody watches or waits."""
-        now = self.clock.seconds()
-        # That a model is busy again which was idle, may change the policy's mind.
-        asks = self._wanted and not model.guards
-        if asks and not self.settings.drain_before_switch:
-            # Where nothing is drained, a switch that this request sets off would put the
-            # model to sleep with the request on its way: so the question comes first.
-            self.consider()
-            asks = False
-            if not model.open:
-                return None
-        self._requests = request = self._requests + 1
-        model.waited.counts[0] += 1
-        guard = InFlightGuard(self, model, request, now)
-        model.guards.add(guard)
-        self._in_flight += 1
-        listeners = self._listeners[Forwarded]
-        if listeners:
-            event = Forwarded(now, model.name, request, 0.0)
-            for listen in listeners:
-                try:
-                    listen(event)
-                except Exception:
-                    self._policy.listener_failed(listen)
-        if asks:
-            self.consider()
-        return guard
-
-    def acquire(
-        self, model: str, *, arrived: float | None = None, retry: bool = False
-    ) -> Deferred[InFlightGuard]:
-        """
-        A guard, as soon as the model is awake and takes requests.  Cancel it
-        when the client leaves.
-
-        @param arrived: when the request first arrived, on the switcher's
-            clock; now if not given.  Its time limit counts from there.
-        @param retry: the request has had a guard before, and its backend failed it.
-
-        @return: fails with a L{SwitchError}.
-        """
-        found = self._all.get(model)
-        if found is None or found.leaving:
-            return fail(ModelNotFound(model))
-        if found.open:
-            guard = self.acquire_now(model)
-            if guard is not None:
-                return succeed(guard)
-        if self.stopping:
-            return fail(NotReady(model, SHUTTING_DOWN, TRY_AGAIN))
-        if self.steering.asks:
-            refusal = self.steering.refusal(found)
-            if refusal is not None:
-                return fail(refusal)
-        now = self.clock.seconds()
-        self._requests = request = self._requests + 1
-        waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
-        limit = self.settings.request_timeout
-        if limit is not None and waiter.arrived + limit <= now:
-            return fail(self._timed_out(waiter, limit))
-        if not retry:
-            self.tell(Arrived(now, model, request))
-        if found.phase is Phase.DRAINING and self._questions.is_admitted(waiter, now):
-            waiter.deferred.callback(self._guard(waiter, now))
-            self.consider()
-            return waiter.deferred
-        if limit is not None:
-            waiter.timer = self.clock.callLater(
-                waiter.arrived + limit - now, self._expired, waiter, limit
-            )
-        found.enqueue(waiter)
-        self._wanted.setdefault(model, found)
+    def begins_to_wait(self) -> None:
+        """A request has begun to wait."""
         if self._adoption is None:
             self.start()
         else:
             self.consider()
-        return waiter.deferred
 
-    def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
-        model = waiter.state
-        guard = InFlightGuard(self, model, waiter.request, now)
-        model.guards.add(guard)
-        self._in_flight += 1
-        waited = now - waiter.arrived
-        model.waited.observe(waited)
-        self.tell(Forwarded(now, model.name, waiter.request, waited))
-        return guard
+    def begins_to_serve(self, model: Model) -> None:
+        """The model takes requests from now on."""
+        self._watches[model.name].begin()
 
-    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
-        """An exchange is over."""
-        model = guard.state
-        model.guards.discard(guard)
-        self._in_flight -= 1
-        if answered and not model.answered:
-            model.answered = True
-            model.wake_backoff.reset()
-        if self._tells_of_requests:
-            now = self.clock.seconds()
-            service = 0.0 if guard.forwarded is None else now - guard.forwarded
-            event = Completed(now, model.name, guard.request, service, answered)
-            for listen in self._listeners[Completed]:
-                try:
-                    listen(event)
-                except Exception:
-                    self._policy.listener_failed(listen)
-        if self._wanted:
-            if not model.guards:
-                self.consider()
-        elif self._stories or self._shutdown.begun:
-            # A drain that nobody waits for any more, or the end.
-            self.consider()
-        if self._idleness.counts and not model.guards:
-            self._idleness.emptied(model)
+    def serve(self, model: Model) -> None:
+        """The model takes requests: its waiters get their guards, all in this turn."""
+        self._requests.serve(model)
+
+    def refuse(self, model: Model, error: SwitchError) -> None:
+        """The model's waiters go away with this error."""
+        self._requests.refuse(model, error)
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """
@@ -676,81 +496,6 @@ class ModelSwitcher:
         """What the policy has learnt."""
         return self._policy.estimates()
 
-    # ----------------------------------------------------------- the waiters
-
-    def serve(self, model: Model) -> None:
-        """The model takes requests: its waiters get their guards, all in this turn."""
-        if self.stopping or model.leaving:
-            return
-        now = self.clock.seconds()
-        model.open = True
-        self._watches[model.name].begin()
-        self._wanted.pop(model.name, None)
-        waiters = model.take_waiters()
-        for waiter in waiters:
-            waiter.guard = self._guard(waiter, now)
-        # All of them first: what they set off must not close the model before.
-        with self.holding_questions():
-            for waiter in waiters:
-                # One that another's callback has cancelled has given its guard back.
-                guard, waiter.guard = waiter.guard, None
-                if guard is not None and not waiter.deferred.called:
-                    waiter.deferred.callback(guard)
-            self.steering.served(model)
-        self._idleness.serves(model)
-
-    def refuse(self, model: Model, error: SwitchError) -> None:
-        """The model's waiters go away with this error."""
-        now = self.clock.seconds()
-        self._wanted.pop(model.name, None)
-        waiters = model.take_waiters()
-        for waiter in waiters:
-            self._left(waiter, LeftReason.FAILED, now)
-        for waiter in waiters:
-            if not waiter.deferred.called:
-                waiter.deferred.errback(error)
-        if isinstance(error, HookFailed):
-            self.steering.not_woken(model, error)
-
-    def _cancelled(self, waiter: Waiter) -> None:
-        guard, waiter.guard = waiter.guard, None
-        if guard is not None:
-            guard.release(answered=False)
-        elif waiter.state.waits(waiter):
-            self._remove(waiter, LeftReason.DISCONNECTED)
-            self.consider()
-
-    def _expired(self, waiter: Waiter, limit: float) -> None:
-        waiter.timer = None
-        for transition in self._transitions:
-            if transition.target is waiter.state:
-                transition.outwaited = True
-        self._remove(waiter, LeftReason.TIMEOUT)
-        waiter.deferred.errback(self._timed_out(waiter, limit))
-        self.consider()
-
-    def _timed_out(self, waiter: Waiter, limit: float) -> SwitchTimeout:
-        self._log.warn(
-            "a request for {model} has waited {timeout_secs:g} s",
-            event="request_timeout",
-            model=waiter.model,
-            timeout_secs=limit,
-        )
-        return SwitchTimeout(waiter.model, limit)
-
-    def _remove(self, waiter: Waiter, reason: LeftReason) -> None:
-        model = waiter.state
-        waiter.stop_timer()
-        model.dequeue(waiter)
-        if not model.waiting:
-            self._wanted.pop(model.name, None)
-        self._left(waiter, reason, self.clock.seconds())
-
-    def _left(self, waiter: Waiter, reason: LeftReason, now: float) -> None:
-        age = now - waiter.arrived
-        waiter.state.waited.observe(age)
-        self.tell(Left(now, waiter.model, waiter.request, reason, age))
-
     def abort_exchanges(
         self, model: Model, why: str, reason: str, *, may_wait_again: bool = False
     ) -> None:
@@ -819,29 +564,13 @@ class ModelSwitcher:
 
     def sleeps_at(self, model: Model) -> float | None:
         """The time at which the model goes to sleep unless a request comes; None if never."""
-        return self._idleness.sleeps_at(model)
+        return self.idleness.sleeps_at(model)
 
     def is_quiet(self) -> bool:
         """Nothing is in flight, nobody waits, and no story is being told."""
-        return not (self._in_flight or self._wanted or self._stories)
+        return not (self._requests.in_flight or self._wanted or self._stories)
 
     # ------------------------------------------------------ asking the policy
-
-    def _choose_events(self) -> None:
-        observed = self._policy.observed
-        self._listeners = {
-            kind: ((self._policy.observe,) if kind in observed else ()) + self._observers
-            for kind in _EVERY_EVENT
-        }
-        self._tells_of_requests = any(self._listeners[kind] for kind in _REQUEST_EVENTS)
-
-    def tell(self, event: PolicyEvent) -> None:
-        """Something has happened: tell those who want to know."""
-        for listen in self._listeners[type(event)]:
-            try:
-                listen(event)
-            except Exception:
-                self._policy.listener_failed(listen)
 
     def holding_questions(self) -> AbstractContextManager[None]:
         """Have the policy asked only after the block, and not in its middle."""

@@ -1,0 +1,268 @@
+"""
+The requests of a switcher: those that wait for a model, and those that are in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
+from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Phase
+from llmux.switching.idleness import Idleness
+from llmux.switching.listeners import Listeners
+from llmux.switching.model import InFlightGuard, Model, Waiter
+from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
+from llmux.switching.steering import Steered, Steering
+from llmux.switching.story import Story
+
+__all__ = ["Requests"]
+
+
+class Asked(Steered, Protocol):
+    """What requests need of the switcher, beyond what commands need."""
+
+    @property
+    def steering(self) -> Steering: ...
+    @property
+    def idleness(self) -> Idleness: ...
+
+    def is_admitted(self, waiter: Waiter, now: float) -> bool:
+        """A request arrives for a model that drains: whether the policy lets it in."""
+
+    def begins_to_wait(self) -> None:
+        """A request has begun to wait."""
+
+    def begins_to_serve(self, model: Model) -> None:
+        """The model takes requests from now on."""
+
+
+class Requests:
+    """
+    Gives guards: at once for a model that is awake, to waiters when their model wakes.
+
+    @ivar wanted: the models that somebody waits for, in the order in which that began.
+    @ivar latest: the number of the request that has last asked for a guard.
+    @ivar in_flight: how many guards are held.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        stage: Asked,
+        models: Mapping[str, Model],
+        listeners: Listeners,
+        shutdown: Shutdown,
+        stories: Collection[Story],
+    ) -> None:
+        """
+        @param models: all models; others change this.
+        @param stories: the stories that are being told; others change this.
+        """
+        self.wanted: dict[str, Model] = {}
+        self.latest = 0
+        self.in_flight = 0
+        self._stage = stage
+        self._models = models
+        self._listeners = listeners
+        self._shutdown = shutdown
+        self._stories = stories
+
+    def acquire_now(self, model: str) -> InFlightGuard | None:
+        """
+        A guard if the model is awake and takes requests, else None.
+
+        @raise ModelNotFound: there is no such model.
+        """
+        found = self._models.get(model)
+        if found is None:
+            raise ModelNotFound(model)
+        if not found.open:
+            return None
+        if self._listeners.of_requests or self.wanted:
+            return self._acquire_watched(found)
+        self.latest = request = self.latest + 1
+        found.waited.counts[0] += 1
+        guard = InFlightGuard(self, found, request, None)
+        found.guards.add(guard)
+        self.in_flight += 1
+        return guard
+
+    def _acquire_watched(self, model: Model) -> InFlightGuard | None:
+        """A guard at once, while somebody watches or waits."""
+        now = self._stage.clock.seconds()
+        # That a model is busy again which was idle, may change the policy's mind.
+        asks = self.wanted and not model.guards
+        if asks and not self._stage.settings.drain_before_switch:
+            # Where nothing is drained, a switch that this request sets off would put the
+            # model to sleep with the request on its way: so the question comes first.
+            self._stage.consider()
+            asks = False
+            if not model.open:
+                return None
+        self.latest = request = self.latest + 1
+        model.waited.counts[0] += 1
+        guard = InFlightGuard(self, model, request, now)
+        model.guards.add(guard)
+        self.in_flight += 1
+        if self._listeners.want(Forwarded):
+            self._listeners.tell(Forwarded(now, model.name, request, 0.0))
+        if asks:
+            self._stage.consider()
+        return guard
+
+    def acquire(
+        self, model: str, *, arrived: float | None = None, retry: bool = False
+    ) -> Deferred[InFlightGuard]:
+        """
+        A guard, as soon as the model is awake and takes requests.  Cancel it
+        when the client leaves.
+
+        @param arrived: when the request first arrived, on the switcher's
+            clock; now if not given.  Its time limit counts from there.
+        @param retry: the request has had a guard before, and its backend failed it.
+
+        @return: fails with a L{SwitchError}.
+        """
+        found = self._models.get(model)
+        if found is None or found.leaving:
+            return fail(ModelNotFound(model))
+        if found.open:
+            guard = self.acquire_now(model)
+            if guard is not None:
+                return succeed(guard)
+        if self._shutdown.begun:
+            return fail(NotReady(model, SHUTTING_DOWN, TRY_AGAIN))
+        if self._stage.steering.asks:
+            refusal = self._stage.steering.refusal(found)
+            if refusal is not None:
+                return fail(refusal)
+        now = self._stage.clock.seconds()
+        self.latest = request = self.latest + 1
+        waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
+        limit = self._stage.settings.request_timeout
+        if limit is not None and waiter.arrived + limit <= now:
+            return fail(self._timed_out(waiter, limit))
+        if not retry:
+            self._listeners.tell(Arrived(now, model, request))
+        if found.phase is Phase.DRAINING and self._stage.is_admitted(waiter, now):
+            waiter.deferred.callback(self._guard(waiter, now))
+            self._stage.consider()
+            return waiter.deferred
+        if limit is not None:
+            waiter.timer = self._stage.clock.callLater(
+                waiter.arrived + limit - now, self._expired, waiter, limit
+            )
+        found.enqueue(waiter)
+        self.wanted.setdefault(model, found)
+        self._stage.begins_to_wait()
+        return waiter.deferred
+
+    def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
+        model = waiter.state
+        guard = InFlightGuard(self, model, waiter.request, now)
+        model.guards.add(guard)
+        self.in_flight += 1
+        waited = now - waiter.arrived
+        model.waited.observe(waited)
+        self._listeners.tell(Forwarded(now, model.name, waiter.request, waited))
+        return guard
+
+    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
+        """An exchange is over."""
+        model = guard.state
+        model.guards.discard(guard)
+        self.in_flight -= 1
+        if answered and not model.answered:
+            model.answered = True
+            model.wake_backoff.reset()
+        if self._listeners.of_requests:
+            now = self._stage.clock.seconds()
+            service = 0.0 if guard.forwarded is None else now - guard.forwarded
+            event = Completed(now, model.name, guard.request, service, answered)
+            self._listeners.tell(event)
+        if self.wanted:
+            if not model.guards:
+                self._stage.consider()
+        elif self._stories or self._shutdown.begun:
+            # A drain that nobody waits for any more, or the end.
+            self._stage.consider()
+        if self._stage.idleness.counts and not model.guards:
+            self._stage.idleness.emptied(model)
+
+    def serve(self, model: Model) -> None:
+        """The model takes requests: its waiters get their guards, all in this turn."""
+        if self._shutdown.begun or model.leaving:
+            return
+        now = self._stage.clock.seconds()
+        model.open = True
+        self._stage.begins_to_serve(model)
+        self.wanted.pop(model.name, None)
+        waiters = model.take_waiters()
+        for waiter in waiters:
+            waiter.guard = self._guard(waiter, now)
+        # All of them first: what they set off must not close the model before.
+        with self._stage.holding_questions():
+            for waiter in waiters:
+                # One that another's callback has cancelled has given its guard back.
+                guard, waiter.guard = waiter.guard, None
+                if guard is not None and not waiter.deferred.called:
+                    waiter.deferred.callback(guard)
+            self._stage.steering.served(model)
+        self._stage.idleness.serves(model)
+
+    def refuse(self, model: Model, error: SwitchError) -> None:
+        """The model's waiters go away with this error."""
+        now = self._stage.clock.seconds()
+        self.wanted.pop(model.name, None)
+        waiters = model.take_waiters()
+        for waiter in waiters:
+            self._left(waiter, LeftReason.FAILED, now)
+        for waiter in waiters:
+            if not waiter.deferred.called:
+                waiter.deferred.errback(error)
+        if isinstance(error, HookFailed):
+            self._stage.steering.not_woken(model, error)
+
+    def _cancelled(self, waiter: Waiter) -> None:
+        guard, waiter.guard = waiter.guard, None
+        if guard is not None:
+            guard.release(answered=False)
+        elif waiter.state.waits(waiter):
+            self._remove(waiter, LeftReason.DISCONNECTED)
+            self._stage.consider()
+
+    def _expired(self, waiter: Waiter, limit: float) -> None:
+        waiter.timer = None
+        for transition in self._stage.transitions():
+            if transition.target is waiter.state:
+                transition.outwaited = True
+        self._remove(waiter, LeftReason.TIMEOUT)
+        waiter.deferred.errback(self._timed_out(waiter, limit))
+        self._stage.consider()
+
+    def _timed_out(self, waiter: Waiter, limit: float) -> SwitchTimeout:
+        self._log.warn(
+            "a request for {model} has waited {timeout_secs:g} s",
+            event="request_timeout",
+            model=waiter.model,
+            timeout_secs=limit,
+        )
+        return SwitchTimeout(waiter.model, limit)
+
+    def _remove(self, waiter: Waiter, reason: LeftReason) -> None:
+        model = waiter.state
+        waiter.stop_timer()
+        model.dequeue(waiter)
+        if not model.waiting:
+            self.wanted.pop(model.name, None)
+        self._left(waiter, reason, self._stage.clock.seconds())
+
+    def _left(self, waiter: Waiter, reason: LeftReason, now: float) -> None:
+        age = now - waiter.arrived
+        waiter.state.waited.observe(age)
+        self._listeners.tell(Left(now, waiter.model, waiter.request, reason, age))
