@@ -18,6 +18,8 @@ from tests.daemon import wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models
 
 needs_browser = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+TRIES = 3
+"""Of what has to be quick: a busy machine may be slow at one of them."""
 ENTER, ESCAPE, SPACE, TAB = "\ue007", "\ue00c", "\ue00d", "\ue004"
 
 
@@ -93,23 +95,42 @@ class TestShown:
         assert tab.messages() == []
 
     def test_a_wake_is_shown_within_a_second(self, tab: Browser, daemon: FakeDaemon) -> None:
-        began = time.monotonic()
-        daemon.change("mistral", state="waking", since=ago(0), waiters=2)
-        tab.wait_for("#now", "mistral has been waking for")
-        assert time.monotonic() - began < 1
-        assert tab.driver.title.startswith("llama, mistral waking")
-        tab.wait_for("#models", "waking")
+        took = []
+        for _ in range(TRIES):
+            began = time.monotonic()
+            daemon.change("mistral", state="waking", since=ago(0), waiters=2)
+            tab.wait_for("#now", "mistral has been waking for")
+            took.append(time.monotonic() - began)
+            assert tab.driver.title.startswith("llama, mistral waking")
+            tab.wait_for("#models", "waking")
+            daemon.change("mistral", state="asleep", since=ago(0))
+            tab.wait_for("#now", "mistral is next")
+        assert min(took) < 1
 
     def test_a_queue_that_grows_is_shown_within_a_second(
         self, tab: Browser, daemon: FakeDaemon
     ) -> None:
+        took = []
+        for count in range(7, 7 + TRIES):
+            began = time.monotonic()
+            event = {"schema": 1, "model": "mistral", "waiters": count, "in_flight": 0}
+            daemon.entry("mistral").update(waiters=count)
+            daemon.tell("queue", event | {"oldest_wait_secs": 70.0})
+            tab.wait_for("#now", f": {count} wait, the oldest for ")
+            took.append(time.monotonic() - began)
+        assert min(took) < 1
+
+    def test_a_queue_is_told_without_asking_for_the_whole_status(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
+        # What the page asks by itself it asks every five seconds.
+        wait_until(lambda: daemon.asked.count("/llmux/status") > 2, "a status")
         asked = daemon.asked.count("/llmux/status")
-        began = time.monotonic()
-        event = {"schema": 1, "model": "mistral", "waiters": 7, "oldest_wait_secs": 70.0}
-        daemon.entry("mistral").update(waiters=7)
-        daemon.tell("queue", event | {"in_flight": 0})
-        tab.wait_for("#now", ": 7 wait, the oldest for 70 s.")
-        assert time.monotonic() - began < 1
+        daemon.entry("mistral").update(waiters=19)
+        for count in range(20):
+            event = {"schema": 1, "model": "mistral", "waiters": count, "in_flight": 0}
+            daemon.tell("queue", event | {"oldest_wait_secs": 70.0})
+        tab.wait_for("#now", ": 19 wait, the oldest for ")
         assert daemon.asked.count("/llmux/status") <= asked + 1
 
     def test_lanes_tell_what_was(self, tab: Browser, daemon: FakeDaemon) -> None:
