@@ -12,7 +12,7 @@ from llmux.interfaces import Failed, HookKind, Phase
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
 from llmux.switching.sequences import Answer
-from llmux.switching.story import Stage, Story, fell_asleep, log
+from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log
 
 __all__ = ["Dismissal"]
 
@@ -47,7 +47,7 @@ class Dismissal(Story):
         model.step(Event.EVICTED, self.now())
         limit = stage.settings.drain_timeout
         if limit is not None and model.guards:
-            self._limit = stage.clock.callLater(limit, self._drain_expired, limit)
+            self._limit = stage.clock.callLater(limit, end_drain, stage, model, limit)
         self.look()
         goes_on = await self._goes_on
         if self._limit is not None and self._limit.active():
@@ -95,19 +95,6 @@ class Dismissal(Story):
     def call_off(self) -> None:
         """The model is to serve on.  Only while it drains."""
         self._goes_on.callback(False)
-
-    def _drain_expired(self, limit: float) -> None:
-        model = self.model
-        log.warn(
-            "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
-            event="drain_timeout",
-            model=model.name,
-            timeout_secs=limit,
-            count=len(model.guards),
-        )
-        self.stage.abort_exchanges(
-            model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
-        )
 
     def stop(self) -> None:
         """See L{Story.stop}: a drain is called off, a sleep hook finishes."""

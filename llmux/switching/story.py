@@ -27,7 +27,7 @@ from llmux.switching.phases import Event, Phase
 from llmux.switching.sequences import HookSequence, SleepOutcome
 from llmux.switching.settings import SwitchSettings
 
-__all__ = ["Stage", "Story", "fell_asleep", "log"]
+__all__ = ["Stage", "Story", "end_drain", "fell_asleep", "log"]
 
 log = Logger()
 
@@ -232,3 +232,17 @@ def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = N
     stage.tell(Slept(now, model.name, cost))
     stage.slept(model)
     stage.room_changed()
+
+
+def end_drain(stage: Stage, model: Model, limit: float) -> None:
+    """The model has drained for as long as it may, in seconds: cut off what is in flight."""
+    log.warn(
+        "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
+        event="drain_timeout",
+        model=model.name,
+        timeout_secs=limit,
+        count=len(model.guards),
+    )
+    stage.abort_exchanges(
+        model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
+    )

@@ -17,7 +17,7 @@ from llmux.switching.model import Model
 from llmux.switching.phases import Event, Phase
 from llmux.switching.preparation import Preparation
 from llmux.switching.sequences import Answer, SleepOutcome
-from llmux.switching.story import Stage, Story, fell_asleep, log
+from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log
 
 __all__ = ["Transition"]
 
@@ -156,16 +156,7 @@ class Transition(Story):
 
     def _drain_expired(self, model: Model, limit: float) -> None:
         del self._drain_ends[model.name]
-        log.warn(
-            "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
-            event="drain_timeout",
-            model=model.name,
-            timeout_secs=limit,
-            count=len(model.guards),
-        )
-        self.stage.abort_exchanges(
-            model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
-        )
+        end_drain(self.stage, model, limit)
 
     def is_drained(self) -> bool:
         """No victim has anything in flight that must finish first."""
