@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import linecache
 import tracemalloc
 from typing import Any
 
@@ -77,6 +79,28 @@ def test_first_the_status_then_what_changes(world: AdminWorld) -> None:
     assert [d["state"] for k, d, _ in told if k == "model"][-1] == "awake"
     numbers = [int(i.partition("-")[2]) for _, _, i in told]
     assert numbers == list(range(len(told)))
+
+
+def test_each_phase_of_a_switch_is_told(world: AdminWorld) -> None:
+    world.hooks.script("llama", HookKind.SLEEP, 1.0)
+    world.hooks.script("mistral", HookKind.WAKE, 1.0)
+    guards: list[Any] = []
+    world.switcher.acquire("llama").addCallback(guards.append)
+    world.advance(1)
+    client = follow(world, "?only=switch")
+    world.switcher.acquire("mistral").addCallback(lambda guard: guard.release())
+    world.advance(1)
+    guards[0].release()
+    world.advance(3)
+    told = [data for kind, data, _ in events_in(client.received) if kind == "switch"]
+    phases = list(dict.fromkeys((data["phase"], data["result"]) for data in told))
+    assert phases == [
+        ("draining", None),
+        ("sleeping", None),
+        ("waking", None),
+        ("waking", "ok"),
+    ]
+    assert {data["id"] for data in told} == {told[0]["id"]}
 
 
 def test_commands_and_output_are_told(world: AdminWorld) -> None:
@@ -227,6 +251,15 @@ def test_a_reader_that_takes_nothing_is_cut_off(world: AdminWorld) -> None:
     assert len(world.administration.events._followers) == 1
 
 
+def _in_memory() -> int:
+    """Bytes, without those of the lines of code that the tests' watchdog keeps."""
+    gc.collect()
+    taken = tracemalloc.take_snapshot()
+    others = tracemalloc.Filter(False, linecache.__file__)
+    kept = taken.filter_traces([others, tracemalloc.Filter(False, tracemalloc.__file__)])
+    return sum(each.size for each in kept.statistics("filename"))
+
+
 def test_ten_readers_one_of_them_stuck_do_not_make_llmux_grow(world: AdminWorld) -> None:
     """A mebibyte at most, whatever happens meanwhile."""
     readers: list[ClientEnd] = []
@@ -242,11 +275,11 @@ def test_ten_readers_one_of_them_stuck_do_not_make_llmux_grow(world: AdminWorld)
     try:
         # The ring of the log is there whether somebody listens or not.
         work(1000)
-        before, _ = tracemalloc.get_traced_memory()
+        before = _in_memory()
         readers += [follow(world) for _ in range(10)]
         readers[0].block()
         work(5000)
-        after, _ = tracemalloc.get_traced_memory()
+        after = _in_memory()
     finally:
         tracemalloc.stop()
     assert len(world.administration.events._events) > 100

@@ -230,6 +230,9 @@ class EventStream:
     def _changed(self, news: Model | SwitchRecord) -> None:
         if isinstance(news, Model):
             self._changed_models[news.name] = news
+            for record in self._switcher.chronicle.under_way:
+                if news.name == record.target or news.name in record.victims:
+                    self._changed_switches[record.number] = record
         else:
             self._changed_switches[news.number] = news
         if self._flush_later is None:

@@ -207,7 +207,7 @@ class StatusReport:
         switcher, at = self._switcher, self._moments.of
         target = switcher.models[record.target]
         phase, since = Phase.DRAINING, record.began
-        if target.phase is Phase.WAKING:
+        if record.result == "ok" or target.phase is Phase.WAKING:
             phase, since = Phase.WAKING, target.since
         elif record.hooks_began is not None:
             phase, since = Phase.SLEEPING, record.hooks_began
