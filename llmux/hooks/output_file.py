@@ -21,6 +21,12 @@ TRUNCATED_AT = 1024 * 1024
 PIECE = 64 * 1024
 """Bytes that are read in one go, and that are kept of an output that grows faster than that."""
 
+MOST_BEHIND = 256 * 1024
+"""
+Bytes; an output that has grown by more since the last look is not read whole: its lines could
+not be logged at that rate, and to look at them would hold up whoever else the reactor serves.
+"""
+
 SOONEST, LATEST = 0.1, 1.0
 """Seconds between two looks at a file that grows, and at one that has not grown for long."""
 
@@ -131,14 +137,14 @@ class OutputFile:
             self._read_to = 0
         if size == self._read_to:
             return False
-        if size - self._read_to > TRUNCATED_AT:
+        if size - self._read_to > MOST_BEHIND:
             left_out = size - self._read_to - PIECE
             self._read_to += left_out
             self._left_out(left_out)
         while data := os.pread(self._fd, PIECE, self._read_to):
             self._read_to += len(data)
             self._received(data)
-            if self._read_to >= size + TRUNCATED_AT:
+            if self._read_to >= size + MOST_BEHIND:
                 # The server writes as fast as this can read: the rest waits for the next look.
                 return True
         if self._read_to >= TRUNCATED_AT:
