@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from llmux.command.main import main
-from llmux.config import Config, load_config
+from llmux.config import Config, load_config, parse_config
 from llmux.drafting.draft import Draft, ModelDraft
 from llmux.drafting.llama_swap import draft_of_llama_swap
 
@@ -383,6 +383,12 @@ def test_no_key_is_left_out_in_silence(tmp_path: Path, path: tuple[str, ...]) ->
     with_it = draft(tmp_path, yaml.safe_dump(document, sort_keys=False))
     without_it = draft(tmp_path, yaml.safe_dump(without(document, path), sort_keys=False))
     assert with_it.text() != without_it.text()
+
+
+def test_a_server_that_may_take_long_to_end_has_that_time(tmp_path: Path) -> None:
+    found = draft(tmp_path, "unloadTimeout: 400\nmodels: {m: {cmd: 'x ${PORT}'}}\n")
+    assert found.models[0].keys["sleep_timeout_secs"] == 500
+    parse_config(found.text().encode(), "c.yaml")
 
 
 def test_macros_that_refer_to_each_other_are_no_endless_loop(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ _PROXY = re.compile(
 )
 _HEALTH = re.compile(r"/[!-~]*\Z")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
+_SLEEP_TIMEOUT_SECS = 300
+"""The default; C{stop_secs} is to be below."""
+
 _CONTAINER_STOP_SECS = 30
 """C{docker stop} takes ten seconds before it kills."""
 
@@ -83,6 +86,9 @@ class ModelConversion:
         self._proxy()
         self._health()
         self._times(defaults)
+        stop = self._keys.get("stop_secs", 0)
+        if stop >= _SLEEP_TIMEOUT_SECS:
+            self._keys["sleep_timeout_secs"] = stop * 1.25
         self._names()
         self._filters()
         self._metadata()
@@ -297,7 +303,8 @@ class ModelConversion:
             if isinstance(context, int) and context > 0:
                 metadata["context"] = context
             given = capabilities.get("in")
-            inputs = [each for each in given if each and isinstance(each, str)] if given else []
+            given = given if isinstance(given, list) else []
+            inputs = [each for each in given if each and isinstance(each, str)]
             if inputs:
                 metadata["in"] = inputs
             if capabilities.get("tools") is True:
