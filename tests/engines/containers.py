@@ -133,7 +133,11 @@ class World:
             )
         )
         with Daemon(["-c", "config.json"], self.directory) as daemon:
-            yield daemon
+            try:
+                yield daemon
+            finally:
+                # pytest shows them where a test fails.
+                print("\n".join(daemon.lines))
 
     def ask(self, name: str) -> tuple[int, str]:
         """A request's status, and the text that a model has generated, or what went wrong."""

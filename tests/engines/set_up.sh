@@ -35,7 +35,10 @@ tree() {
         --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' -cf share/root.tar . || return
     DEBIAN_FRONTEND=noninteractive quietly podman chroot sid apt-get install -y -q --no-install-recommends \
         podman crun criu libcriu2 netavark nftables iptables iproute2 procps || return
-    mkdir -p sid/etc/criu && echo link-remap >sid/etc/criu/crun.conf && touch sid/.complete
+    # Where there are two hierarchies of control groups, CRIU would take the tree that is not
+    # crun's along, and put it back within itself: after twenty switches 150,000 groups.
+    mkdir -p sid/etc/criu && printf 'link-remap\nmanage-cgroups ignore\n' >sid/etc/criu/crun.conf &&
+        touch sid/.complete
 }
 
 # A mount namespace whose root is the tree.  A chroot will not do for CRIU, and crun

@@ -13,6 +13,7 @@ if [ -e namespace.pid ]; then
     $inside nft delete table inet netavark 2>/dev/null
     $inside ip link del podman0 2>/dev/null
     kill "$(cat namespace.pid)"
+    find /sys/fs/cgroup/unified/libpod_parent -depth -type d -exec rmdir {} + 2>/dev/null
 fi
 directory=$PWD
 cd / && rm -rf --one-file-system "$directory"
