@@ -182,6 +182,7 @@ class CostAwarePolicy:
         view = outlook.view
         waits = view.waiting(switch.target) > 0
         names = [switch.target, *outlook.wanted] if waits else outlook.wanted
+        guard: str | None = None
         for model in outlook.order(names):
             if model == switch.target:
                 return None
@@ -189,11 +190,14 @@ class CostAwarePolicy:
             plan, _ = planner.plan(model, switch)
             if plan is not None:
                 own = frozenset(switch.victims)
-                if starves or not any(
-                    view.in_flight(name) for name in plan.victims if name not in own
+                drains = any(view.in_flight(name) for name in plan.victims if name not in own)
+                if (starves or not drains) and (
+                    guard is None or planner.is_allowed(plan, guard)
                 ):
                     return _rebind(switch, plan, _why(outlook, model))
-            elif starves and waits:
+            elif starves and waits and guard is None:
+                # As when a switch begins: the first that finds no room is the guard.
+                guard = model
                 needs = view.places(switch.target)[switch.place]
                 present = Plan(switch.target, switch.place, needs, tuple(switch.victims))
                 if not planner.is_allowed(present, model):

@@ -137,7 +137,8 @@ class Planner:
         view = self._view
         earliest = view.may_sleep_from(model)
         if earliest > self._outlook.now:
-            return earliest, Why("min_active", model, {"until_at": earliest})
+            # Strictly: here the switcher knows no tolerance.
+            return earliest + 2 * TICK, Why("min_active", model, {"until_at": earliest})
         if view.in_flight(model):
             return self._quantum_ends(model, target)
         return self._lingers_until(model, target)
