@@ -298,7 +298,7 @@ class Config(Struct, frozen=True, kw_only=True):
         others wait for its model to drain.
     @ivar shutdown_timeout_secs: how long requests in flight have when told to
         stop.
-    @ivar sleep_on_exit: put the awake model to sleep on the way out.
+    @ivar sleep_on_exit: put the models that are awake to sleep on the way out.
     @ivar abandon_wake_secs: after how long a wake is called off that nobody
         waits for any more, while others wait for its room; None never.
     @ivar max_body_mb: larger request bodies are refused (MiB).

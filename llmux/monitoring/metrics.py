@@ -385,7 +385,7 @@ def _gauges(view: SwitcherView) -> Iterator[Metric]:
         "llmux_model_in_flight", "Requests in flight to the backend.", labels=("model",)
     )
     awake = GaugeMetricFamily(
-        "llmux_model_awake", "1 for the model that is awake.", labels=("model",)
+        "llmux_model_awake", "1 for each model that is awake.", labels=("model",)
     )
     for model, waiters, flying, is_awake in view.per_model():
         depth.add_metric((model,), waiters)
