@@ -34,7 +34,7 @@ def test_nearly_all_of_what_is_to_come_lies_in_a_range_of_what_was() -> None:
         past = sorted(random.lognormvariate(3, 1) for _ in range(20))
         low, high = quantile_range(past)
         hits += low <= random.lognormvariate(3, 1) <= high
-    assert 0.90 <= hits / 2000 <= 0.98
+    assert 0.88 <= hits / 2000 <= 0.97
 
 
 def test_what_has_lasted_longer_is_compared_with_what_lasted_as_long() -> None:

@@ -20,7 +20,7 @@ MOST_OF_ALL = 200
 ENOUGH = 12
 """Waits longer than the present one from which a range is taken."""
 
-_LEFT_OUT = 0.04
+_LEFT_OUT = 0.06
 """Of the waits, at either end."""
 
 _LATEST = 7
