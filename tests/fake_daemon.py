@@ -159,6 +159,7 @@ class FakeDaemon:
         in place of the status object.
     @ivar denied: why nobody may look; None if who asks may.
     @ivar has_no_streams: nobody may listen to events.
+    @ivar may_answer: set, unless answers of C{/llmux/status} are to be held back on their way.
     @ivar page: the file that is served as the page, and the header it is served with.
     """
 
@@ -170,6 +171,8 @@ class FakeDaemon:
         self.roles = ["infer", "view", "control"]
         self.denied: str | None = None
         self.has_no_streams = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
@@ -270,7 +273,10 @@ def _requests_for(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
             elif url.path == "/llmux/log":
                 self._log(query)
             else:
-                self._json(*self._answer(url.path, query))
+                answer = self._answer(url.path, query)
+                if url.path == "/llmux/status":
+                    daemon.may_answer.wait(PATIENCE)
+                self._json(*answer)
 
         def _answer(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
             status = daemon.now()

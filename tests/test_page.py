@@ -120,6 +120,26 @@ class TestShown:
             took.append(time.monotonic() - began)
         assert min(took) < 1
 
+    def test_an_answer_that_is_older_than_an_event_undoes_nothing(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
+        asked = daemon.asked.count("/llmux/status")
+        daemon.may_answer.clear()
+        wait_until(lambda: daemon.asked.count("/llmux/status") > asked, "a status")
+        tab.script(
+            "window.seen = [];"
+            "new MutationObserver(() => seen.push(document.querySelector('#now').textContent))"
+            ".observe(document.querySelector('#now'), {childList: true, subtree: true})"
+        )
+        daemon.change("mistral", state="waking", since=ago(0))
+        tab.wait_for("#now", "mistral has been waking for")
+        asked = daemon.asked.count("/llmux/status")
+        daemon.may_answer.set()
+        wait_until(lambda: daemon.asked.count("/llmux/status") > asked, "the next status")
+        tab.wait_for("#now", "mistral has been waking for 2 s")
+        seen = tab.script("return window.seen")
+        assert [text for text in seen if "mistral has been waking" not in text] == []
+
     def test_a_queue_is_told_without_asking_for_the_whole_status(
         self, tab: Browser, daemon: FakeDaemon
     ) -> None:
