@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, fail
+from twisted.web.server import Site
 from zope.interface.verify import verifyObject
 
 from llmux.admin.login import COOKIE_SECS, TOKEN_SECS, Login
@@ -376,6 +378,48 @@ def test_each_command_leaves_a_trace(world: AdminWorld, logged: LoggedEvents) ->
     text = world.ask(world.socket, "/metrics").body
     for result in (b"ok", b"model_not_found", b"denied", b"wrong_type"):
         assert b'llmux_commands_total{result="%b",verb="wake"} 1.0' % result in text
+
+
+def test_a_control_that_breaks_leaves_a_trace_and_an_answer(
+    world: AdminWorld, logged: LoggedEvents, logged_failures: Any
+) -> None:
+    world.control.answers.append(fail(RuntimeError("oh")))
+    reply = world.command(world.socket, "wake", model="llama")
+    assert reply.status == 500
+    assert "oh" not in reply.message
+    assert logged.of("command")[0].endswith(": broken")
+    assert len(logged_failures.flush(RuntimeError)) == 1
+
+
+def test_who_leaves_does_not_take_the_command_back(
+    world: AdminWorld, logged: LoggedEvents
+) -> None:
+    done: Deferred[None] = Deferred()
+    world.control.answers.append(done)
+    client = world.send(
+        world.socket, "/llmux/wake", method="POST", headers=JSON, body=b'{"model": "llama"}'
+    )
+    client.leave()
+    assert logged.of("command") == []
+    done.callback(None)
+    assert logged.of("command") == ['command of socket: wake {"model": "llama"}: ok']
+
+
+def test_in_another_application_nothing_shows_itself_but_to_who_is_let_in() -> None:
+    """Nobody knows who can reach a Site of theirs, and a stock one checks no Origin."""
+    world = AdminWorld()
+    cookie = world.cookie()
+    world.app.door.is_private = False
+    site: Any = Site(world.app.root, reactor=world.reactor)
+    assert world.ask(site, "/llmux/status").status == 401
+    assert world.ask(site, "/llmux/status", headers={"Cookie": cookie}).status == 200
+    assert world.command(site, "wake", model="llama").status == 403
+    foreign = {"Cookie": cookie, "Origin": "https://evil.example"}
+    assert world.command(site, "wake", foreign, model="llama").status == 403
+    assert world.ask(site, "/llmux/status", headers=foreign).status == 401
+    assert world.command(site, "wake", {"Cookie": cookie}, model="llama").status == 200
+    assert world.ask(site, "/llmux/wake").status == 405
+    assert world.control.told == [("wake", "llama", "cookie")]
 
 
 def test_the_log_does_not_hold_what_opens_doors(

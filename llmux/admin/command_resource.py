@@ -98,6 +98,8 @@ class Commanded(Protocol):
 class CommandResource(AdminResource):
     """The Resource of one verb."""
 
+    _log = Logger()
+
     methods: ClassVar[tuple[bytes, ...]] = (b"POST",)
     role: ClassVar[Role | None] = Role.CONTROL
 
@@ -142,7 +144,7 @@ class CommandResource(AdminResource):
             )
             return
         Deferred.fromCoroutine(self._carry_out(request, asker)).addErrback(
-            lambda failure: self._broke(request, failure)
+            lambda failure: self._broke(request, asker, failure)
         )
 
     async def _carry_out(self, request: Request, asker: Asker) -> None:
@@ -178,9 +180,14 @@ class CommandResource(AdminResource):
                 ApiError(error.status, str(error), error.code, error.param, wait),
             )
 
-    def _broke(self, request: Request, failure: Failure) -> None:
+    def _broke(self, request: Request, asker: Asker, failure: Failure) -> None:
         """A defect of llmux, or of whoever carries commands out."""
-        request.processingFailed(failure)
+        self._commanded.trace.ended(asker.name or "anybody", self._verb.name, "broken", "")
+        self._log.failure(
+            "a defect while {verb} was carried out", failure, verb=self._verb.name
+        )
+        if not request.finished and not request._disconnected:
+            self.refuse(request, ApiError(500, "llmux made a mistake; its log says more."))
 
 
 def _body(request: Request) -> bytes:
