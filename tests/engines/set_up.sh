@@ -35,10 +35,7 @@ tree() {
         --exclude='./usr/share/doc/*' --exclude='./usr/share/locale/*' -cf share/root.tar . || return
     DEBIAN_FRONTEND=noninteractive quietly podman chroot sid apt-get install -y -q --no-install-recommends \
         podman crun criu libcriu2 netavark nftables iptables iproute2 procps || return
-    # Where there are two hierarchies of control groups, CRIU would take the tree that is not
-    # crun's along, and put it back within itself: after twenty switches 150,000 groups.
-    mkdir -p sid/etc/criu && printf 'link-remap\nmanage-cgroups ignore\n' >sid/etc/criu/crun.conf &&
-        touch sid/.complete
+    mkdir -p sid/etc/criu && echo link-remap >sid/etc/criu/crun.conf && touch sid/.complete
 }
 
 # A mount namespace whose root is the tree.  A chroot will not do for CRIU, and crun
@@ -61,12 +58,17 @@ namespace() {
     say "no mount namespace could be made:"; cat log/namespace >&2; return 1
 }
 
+unified=/sys/fs/cgroup/unified
 podman() {
     command -v nsenter unshare >/dev/null || { say "no podman: util-linux is missing"; return 1; }
     namespace || return
     cat >bin/podman <<WRAPPER
 #!/bin/sh
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+# Where there are two hierarchies of control groups, CRIU takes along the group of the one that
+# is not crun's, with all that is below: if that is the root, each restore puts the whole tree
+# into itself, and there are 150,000 groups after some twenty switches.
+[ ! -d $unified ] || { mkdir -p $unified/llmux-engines && echo \$\$ >$unified/llmux-engines/cgroup.procs; }
 exec nsenter -t $(cat namespace.pid) -m /usr/bin/podman "\$@"
 WRAPPER
     chmod +x bin/podman

@@ -13,7 +13,9 @@ if [ -e namespace.pid ]; then
     $inside nft delete table inet netavark 2>/dev/null
     $inside ip link del podman0 2>/dev/null
     kill "$(cat namespace.pid)"
-    find /sys/fs/cgroup/unified/libpod_parent -depth -type d -exec rmdir {} + 2>/dev/null
+    for group in libpod_parent llmux-engines; do
+        find /sys/fs/cgroup/unified/$group -depth -type d -exec rmdir {} + 2>/dev/null
+    done
 fi
 directory=$PWD
 cd / && rm -rf --one-file-system "$directory"
