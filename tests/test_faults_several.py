@@ -313,3 +313,14 @@ def test_a_pause_tries_a_sleep_hook_that_failed_again_after_its_back_off() -> No
     world.hooks.script("left", SLEEP, 0.1)
     world.advance(10)
     assert world.phase("left") is Phase.ASLEEP
+
+
+def test_a_pin_tries_a_sleep_hook_that_failed_again_after_its_back_off() -> None:
+    world = both_awake()
+    world.hooks.script("left", SLEEP, 0.1, 1)
+    world.switcher.steering.pin("rival", None, False, "test").addErrback(lambda _: None)
+    world.advance(10)
+    assert world.ran(SLEEP).count("left sleep") == 3, "at once, after 2 s and after 4 more"
+    world.hooks.script("left", SLEEP, 0.1)
+    world.advance(10)
+    assert world.phase("rival") is Phase.AWAKE

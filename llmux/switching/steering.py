@@ -474,15 +474,18 @@ class Steering:
                 yield self._stage.models[name]
 
     def _make_room(self, view: IScheduleView, model: Model) -> Decision | None:
-        pins = self._lasting.pins
+        pins, models = self._lasting.pins, self._stage.models
+        # An order tries once what has failed before; a pin lasts, and would try without end.
+        is_now = model.name in self._orders
         taken = {victim for switch in view.switches for victim in switch.victims}
         order = sorted(
             (
                 name
                 for name in view.holders()
                 if view.phase(name) is Phase.AWAKE
-                and not (name in taken or name in pins or self._stage.models[name].busy)
-                and not self._stage.models[name].settings.always
+                and not (name in taken or name in pins or models[name].busy)
+                and not models[name].settings.always
+                and (is_now or models[name].sleep_backoff.until <= view.now)
             ),
             key=lambda name: (view.in_flight(name) > 0, view.awake_since(name)),
         )
@@ -499,12 +502,12 @@ class Steering:
     def next_time(self, now: float) -> float:
         """
         The time at which the next back-off ends: of a model that is pinned and to be woken,
-        or, during a pause in which all sleep, of one that is to be put to sleep.
+        or of one that is to sleep for that, or during a pause in which all sleep.
         """
         times = [
             model.wake_backoff.until for model in self._ordered() if model.phase is Phase.ASLEEP
         ]
-        if self.pause is not None and self.pause.sleeps:
+        if times or (self.pause is not None and self.pause.sleeps):
             times += [
                 model.sleep_backoff.until
                 for model in self._stage.models.values()
