@@ -1,7 +1,7 @@
 """
 Measure how honest forecasts of turns are::
 
-    python -m tests.benchmarks.scheduling.forecasts [--seeds 1,2] [--every N]
+    python -m tests.benchmarks.scheduling.forecasts [--seeds 1,2] [--every N] [--machines]
 
 In each family a forecast is taken whenever a model begins to be waited for, and each
 C{INTERVAL} seconds while somebody waits.  A forecast holds if the model's waiters get
@@ -25,7 +25,14 @@ from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
+from llmux.switching.settings import ModelSettings
 from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
+from tests.benchmarks.scheduling.machines import build_on_machine
+from tests.benchmarks.scheduling.topologies import (
+    MACHINE_REGIMES,
+    MachineScenario,
+    machine_scenarios,
+)
 
 INTERVAL = 7.0
 
@@ -114,6 +121,24 @@ def judge(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
     return scenario.name, scenario.regime, seen.outcomes
 
 
+def judge_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]]:
+    """The outcomes of one scenario with several models awake."""
+    machine, trace = scenario.topology, scenario.trace()
+    run = Run(
+        trace,
+        build_on_machine("cost_aware", scenario, trace),
+        {name: ModelSettings(inf, places=m.places) for name, m in machine.models.items()},
+        machine.costs(scenario.switch),
+        slots=SLOTS,
+        until=scenario.horizon,
+        seed=scenario.seed,
+        resources=machine.resources,
+    )
+    seen = Judge(run, scenario.warm_up)
+    run.go()
+    return scenario.name, scenario.regime, seen.outcomes
+
+
 def line(name: str, outcomes: Sequence[Outcome]) -> str:
     """One row of the table."""
     if not outcomes:
@@ -135,19 +160,21 @@ def main() -> None:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--every", type=int, default=1, help="each Nth scenario only")
     parser.add_argument("--details", action="store_true", help="a row for each scenario")
+    parser.add_argument("--machines", action="store_true", help="several models awake")
     options = parser.parse_args()
-    scenarios = [
-        scenario
-        for seed in options.seeds.split(",")
-        for scenario in FAMILIES(int(seed))[:: options.every]
-    ]
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     with Pool(min(2, os.cpu_count() or 1)) as pool:
-        results = pool.map(judge, scenarios, chunksize=1)
+        if options.machines:
+            machines = [one for seed in seeds for one in machine_scenarios(seed)]
+            results = pool.map(judge_on_machine, machines[:: options.every], chunksize=1)
+        else:
+            families = [one for seed in seeds for one in FAMILIES(seed)]
+            results = pool.map(judge, families[:: options.every], chunksize=1)
     print("traffic        taken  holds  early   late      width       rest  (medians)")
     if options.details:
         for name, _, outcomes in results:
             print(line(name[:40], outcomes))
-    for regime in REGIMES:
+    for regime in MACHINE_REGIMES if options.machines else REGIMES:
         print(line(regime, [o for _, r, found in results if r == regime for o in found]))
     print(line("all", [o for _, _, found in results for o in found]))
 

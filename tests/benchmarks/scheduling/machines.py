@@ -20,10 +20,10 @@ from tests.benchmarks.scheduling.topologies import (
     MachineScenario,
 )
 
-__all__ = ["compare_on_machine", "machine_tables", "measure_on_machine"]
+__all__ = ["build_on_machine", "compare_on_machine", "machine_tables", "measure_on_machine"]
 
 
-def _build(word: str, scenario: MachineScenario, trace: Trace) -> ISwitchPolicy:
+def build_on_machine(word: str, scenario: MachineScenario, trace: Trace) -> ISwitchPolicy:
     """The policy that a word of C{--policy} names, for the machine of a scenario."""
     machine = scenario.topology
     [(_, config)] = candidates([word], None, trace)
@@ -58,13 +58,15 @@ def measure_on_machine(
 def compare_on_machine(scenario: MachineScenario, policies: Sequence[str]) -> list[Comparison]:
     """Each of the policies with fifo."""
     trace = scenario.trace()
-    fifo = measure_on_machine(scenario, _build("fifo", scenario, trace), trace, "fifo")
+    fifo = measure_on_machine(
+        scenario, build_on_machine("fifo", scenario, trace), trace, "fifo"
+    )
     return [
         compared(
             scenario.name,
             scenario.regime,
             fifo,
-            measure_on_machine(scenario, _build(word, scenario, trace), trace, word),
+            measure_on_machine(scenario, build_on_machine(word, scenario, trace), trace, word),
             topology=scenario.topology.name,
         )
         for word in policies
