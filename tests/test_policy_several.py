@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmux.interfaces import Needs, PolicyContext
 from llmux.interfaces import Phase as ModelPhase
 from llmux.policy.cost_aware import CostAwarePolicy, CostAwareSettings
+from llmux.policy.plans import Planner
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
@@ -262,6 +263,27 @@ def test_no_more_models_wake_at_a_time_than_may_but_for_one_that_starves() -> No
     assert at.ran(WAKE) == ["chat wake"]
     at.advance(5.1)
     assert at.ran(WAKE) == ["chat wake", "code wake"]
+
+
+def test_a_question_costs_few_plans_where_hundreds_of_models_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"m{number}" for number in range(300)]
+    context = PolicyContext(weights=dict.fromkeys(names, 1.0))
+    at = World(lambda: CostAwarePolicy(context, CostAwareSettings()), models=names)
+    at.wake("m0")
+    for name in names[1:-1]:
+        at.ask(name)
+    planned: list[str] = []
+    plan = Planner.plan
+
+    def counted(self: Planner, model: str, *args: Any, **options: Any) -> Any:
+        planned.append(model)
+        return plan(self, model, *args, **options)
+
+    monkeypatch.setattr(Planner, "plan", counted)
+    at.ask(names[-1])
+    assert 1 <= len(planned) <= 2
 
 
 @pytest.mark.parametrize("model", ["chat", "big"])

@@ -134,8 +134,16 @@ class CostAwarePolicy:
         guard: str | None = None
         again: list[float] = []
         why: Why | None = None
+        later: str | None = None
         for model in outlook.order(outlook.wanted):
             starves = outlook.starves(model)
+            if guard is not None and planner.is_kept_out(model, guard):
+                # With hundreds of models that wait, this is what most of them meet.
+                if not starves and (
+                    later is None or outlook.starves_at(model) < outlook.starves_at(later)
+                ):
+                    later = model
+                continue
             if full and not starves:
                 again.append(outlook.starves_at(model))
                 why = why or Why("parallel_wakes", model)
@@ -149,6 +157,11 @@ class CostAwarePolicy:
             if guard is None and (starves or obstacle is not None):
                 guard = model
             why = why or Why("no_room", model)
+        if later is not None:
+            # The next to starve may come before the guard then.
+            _, obstacle = planner.plan(later)
+            if obstacle is not None:
+                again.append(obstacle.until)
         return Stay(min(again, default=None), why)
 
     # ---------------------------------------------------------- while it drains

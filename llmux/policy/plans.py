@@ -59,6 +59,7 @@ class Planner:
         self._outlook = outlook
         self._view = view = outlook.view
         self._capacity = capacity
+        self._kept: dict[str, frozenset[str]] = {}
         self.free: Room = {name: view.free(name) for name in capacity}
         taken = {victim for switch in view.switches for victim in switch.victims}
         self._awake = [
@@ -288,6 +289,25 @@ class Planner:
         return known.weight * absence * absence / scale if scale else 0.0
 
     # ---------------------------------------------------------- reservations
+
+    def is_kept_out(self, model: str, guard: str) -> bool:
+        """
+        Whether each place of a model would need victims on what the model C{guard} could
+        use, so that L{is_allowed} says no to each plan.
+        """
+        kept = self._kept.get(guard)
+        if kept is None:
+            places = self._view.places(guard)
+            kept = frozenset(r for place in places for r, amount in place.items() if amount)
+            self._kept[guard] = kept
+        free = self.free
+        return all(
+            any(
+                amount > free[resource] and resource in kept
+                for resource, amount in place.items()
+            )
+            for place in self._view.places(model)
+        )
 
     def is_allowed(self, plan: Plan, guard: str) -> bool:
         """
