@@ -23,7 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmux.app import build_app
+from llmux.app import assemble
 from llmux.config import config_from_mapping
 from llmux.config.room import room_of
 from llmux.hooks.places import Places
@@ -334,7 +334,9 @@ class Chaos:
         places = Places(room_of(config)) if several else None
         runner = HookRunner(reactor, config.models, str(directory), places=places)
         self.hooks = Watched(runner, self.backends, places)
-        resource, self.switcher = build_app(config, reactor, hooks=self.hooks)
+        app = assemble(config, reactor, hooks=self.hooks)
+        resource, self.switcher = app.root, app.switcher
+        self.app = app
         self.hooks.switcher = self.switcher
         self.site = LlmuxSite(resource, reactor, scan=scan_on_arrival)
         self.ports.append(reactor.listenTCP(0, self.site, interface="127.0.0.1"))
@@ -383,6 +385,10 @@ class Chaos:
 
     async def end(self) -> None:
         await self.switcher.stop()
+        rows = self.app.entrance.administration.request_rows()
+        assert len(rows) > 100
+        still_open = [row for row in rows if row["outcome"] in ("waiting", "in_flight")]
+        assert still_open == []
         for port in self.ports:
             await port.stopListening()
         self.site.stop_accepting_requests()
