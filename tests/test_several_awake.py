@@ -324,6 +324,17 @@ def test_of_an_overdrawn_resource_all_sleep_but_those_that_are_kept_awake() -> N
     assert sorted(world.ran(SLEEP)) == ["big sleep", "chat sleep", "code sleep"]
 
 
+def test_who_is_on_another_resource_does_not_wait_for_the_one_that_is_overdrawn() -> None:
+    places = {"chat": 0, "code": 0, "math": 1}
+    world, _ = house(awake=[*places, "embed"], remembered=places, always=["embed"], start=False)
+    world.switcher.start()
+    embed, math = world.ask("embed"), world.ask("math")
+    world.settle()
+    assert math.served and embed.waits
+    world.advance(1.1)
+    assert embed.served
+
+
 def test_who_is_on_another_resource_is_adopted_though_one_is_overdrawn() -> None:
     world, _ = house(
         awake=["chat", "code", "math"], remembered={"chat": 0, "code": 0, "math": 1}

@@ -77,17 +77,21 @@ class Adoption(Story):
             model.step(Event.FOUND_UNSURE, self.now())
             stage.clean_up(model)
         self._known()
-        while any(stage.capacity.overdrawn(model.needs) for model in awake):
-            await self._more_room()
-            if stage.stopping:
-                break
+        while awake and not stage.stopping:
+            fitting = [m for m in awake if not stage.capacity.overdrawn(m.needs)]
+            awake = [m for m in awake if m not in fitting]
+            with stage.holding_questions():
+                for model in fitting:
+                    self.let_go(model)
+                if not awake:
+                    self.end()
+                for model in fitting:
+                    self._adopt(model)
+            stage.consider()
+            if awake:
+                await self._more_room()
         if stage.stopping:
             self._finish()
-            return
-        with stage.holding_questions():
-            self.end()
-            for model in awake:
-                self._adopt(model)
 
     async def _answers(self) -> dict[str, Answer]:
         """What each model says; who gives no answer is asked a second time."""
