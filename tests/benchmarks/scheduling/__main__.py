@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--details", action="store_true")
     parser.add_argument("--readme", action="store_true", help="print the README's tables")
     options = parser.parse_args()
-    policies = tuple(options.policy or ["exhaustive", "cost_aware", "lru"])
+    policies = tuple(options.policy or ["cost_aware", "lru"])
     jobs: list[_Job] = [
         (seed, options.only, options.quick, number, policies)
         for seed in map(int, options.seeds.split(","))
