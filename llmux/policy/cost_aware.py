@@ -34,6 +34,8 @@ The words of this policy, and of the modules beside this one:
   - I{linger}: to keep a model awake that has nothing to do, because its clients tend
     to come back soon after each reply, as agents do.
   - I{gap}: the time from when a model has nothing to do to its next request.
+  - I{in time}: of a request that ends a gap: before lingering for the request ends, or
+    would have ended, and before a model wakes for which this one made room.
   - I{pace}: the requests that are answered per second.  The door stays open for a
     model that answers faster than llmux did lately on as much room.
   - I{weight}: how much one second of a model's waiters counts, by configuration.

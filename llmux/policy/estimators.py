@@ -223,7 +223,8 @@ class AbsenceGaps:
     Gaps alone do not say whether the clients come back while others wait: a client that
     uses two models by turns never comes back to one model before the other has served.
     So of the last 16 gaps in which others waited it is kept whether the model's next
-    request came in time, that is before a given time and before another model woke.
+    request came in time, that is before a given time and before another model woke for
+    which this one made room.
     Whether the model really lingered, or was left at once, makes no difference to that.
 
     @ivar idle_since: the time since which the model has had nothing to do; None while
@@ -261,7 +262,7 @@ class AbsenceGaps:
             self._awaited_until = until
 
     def overtaken(self) -> None:
-        """Note that another model woke: the next request is not in time."""
+        """Note that another model woke in this one's room: the next request is not in time."""
         if self._awaited_until is not None:
             self._awaited_until = None
             self._in_time.append(False)
