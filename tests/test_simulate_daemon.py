@@ -168,12 +168,12 @@ def test_the_daemon_and_the_simulator_make_the_same_switches(
 TWO_FIT = [
     # a, the first of two busy models, makes room for c; then the one makes room that has been
     # idle for longer: c for a, and b for c.
-    (0.0, "a", 1.0),
-    (0.5, "b", 1.0),
-    (1.0, "c", 1.0),
-    (3.0, "b", 0.2),
-    (3.8, "a", 0.5),
-    (5.2, "c", 0.5),
+    (0.0, "a", 3.0),
+    (1.5, "b", 3.0),
+    (2.5, "c", 1.0),
+    (6.0, "b", 0.2),
+    (7.0, "a", 0.5),
+    (8.5, "c", 0.5),
 ]
 
 
