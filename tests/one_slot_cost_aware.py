@@ -280,9 +280,7 @@ class OneSlotCostAwarePolicy:
         most = settings.cap * settings.max_wait_secs
         if at_most:
             return most
-        stretched = settings.stretch * self._knowledge.longest_first_wait(
-            next(iter(self._models))
-        )
+        stretched = settings.stretch * self._knowledge.longest_first_wait()
         return min(max(stretched, settings.max_wait_secs), most)
 
     # ----------------------------------------------------------- estimating

@@ -238,10 +238,7 @@ class CostAwarePolicy:
         longest = Estimate(
             "starvation_limit_seconds",
             "Age of a model's oldest demand from which it goes first.",
-            max(
-                (limit(knowledge, self._settings, name) for name in knowledge.models),
-                default=self._settings.max_wait_secs,
-            ),
+            limit(knowledge, self._settings),
         )
         return chain((longest,), knowledge.estimates())
 
@@ -255,7 +252,7 @@ def _why(outlook: Outlook, model: str) -> Why:
     since = outlook.demand_since(model)
     figures = {"since_at": since, "waiting": float(outlook.view.waiting(model))}
     if outlook.starves(model):
-        return Why("starves", model, {**figures, "limit_secs": outlook.limit(model)})
+        return Why("starves", model, {**figures, "limit_secs": outlook.limit()})
     return Why("index", model, {**figures, "index": outlook.index(model)})
 
 

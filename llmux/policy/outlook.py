@@ -108,9 +108,9 @@ class Outlook:
         since = self.models[name].demand_since
         return self.view.oldest(name) if since is None else since
 
-    def limit(self, name: str) -> float:
-        """The age in seconds from which the model's demand starves."""
-        return limit(self.knowledge, self.settings, name)
+    def limit(self) -> float:
+        """The age in seconds from which a demand starves."""
+        return limit(self.knowledge, self.settings)
 
     def starves_at(self, name: str, *, at_most: bool = False) -> float:
         """
@@ -120,7 +120,7 @@ class Outlook:
             the present one.
         """
         settings = self.settings
-        age = settings.cap * settings.max_wait_secs if at_most else self.limit(name)
+        age = settings.cap * settings.max_wait_secs if at_most else self.limit()
         if self._timeout is not None:
             ahead = self.cost_of(name) + self._drain_ahead(name)
             age = max(0.0, min(age, self._timeout - ahead))
@@ -169,8 +169,8 @@ class Outlook:
         return starving + others
 
 
-def limit(knowledge: Knowledge, settings: CostAwareSettings, name: str) -> float:
-    """The age in seconds from which a model's demand starves."""
-    stretched = settings.stretch * knowledge.longest_first_wait(name)
+def limit(knowledge: Knowledge, settings: CostAwareSettings) -> float:
+    """The age in seconds from which a demand starves."""
+    stretched = settings.stretch * knowledge.longest_first_wait()
     most = settings.cap * settings.max_wait_secs
     return min(max(stretched, settings.max_wait_secs), most)
