@@ -269,8 +269,6 @@ class TestCommandLine:
         """Of the real daemon alone: what a command does is nothing that a fake can show."""
         with real(tmp_path) as served:
             said = served.llmux(*words.split(), "--json")
-            if "no such command" in said.stderr:
-                pytest.skip("this llmux does not carry out commands yet")
             assert (said.returncode, said.stderr) == (0, "")
             states = {m["name"]: m["state"] for m in json.loads(said.stdout)["models"]}
             assert states == after
@@ -291,8 +289,6 @@ class TestCommandLine:
             document["models"]["qwen"] = document["models"]["llama"]
             file.write_text(json.dumps(document))
             said = served.llmux("reload")
-            if "There is no /llmux/reload" in said.stderr:
-                pytest.skip("this llmux does not read its configuration anew yet")
             assert said.returncode == 0
             assert "qwen" in said.stdout
             assert "qwen" in served.llmux("ps").stdout
@@ -340,8 +336,6 @@ class TestPage:
         tab.button("mistral", "Switch now").click()
         tab.click("#do")
         tab.wait_until(lambda: "told" not in tab.text("#said"), "an answer")
-        if "no such command" in tab.text("#said"):
-            pytest.skip("this llmux does not carry out commands yet")
         tab.wait_for("#now", "mistral has been awake")
         assert tab.messages() == []
 
