@@ -107,6 +107,19 @@ def test_a_wake_of_a_removed_model_is_called_off_and_cleaned_up_after() -> None:
     assert world.wake("b").served
 
 
+def test_a_removed_model_is_known_until_the_switch_is_over_for_which_it_sleeps() -> None:
+    world = World()
+    world.wake("a").finish()
+    waiting = world.ask("b")
+    world.advance(0.5)
+    reconfigure(world, "bc")
+    world.advance(1)
+    world.ask("c")
+    assert world.phase("b") is Phase.WAKING and "a" in world.switcher.models
+    world.advance(1)
+    assert waiting.served and "a" not in world.switcher.models
+
+
 def test_a_model_that_comes_back_before_it_sleeps_serves_on() -> None:
     world = World()
     client = world.wake("a")

@@ -113,7 +113,8 @@ def test_a_test_with_a_long_turn_fails(tmp_path: Path) -> None:
         timeout=60,
         cwd=Path(__file__).parent.parent,
     )
-    assert "3 passed, 1 error" in done.stdout, done.stdout
+    # A warning, where trio is there for hypothesis to mind, changes nothing.
+    assert "3 passed" in done.stdout and "1 error" in done.stdout, done.stdout
     assert "ERROR" in done.stdout and "test_long" in done.stdout
     assert "in work" in done.stdout
 

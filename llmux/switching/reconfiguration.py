@@ -131,6 +131,9 @@ class Reconfiguration:
             if not model.leaving:
                 continue
             is_done = False
+            if any(model in transition.victims for transition in stage.transitions()):
+                # The end of that switch is told of with its victims' names.
+                continue
             if model.phase is Phase.ASLEEP and not model.busy:
                 self._log.info(
                     "{model} is configured no longer, and asleep: it is forgotten",
