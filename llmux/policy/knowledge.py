@@ -184,12 +184,7 @@ class Knowledge:
             self._longest_first_waits[size] = max(waits)
 
     def longest_first_wait(self) -> float:
-        """
-        The longest of the models' C{first_wait}, in seconds.
-
-        (If the limit of a large model grew with the waits of smaller ones only, a fifth
-        less was answered under overload where one model needs all of eight GPUs.)
-        """
+        """The longest of the models' C{first_wait}, in seconds."""
         return max(self._longest_first_waits.values(), default=0.0)
 
     def _arrived(self, event: Arrived) -> None:
