@@ -136,6 +136,29 @@ def test_hooks_change_at_the_next_wake_of_a_model(tmp_path: Path, behind: Backen
         daemon.wait_for("sleep-two")
 
 
+def test_a_dry_run_says_who_would_sleep_for_want_of_room(
+    tmp_path: Path, behind: Backend
+) -> None:
+    port = write_config(tmp_path, behind.port, resources={"gpu": 2})
+    found = {name: {**model, "needs": {"gpu": 1}} for name, model in models(tmp_path).items()}
+    found["a"]["alive"] = found["b"]["alive"] = "test -e $LLMUX_MODEL"
+    for model in found.values():
+        model |= {"wake": "touch $LLMUX_MODEL", "sleep": "rm -f $LLMUX_MODEL"}
+    change(tmp_path, models=found)
+    with Daemon(["-c", "config.json"], tmp_path) as daemon, closing(connect(port)) as client:
+        assert (ask(client, "a")[0], ask(client, "b")[0]) == (200, 200)
+        change(tmp_path, resources={"gpu": 1})
+        told = command(tmp_path, "reload", "--dry-run").stdout.splitlines()
+        assert told == [
+            "~ resources: for what is decided next",
+            "~ a: it drains and is put to sleep, there is less room",
+        ]
+        assert (tmp_path / "a").exists()
+        assert command(tmp_path, "reload").stdout.splitlines() == told
+        daemon.wait_for("sleep hook of a completed")
+        assert ask(client, "b")[0] == 200
+
+
 def test_changed_models_can_be_restarted_at_once(tmp_path: Path, behind: Backend) -> None:
     port = write_config(tmp_path, behind.port)
     with Daemon(["-c", "config.json"], tmp_path) as daemon, closing(connect(port)) as client:

@@ -209,6 +209,7 @@ class LlmuxService(MultiService):
         @raise ConfigError: something in the configuration cannot be taken over, or cannot be
             used; nothing has changed then.
         """
+        from llmux.app import arrangement_of
         from llmux.config.difference import differences, differs_at_wake
 
         before = self._given
@@ -231,6 +232,10 @@ class LlmuxService(MultiService):
             raise ConfigError(
                 config.file, "models", str(problem), "or keep the model"
             ) from None
+        changes += [
+            f"~ {name}: it drains and is put to sleep, there is less room"
+            for name in self.switcher.who_would_sleep(arrangement_of(config))
+        ]
         if dry_run or not changes:
             return changes
         restarted = [

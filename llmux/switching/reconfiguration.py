@@ -99,6 +99,33 @@ class Reconfiguration:
             adoption.begin()
         self._is_at_it = True
 
+    def who_would_sleep(self, arrangement: Arrangement) -> list[str]:
+        """Name the models that are awake now, and would be put to sleep for want of room."""
+        capacity, models = self._stage.capacity, self._stage.models
+        staying = {
+            name: capacity.held(name)
+            for name in capacity.holders()
+            if name in arrangement.models and models[name].phase is Phase.AWAKE
+        }
+        victims: list[str] = []
+        while True:
+            overdrawn = [
+                resource
+                for resource in {each for held in staying.values() for each in held}
+                if sum(held.get(resource, 0) for held in staying.values())
+                > arrangement.resources.get(resource, 0)
+            ]
+            holders = [
+                models[name]
+                for name, held in staying.items()
+                if any(held.get(each, 0) for each in overdrawn)
+            ]
+            if not holders:
+                return victims
+            victim = min(holders, key=_goes_first).name
+            victims.append(victim)
+            del staying[victim]
+
     def _leaves(self, model: Model) -> None:
         model.leaving = True
         model.open = False
@@ -162,12 +189,14 @@ class Reconfiguration:
             model for model in holders if model.phase is Phase.AWAKE and not model.busy
         ]
         if candidates:
-            victim = min(
-                candidates,
-                key=lambda model: (model.settings.always, bool(model.guards), model.woke_at),
-            )
+            victim = min(candidates, key=_goes_first)
             Dismissal(self._stage, victim, "there is less room, by configuration").begin()
         return False
+
+
+def _goes_first(model: Model) -> tuple[bool, bool, float]:
+    """The least of several goes first where there is less room."""
+    return model.settings.always, bool(model.guards), model.woke_at
 
 
 def _nothing() -> None:

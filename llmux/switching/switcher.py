@@ -260,6 +260,10 @@ class ModelSwitcher:
         self._questions.cancel()
         self.consider()
 
+    def who_would_sleep(self, arrangement: Arrangement) -> Sequence[str]:
+        """Name the models that L{reconfigure} would put to sleep for want of room."""
+        return self._reconfiguration.who_would_sleep(arrangement)
+
     def restart(self, model: Model) -> None:
         """Put the model, which is awake, to sleep, and wake it when the policy sees fit."""
         Dismissal(self, model, "its configuration has changed").begin()
