@@ -66,6 +66,9 @@ def _syntax_error(file: str, error: yaml.MarkedYAMLError) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "it"
     problem = printable(str(error.problem or error.context or error))
+    if "nesting depth" in problem:
+        # PyYAML has a limit of its own since 6.0.4.
+        return too_deep(file)
     remedy = "correct it there (a colon, a bracket, a quote or the indentation)"
     if "cannot start any token" in problem:
         remedy = "indent with spaces, not tabs; put text that begins with @, ` or % in quotes"
