@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -253,6 +254,9 @@ def test_a_client_that_leaves_ends_the_edit() -> None:
         turns.pop()()
 
 
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="where coverage is measured all takes longer"
+)
 @pytest.mark.parametrize(
     "data",
     [

@@ -471,8 +471,9 @@ def test_the_help_of_llmux_names_each_command(capsys: pytest.CaptureFixture[str]
 def test_a_command_imports_nothing_of_twisted(tmp_path: Path, daemon: FakeDaemon) -> None:
     (tmp_path / "config.yaml").write_text("admin: {}\nmodels: {}\n")
     ask_python = (
-        "import sys; from llmux.command.main import main; main(['ps']); "
-        "print(sorted(m for m in sys.modules if m.partition('.')[0] in "
+        "import sys; there = set(sys.modules); "
+        "from llmux.command.main import main; main(['ps']); "
+        "print(sorted(m for m in set(sys.modules) - there if m.partition('.')[0] in "
         "('twisted', 'zope', 'msgspec', 'asyncio')))"
     )
     ended = run("-c", ask_python, cwd=tmp_path, command=(sys.executable,))
