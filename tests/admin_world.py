@@ -19,6 +19,7 @@ from llmux.web.access import AccessRules
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner
 from tests.proxy_world import ClientEnd
+from tests.reactor_world import ReactorWorld
 
 __all__ = ["AdminWorld", "NotingControl", "Reply"]
 
@@ -91,7 +92,7 @@ class NotingControl:
         return self._told("resume", by)
 
 
-class AdminWorld:
+class AdminWorld(ReactorWorld):
     """
     Two models, C{llama} and C{mistral}, whose hooks take no time unless scripted.
 
@@ -141,23 +142,6 @@ class AdminWorld:
     def administration(self) -> Administration:
         """What is behind the doors."""
         return self.app.entrance.administration
-
-    def settle(self) -> None:
-        """Let what takes no time happen."""
-        for _ in range(30):
-            self.reactor.advance(0)
-
-    def advance(self, seconds: float, step: float = 0.25) -> None:
-        """Let time pass."""
-        while seconds > 0:
-            self.reactor.advance(min(step, seconds))
-            self.settle()
-            seconds -= step
-
-    def wake(self, model: str) -> None:
-        """Have it awake, without a request."""
-        self.switcher.acquire(model).addCallback(lambda guard: guard.release())
-        self.advance(3)
 
     def send(
         self,

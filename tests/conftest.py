@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from llmux.config import Config, load_config
+from tests.daemon import Backend, backend, write_config
 from tests.turns import LIMIT, TurnMeter, watch_stacks
 
 _PATIENCE_TURNS = 200
@@ -176,3 +179,21 @@ def short_turns(
     worst = turn_meter.worst
     if polled and worst.cpu > LIMIT and request.node.get_closest_marker("own_cpu") is None:
         pytest.fail(f"a turn of the reactor took {worst.cpu:.3f} s of CPU:\n{worst.stack}")
+
+
+@pytest.fixture
+def behind() -> Iterator[Backend]:
+    """A model server that answers at once."""
+    with backend() as one:
+        yield one
+
+
+@pytest.fixture
+def configure(tmp_path: Path, behind: Backend) -> Callable[..., Config]:
+    """Makes a configuration of two models at the model server, with further keys."""
+
+    def configure(**keys: Any) -> Config:
+        write_config(tmp_path, behind.port, **keys)
+        return load_config(str(tmp_path / "config.json"))
+
+    return configure

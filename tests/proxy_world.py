@@ -35,6 +35,7 @@ from llmux.web.limits import Limits
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import BackendEnd, Transport
+from tests.reactor_world import ReactorWorld
 
 __all__ = ["ClientEnd", "Guarded", "ProxyWorld", "chat"]
 
@@ -162,7 +163,7 @@ class Guarded(Resource):
         self._render(turn)
 
 
-class ProxyWorld:
+class ProxyWorld(ReactorWorld):
     """
     Two models, C{a} and C{b}, whose hooks take no time unless scripted otherwise.
 
@@ -228,23 +229,6 @@ class ProxyWorld:
     def _observe(self, event: PolicyEvent) -> None:
         if isinstance(event, Completed):
             self.completed.append(event.answered)
-
-    def settle(self) -> None:
-        """Let what takes no time happen."""
-        for _ in range(30):
-            self.reactor.advance(0)
-
-    def advance(self, seconds: float, step: float = 0.25) -> None:
-        """Let time pass."""
-        while seconds > 0:
-            self.reactor.advance(min(step, seconds))
-            self.settle()
-            seconds -= step
-
-    def wake(self, model: str) -> None:
-        """Have it awake, without a request."""
-        self.switcher.acquire(model).addCallback(lambda guard: guard.release())
-        self.advance(3)
 
     def in_flight(self, model: str = "a") -> int:
         """How many guards are out."""

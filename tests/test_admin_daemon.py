@@ -24,17 +24,10 @@ from tests.daemon import (
     Backend,
     Daemon,
     ask,
-    backend,
     connect,
     wait_until,
     write_config,
 )
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
 
 
 @pytest.fixture

@@ -15,14 +15,8 @@ import pytest
 from llmux.interfaces import HookKind
 from llmux.monitoring.request_journal import LONGEST_PATH, MOST_ENDED
 from tests.admin_daemon import Owner
-from tests.daemon import Backend, Daemon, ask, backend, connect, wait_until, write_config
+from tests.daemon import Backend, Daemon, ask, connect, wait_until, write_config
 from tests.proxy_world import ProxyWorld, chat
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
 
 
 @pytest.fixture

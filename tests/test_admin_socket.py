@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,24 +21,9 @@ import llmux.admin.tree  # noqa: F401 # compiled now, and not in a turn that is 
 from llmux.config import Config, ConfigError, load_config
 from llmux.daemon.admin_socket import path_of
 from llmux.daemon.service import LlmuxService, make_service
-from tests.daemon import Backend, Daemon, backend, write_config
+from tests.daemon import Backend, Daemon, write_config
 
 reactor: Any = installed
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
-
-
-@pytest.fixture
-def configure(tmp_path: Path, behind: Backend) -> Callable[..., Config]:
-    def configure(**keys: Any) -> Config:
-        write_config(tmp_path, behind.port, **keys)
-        return load_config(str(tmp_path / "config.json"))
-
-    return configure
 
 
 def status_of(path: Path) -> int:

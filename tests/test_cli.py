@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -26,19 +26,12 @@ from tests.daemon import (
     Backend,
     Daemon,
     ask,
-    backend,
     connect,
     free_port,
     run,
     wait_until,
     write_config,
 )
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
 
 
 class Asker(Thread):

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,7 +18,6 @@ from tests.daemon import (
     Backend,
     Daemon,
     ask,
-    backend,
     connect,
     environment,
     free_port,
@@ -27,12 +25,6 @@ from tests.daemon import (
     wait_until,
     write_config,
 )
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
 
 
 def change(directory: Path, **keys: Any) -> None:

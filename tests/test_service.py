@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
@@ -22,26 +22,11 @@ from twisted.internet.threads import deferToThread
 from zope.interface.verify import verifyObject
 
 from llmux import Phase
-from llmux.config import Config, ConfigError, load_config
+from llmux.config import Config, ConfigError
 from llmux.daemon.service import LlmuxService, access_rules, make_service
-from tests.daemon import Backend, ask, backend, connect, write_config
+from tests.daemon import Backend, ask, connect
 
 reactor: Any = installed
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
-
-
-@pytest.fixture
-def configure(tmp_path: Path, behind: Backend) -> Callable[..., Config]:
-    def configure(**keys: Any) -> Config:
-        write_config(tmp_path, behind.port, **keys)
-        return load_config(str(tmp_path / "config.json"))
-
-    return configure
 
 
 def asked(port: int, model: str = "a") -> Deferred[tuple[int, bytes]]:

@@ -28,19 +28,12 @@ from tests.daemon import (
     Backend,
     Daemon,
     ask,
-    backend,
     connect,
     run,
     wait_until,
     write_config,
 )
 from twisted.plugins import llmux_plugin
-
-
-@pytest.fixture
-def behind() -> Iterator[Backend]:
-    with backend() as one:
-        yield one
 
 
 def parse(*arguments: str) -> Options:
