@@ -11,8 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 from llmux.interfaces import Failed, HookKind, Phase
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
-from llmux.switching.sequences import Answer
-from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log
+from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log, stayed_awake
 
 __all__ = ["Dismissal"]
 
@@ -65,20 +64,14 @@ class Dismissal(Story):
         with stage.holding_questions():
             self.end()
             now = self.now()
-            if outcome.failure is None or outcome.alive is Answer.NO:
+            if outcome.sleeps:
                 fell_asleep(stage, model, Event.SLEPT, now - began)
                 return
-            model.sleep_backoff.failed(now, at_least=now - began, reason=outcome.failure)
+            failure = outcome.failure or ""
+            model.sleep_backoff.failed(now, at_least=now - began, reason=failure)
             stage.tell(Failed(now, model.name, HookKind.SLEEP, model.sleep_backoff.until))
-            stage.did_not_sleep(model, outcome.failure)
-            if outcome.alive is Answer.YES:
-                model.step(Event.NOT_SLEPT, now)
-                if not stage.stopping:
-                    stage.serve(model)
-            else:
-                model.step(Event.NOT_SURE_SLEPT, now)
-                if not stage.stopping:
-                    stage.check(model)
+            stage.did_not_sleep(model, failure)
+            stayed_awake(stage, model, outcome)
 
     def look(self) -> None:
         """Go on, if nothing is in flight that must finish first."""

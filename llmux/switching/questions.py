@@ -115,7 +115,7 @@ class Questions:
 
     def _ask_what_matters(self, now: float) -> None:
         steering = self._steering
-        steering.look()
+        steering.errands.look()
         drains = False
         for transition in self._transitions:
             phase = transition.phase
@@ -133,7 +133,7 @@ class Questions:
             return
         if self.kept and steering.pause is None:
             self._wake_who_is_kept(now)
-        if not (drains or self._wanted or steering.asks):
+        if not (drains or self._wanted or steering.errands.asks):
             return
         view = self.view
         view.look(now)
@@ -165,13 +165,13 @@ class Questions:
         """What a command asks for, or else the policy's answer; None if neither is asked."""
         view, steering = self.view, self._steering
         if steering.pause is not None:
-            self._ask_at(steering.next_time(now), now)
+            self._ask_at(steering.errands.next_time(now), now)
             return Stay() if drains else None
-        if steering.asks:
-            ordered = steering.decide(view)
+        if steering.errands.asks:
+            ordered = steering.errands.decide(view)
             if ordered is not None:
                 return ordered
-            self._ask_at(steering.next_time(now), now)
+            self._ask_at(steering.errands.next_time(now), now)
         if not (drains or view.wanted()):
             self._ask_at(view.next_time(), now)
             return None

@@ -15,10 +15,10 @@ from llmux.errors import ModelNotFound
 from llmux.interfaces import Needs, Phase
 from llmux.switching.adoption import Adoption
 from llmux.switching.dismissal import Dismissal
+from llmux.switching.errands import Steered
 from llmux.switching.idleness import DefaultModel
 from llmux.switching.model import Model
 from llmux.switching.settings import ModelSettings, SwitchSettings
-from llmux.switching.steering import Steered
 
 __all__ = ["Arrangement", "Reconfiguration"]
 

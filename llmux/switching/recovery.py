@@ -10,7 +10,7 @@ from llmux.switching.backoff import Backoff
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
 from llmux.switching.sequences import Answer, answer_of
-from llmux.switching.story import Stage, Story, fell_asleep, log
+from llmux.switching.story import Stage, Story, fell_asleep, log, stayed_awake
 
 __all__ = ["Check", "Cleaning", "LastSleep"]
 
@@ -206,9 +206,8 @@ class LastSleep(Story):
         self.log_sleep_failure(model, "idle", outcome)
         with stage.holding_questions():
             self.end()
-            if outcome.failure is None or outcome.alive is Answer.NO:
+            if outcome.sleeps:
                 fell_asleep(stage, model, Event.SLEPT)
                 return
             stage.tell(Failed(self.now(), model.name, HookKind.SLEEP, self.now()))
-            known = outcome.alive is Answer.YES
-            model.step(Event.NOT_SLEPT if known else Event.NOT_SURE_SLEPT, self.now())
+            stayed_awake(stage, model, outcome)

@@ -12,11 +12,12 @@ from twisted.logger import Logger
 
 from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
 from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Phase
+from llmux.switching.errands import Steered
 from llmux.switching.idleness import Idleness
 from llmux.switching.listeners import Listeners
 from llmux.switching.model import InFlightGuard, Model, Waiter
 from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
-from llmux.switching.steering import Steered, Steering
+from llmux.switching.steering import Steering
 from llmux.switching.story import Story
 
 __all__ = ["Requests"]
@@ -137,7 +138,7 @@ class Requests:
                 return succeed(guard)
         if self._shutdown.begun:
             return fail(NotReady(model, SHUTTING_DOWN, TRY_AGAIN))
-        if self._stage.steering.asks:
+        if self._stage.steering.errands.asks:
             refusal = self._stage.steering.refusal(found)
             if refusal is not None:
                 return fail(refusal)
@@ -212,7 +213,7 @@ class Requests:
                 guard, waiter.guard = waiter.guard, None
                 if guard is not None and not waiter.deferred.called:
                     waiter.deferred.callback(guard)
-            self._stage.steering.served(model)
+            self._stage.steering.errands.served(model)
         self._stage.idleness.serves(model)
 
     def refuse(self, model: Model, error: SwitchError) -> None:
@@ -226,7 +227,7 @@ class Requests:
             if not waiter.deferred.called:
                 waiter.deferred.errback(error)
         if isinstance(error, HookFailed):
-            self._stage.steering.not_woken(model, error)
+            self._stage.steering.errands.not_woken(model, error)
 
     def _cancelled(self, waiter: Waiter) -> None:
         guard, waiter.guard = waiter.guard, None

@@ -54,6 +54,11 @@ class SleepOutcome:
     failure: str | None = None
     alive: Answer = Answer.UNKNOWN
 
+    @property
+    def sleeps(self) -> bool:
+        """The model sleeps: its hook has succeeded, or C{alive} says no."""
+        return self.failure is None or self.alive is Answer.NO
+
 
 @dataclass(frozen=True, slots=True)
 class WakeOutcome:

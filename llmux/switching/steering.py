@@ -8,79 +8,32 @@ its victims, and is checked like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmux.control import CommandError, IControl, Pause, Pin
 from llmux.errors import ModelPinned, NotReady, Paused, SwitchError
-from llmux.interfaces import Decision, IScheduleView, Phase, Rebind, Reopen, Switch
-from llmux.policy.fifo import make_room
+from llmux.interfaces import Phase
 from llmux.scheduling import fit_together
-from llmux.switching.dismissal import Dismissal
+from llmux.switching.errands import Errands, Steered
 from llmux.switching.lasting import LastingCommands
-from llmux.switching.model import INFINITY, InFlightGuard, Model
+from llmux.switching.model import InFlightGuard, Model
 from llmux.switching.recovery import Cleaning
-from llmux.switching.shutdown import SHUTTING_DOWN
-from llmux.switching.story import Stage, Story
-from llmux.switching.transition import Transition
 
-__all__ = ["Steered", "Steering"]
-
-
-class Steered(Stage, Protocol):
-    """What the steering needs of the switcher, beyond what stories need."""
-
-    def transitions(self) -> Sequence[Transition]:
-        """The switches under way."""
-
-    def stories(self) -> list[Story]:
-        """The stories that are being told."""
-
-    def wanted(self) -> list[Model]:
-        """The models that somebody waits for."""
-
-    def acquire(self, model: str) -> Deferred[InFlightGuard]:
-        """Wait for the model, as a request does."""
-
-
-@dataclass(slots=True)
-class _Order:
-    """
-    A switch that is to take place as soon as it can, whatever the policy thinks.
-
-    @ivar done: the Deferreds of those who gave the order.
-    @ivar abort: what is in flight to its victims is cut short.
-    """
-
-    model: Model
-    abort: bool = False
-    done: list[Deferred[None]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Rest:
-    """Models that are to sleep, and the Deferred of who wants that."""
-
-    models: set[str]
-    done: Deferred[None]
+__all__ = ["Steering"]
 
 
 @implementer(IControl)
 class Steering:
     """
-    Carries out commands, and remembers those that last: pins and the pause.
+    Takes commands, refuses those that cannot be, and remembers those that last: pins and
+    the pause.
 
-    A model has at most one order; a model that is pinned, and is asleep, is woken
-    like one that has an order, but not before its back-off has ended.
+    @ivar errands: what commands have left to be done.
     """
-
-    _log = Logger()
 
     def __init__(
         self, stage: Steered, lasting: LastingCommands, preload: Iterable[str]
@@ -91,9 +44,8 @@ class Steering:
         """
         self._stage = stage
         self._lasting = lasting
+        self.errands = Errands(stage, lasting)
         self._preload = list(preload)
-        self._orders: dict[str, _Order] = {}
-        self._rests: list[_Rest] = []
         # A wait without a request for each model that a command wants awake.
         self._wakes: dict[str, Deferred[InFlightGuard]] = {}
         lasting.call_when_over(self._pin_is_over, self._pause_is_over)
@@ -168,7 +120,7 @@ class Steering:
 
     def _wake(self, model: Model) -> Deferred[None]:
         self._check_may_wake(model)
-        self._end_rests([model.name])
+        self.errands.end_rests([model.name])
         self.want(model)
         return succeed(None)
 
@@ -203,13 +155,13 @@ class Steering:
         if not self._pinned_in_the_way(model):
             # Nothing is in flight to its victims, so they sleep at once, and nobody who
             # comes later can be in time to wait for them.
-            self._orders.setdefault(model.name, _Order(model))
+            self.errands.order_quietly(model)
             self._stage.consider()
 
     def _switch(self, model: Model, abort: bool) -> Deferred[None]:
         self._check_may_wake(model)
-        self._end_rests([model.name])
-        for dismissal in self._dismissals():
+        self.errands.end_rests([model.name])
+        for dismissal in self.errands.dismissals():
             if dismissal.model is model and dismissal.drains:
                 dismissal.call_off()
         if model.open:
@@ -217,16 +169,12 @@ class Steering:
         return self._give_order(model, abort)
 
     def _give_order(self, model: Model, abort: bool) -> Deferred[None]:
-        for name, other in list(self._orders.items()):
-            if other.model is not model and not self._fit([name, model.name]):
-                self._supersede(name)
+        for other in self.errands.ordered_models():
+            if other is not model and not self._fit([other.name, model.name]):
+                self.errands.supersede(other.name)
         # "Now" does not wait for the end of a back-off.
         model.wake_backoff.reset()
-        order = self._orders.setdefault(model.name, _Order(model))
-        order.abort |= abort
-        done: Deferred[None] = Deferred()
-        order.done.append(done)
-        return done
+        return self.errands.order(model, abort)
 
     def _sleep(self, models: Sequence[Model], abort: bool, force: bool) -> Deferred[None]:
         for model in models:
@@ -240,7 +188,7 @@ class Steering:
                 param="force",
             )
         for model in models:
-            self._supersede(model.name)
+            self.errands.supersede(model.name)
             self._forget_wake(model.name)
             if abort and model.waiting:
                 error = NotReady(model.name, f"{model.name} is put to sleep by command", 5.0)
@@ -249,26 +197,12 @@ class Steering:
             for story in self._stage.stories():
                 if isinstance(story, Cleaning) and story.models[0] in models:
                     story.believe()
-        return self._lay_to_rest(models, abort)
-
-    def _lay_to_rest(self, models: Iterable[Model], abort: bool) -> Deferred[None]:
-        restless = [model for model in models if model.phase is not Phase.ASLEEP]
-        if not restless:
-            return succeed(None)
-        done: Deferred[None] = Deferred()
-        self._rests.append(_Rest({model.name for model in restless}, done))
-        for model in restless:
-            self._move_towards_sleep(model)
-            if abort:
-                self._stage.abort_exchanges(
-                    model, f"{model.name} is put to sleep by command", "command"
-                )
-        return done
+        return self.errands.lay_to_rest(models, abort)
 
     def _pin(self, model: Model, secs: float | None, refuse: bool) -> Deferred[None]:
         self._check_may_wake(model)
         self._lasting.pin(Pin(model.name, self._end_of(secs), refuse))
-        self._end_rests([model.name])
+        self.errands.end_rests([model.name])
         if refuse:
             for other in self._stage.wanted():
                 error = self.refusal(other)
@@ -279,13 +213,13 @@ class Steering:
     def _unpin(self, names: Iterable[str]) -> Deferred[None]:
         for name in names:
             if self._lasting.unpin(name):
-                self._supersede(name)
+                self.errands.supersede(name)
         return succeed(None)
 
     def _pause(self, secs: float | None, sleep: bool, refuse: bool, by: str) -> Deferred[None]:
         self._lasting.begin_pause(Pause(self._end_of(secs), refuse, sleep, by))
-        for name in list(self._orders):
-            self._supersede(name)
+        for model in self.errands.ordered_models():
+            self.errands.supersede(model.name)
         for transition in list(self._stage.transitions()):
             if transition.phase is Phase.DRAINING:
                 transition.call_off()
@@ -296,7 +230,7 @@ class Steering:
                 self._stage.refuse(model, error)
         if not sleep:
             return succeed(None)
-        return self._lay_to_rest(self._stage.models.values(), False)
+        return self.errands.lay_to_rest(self._stage.models.values(), False)
 
     def _resume(self) -> Deferred[None]:
         if self._lasting.end_pause():
@@ -307,8 +241,8 @@ class Steering:
         if self._stage.stopping:
             return
         with self._stage.holding_questions():
-            self._end_rests(list(self._stage.models))
-            for dismissal in self._dismissals():
+            self.errands.end_rests(list(self._stage.models))
+            for dismissal in self.errands.dismissals():
                 if dismissal.drains:
                     dismissal.call_off()
             self.preload()
@@ -402,188 +336,19 @@ class Steering:
                 return ModelPinned(model.name, refusing[0], lasting.seconds_left(until))
         return None
 
-    def is_ordered(self, model: Model) -> bool:
-        """A switch to the model is not the policy's to change."""
-        return model.name in self._orders or model.name in self._lasting.pins
-
     def is_pinned(self, model: str) -> bool:
         """Whether a command keeps the model awake."""
         return model in self._lasting.pins
 
-    @property
-    def asks(self) -> bool:
-        """There is something to be done, or to be held back."""
-        lasting = self._lasting
-        return bool(self._orders or self._rests or lasting.pins or lasting.pause)
-
-    def look(self) -> None:
-        """Something has happened: have those go on that wait for that."""
-        for dismissal in self._dismissals():
-            dismissal.look()
-        if not self.asks:
-            return
-        for transition in list(self._stage.transitions()):
-            if transition.phase is not Phase.DRAINING:
-                continue
-            if not self.is_ordered(transition.target):
-                continue
-            order = self._orders.get(transition.target.name)
-            if order is not None and order.abort:
-                for victim in transition.victims:
-                    self._stage.abort_exchanges(
-                        victim, f"{victim.name} makes room by command", "command"
-                    )
-            if transition.phase is Phase.DRAINING and transition.is_drained():
-                transition.go_on()
-        sleeps = self.pause is not None and self.pause.sleeps
-        resting = {name for rest in self._rests for name in rest.models}
-        now = self._stage.clock.seconds()
-        for model in self._stage.models.values():
-            # One that did not sleep is tried again after its back-off, as for any switch.
-            if model.name in resting or (sleeps and model.sleep_backoff.until <= now):
-                self._move_towards_sleep(model)
-
-    def _move_towards_sleep(self, model: Model) -> None:
-        if model.phase is Phase.AWAKE and not model.busy:
-            Dismissal(self._stage, model, "by command").begin()
-        elif model.phase is Phase.WAKING:
-            for transition in self._stage.transitions():
-                if transition.target is model:
-                    transition.abandon("it is put to sleep by command")
-
-    def decide(self, view: IScheduleView) -> Decision | None:
-        """What an order asks for now; None leaves the decision to the policy."""
-        for model in self._ordered():
-            if model.phase is Phase.ASLEEP and not model.busy:
-                if model.wake_backoff.until > view.now:
-                    continue
-                decision = self._make_room(view, model)
-                if decision is not None:
-                    return decision
-            elif model.phase is Phase.DRAINING:
-                for switch in view.switches:
-                    if model.name in switch.victims and switch.phase is Phase.DRAINING:
-                        return Reopen(switch.number)
-        return None
-
-    def _ordered(self) -> Iterator[Model]:
-        for order in self._orders.values():
-            yield order.model
-        for name in self._lasting.pins:
-            if name not in self._orders:
-                yield self._stage.models[name]
-
-    def _make_room(self, view: IScheduleView, model: Model) -> Decision | None:
-        pins, models = self._lasting.pins, self._stage.models
-        # An order tries once what has failed before; a pin lasts, and would try without end.
-        is_now = model.name in self._orders
-        taken = {victim for switch in view.switches for victim in switch.victims}
-        order = sorted(
-            (
-                name
-                for name in view.holders()
-                if view.phase(name) is Phase.AWAKE
-                and not (name in taken or name in pins or models[name].busy)
-                and not models[name].settings.always
-                and (is_now or models[name].sleep_backoff.until <= view.now)
-            ),
-            key=lambda name: (view.in_flight(name) > 0, view.awake_since(name)),
-        )
-        plan = make_room(view, model.name, order, ())
-        if plan is not None:
-            return Switch(model.name, *plan)
-        for switch in view.switches:
-            if switch.phase is Phase.DRAINING:
-                plan = make_room(view, model.name, order, (), switch)
-                if plan is not None:
-                    return Rebind(switch.number, model.name, *plan)
-        return None
-
-    def next_time(self, now: float) -> float:
-        """
-        The time at which the next back-off ends: of a model that is pinned and to be woken,
-        or of one that is to sleep for that, or during a pause in which all sleep.
-        """
-        times = [
-            model.wake_backoff.until for model in self._ordered() if model.phase is Phase.ASLEEP
-        ]
-        if times or (self.pause is not None and self.pause.sleeps):
-            times += [
-                model.sleep_backoff.until
-                for model in self._stage.models.values()
-                if model.phase is Phase.AWAKE
-            ]
-        return min((time for time in times if time > now), default=INFINITY)
-
-    # -------------------------------------------------------- what the switcher tells
-
-    def served(self, model: Model) -> None:
-        """The model serves."""
-        order = self._orders.pop(model.name, None)
-        if order is not None:
-            for done in order.done:
-                done.callback(None)
-
-    def slept(self, model: Model) -> None:
-        """The model is asleep."""
-        for rest in list(self._rests):
-            rest.models.discard(model.name)
-            if not rest.models:
-                self._rests.remove(rest)
-                rest.done.callback(None)
-
-    def not_slept(self, model: Model, reason: str) -> None:
-        """The model does not go to sleep."""
-        error = f"{model.name} does not go to sleep ({reason}); the log says more."
-        for rest in list(self._rests):
-            if model.name in rest.models:
-                self._rests.remove(rest)
-                rest.done.errback(CommandError(error, 500, "hook_failed"))
-
-    def not_woken(self, model: Model, error: SwitchError) -> None:
-        """A switch to the model has failed."""
-        order = self._orders.pop(model.name, None)
-        if order is not None:
-            for done in order.done:
-                done.errback(CommandError(f"{error}; the log says more.", 500, "hook_failed"))
-
     def end(self) -> None:
         """llmux stops: whoever waits for a command's end is told so."""
         self._lasting.end()
-        orders, self._orders = self._orders, {}
-        rests, self._rests = self._rests, []
-        for done in [
-            *(done for order in orders.values() for done in order.done),
-            *(rest.done for rest in rests),
-        ]:
-            done.errback(CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down"))
-
-    # ------------------------------------------------------------------------ parts
-
-    def _dismissals(self) -> list[Dismissal]:
-        return [story for story in self._stage.stories() if isinstance(story, Dismissal)]
-
-    def _supersede(self, name: str) -> None:
-        order = self._orders.pop(name, None)
-        if order is not None:
-            for done in order.done:
-                done.errback(_superseded())
-
-    def _end_rests(self, names: Iterable[str]) -> None:
-        ended = set(names)
-        for rest in list(self._rests):
-            if rest.models & ended:
-                self._rests.remove(rest)
-                rest.done.errback(_superseded())
+        self.errands.end()
 
     def _forget_wake(self, name: str) -> None:
         waiting = self._wakes.pop(name, None)
         if waiting is not None:
             waiting.cancel()
-
-
-def _superseded() -> CommandError:
-    return CommandError("A later command has superseded this one.", code="superseded")
 
 
 def _give_back(guard: InFlightGuard) -> None:

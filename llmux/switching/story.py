@@ -24,10 +24,10 @@ from llmux.switching.capacity import Capacity
 from llmux.switching.cost import SwitchCostTracker
 from llmux.switching.model import Model
 from llmux.switching.phases import Event, Phase
-from llmux.switching.sequences import HookSequence, SleepOutcome
+from llmux.switching.sequences import Answer, HookSequence, SleepOutcome
 from llmux.switching.settings import SwitchSettings
 
-__all__ = ["Stage", "Story", "end_drain", "fell_asleep", "log"]
+__all__ = ["Stage", "Story", "end_drain", "fell_asleep", "log", "stayed_awake"]
 
 log = Logger()
 
@@ -232,6 +232,18 @@ def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = N
     stage.tell(Slept(now, model.name, cost))
     stage.slept(model)
     stage.room_changed()
+
+
+def stayed_awake(stage: Stage, model: Model, outcome: SleepOutcome) -> None:
+    """The model has not gone to sleep: it serves on, or is asked whether it is alive."""
+    known = outcome.alive is Answer.YES
+    model.step(Event.NOT_SLEPT if known else Event.NOT_SURE_SLEPT, stage.clock.seconds())
+    if stage.stopping:
+        return
+    if known:
+        stage.serve(model)
+    else:
+        stage.check(model)
 
 
 def end_drain(stage: Stage, model: Model, limit: float) -> None:

@@ -556,15 +556,15 @@ class ModelSwitcher:
     def slept(self, model: Model) -> None:
         """The model's sleep hook has done its work."""
         self._watches[model.name].slept()
-        self.steering.slept(model)
+        self.steering.errands.slept(model)
 
     def did_not_sleep(self, model: Model, reason: str) -> None:
         """The model was to go to sleep, and does not; the reason in a few words."""
-        self.steering.not_slept(model, reason)
+        self.steering.errands.not_slept(model, reason)
 
     def is_ordered(self, model: Model) -> bool:
         """A switch to the model is not the policy's to change: a command wants it."""
-        return self.steering.is_ordered(model)
+        return self.steering.errands.is_ordered(model)
 
     def sleeps_at(self, model: Model) -> float | None:
         """The time at which the model goes to sleep unless a request comes; None if never."""

@@ -16,8 +16,8 @@ from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
 from llmux.switching.phases import Event, Phase
 from llmux.switching.preparation import Preparation
-from llmux.switching.sequences import Answer, SleepOutcome
-from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log
+from llmux.switching.sequences import SleepOutcome
+from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log, stayed_awake
 
 __all__ = ["Transition"]
 
@@ -258,7 +258,7 @@ class Transition(Story):
             began = self.now()
             outcome = await self.sequence.put_to_sleep(model.name, model.settings)
             self.log_sleep_failure(model, self.target.name, outcome)
-            if outcome.failure is None or outcome.alive is Answer.NO:
+            if outcome.sleeps:
                 self.let_go(model)
                 fell_asleep(stage, model, Event.SLEPT, self.now() - began)
             else:
@@ -301,14 +301,7 @@ class Transition(Story):
                 ),
             )
         for model, outcome in failed:
-            if outcome.alive is Answer.YES:
-                model.step(Event.NOT_SLEPT, now)
-                if not stage.stopping:
-                    stage.serve(model)
-            else:
-                model.step(Event.NOT_SURE_SLEPT, now)
-                if not stage.stopping:
-                    stage.check(model)
+            stayed_awake(stage, model, outcome)
 
     # ---------------------------------------------------------------- waking
 
