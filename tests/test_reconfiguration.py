@@ -133,6 +133,20 @@ def test_a_model_that_comes_back_before_it_sleeps_serves_on() -> None:
     assert later.served
 
 
+def test_a_command_for_a_model_that_is_removed_is_told_so_and_wakes_nothing() -> None:
+    world = World()
+    client = world.wake("a")
+    refused: list[str] = []
+    done = world.switcher.steering.switch("b", False, "socket")
+    done.addErrback(lambda failure: refused.append(failure.value.code))
+    world.settle()
+    reconfigure(world, "ac")
+    client.finish()
+    world.advance(5)
+    assert refused == ["superseded"] and "b" not in world.switcher.models
+    assert world.wake("c").served and "b wake" not in world.ran(WAKE)
+
+
 def test_a_model_with_a_pin_is_not_removed() -> None:
     world = World()
     world.switcher.steering.pin("a", None, False, "socket")

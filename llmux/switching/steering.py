@@ -259,8 +259,14 @@ class Steering:
                 self.want(self._stage.models[name])
 
     def reconfigured(self, preload: Iterable[str]) -> None:
-        """Other models are to be woken when a pause ends."""
+        """
+        There are other models, and others are to be woken when a pause ends.  Nobody wakes a
+        model that is configured no longer.
+        """
         self._preload = list(preload)
+        for model in self.errands.ordered_models():
+            if model.leaving:
+                self.errands.supersede(model.name)
 
     def _end_of(self, secs: float | None) -> float | None:
         return None if secs is None else self._stage.clock.seconds() + secs
