@@ -293,8 +293,7 @@ def assemble(
             control=entrance.control,
         )
 
-    entrance = Entrance(administration, lambda: NothingElse(refusals))
-    entrance.control = switcher.steering
+    entrance = Entrance(administration, lambda: NothingElse(refusals), switcher.steering)
     switcher.call_when_stopped(entrance.close)
     door = Door(has_admin=config.admin.listen is None)
     listing = ModelList(refusals, models, lambda: switcher.models)

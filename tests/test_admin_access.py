@@ -13,7 +13,6 @@ from twisted.web.server import Site
 from zope.interface.verify import verifyObject
 
 from llmux.admin.login import COOKIE_SECS, TOKEN_SECS, Login
-from llmux.admin.no_control import NoControl
 from llmux.control import IControl
 from llmux.web.site import LlmuxSite
 from tests.admin_world import AdminWorld, NotingControl
@@ -29,7 +28,6 @@ def world() -> AdminWorld:
 
 
 def test_controls_provide_their_interface() -> None:
-    assert verifyObject(IControl, NoControl())
     assert verifyObject(IControl, NotingControl())
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from twisted.python.failure import Failure
 
+from llmux.control import CommandError
 from llmux.errors import ModelNotFound
 from llmux.interfaces import ONE_SLOT, Needs, Phase
 from llmux.policy.fifo import FifoPolicy
@@ -137,8 +139,12 @@ def test_a_command_for_a_model_that_is_removed_is_told_so_and_wakes_nothing() ->
     world = World()
     client = world.wake("a")
     refused: list[str] = []
-    done = world.switcher.steering.switch("b", False, "socket")
-    done.addErrback(lambda failure: refused.append(failure.value.code))
+
+    def note(failure: Failure) -> None:
+        assert isinstance(failure.value, CommandError)
+        refused.append(failure.value.code)
+
+    world.switcher.steering.switch("b", False, "socket").addErrback(note)
     world.settle()
     reconfigure(world, "ac")
     client.finish()

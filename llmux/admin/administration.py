@@ -15,7 +15,6 @@ from llmux.admin.doors import Door
 from llmux.admin.event_stream import EventStream
 from llmux.admin.login import Login
 from llmux.admin.moments import Moments
-from llmux.admin.no_control import NoControl
 from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
 from llmux.admin.replies import RefusalSink
 from llmux.admin.request_rows import RequestRows
@@ -62,14 +61,14 @@ class Administration:
         backends: Mapping[str, tuple[str, int | None]],
         names: Mapping[str, str],
         max_wait: float | None = None,
-        control: IControl | None = None,
+        control: IControl,
     ) -> None:
         """
         @param started: when llmux started, on the switcher's clock.
         @param policy: the policy's name.
         @param names: all names that models are called by, each with the model's own.
         @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
-        @param control: carries out commands; None: none can be.
+        @param control: carries out commands.
         """
         self.switcher = switcher
         self.metrics = metrics
@@ -78,7 +77,7 @@ class Administration:
         self.ring = ring
         self.doors = doors
         self.names = names
-        self.control: IControl = NoControl() if control is None else control
+        self.control = control
         self.login = Login(clock.seconds)
         self.trace = CommandTrace(metrics)
         self.moments = Moments(switcher.clock.seconds)

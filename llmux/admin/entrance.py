@@ -26,13 +26,16 @@ class Entrance:
     Doors, and the administration behind them.
 
     @ivar doors: the ways in.
-    @ivar control: carries out commands; set it before the first request.
+    @ivar control: carries out commands.
     @ivar generation: counts configurations, from 1: each reload is one more.
     @ivar reload: what came of the last reload, or None.
     """
 
     def __init__(
-        self, make: Callable[[Entrance], Administration], nothing: Callable[[], IResource]
+        self,
+        make: Callable[[Entrance], Administration],
+        nothing: Callable[[], IResource],
+        control: IControl,
     ) -> None:
         """
         @param make: makes the administration.
@@ -42,7 +45,7 @@ class Entrance:
         self._nothing = nothing
         self._made: Administration | None = None
         self.doors: list[Door] = []
-        self.control: IControl | None = None
+        self.control = control
         self.generation = 1
         self.reload: Mapping[str, Any] | None = None
         self._more_verbs: list[Callable[[], Iterable[Verb]]] = []

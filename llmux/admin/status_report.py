@@ -12,7 +12,6 @@ from typing import Any
 
 from llmux._version import __version__
 from llmux.admin.moments import Moments
-from llmux.admin.no_control import pins_by_model
 from llmux.admin.reasons import in_words, reason_in_words, verb_of
 from llmux.backend.whereabouts import address_text
 from llmux.control import IControl
@@ -261,7 +260,7 @@ class StatusReport:
         for source, target, secs in self._switcher.switch_costs():
             if source is not None:
                 costs.setdefault(source, {})[target] = round(secs, 3)
-        pins = pins_by_model(control)
+        pins = {pin.model: pin for pin in control.pins}
         # The policy knows nothing of what operators hold back.
         held_back = control.pause is not None or bool(control.pins)
         forecasts = {} if held_back else self._switcher.forecasts()

@@ -56,10 +56,6 @@ class Whereabouts:
             for vacated in self._vacated:
                 vacated(*address)
 
-    def no_longer_call_when_moved(self, moved: Callable[[str, Address], None]) -> None:
-        """Take L{call_when_moved} back."""
-        self._moved.remove(moved)
-
     def move(self, name: str, address: Address) -> None:
         """A backend is at this address from now on."""
         before = self._now[name]
