@@ -1,9 +1,9 @@
 """
-The configuration: what a file may say, and how a file is read.
+This package defines what a configuration file may say, and reads such files.
 
-This package offers its public names under its own, as C{llmux.config} always did.  Each is
-imported when it is first asked for: a command that only has to find the daemon should not
-wait for the conversion of a whole configuration.
+The public names can be imported from C{llmux.config} itself.  Each name is imported from its
+module when somebody first asks for the name: a command that only has to find the daemon should
+not wait for the conversion of a whole configuration.
 """
 
 from __future__ import annotations

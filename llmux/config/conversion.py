@@ -1,9 +1,9 @@
 """
-This module converts plain values to a L{Config}, and names the key of each problem.
+This module converts plain values to a L{Config}; an error names the key of the value that is
+wrong.
 
-msgspec converts the values one by one: left to convert a whole model it would
-name the path without the key, and it suggests nothing for a key that it does
-not know.
+msgspec is given each value by itself.  If it converted a whole model, its error would give the
+path without the key, and it would suggest no other name for a key that is not known.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ from llmux.web.access import host_pattern_is_sound, origin_pattern_is_sound
 __all__ = ["EITHER_PLACE", "Conversion", "is_host", "keys_of"]
 
 LIKE_ELSEWHERE = 0.8
-"""How alike a key of another place must be to be suggested, as difflib counts."""
+"""
+A key that is known in another place of the file is suggested if difflib's ratio of likeness to
+the given key (0 to 1) is this or more.
+"""
 
 _KINDS = {
     "array": "a list",
@@ -65,22 +68,22 @@ _PARTS: Mapping[type[Struct], Iterable[str]] = {
     Config: ("models",),
     ModelConfig: ("variants", "metadata"),
 }
-"""Mappings with keys of their own, which are converted by themselves."""
+"""These keys hold mappings with keys of their own, each converted by a method of its own."""
 
 _Part = TypeVar("_Part", VariantConfig, ModelMetadata)
 
 _HERE = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
-"""Who listens on one of these is found at the others."""
+"""A server that listens on one of these hosts can be reached at the others as well."""
 
 
 _ZONE = re.compile(r"[\w.-]{1,64}", re.ASCII)
-"""Of an IPv6 address, as in C{fe80::1%eth0}."""
+"""This pattern matches the zone of an IPv6 address, as C{eth0} in C{fe80::1%eth0}."""
 
 
 class Conversion:
     """
-    The conversion of one document.  What is wrong with the document is raised
-    as L{ConfigError}.
+    A L{Conversion} converts one document, and raises L{ConfigError} for whatever is wrong with
+    the document.
     """
 
     def __init__(self, file: str) -> None:
@@ -95,7 +98,7 @@ class Conversion:
         if not isinstance(document, dict):
             self.fail((), f"it holds {shown(document)}", 'begin with a mapping: "models:"')
         keys = dict(document)
-        # By this key editors find the schema of a JSON file, which has no comments.
+        # Editors find the schema of a JSON file by this key, because JSON has no comments.
         if isinstance(keys.get("$schema"), str):
             del keys["$schema"]
         raw_policy = self.policy_keys(keys)
@@ -335,7 +338,10 @@ class Conversion:
             self.fail(e.path, e.problem, e.remedy)
 
     def check_woken(self, config: Config) -> None:
-        """Check the models that llmux wakes by itself."""
+        """
+        Check the keys that have llmux wake models without a request: C{preload},
+        C{default_model} and C{keep}.
+        """
         for at, name in enumerate(config.preload):
             self.check_model(("preload", at), name, config.models)
         if config.default_model is not None:
@@ -423,7 +429,7 @@ class Conversion:
         Convert those values of C{raw} that are fields of C{type_}, one by one so that an
         error knows its key.
 
-        @param paths: where those stand in the file that do not stand at C{path}.
+        @param paths: where keys stand in the file that do not stand below C{path}.
         """
         paths = paths or {}
         converted = {}
@@ -485,7 +491,10 @@ def _called(raw: object) -> str:
 
 
 def _expected(message: str) -> str:
-    """Return what msgspec expected, in the words of the file; empty if it does not say."""
+    """
+    Return what msgspec expected, in the words of the file; empty if C{message} does not say
+    what.
+    """
     found = re.match(r"Expected `([^`]*)`(?:, got .*)?(.*)", message)
     if found is None:
         return ""
@@ -506,7 +515,10 @@ def is_host(text: str) -> bool:
 
 
 def _quotes(raw: object, type_: Any) -> str:
-    """Return the remedy where quotes are all that is wrong."""
+    """
+    Return a remedy if the value would be right with quotes, or without quotes; else an empty
+    string.
+    """
     if isinstance(raw, bool | int | float) and type_ in (Script, OptionalScript, Name):
         return f'write it in quotes: "{shown(raw)}"'
     if isinstance(raw, str):

@@ -1,5 +1,5 @@
 """
-What differs between two configurations, and from when on that holds.
+This module says what differs between two configurations, and when each difference takes effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _AT_NEXT_WAKE = frozenset(
         "wake_timeout_secs",
     }
 )
-"""What a model was woken with holds until the model sleeps."""
+"""
+A model that is awake keeps the values of these keys with which it was woken, until it sleeps.
+"""
 
 _NEXT_DECISION = "for what is decided next"
 
@@ -54,7 +56,8 @@ _NOT_KEYS = frozenset({"directory", "file", "models", "policy", "admin"})
 
 def differences(before: Config, after: Config, awake: Iterable[str] = ()) -> list[str]:
     """
-    Describe what changes, a line each: C{+ MODEL}, C{- MODEL: ...}, C{~ KEY: from when on}.
+    Describe the differences, one line each: C{+ MODEL}, C{- MODEL: ...}, C{~ KEY: from when
+    on}.
 
     @param awake: the models that are not asleep.
     """

@@ -1,9 +1,9 @@
 """
 This module reads the text of a configuration file, YAML or JSON, as plain values.
 
-Stricter than the parsers underneath, which keep the last of two equal keys in
-silence and take C{on:} for a boolean.  Whatever is wrong is one
-L{ConfigError}, of one line.
+The module is stricter than the parsers that it uses: these keep the last of two equal keys
+without a word, and read C{on:} as a boolean.  Whatever is wrong is raised as a L{ConfigError}
+with a message of one line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_document(data: bytes, file: str) -> object:
     Return the values in a file: dicts with string keys, lists, strings, finite
     numbers, booleans and None.
 
-    @param file: its name; what ends in C{.json} is JSON, all else is YAML.
+    @param file: the file's name; a name that ends in C{.json} means JSON, any other means YAML.
     @raise ConfigError: the file holds anything else.
     """
     try:
@@ -52,7 +52,7 @@ def read_document(data: bytes, file: str) -> object:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object before its keys have been compared."""
+    """A list of this type is a JSON object whose keys have not been compared yet."""
 
 
 def _read_json(text: str, file: str) -> object:

@@ -1,5 +1,6 @@
 """
-The error that says what is wrong with a configuration, and how it shows keys and values.
+This module has the error that says what is wrong with a configuration, and writes keys and
+values as the error's message shows them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ Path = tuple[str | int, ...]
 
 MAX_DEPTH = 32
 LONGEST_SHOWN = 60
-"""Characters of a key or a value that a message shows."""
+"""A message shows at most this many characters of a key or a value."""
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class ConfigError(Exception):
     """
-    An error that says in one line what is wrong with a configuration.
+    A L{ConfigError} says in one line what is wrong with a configuration, and what to do about
+    it.
 
     @ivar file: the file as the user named it.
     @ivar path: the key, as in C{models.llama.port}; empty for the file itself.
@@ -51,7 +53,7 @@ class ConfigError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return the text in one line, with what a terminal would act upon escaped."""
+    """Return the text in one line: characters that a terminal would act upon are escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -60,7 +62,10 @@ def printable(text: str) -> str:
 
 
 def key_path(path: Path) -> str:
-    """Join keys by dots, as in C{models."qwen2.5".port}: quoted where that would mislead."""
+    """
+    Join keys by dots, as in C{models."qwen2.5".port}; a key that holds a dot or a blank is
+    quoted.
+    """
     parts = []
     for part in path:
         if isinstance(part, int):
@@ -72,7 +77,7 @@ def key_path(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: as in the file, short, in one line."""
+    """Return a value as a message shows it: as the file writes it, shortened, in one line."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

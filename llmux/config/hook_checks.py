@@ -1,5 +1,6 @@
 """
-The checks of what moves a model: its scripts, or the command of its server.
+This module checks the keys that say how a model is woken and put to sleep: its scripts, or the
+command of its server.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from llmux.config.values import DEFAULT_HEALTH, ModelConfig
 __all__ = ["faults_of_hooks"]
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
-"""Linux takes no longer argument (MAX_ARG_STRLEN, execve(2)); C{sh -c} gets a script as one."""
+"""
+A script may have this many bytes, because C{sh -c} gets the script as one argument, and Linux
+accepts no longer argument (MAX_ARG_STRLEN, execve(2)).
+"""
 
 
 def faults_of_hooks(

@@ -1,5 +1,6 @@
 """
-The JSON schema of a configuration, from which editors complete and check one.
+This module makes the JSON schema of a configuration; editors use the schema to complete and
+check a file.
 
 The schema is derived from the structs of L{llmux.config.values} and from the settings of
 the policies that are installed.  What the schema refuses the reader refuses as well; the
@@ -24,7 +25,9 @@ __all__ = ["configuration_schema"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _CHECKED = "llmux.config."
-"""Where the structs are of which the reader refuses keys that it does not know."""
+"""
+The reader refuses unknown keys in the structs whose modules have names that begin like this.
+"""
 
 Schema = dict[str, Any]
 
@@ -114,8 +117,9 @@ def _only(schema: Schema, keys: Iterable[str]) -> Schema:
 
 def _written_out(schema: Any) -> Any:
     """
-    Return what msgspec has made of a type, with patterns as JavaScript reads them, and
-    without what the reader's messages call the values inside a value.
+    Return msgspec's schema of a type, changed in two ways: patterns are written as JavaScript
+    reads them, and the alternatives inside a value lose the titles and descriptions that are
+    only for the reader's messages.
     """
     if isinstance(schema, list | tuple):
         return [_written_out(item) for item in schema]
@@ -131,7 +135,7 @@ def _written_out(schema: Any) -> Any:
 
 
 def _describe(schema: Schema, struct: type[Any]) -> None:
-    """Replace the reader's words for an error by what the key means."""
+    """Put the meaning of each key in the place of the words that the reader's errors use."""
     said = _fields_of_docstring(struct)
     summary, _, _ = (inspect.getdoc(struct) or struct.__name__).partition("\n@")
     schema["description"] = _plain(summary)

@@ -1,5 +1,6 @@
 """
-The checks of models' further names, and of what these change.
+This module checks the aliases and variants of models, and the changes that they make to
+requests' bodies.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from llmux.config.values import ModelConfig
 __all__ = ["Fault", "faults_of_changes", "faults_of_names"]
 
 Fault = tuple[Path, str, str]
-"""Which key is at fault, what is wrong with it, and what to do about that."""
+"""A fault is the path of a key, what is wrong with the key's value, and what to do about it."""
 
 
 def faults_of_names(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
-    """Yield what is wrong with aliases and variants: each name must stand for one thing."""
+    """
+    Yield what is wrong with aliases and variants: each name must stand for one model or variant
+    only.
+    """
     taken = dict.fromkeys(models, "the name of a model")
     for name, model in models.items():
         path: Path = ("models", name)
@@ -45,7 +49,10 @@ def faults_of_names(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
 
 
 def faults_of_changes(path: Path, model: ModelConfig | VariantConfig) -> Iterator[Fault]:
-    """Yield what is wrong with the changes of a body: the C{model} has a key of its own."""
+    """
+    Yield what is wrong with C{strip}, C{defaults} and C{set}: none of them may hold the key
+    C{model}, for which there is C{backend_model}.
+    """
     for key in "strip", "defaults", "set":
         if "model" in getattr(model, key):
             yield (

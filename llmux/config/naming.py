@@ -1,6 +1,6 @@
 """
-The values of a model's configuration that say how its requests' bodies change, and what
-clients are told of it.
+This module has the values of a model's configuration that say how the bodies of its requests
+change, and what clients are told of the model.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ OptionalName = Annotated[
 
 class VariantConfig(Struct, frozen=True, kw_only=True):
     """
-    The configuration of another name of a model, with changes of its own.
+    A variant is another name of a model, with changes of its own to the bodies of requests.
 
-    @ivar backend_model: what the backend is told as C{model}; None: as for the model.
-    @ivar strip: keys of a JSON body that go, after all that the model changes.
-    @ivar defaults: members of a JSON body where the client gives none, in place of the
+    @ivar backend_model: what the backend is told as C{model}; if None, what the model's own
+        C{backend_model} says.
+    @ivar strip: keys that are removed from a JSON body, after all that the model changes.
+    @ivar defaults: members that a JSON body gets where the client gives none; they replace the
         model's defaults for the same keys.
-    @ivar set: members of a JSON body, whatever the client gives, after all others.
+    @ivar set: members that a JSON body gets whatever the client gives, after all other changes.
     """
 
     backend_model: OptionalName = None
@@ -58,12 +59,12 @@ class VariantConfig(Struct, frozen=True, kw_only=True):
 
 class ModelMetadata(Struct, frozen=True, kw_only=True):
     """
-    What clients are told of a model in C{/v1/models}.
+    This metadata is what clients are told of a model in C{/v1/models}.
 
-    @ivar context: how many tokens its context has.
-    @ivar inputs: what it takes: text, image, audio and so on.
-    @ivar tools: it can call tools.
-    @ivar description: for people.
+    @ivar context: the size of the model's context, in tokens.
+    @ivar inputs: what the model takes: text, image, audio and so on.
+    @ivar tools: whether the model can call tools.
+    @ivar description: a text about the model, for people.
     """
 
     context: Annotated[

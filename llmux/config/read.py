@@ -1,5 +1,6 @@
 """
-This module reads a configuration: bytes in, a frozen L{Config} or one L{ConfigError} out.
+This module reads a configuration from bytes, and returns a frozen L{Config} or raises one
+L{ConfigError}.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def load_config(file: str, *, port: int | None = None) -> Config:
     """
     Read a configuration file.
 
-    @param port: listen here and not where the file says.
-    @raise ConfigError: the file cannot be read or is not sound.
+    @param port: the TCP port to listen on, in place of the file's.
+    @raise ConfigError: the file cannot be read, or its configuration is not sound.
     """
     try:
         with open(file, "rb") as stream:
@@ -45,8 +46,8 @@ def parse_config(data: bytes, file: str, *, port: int | None = None) -> Config:
     """
     Make a configuration of a file's bytes.
 
-    @param file: its name: the extension tells JSON from YAML, and the
-        directory becomes L{Config.directory}.
+    @param file: the file's name; the extension tells JSON from YAML, and the directory becomes
+        L{Config.directory}.
     @raise ConfigError: the bytes are not a sound configuration.
     """
     directory = os.path.dirname(os.path.abspath(file))
@@ -63,10 +64,10 @@ def config_from_mapping(
     port: int | None = None,
 ) -> Config:
     """
-    Make a configuration of a dict, as an embedding application has it.
+    Make a configuration of a dict; an application that embeds llmux has one.
 
     @param directory: L{Config.directory}; the working directory if None.
-    @param file: what errors call it.
+    @param file: the name that errors give to the configuration.
     @raise ConfigError: the configuration is not sound.
     """
     return Conversion(file).config(document, directory or os.getcwd(), port)

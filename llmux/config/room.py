@@ -1,5 +1,6 @@
 """
-What the models of a configuration need, and what there is: checked, in exact amounts.
+This module checks what the models of a configuration need and what resources there are, in
+exact amounts.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ __all__ = [
 ]
 
 RESOURCE_NAME = r"\A[^\s,=]+\Z"
-"""Hooks get amounts as in C{gpu0=22 gpu1=22}, and names as in C{gpu0,gpu1}."""
+"""
+A resource's name has no blank, comma or C{=}, because hooks get amounts as in C{gpu0=22
+gpu1=22}, and names as in C{gpu0,gpu1}.
+"""
 
 
 class RoomError(Exception):
     """
-    An error that says why the models' needs cannot be met.
+    A L{RoomError} says why the models' needs cannot be met.
 
     @ivar path: the key at which the error stands.
     """
@@ -50,7 +54,9 @@ class _Model(Protocol):
 
 
 class _Configuration(Protocol):
-    """The part of a configuration that is about room."""
+    """
+    This protocol has the keys of a configuration that say what there is and what is needed.
+    """
 
     @property
     def resources(self) -> Any: ...
@@ -61,12 +67,12 @@ class _Configuration(Protocol):
 @dataclass(frozen=True)
 class Room:
     """
-    What there is, and what each model needs of it.
+    A L{Room} says which resources there are, and what each model needs of them.
 
-    @ivar resources: each resource and its capacity.
-    @ivar places: of each model its places, in the file's order.
+    @ivar resources: the capacity of each resource.
+    @ivar places: the places of each model, in the file's order.
     @ivar always: the models with C{keep: always}.
-    @ivar is_configured: the file names resources; else there is one slot.
+    @ivar is_configured: whether the file names resources; if not, one model is awake at a time.
     """
 
     resources: Needs
@@ -75,7 +81,10 @@ class Room:
     is_configured: bool
 
     def problem_of(self, models: Iterable[str]) -> str | None:
-        """Why these models cannot be awake at once, beside those that are kept; or None."""
+        """
+        Say why these models cannot be awake at once, beside those that are always kept awake;
+        None if they can be.
+        """
         names = list(dict.fromkeys([*sorted(self.always), *models]))
         places = [self.places[name] for name in names]
         if fit_together(self.resources, places):
@@ -146,9 +155,9 @@ def room_of(config: _Configuration) -> Room:
 
 def resources_as_written(raw: object) -> object:
     """
-    Check what C{resources} says, apart from all else.
+    Check the value of C{resources} without regard to the models' needs.
 
-    @return: the same, with every name a string.
+    @return: C{raw}, with every name a string.
     @raise RoomError: the value makes no sense.
     """
     if raw is not None:
@@ -158,9 +167,9 @@ def resources_as_written(raw: object) -> object:
 
 def needs_as_written(path: Path, raw: object) -> object:
     """
-    Check what C{needs} says, apart from all else.
+    Check the value of one C{needs} without regard to the resources that there are.
 
-    @return: the same, with every name a string.
+    @return: C{raw}, with every name a string.
     @raise RoomError: the value makes no sense.
     """
     if raw is not None:
@@ -177,7 +186,10 @@ def _named(raw: object) -> object:
 
 
 def written(amount: Amount) -> str:
-    """Write an amount as people do: C{20}, C{1.5}; as C{1/3} where no decimal is equal."""
+    """
+    Write an amount as people do, as in C{20} or C{1.5}, and as a fraction, C{1/3}, if no short
+    decimal is equal to it.
+    """
     if isinstance(amount, int):
         return str(amount)
     decimal = f"{float(amount):g}"
@@ -185,7 +197,7 @@ def written(amount: Amount) -> str:
 
 
 def _exact(number: float) -> Amount:
-    """Give a number of the file exactly as the file has it: 0.1 is a tenth."""
+    """Return a number exactly as the file writes it, so that 0.1 is one tenth."""
     if isinstance(number, int) or number.is_integer():
         return int(number)
     from fractions import Fraction
@@ -329,7 +341,7 @@ def _check_fits(
 
 
 def _each(users: Sequence[str], places: Mapping[str, Sequence[Needs]], resource: str) -> str:
-    """Write C{embed's 2 and rerank's 4}."""
+    """Return the needs of some models in words, as in C{embed's 2 and rerank's 4}."""
     parts = [f"{name}'s {written(places[name][0][resource])}" for name in users]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 

@@ -1,4 +1,4 @@
-"""The values that a configuration has, with their ranges and defaults."""
+"""This module defines the values that a configuration has, with their ranges and defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ __all__ = [
     "Script",
 ]
 
-# title: what the value is; description: what to give instead.
+# Messages of errors say the title (what the value is) and the description (what to give in
+# place of a wrong value).
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port", description="give 1 to 65535")]
 Script = Annotated[
     str, Meta(min_length=1, title="a shell script", description="give one, in quotes")
@@ -112,48 +113,52 @@ DEFAULT_HEALTH = "/health"
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
     """
-    The configuration of one model: where its backend listens, and what moves it, which is
-    either one command, of its server, or scripts.
+    A model's configuration says where its backend listens, and how the model is woken and put
+    to sleep: either by the command of its server, or by scripts.
 
     @ivar serve: the command of the model's server, in place of wake, sleep and alive.
-    @ivar port: the port of its backend; left out with serve, a free one is found at each
-        wake; left out without, wake writes the backend's address to C{$LLMUX_STATE/backend}.
-    @ivar wake: the script that brings the model up; run on a model that is awake it
-        does no harm.
+    @ivar port: the TCP port of its backend.  If it is left out, llmux chooses a free port at
+        each wake where there is serve; where there is none, wake writes the backend's address
+        to C{$LLMUX_STATE/backend}.
+    @ivar wake: the script that wakes the model; the script must do no harm when the model is
+        awake already.
     @ivar sleep: the script that frees what the model holds.
-    @ivar stop_secs: with serve: seconds from TERM to KILL when the server is stopped.
-    @ivar prepare: a script that runs as soon as a switch is to lead to the model, beside
-        the drain and wake, until the model is awake.
-    @ivar alive: the script that says whether the model is awake; where there is
-        none llmux itself asks the backend.
-    @ivar health: the path that llmux asks then; status 200 is yes, refused or 503 is
-        no, no answer in time is unknown.
+    @ivar stop_secs: with serve: how many seconds the server has to end after TERM, before it
+        gets KILL.
+    @ivar prepare: a script that starts as soon as llmux has chosen to wake the model, runs
+        beside the drain and wake, and is ended when the model is awake.
+    @ivar alive: the script that says whether the model is awake; if there is none, llmux asks
+        the backend by HTTP.
+    @ivar health: the path that llmux asks if there is no C{alive}; status 200 means yes, a
+        refused connection or 503 means no, no answer in time means unknown.
     @ivar host: the host of its backend.
-    @ivar wake_timeout_secs: the longest that wake, and C{alive}'s yes after it, may take.
-    @ivar sleep_timeout_secs: the longest that sleep may take.
-    @ivar alive_timeout_secs: the longest that one question to C{alive} may take.
-    @ivar first_byte_timeout_secs: how long its backend may take until its reply
-        begins; None for ever.
-    @ivar weight: what its waiters count, for policies that weigh.
-    @ivar check_secs: while the model is awake, C{alive} is asked this often;
-        None only when there is a reason.
-    @ivar confirm_sleep: the model counts as asleep when C{alive} says no, and
-        not already when its sleep hook has succeeded.
-    @ivar needs: what the model needs of the resources while it is awake: a mapping, a list
-        of places of which one is enough, the name of a resource that it needs all of, or
-        C{{}} for nothing; None for all that models with C{keep: always} leave.
-    @ivar keep: C{always} for a model that is woken at start, and again when it dies, and
-        that makes room for nobody.
+    @ivar wake_timeout_secs: the longest time that wake may take, with C{alive}'s yes after it,
+        in seconds.
+    @ivar sleep_timeout_secs: the longest time that sleep may take, in seconds.
+    @ivar alive_timeout_secs: the longest time that one run of C{alive} may take, in seconds.
+    @ivar first_byte_timeout_secs: how many seconds the backend may take until its reply begins;
+        None for no limit.
+    @ivar weight: how much each of its waiters counts, for policies that use weights.
+    @ivar check_secs: while the model is awake, C{alive} is asked each time after this many
+        seconds; None to ask only after errors.
+    @ivar confirm_sleep: whether the model counts as asleep only when C{alive} says no, and not
+        as soon as its sleep hook has succeeded.
+    @ivar needs: what the model needs of the resources while it is awake: a mapping, a list of
+        places of which any is enough, the name of a resource that the model needs all of, or
+        C{{}} for nothing; None for all that the models with C{keep: always} leave.
+    @ivar keep: C{always} for a model that is woken at start, and again when its backend dies,
+        and that is never put to sleep for another model.
     @ivar aliases: further names by which requests may call the model.
-    @ivar backend_model: what the backend is told as C{model}; None: what the client said.
-    @ivar strip: keys of a JSON body that do not reach the backend.
-    @ivar defaults: members of a JSON body where the client gives none.
-    @ivar set: members of a JSON body, whatever the client gives.
-    @ivar variants: further names with changes of their own: the same backend.
-    @ivar listed: C{/v1/models} has the model.
-    @ivar metadata: what clients are told of the model there.
-    @ivar idle_sleep_secs: after how long without a request the model is put to sleep;
-        None never.
+    @ivar backend_model: what the backend is told as C{model}; if None, what the client said.
+    @ivar strip: keys that are removed from a JSON body.
+    @ivar defaults: members that a JSON body gets where the client gives none.
+    @ivar set: members that a JSON body gets whatever the client gives.
+    @ivar variants: further names of the model, each with changes of its own to a JSON body; the
+        backend is the same.
+    @ivar listed: whether C{/v1/models} lists the model.
+    @ivar metadata: what C{/v1/models} tells clients of the model.
+    @ivar idle_sleep_secs: after how many seconds without a request the model is put to sleep;
+        None for never.
     """
 
     serve: OptionalScript = None
@@ -210,12 +215,18 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where its backend listens, as far as the configuration tells: else the port is 0."""
+        """
+        Return the host and the port of the backend; the port is 0 if the configuration has
+        none.
+        """
         return self.host, self.port or 0
 
     @property
     def is_plain(self) -> bool:
-        """Whether the model has no name but its own, and its bodies pass as they come."""
+        """
+        Tell whether the model has no name but its own, and the bodies of its requests pass
+        unchanged.
+        """
         return not (
             self.aliases
             or self.backend_model
@@ -228,18 +239,19 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
 
 class PolicyConfig(Struct, frozen=True, kw_only=True):
     """
-    The part of a configuration that says when to switch.
+    This part of a configuration says when to switch, and to which model.
 
     @ivar name: the name of the policy that decides.
-    @ivar request_timeout_secs: the longest that a request waits; None for ever.
-    @ivar drain_before_switch: requests in flight end before the sleep hook.
-    @ivar min_active_secs: the shortest that a model is awake.
-    @ivar drain_timeout_secs: after this long a drain aborts what is still in
-        flight; None never.
-    @ivar parallel_wakes: the number of models that wake at a time, at most; None for no
+    @ivar request_timeout_secs: the longest time that a request waits, in seconds; None for no
         limit.
-    @ivar settings: the policy's own, an instance of its factory's C{settings};
-        None if it has none, or for its defaults.
+    @ivar drain_before_switch: whether requests in flight end before the sleep hook starts.
+    @ivar min_active_secs: the shortest time that a model is awake, in seconds.
+    @ivar drain_timeout_secs: after how many seconds a drain aborts the requests that are still
+        in flight; None for never.
+    @ivar parallel_wakes: the largest number of models that wake at the same time; None for no
+        limit.
+    @ivar settings: the policy's own settings, an instance of its factory's C{settings}; None if
+        the policy has none, or for its defaults.
     """
 
     name: Name = "cost_aware"
@@ -259,10 +271,11 @@ class PolicyConfig(Struct, frozen=True, kw_only=True):
 
 class AdminConfig(Struct, frozen=True, kw_only=True):
     """
-    The part of a configuration that says where llmux is asked and told.
+    This part of a configuration says where llmux answers operators' questions and takes their
+    commands.
 
-    @ivar listen: a Twisted endpoint string: what is under /llmux/ is there, and no
-        longer where clients connect; None leaves it there.
+    @ivar listen: a Twisted endpoint string: all paths under /llmux/ are served there, and no
+        longer where clients connect; if None, they are served where clients connect.
     @ivar socket: the Unix socket of the command line, or None for the default
         (L{llmux.socket_path.socket_path}).
     """
@@ -281,49 +294,50 @@ class AdminConfig(Struct, frozen=True, kw_only=True):
 
 class Config(Struct, frozen=True, kw_only=True):
     """
-    A whole configuration.
+    A configuration says which models there are, and how llmux serves them.
 
     @ivar models: the models, by the names that requests call them.
     @ivar policy: when to switch, and to which model.
-    @ivar resources: what the models share, in any unit, by any names; a list means 1 of
-        each.  Where there are none, one model is awake at a time.
+    @ivar resources: the resources that the models share, by any names and in any unit; a list
+        means 1 of each.  If there are none, one model is awake at a time.
     @ivar port: the port at which llmux listens.
     @ivar host: the address at which llmux listens; 0.0.0.0 for every interface.
     @ivar listen: a Twisted endpoint string in place of C{host} and C{port}.
-    @ivar admin: where llmux is asked and told.
-    @ivar allowed_hosts: names by which clients may ask for a server that only
-        this machine reaches, besides its own; C{*.} stands for what is under one.
-    @ivar cors_origins: origins whose web pages may use the server.
-    @ivar client_stall_timeout_secs: how long a client may take no byte while
-        others wait for its model to drain.
-    @ivar shutdown_timeout_secs: how long requests in flight have when told to
-        stop.
-    @ivar sleep_on_exit: put the models that are awake to sleep on the way out.
-    @ivar abandon_wake_secs: after how long a wake is called off that nobody
-        waits for any more, while others wait for its room; None never.
-    @ivar max_body_mb: larger request bodies are refused (MiB).
-    @ivar max_memory_mb: bodies of all clients in memory, beyond which those of
-        more than 64 KiB go to disk (MiB).
-    @ivar max_spool_mb: bodies of all clients on disk, beyond which they are
-        refused (MiB); at least C{max_body_mb}.
-    @ivar spool_dir: where large bodies lie, or None for the system's directory
+    @ivar admin: where llmux answers operators.
+    @ivar allowed_hosts: further host names by which clients may call an llmux that only this
+        machine reaches; C{*.NAME} stands for all names under NAME.
+    @ivar cors_origins: the origins whose web pages may use llmux.
+    @ivar client_stall_timeout_secs: how many seconds a client may read nothing of its reply
+        while others wait for its model to drain.
+    @ivar shutdown_timeout_secs: how many seconds requests in flight have to end after llmux was
+        told to stop.
+    @ivar sleep_on_exit: whether the models that are awake are put to sleep when llmux stops.
+    @ivar abandon_wake_secs: after how many seconds a wake is called off if no request waits for
+        it any more, and others wait for its room; None for never.
+    @ivar max_body_mb: the size of the largest request body, in MiB; larger ones are refused.
+    @ivar max_memory_mb: how much memory the request bodies of all clients may take, in MiB;
+        beyond that, bodies of more than 64 KiB go to disk.
+    @ivar max_spool_mb: how much disk the request bodies of all clients may take, in MiB; beyond
+        that, they are refused.  The least is C{max_body_mb}.
+    @ivar spool_dir: the directory of large request bodies, or None for the system's directory
         for temporary files.
-    @ivar min_upload_bytes_per_sec: bodies that come more slowly, over a minute,
-        are refused; 0 for none.
-    @ivar max_connections: as many clients are connected at most; others wait in
-        the kernel's queue.
+    @ivar min_upload_bytes_per_sec: bodies that come more slowly than this, over a minute, are
+        refused; 0 for no limit.
+    @ivar max_connections: the largest number of connections of clients; others wait in the
+        kernel's queue.
     @ivar request_log: a file that gets a line for each request and each switch, or None.
     @ivar preload: the models that are woken at start, and when a pause ends.
-    @ivar default_model: the model that is woken when there has been nothing to do for
+    @ivar default_model: the model that is woken when llmux has had nothing to do for
         C{default_after_secs}; None for none.
-    @ivar default_after_secs: after how long without a request in flight or waiting the
-        default model is woken.
-    @ivar watch_config: the configuration is read anew when its file changes.
-    @ivar state_dir: where llmux keeps what outlives it, or None for
-        C{$STATE_DIRECTORY}, else a directory of this file's own under
-        C{$XDG_STATE_HOME/llmux}.
-    @ivar directory: hooks run here, and relative paths start here; absolute.
-    @ivar file: what it was read from, as messages name it.
+    @ivar default_after_secs: after how many seconds without a request, in flight or waiting,
+        the default model is woken.
+    @ivar watch_config: whether the configuration is read anew when its file changes.
+    @ivar state_dir: the directory of what llmux must know at its next start; None for
+        C{$STATE_DIRECTORY} or, if that is not set, a directory under C{$XDG_STATE_HOME/llmux}
+        that belongs to this file only.
+    @ivar directory: the absolute path of the directory in which hooks run, and at which
+        relative paths start.
+    @ivar file: the name of the file that the configuration was read from, as messages give it.
     """
 
     models: Mapping[str, ModelConfig]
@@ -381,7 +395,7 @@ class Config(Struct, frozen=True, kw_only=True):
         return names
 
     def policy_context(self) -> PolicyContext:
-        """Return what a policy is told when it is made."""
+        """Return the context that a policy is given when it is made."""
         policy = self.policy
         room = room_of(self)
         return PolicyContext(

@@ -1,9 +1,9 @@
 """
 This module reads YAML as plain values.
 
-PyYAML composes nodes, and L{read_yaml} makes values of them.  Composing is done
-by PyYAML's Python code even where its parser is the one in C: the composer in C
-recurses, and a few hundred thousand brackets overflow its stack.
+PyYAML composes nodes, and L{read_yaml} makes values of them.  The composer is PyYAML's Python
+code, even where the parser is the one in C: the composer in C recurses, so that a few hundred
+thousand brackets overflow its stack.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from llmux.config.error import (
 __all__ = ["read_yaml"]
 
 LONGEST_NUMBER = 1000
-"""Characters; PyYAML takes quadratic time over C{1:1:1:...}, a number to base 60."""
+"""
+A number may have this many characters: PyYAML takes quadratic time over C{1:1:1:...}, a number
+to base 60.
+"""
 
 _TAG = "tag:yaml.org,2002:"
 _TEXTS = ("str", "value", "merge")
@@ -41,14 +44,15 @@ def read_yaml(text: str, file: str) -> object:
     """
     Return the values in a YAML document.
 
-    @param file: what errors call it.
-    @raise ConfigError: the text is not YAML, or more of YAML than a configuration may be.
+    @param file: the file's name, for errors.
+    @raise ConfigError: the text is not YAML, or uses a part of YAML that a configuration may
+        not use.
     """
     try:
         root = _Loader(text, file).get_single_node()
         return None if root is None else _Values(file).value(root, ())
     except ComposerError:
-        # The only kind that is left: those of aliases are found before.
+        # ComposerError means a second document here: wrong aliases have been found before.
         raise ConfigError(
             file, "", 'a second document begins with "---"', "keep one only"
         ) from None
@@ -79,10 +83,10 @@ def _syntax_error(file: str, error: yaml.MarkedYAMLError) -> ConfigError:
 
 class _PlacedComposer(Composer):
     """
-    A composer that knows where in the document each node stands.
+    This composer knows where in the document each node stands.
 
-    It refuses what lies too deep, a key that is no text, and an alias of a node
-    that is not complete, so that what it returns can be walked by recursion.
+    The composer refuses values that lie too deep, a key that is no text, and an alias of a node
+    that is not complete, so that the nodes can be walked by recursion.
     """
 
     file: str
@@ -96,8 +100,8 @@ class _PlacedComposer(Composer):
         """
         Compose the node that is next.
 
-        @param index: of an item of a sequence its number, of the value of a mapping its
-            key; None for a key and for the root.
+        @param index: the number of an item of a sequence, or the key of a value of a mapping;
+            None for a key and for the root.
         """
         path = self.path
         event = self.peek_event()
@@ -142,7 +146,7 @@ _PyYAMLLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_PlacedComposer, _PyYAMLLoader):  # type: ignore[misc]  # one of two
-    """PyYAML's loader, the one in C where there is one, with the composer above."""
+    """This loader is PyYAML's, the one in C where there is one, with the composer above."""
 
     def __init__(self, text: str, file: str) -> None:
         _PyYAMLLoader.__init__(self, text)
@@ -151,12 +155,13 @@ class _Loader(_PlacedComposer, _PyYAMLLoader):  # type: ignore[misc]  # one of t
 
 
 class _Values:
-    """The conversion of a document's nodes to values."""
+    """This class converts a document's nodes to values."""
 
     def __init__(self, file: str) -> None:
         self._file = file
         self._constructor = yaml.constructor.SafeConstructor()
-        # What an alias repeats is made once, or a few lines could stand for millions.
+        # A node that aliases repeat is converted once; else a few lines could stand for
+        # millions of values.
         self._made: dict[yaml.Node, object] = {}
 
     def value(self, node: yaml.Node, path: Path) -> object:
@@ -246,7 +251,7 @@ class _Values:
 
 
 def _names_resources(path: Path) -> bool:
-    """Whether the keys here are names of resources, which may be whole numbers."""
+    """Tell whether the keys here are names of resources, which may be whole numbers."""
     return path == ("resources",) or (path[:1] == ("models",) and path[2:3] == ("needs",))
 
 
