@@ -1,1 +1,4 @@
-"""First configurations, drafted from what is there: GPUs, model files, others' files."""
+"""
+This package drafts first configurations from what a machine has: GPUs, model files, other
+programs' configurations.
+"""

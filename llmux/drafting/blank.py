@@ -1,5 +1,6 @@
 """
-The configuration that C{llmux init} writes where nothing is said: one model, to be changed.
+This module drafts the configuration that C{llmux init} writes without further arguments: one
+model, which the user is to change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def blank_draft(gpus: list[Gpu]) -> Draft:
     """
     Return a draft with one model in it.
 
-    @param gpus: those of this machine, for C{resources}.
+    @param gpus: the GPUs of this machine, for C{resources}.
     """
     keys, suggestions = resources_of(gpus)
     model = ModelDraft(

@@ -1,8 +1,8 @@
 """
-Which models may be awake together, said by what each of them needs.
+This module turns a rule about which models may be awake together into what each of them needs.
 
-A rule that is given as sets of models, of which each part may be awake together, becomes
-resources and needs that allow exactly these sets.
+The rule is a list of sets of models: those of a set, and of any part of a set, may be awake
+together.  The result is resources and needs that allow exactly these sets.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from itertools import combinations
 __all__ = ["Needs", "TooMany", "needs_of_conflicts", "needs_of_sets"]
 
 MOST_COMPARISONS = 3_000_000
-"""Of sets with each other: a second or so."""
+"""Sets are compared with each other at most this many times, which takes about a second."""
 
 Conflict = frozenset[str]
-"""Models that may not all be awake, while any of them may be missing."""
+"""The models of a conflict may not all be awake, but they may if any one of them is not."""
 
 
 class TooMany(Exception):
-    """The rule has more combinations than are worth writing down."""
+    """A rule has more combinations than are worth writing down."""
 
 
 @dataclass(frozen=True)
 class Needs:
     """
-    @ivar capacities: of each resource.
-    @ivar needs: for each model what it needs of which resource; nothing for a model that
-        all others may be awake with.
+    L{Needs} say which resources there are, and what each model needs of them.
+
+    @ivar capacities: the capacity of each resource.
+    @ivar needs: the amount that each model needs of each resource; nothing for a model that may
+        be awake beside all others.
     """
 
     capacities: Mapping[str, int]
@@ -46,8 +48,8 @@ class Needs:
 
 def needs_of_sets(models: Sequence[str], sets: Iterable[Iterable[str]]) -> Needs:
     """
-    Return needs by which models fit together exactly if one of the sets holds them all.
-    A model in no set is awake alone.
+    Return needs by which models fit together exactly if one of the sets holds them all.  A
+    model that is in no set is awake alone.
 
     @raise TooMany: there are too many combinations to exclude.
     """
@@ -58,8 +60,9 @@ def needs_of_sets(models: Sequence[str], sets: Iterable[Iterable[str]]) -> Needs
 
 def _conflicts(models: Sequence[str], largest: list[frozenset[str]]) -> list[Conflict]:
     """
-    Return the smallest sets that no allowed set holds: those that have a model outside each
-    of them.  (Berge's way to list the minimal transversals of a hypergraph.)
+    Return the smallest sets that no allowed set holds: those that have, for each allowed set, a
+    model outside of it.  They are the minimal transversals of a hypergraph, which Berge's
+    algorithm lists (C. Berge, Hypergraphs, 1989).
     """
     everything = frozenset(models)
     found: set[Conflict] = {frozenset()}
@@ -109,8 +112,9 @@ def _best_rule(models: Sequence[str], pairs: set[Conflict]) -> tuple[int, dict[s
     Return the capacity and the needs of a resource that excludes as many of the pairs as
     one resource can be found to exclude, and no other pair.
 
-    Some models need all of the resource: they exclude each other.  Some need one unit, of
-    which there are as many: they exclude those that need all, and not each other.
+    Some models need all of the resource, so they exclude each other.  Others need one unit
+    each, and the capacity is the number of these others, so they exclude those that need all,
+    but not each other.
     """
     everyone = _neighbours(models, pairs)
     best: tuple[int, int, dict[str, int]] = (0, 1, {})
@@ -158,7 +162,10 @@ def _apart(
 
 
 def _at_most(models: Sequence[str], first: Conflict, conflicts: set[Conflict]) -> Conflict:
-    """Return as many models as possible of which any as many as in C{first} are a conflict."""
+    """
+    Return as many models as possible such that any of them, as many as in C{first}, are a
+    conflict.
+    """
     together = first
     for model in models:
         if model not in together and all(

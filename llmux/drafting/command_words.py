@@ -1,9 +1,9 @@
 """
-Commands of llama-swap as commands for a shell.
+This module rewrites commands of llama-swap as commands for a shell.
 
-llama-swap splits a command into words by itself and runs it without a shell: no variable, no
-tilde and no glob is expanded.  Here the words are quoted for C{sh}, so that they arrive as
-they did there, and macros whose values are known only later become variables.
+llama-swap itself splits a command into words and runs it without a shell: no variable, no tilde
+and no glob is expanded.  This module quotes the words for C{sh}, so that the program gets the
+same words; macros whose values are known only later become variables.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _SAFE = re.compile(r"[\w@%+=:,./-]*\Z", re.ASCII)
 
 
 class UnclosedQuote(ValueError):
-    """A command cannot be split into words.  The message says why."""
+    """A command cannot be split into words.  The error's message says why."""
 
 
 def split_lines(command: str) -> list[list[str]]:
     """
     Split a command into words, those of each line together.
 
-    Lines that begin with C{#} are comments.  A backslash at the end of a line is
-    no more than a blank.
+    Lines that begin with C{#} are comments.  A backslash at the end of a line is read as a
+    blank.
 
     @raise UnclosedQuote: a quote is not closed.
     """
@@ -74,7 +74,8 @@ def shell_word(word: str, split_variables: bool = False) -> str:
         name = names.get(part, part.removeprefix("env."))
         following = parts[at + 1][:1]
         text += f"${{{name}}}" if re.match(r"\w", following, re.ASCII) else f"${name}"
-    # The port and a process id are numbers: nothing to split, nothing to expand.
+    # The port and a process id are numbers: they hold nothing that a shell would split or
+    # expand.
     plain = all(_SAFE.match(part) for part in parts[::2])
     numbers = not any(part.startswith("env.") for part in parts[1::2])
     return text if plain and (numbers or split_variables) else f'"{text}"'
@@ -84,8 +85,8 @@ def shell_command(lines: list[list[str]], values: dict[str, str] | None = None) 
     """
     Return a command for a shell, with the lines as they were.
 
-    @param values: what environment variables are known to hold: of a variable whose value
-        has blanks the words are passed one by one, as llama-swap does.
+    @param values: the values of environment variables, as far as they are known; if a value has
+        blanks, its words are passed one by one, as llama-swap does.
     """
     values = values or {}
 

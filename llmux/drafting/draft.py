@@ -1,5 +1,6 @@
 """
-A configuration that is still text: keys in an order for people, with comments between them.
+This module writes a configuration as text: keys in an order for people, with comments between
+them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ WIDTH = 96
 
 
 class DraftError(Exception):
-    """There is nothing to draft a configuration from.  The message says why, and what to do."""
+    """
+    No configuration can be drafted, because there is nothing to draft it from.  The error's
+    message says why, and what to do.
+    """
 
 
 @dataclass
 class ModelDraft:
     """
-    One model of a draft.
+    A L{ModelDraft} is the part of a draft that is about one model.
 
-    @ivar keys: what stands under the model's name, in this order.
+    @ivar keys: the keys under the model's name, in this order.
     @ivar remarks: comments above the model's name.
     @ivar suggestions: keys that stand below the others, as comments.
     """
@@ -41,14 +45,16 @@ class ModelDraft:
 @dataclass
 class Draft:
     """
-    A whole configuration.
+    A L{Draft} is a whole configuration that has not been written yet.
 
     @ivar remarks: comments at the beginning, a paragraph each.
-    @ivar keys: what stands at the top level, above the models.
-    @ivar suggestions: comments there, above C{resources} if there is such a key.
+    @ivar keys: the keys at the top level, above the models.
+    @ivar suggestions: comments at the top level, above C{resources} if there is such a key.
     @ivar closing: comments below the models.
-    @ivar left_out: what the source has and this configuration has not, a sentence each.
-    @ivar hints: what is to be said to who asked for the draft, and not in the file.
+    @ivar left_out: a sentence for each thing that the source has and this configuration has
+        not.
+    @ivar hints: sentences for the user who asked for the draft, which are not written to the
+        file.
     @ivar mode: the permissions that the file may have, before the umask.
     """
 
@@ -65,8 +71,8 @@ class Draft:
         """
         Return the text of the file.
 
-        @param schema: what the file calls the schema that lies beside the file; None for no
-            mention of a schema.
+        @param schema: the name of the schema's file, which the text mentions; None to mention
+            no schema.
         """
         lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
         for remark in self.remarks:
@@ -95,7 +101,7 @@ class Draft:
         return "\n".join(lines) + "\n"
 
     def _shared(self) -> set[str]:
-        """Return the scripts of several lines that several models have."""
+        """Return the scripts of several lines that more than one model has."""
         texts = [
             value
             for model in self.models
@@ -109,8 +115,8 @@ def _model(model: ModelDraft, shared: set[str], anchors: dict[str, str]) -> Iter
     """
     Yield the lines of a model.
 
-    @param shared: scripts that are written once.
-    @param anchors: by what name each of those is referred to that has been written.
+    @param shared: the scripts that are to be written only once.
+    @param anchors: the YAML anchor of each shared script that has been written already.
     """
     for remark in model.remarks:
         yield from _comment(remark, width=WIDTH - 2)
@@ -137,7 +143,7 @@ def _entry(key: str, value: Any) -> list[str]:
 
 
 def size_in_words(size: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes in GiB or MiB, as people say it."""
     return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
 
 
@@ -174,11 +180,14 @@ def _indented(lines: Iterable[str], by: str) -> list[str]:
 
 
 _OTHER_BREAKS = "\x85\u2028\u2029"
-"""Line breaks to YAML that PyYAML writes only within double quotes as they are."""
+"""
+YAML takes these characters for line breaks, and PyYAML writes them unchanged only within double
+quotes.
+"""
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's dumper, with scripts of several lines as blocks."""
+    """This dumper is PyYAML's, but writes scripts of several lines as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

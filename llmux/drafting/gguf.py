@@ -1,5 +1,6 @@
 """
-A configuration for the GGUF files of a directory: C{llama-server} serves each of them.
+This module drafts a configuration in which C{llama-server} serves each GGUF file of a
+directory.
 """
 
 from __future__ import annotations
@@ -28,19 +29,22 @@ _QUANTIZATION = re.compile(
 )
 _PROJECTOR = re.compile(r"[-._]?mmproj[-._]?", re.IGNORECASE)
 _PRECISIONS = ("f16", "bf16", "f32", "q8_0")
-"""Of projectors: those before others are taken where there are several."""
+"""
+If there are several projectors, the first in this order is taken, and any of these before
+others.
+"""
 
 _RANK = 4
-"""The pooling of a model that ranks documents, as llama.cpp numbers them."""
+"""llama.cpp gives this number to the pooling of a model that ranks documents."""
 
 
 @dataclass
 class _Found:
     """
-    One model of the directory.
+    A L{_Found} is one model of the directory.
 
-    @ivar path: its file, or the first of its parts.
-    @ivar size: bytes, of all parts and of the projector.
+    @ivar path: the model's file, or the first of its parts.
+    @ivar size: the size of all parts and of the projector, in bytes.
     @ivar stem: the file's name without what tells parts apart.
     """
 
@@ -52,7 +56,7 @@ class _Found:
 
     @property
     def plain(self) -> str:
-        """The name without the quantization."""
+        """Return the model's name without its quantization."""
         return _plain(_QUANTIZATION.sub("", self.stem))
 
 
@@ -60,8 +64,8 @@ def draft_of_directory(directory: str, base: str | None, gpus: list[Gpu]) -> Dra
     """
     Return a draft with a model for each GGUF file under a directory.
 
-    @param base: the directory of the configuration: files under it are named from there.
-        None for absolute names.
+    @param base: the directory of the configuration; files under it get relative names.  None
+        for absolute names.
     @raise DraftError: there is no such file, or no such directory.
     """
     if not os.path.isdir(directory):
@@ -108,7 +112,8 @@ def resources_of(gpus: list[Gpu]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _resource(gpu: Gpu, gpus: list[Gpu]) -> Any:
-    # Numbers, where there are several: LLMUX_RESOURCES is then CUDA_VISIBLE_DEVICES.
+    # If there are several GPUs, their resources are numbers, so that LLMUX_RESOURCES can serve
+    # as CUDA_VISIBLE_DEVICES.
     return gpu.index if len(gpus) > 1 else gpu.resource
 
 
@@ -145,7 +150,10 @@ def _model(name: str, found: _Found, base: str | None, gpus: list[Gpu]) -> Model
 
 
 def _needs(size: float, gpus: list[Gpu]) -> Any:
-    """Guess what weights of C{size} GiB need, a tenth and a GiB more: on one GPU, or on all."""
+    """
+    Guess what a model with weights of C{size} GiB needs: a tenth and one GiB more, on one GPU
+    or spread over all.
+    """
     wanted = math.ceil(size * 1.1 + 1)
     fitting = [gpu for gpu in gpus if gpu.gib >= wanted]
     places = [{_resource(gpu, gpus): wanted} for gpu in fitting]
@@ -220,7 +228,10 @@ def _models(directory: Path, left_out: list[str]) -> list[_Found]:
 
 
 def _whole(folder: Path, files: Iterable[str], left_out: list[str]) -> list[tuple[Path, int]]:
-    """Return the GGUF files of a directory with their sizes, those in parts once."""
+    """
+    Return the GGUF files of a directory with their sizes in bytes; a model in several parts
+    appears once.
+    """
     parts: dict[tuple[str, int], dict[int, Path]] = {}
     sizes: list[tuple[Path, int]] = []
     for name in files:
@@ -246,7 +257,9 @@ def _whole(folder: Path, files: Iterable[str], left_out: list[str]) -> list[tupl
 
 
 def _give_projectors(models: list[_Found], projectors: list[Path], left_out: list[str]) -> None:
-    """Give each projector to the models of the same directory whose names have its name."""
+    """
+    Give each projector to the models of the same directory whose names match the projector's.
+    """
     for model in models:
         fitting = [path for path in projectors if _fits(path, model)]
         if fitting:

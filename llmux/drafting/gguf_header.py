@@ -1,8 +1,8 @@
 """
-The first keys of a GGUF file, which say what is in the file.
+This module reads the first keys of a GGUF file, which say what the file holds.
 
 The format is that of llama.cpp: a magic number, a version, counts, and then keys with typed
-values, little-endian.  The keys that are of use here come before the vocabulary.
+values, little-endian.  The keys that llmux uses come before the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["NotGguf", "read_header"]
 
 MAX_BYTES = 1 << 16
-"""As much is read; what begins later is not found."""
+"""The first bytes of a file are read, this many; keys that begin later are not found."""
 
 _SCALARS = {
     0: "B",
@@ -33,7 +33,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class NotGguf(Exception):
-    """The file is none.  The message says what is there."""
+    """A file is not a GGUF file.  The error's message says what was found."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def read_header(path: Path) -> dict[str, Any]:
             if kind != _ARRAY:
                 found[key] = value
     except (struct.error, KeyError, UnicodeDecodeError):
-        # The end of what was read, or a kind of value that is newer than this program.
+        # What was read ends here, or holds a kind of value that is newer than this program.
         pass
     return found
 
@@ -98,7 +98,7 @@ class _Reader:
             for _ in range(count):
                 self.text()
         else:
-            # An array of arrays ends the reading, as a kind that is not known does.
+            # An array of arrays ends the reading, as an unknown kind does.
             self._at += count * struct.calcsize(f"<{_SCALARS[inner]}")
             if self._at > len(self._data):
                 raise struct.error

@@ -1,6 +1,4 @@
-"""
-What C{nvidia-smi} says of the GPUs of this machine.
-"""
+"""This module asks C{nvidia-smi} which GPUs this machine has."""
 
 from __future__ import annotations
 
@@ -11,15 +9,17 @@ __all__ = ["Gpu", "gpus_in", "installed_gpus"]
 
 QUERY = ("nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
 LIMIT = 10.0
-"""Seconds: a driver that hangs must not hang this program."""
+"""
+nvidia-smi may take this many seconds: a driver that hangs must not make this program hang.
+"""
 
 
 @dataclass(frozen=True)
 class Gpu:
     """
-    One GPU.
+    A L{Gpu} is one GPU of this machine, as C{nvidia-smi} lists it.
 
-    @ivar gib: the size of its memory, in whole GiB, rounded down.
+    @ivar gib: the size of the GPU's memory, in whole GiB, rounded down.
     """
 
     index: int
@@ -28,7 +28,7 @@ class Gpu:
 
     @property
     def resource(self) -> str:
-        """The name of the resource that stands for the GPU."""
+        """Return the name of the resource that stands for the GPU."""
         return f"gpu{self.index}"
 
 
@@ -51,12 +51,15 @@ def installed_gpus(command: tuple[str, ...] = QUERY) -> list[Gpu]:
 
 
 def gpus_in(text: str) -> list[Gpu]:
-    """Return the GPUs in a table of index, name and MiB; lines of another form are left out."""
+    """
+    Return the GPUs in a table whose lines have an index, a name and MiB of memory; other lines
+    are left out.
+    """
     found = []
     for line in text.splitlines():
         index, _, rest = line.partition(",")
         name, _, memory = rest.rpartition(",")
-        # Unified memory, as on a Grace or a Jetson, is "[N/A]": nothing to count with.
+        # Unified memory, as on a Grace or a Jetson, is shown as "[N/A]", which is no amount.
         if index.strip().isdecimal() and memory.strip().isdecimal():
             found.append(Gpu(int(index), name.strip(), int(memory) // 1024))
     return found

@@ -1,5 +1,6 @@
 """
-A configuration made of one of llama-swap: its models, and what it says of all of them.
+This module makes a configuration of llmux from one of llama-swap: its models, and what it says
+of all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NOT_NEEDED = {
     "upstream": "llmux has no such paths",
 }
 _LEAST_HEALTH_TIMEOUT = 15
-"""Seconds: llama-swap takes smaller values for this."""
+"""llama-swap uses this many seconds where the configuration says fewer."""
 
 
 def draft_of_llama_swap(file: str, environment: Mapping[str, str] | None = None) -> Draft:
@@ -61,13 +62,14 @@ def draft_of_llama_swap(file: str, environment: Mapping[str, str] | None = None)
         raise DraftError(f"{printable(file)} has no model")
     environment = os.environ if environment is None else environment
     draft = _Conversion(document, environment).draft(file)
-    # Who may not read the one, in which there may be secrets, may not read the other.
+    # llama-swap's file may hold secrets, which are copied: whoever may not read that file may
+    # not read ours.
     draft.mode = mode
     return draft
 
 
 class _Conversion:
-    """The conversion of one document."""
+    """A L{_Conversion} converts one document of llama-swap."""
 
     def __init__(self, document: dict[str, Any], environment: Mapping[str, str]) -> None:
         self._document = document
@@ -130,7 +132,7 @@ class _Conversion:
         return models
 
     def _unique_names(self, models: dict[str, ModelDraft]) -> None:
-        """Leave out an alias that is a model, or another model's alias."""
+        """Leave out each alias that is also a model's name, or another model's alias."""
         taken = set(models)
         for name, model in models.items():
             for key in "aliases", "variants":
@@ -151,7 +153,9 @@ class _Conversion:
     # ------------------------------------------------------------ together
 
     def _together(self, models: dict[str, ModelDraft]) -> None:
-        """Say what may be awake together by C{resources} and C{needs}."""
+        """
+        Write the rule about which models may be awake together as C{resources} and C{needs}.
+        """
         place, kind, rule = self._rule()
         if rule is None:
             return
@@ -168,19 +172,22 @@ class _Conversion:
         for sentence in remarks:
             self._notes.add(place, sentence)
         if len(names) == 1 or (result.capacities == {"gpu": 1} and all(result.needs.values())):
-            # All exclude each other: what llmux does anyway.
+            # All models exclude each other, which is how llmux behaves without resources.
             return
         self._draft.suggestions += [
             f"Units that only say which models may be awake together, as {kind} did. With the",
             "real amounts (memory of the GPUs, of each model) llmux finds all that fits.",
         ]
-        # Without any resource there would be the one that each model needs all of.
+        # A file without resources would mean that each model is awake alone.
         self._draft.keys["resources"] = dict(result.capacities) or {"gpu": 1}
         for name, model in models.items():
             model.keys["needs"] = dict(result.needs[name])
 
     def _rule(self) -> tuple[tuple[str, ...], str, Any]:
-        """Return where the rule stands, its kind, and the rule; None if there is no rule."""
+        """
+        Return where the rule stands, the kind of the rule, and the rule; None as the rule if
+        there is none.
+        """
         document = self._document
         routing = document.get("routing")
         if isinstance(routing, dict):
@@ -223,7 +230,8 @@ class _Conversion:
                 found.append(name)
         kept: list[str] = []
         for name in reversed(found):
-            # There each unloads those that it does not go with: the last stays.
+            # In llama-swap each preloaded model unloads those that it does not fit with, so
+            # that the last one stays.
             together = [name, *kept]
             if self._needs.fit(together) if self._needs is not None else not kept:
                 kept = together
@@ -234,7 +242,7 @@ class _Conversion:
 
     def _keys(self, keys: Any) -> None:
         if isinstance(keys, list) and keys:
-            # The keys themselves stay where they are.
+            # The keys themselves are secrets: they are not copied.
             self._notes.add(
                 ("apiKeys",),
                 f"{len(keys)} key{'s' if len(keys) > 1 else ''}: who can connect may use every "

@@ -1,6 +1,4 @@
-"""
-One model of a configuration of llama-swap, as a model of llmux.
-"""
+"""This module converts one model of llama-swap's configuration to a model of llmux."""
 
 from __future__ import annotations
 
@@ -28,15 +26,17 @@ _PROXY = re.compile(
 _HEALTH = re.compile(r"/[!-~]*\Z")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 _SLEEP_TIMEOUT_SECS = 300
-"""The default; C{stop_secs} is to be below."""
+"""llmux' default for C{sleep_timeout_secs}; C{stop_secs} must be below it."""
 
 _CONTAINER_STOP_SECS = 30
-"""C{docker stop} takes ten seconds before it kills."""
+"""
+C{docker stop} waits for ten seconds before it kills, so a container gets longer than that.
+"""
 
 
 class Notes:
     """
-    What could not be carried over.
+    L{Notes} say what could not be carried over to llmux.
 
     @ivar sentences: a sentence for each thing, without repetitions.
     """
@@ -45,14 +45,14 @@ class Notes:
         self.sentences: list[str] = []
 
     def add(self, path: Path, what: str) -> None:
-        """Note what becomes of a key."""
+        """Note, in a sentence, what becomes of a key."""
         sentence = f"{key_path(path)}: {printable(what)}."
         if sentence not in self.sentences:
             self.sentences.append(sentence)
 
 
 class ModelConversion:
-    """The conversion of one model."""
+    """A L{ModelConversion} converts one model."""
 
     def __init__(
         self,
@@ -101,7 +101,9 @@ class ModelConversion:
         self._notes.add(("models", self._name, *key.split(".")), what)
 
     def _text(self, key: str) -> str | None:
-        """Return a text without macros; None, with a note, where that cannot be."""
+        """
+        Return a value as text, with macros replaced; None, with a note, if that cannot be done.
+        """
         value = self._macros.resolved(self._raw.get(key))
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
@@ -127,7 +129,8 @@ class ModelConversion:
             return text + "\n" if "\n" in text else text
         self._keys["stop_secs"] = _CONTAINER_STOP_SECS
         stopping = " ".join(shell_word(word) for line in stop for word in line)
-        # TERM reaches the command as well; the shell waits for both.
+        # TERM reaches the command as well; the shell waits twice, as the trap interrupts the
+        # first wait.
         return f"trap {shlex.quote(stopping)} TERM\n{text} &\npid=$!; wait $pid; wait $pid\n"
 
     def _command(self, key: str) -> list[list[str]] | None:
@@ -135,7 +138,8 @@ class ModelConversion:
         if not isinstance(raw, str):
             self._note(key, "it is missing" if raw is None else f"{shown(raw)} is no command")
             return None
-        # A comment may name a macro of several lines.
+        # Comments go first: a macro of several lines in a comment would leave its other lines
+        # outside of the comment.
         text = self._macros.expanded(without_comments(raw))
         unknown = [name for name in unknown_macros(text) if not name.startswith("env.")]
         if unknown:
@@ -152,7 +156,7 @@ class ModelConversion:
         return lines
 
     def _environment_words(self) -> list[list[str]]:
-        """Return the assignments before the command, in a line of their own."""
+        """Return the assignments that stand before the command, as a line of their own."""
         given = self._raw.get("env")
         if given is None:
             return []
@@ -281,7 +285,7 @@ class ModelConversion:
                 self._note(f"filters.{key}", "it has no counterpart")
 
     def _members(self, place: str, raw: Any) -> dict[str, Any]:
-        """Return what is to be set in a body."""
+        """Return the members that are to be set in a body."""
         if not isinstance(raw, dict):
             return {}
         found = {}

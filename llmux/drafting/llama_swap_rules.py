@@ -1,5 +1,6 @@
 """
-The rules of llama-swap about which models may be loaded together: groups, and the matrix.
+This module reads the rules of llama-swap about which models may be loaded together: groups, and
+the matrix.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from llmux.drafting.coexistence import Needs, TooMany, needs_of_conflicts, needs
 __all__ = ["UnknownRule", "needs_of_groups", "needs_of_matrix"]
 
 MOST_COMBINATIONS = 1000
-"""Of one expression, as llama-swap limits them."""
+"""An expression may stand for this many sets of models, which is llama-swap's own limit."""
 
 _TOKEN = re.compile(r"\s*(?:([&|()])|(\+?[\w.-]+))")
 
 
 class UnknownRule(ValueError):
-    """A rule cannot be read.  The message says which, and why."""
+    """A rule cannot be read.  The error's message says which rule, and why."""
 
 
 def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[Needs, list[str]]:
     """
-    Return what models need so that those of a group swap among each other, or not, and so
-    that exclusive groups exclude each other.
+    Return what models need so that the models of a group exclude each other if the group says
+    C{swap}, and so that exclusive groups exclude each other.
 
-    A model of an exclusive group, when it loads, unloads all other groups that are not
-    persistent; a model of another group unloads none.  So two models of an exclusive and
-    of another group may be loaded together in one of two orders.  Here they may be awake
-    together in both.
+    In llama-swap a model of an exclusive group, when it loads, unloads all other groups that
+    are not persistent; a model of a group that is not exclusive unloads no other group.  So a
+    model of an exclusive group and one of another group may be loaded together if they load in
+    one order, and not in the other.  With llmux they may be awake together in both cases.
 
-    @return: the needs, and what is to be said of them.
+    @return: the needs, and remarks about what could not be carried over.
     """
     if not isinstance(groups, dict):
         raise UnknownRule(f"{shown(groups)} is not a mapping of groups")
@@ -76,9 +77,10 @@ def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[Needs, list[str
 
 def needs_of_matrix(models: Sequence[str], matrix: Any) -> tuple[Needs, list[str]]:
     """
-    Return what models need so that those fit together which a set of the matrix has together.
+    Return what models need so that those models fit together that are together in a set of the
+    matrix.
 
-    @return: the needs, and what is to be said of them.
+    @return: the needs, and remarks about what could not be carried over.
     """
     if not isinstance(matrix, dict) or not isinstance(matrix.get("sets"), dict):
         raise UnknownRule("it has no sets")
@@ -104,7 +106,7 @@ def needs_of_matrix(models: Sequence[str], matrix: Any) -> tuple[Needs, list[str
 
 class _Expansion:
     """
-    The expressions of a matrix, as the sets of models that they stand for.
+    This class turns the expressions of a matrix into the sets of models that they stand for.
 
     C{&} binds more tightly than C{|}, and C{+NAME} stands for the set of that name.
     """
@@ -126,7 +128,10 @@ class _Expansion:
         return found
 
     def _tokens(self, text: str) -> list[str]:
-        """Return the tokens of an expression, the first of them last."""
+        """
+        Return the tokens of an expression in reverse order, so that the first can be popped
+        from the end.
+        """
         tokens = []
         at = 0
         while at < len(text.rstrip()):

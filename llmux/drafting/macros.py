@@ -1,5 +1,6 @@
 """
-The macros of llama-swap: C{${NAME}}, and C{${env.NAME}} for the environment.
+This module replaces the macros of llama-swap: C{${NAME}}, and C{${env.NAME}} for the
+environment.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 __all__ = ["Macros", "unknown_macros"]
 
 LATER = ("PORT", "PID")
-"""Macros that have no value yet when a configuration is read."""
+"""These macros have no value yet when a configuration is read."""
 
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_-]+)\}")
 _ENVIRONMENT = re.compile(r"\$\{env\.([A-Za-z_]\w*)\}", re.ASCII)
@@ -19,7 +20,7 @@ _ENVIRONMENT = re.compile(r"\$\{env\.([A-Za-z_]\w*)\}", re.ASCII)
 
 class Macros:
     """
-    The macros that hold for one model: the model's own, then the global macros.
+    L{Macros} are the macros that hold for one model: the model's own, and the global ones.
 
     A macro may use those that were defined before it.
     """
@@ -32,7 +33,8 @@ class Macros:
         environment: Mapping[str, str],
     ) -> None:
         values = {"MODEL_ID": model, **shared}
-        # Of a model's macro the place stays that of the global macro of the same name.
+        # A model's macro keeps the place of the global macro of the same name in the order of
+        # replacement.
         self._values = values | dict(own)
         self._environment = environment
 

@@ -1,8 +1,8 @@
 """
-A configuration for the models of an Ollama.
+This module drafts a configuration for the models of an Ollama.
 
-Ollama's server runs on by itself; to wake a model is to have the server load it, and to put
-a model to sleep is to have the server unload it.
+Ollama's server keeps running: a model is woken by having the server load it, and put to sleep
+by having the server unload it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["draft_of_ollama"]
 
 DEFAULT_PORT = 11434
 LIMIT = 5.0
-"""Seconds for an answer."""
+"""A server has this many seconds to answer."""
 
 _ADDRESS = re.compile(r"(?:http://)?(\[[^]]+\]|[^:/]+)(?::(\d+))?/?\Z")
 _DIRECTORIES = (
@@ -33,8 +33,9 @@ _DIRECTORIES = (
 )
 _OWN_REGISTRY = ("registry.ollama.ai", "library")
 
-# The same for each model: LLMUX_MODEL is the name.  Ollama takes names in any case, and lists
-# them as they were pulled.  A model for embeddings only is no model for api/generate.
+# The scripts are the same for each model, because LLMUX_MODEL holds the model's name.  Ollama
+# takes names in any case, and lists them as they were pulled.  A model that is for embeddings
+# only is refused by api/generate, so that api/embed is tried next.
 _WAKE = """\
 load() {
   curl -sS --noproxy '*' --fail-with-body "http://$LLMUX_HOST:$LLMUX_PORT/api/$1" \\
@@ -71,8 +72,8 @@ class _Server:
 
 def draft_of_ollama(where: str | None, environment: Mapping[str, str] | None = None) -> Draft:
     """
-    Return a draft with the models of an Ollama: those that its server lists, or, where no
-    server answers, those that its directory holds.
+    Return a draft with the models of an Ollama: those that its server lists or, if no server
+    answers, those that its directory holds.
 
     @param where: the address of the server, or the directory; None for the server at
         C{$OLLAMA_HOST} or at the default address, and the usual directories.
@@ -124,8 +125,8 @@ def _listed(server: _Server) -> dict[str, int]:
     """
     Ask a server for its models, with their sizes in bytes.
 
-    @raise OSError: nobody answers.
-    @raise ValueError: who answers is no Ollama.
+    @raise OSError: no server answers.
+    @raise ValueError: the server that answers is no Ollama.
     """
     connection = HTTPConnection(server.host, server.port, timeout=LIMIT)
     try:
