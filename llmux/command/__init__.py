@@ -1,1 +1,1 @@
-"""The command line of llmux: the C{llmux} command and its sub-commands."""
+"""This package has the command line of llmux: the C{llmux} command and its sub-commands."""

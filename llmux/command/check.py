@@ -1,6 +1,4 @@
-"""
-C{llmux check} says whether a configuration is sound, and what it amounts to.
-"""
+"""C{llmux check} says whether a configuration is sound, and describes it."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ __all__ = ["CheckOptions", "check_surroundings", "describe", "doubts"]
 
 
 class CheckOptions(usage.Options):
-    """The options that stand after C{llmux check}."""
+    """This class parses the options that stand after C{llmux check}."""
 
     longdesc = (
         "Say whether a configuration is sound, and what it amounts to.  Listens nowhere, and "
@@ -67,9 +65,9 @@ class CheckOptions(usage.Options):
 
     def run(self) -> int:
         """
-        Check the configuration.
+        Check the configuration, print what was found, and return the exit status.
 
-        @return: 0 if it is sound; 1 if it is not, if a hook does not do what
+        @return: 0 if the configuration is sound; 1 if it is not, if a hook does not do what
             llmux needs, or, with C{--strict}, if anything looks wrong.
         """
         try:
@@ -111,7 +109,7 @@ def _models(config: Config, name: str | None) -> list[str]:
 
 
 def doubts(config: Config) -> Iterator[str]:
-    """Yield a line for each thing that looks wrong in a configuration and may be meant."""
+    """Yield a line for each thing in a configuration that looks wrong but may be intended."""
     at: dict[tuple[str, int], list[str]] = {}
     for name, model in sorted(config.models.items()):
         if model.port is not None and model.serve is None:
@@ -131,10 +129,10 @@ def doubts(config: Config) -> Iterator[str]:
 
 def check_nobody_serves(config: Config) -> None:
     """
-    See to it that no llmux serves by this configuration: its models are not
-    to be woken behind its back.
+    Check that no llmux serves by this configuration, because it would not know that its models
+    are put to sleep and woken.
 
-    @raise ConfigError: something listens where it would.
+    @raise ConfigError: something listens on the port of the configuration.
     """
     if config.listen is not None:
         return
@@ -157,10 +155,10 @@ def check_surroundings(config: Config) -> None:
     Check the files and endpoints that a configuration names, without listening and
     without writing.
 
-    @raise ConfigError: C{listen} is no endpoint, or C{request_log} lies in no
-        directory.
+    @raise ConfigError: C{listen} or C{admin.listen} is no endpoint, or the directory of
+        C{request_log} does not exist.
     """
-    # Only when systemd starts llmux is its socket there.
+    # The socket of systemd exists only in an llmux that systemd has started.
     if config.listen is not None and not config.listen.startswith("systemd:"):
         from llmux.daemon.listener import make_endpoint
 
@@ -198,7 +196,7 @@ def as_plain_values(config: Config) -> dict[str, Any]:
 
 
 def describe(config: Config) -> Iterator[str]:
-    """Yield the lines that tell a person what a configuration amounts to."""
+    """Yield lines that describe a configuration for people."""
     count = len(config.models)
     yield f"{config.file} is sound: {count} model{'s' if count > 1 else ''}"
     yield ""

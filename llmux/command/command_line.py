@@ -1,5 +1,6 @@
 """
-The options that stand after C{llmux}: those of the daemon, or a command with its own.
+This module parses the options that stand after C{llmux}: those of the daemon, or a command with
+options of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["LlmuxOptions"]
 
 
 class _Elsewhere(usage.Options):
-    """A command whose module reads the rest of the line by itself."""
+    """This command leaves the rest of the command line to a module of its own."""
 
     def __init__(self, module: str) -> None:
         usage.Options.__init__(self)
@@ -36,14 +37,17 @@ class _Elsewhere(usage.Options):
         return status
 
     def argument_parser(self) -> Any:
-        """Return what the module parses its words with."""
+        """Return the parser that the module uses for its words."""
         from importlib import import_module
 
         return import_module(self._module).parser()
 
 
 class _Verb(usage.Options):
-    """A command that talks to a running llmux, and reads the rest of the line by itself."""
+    """
+    This command talks to a running llmux, and leaves the rest of the command line to
+    L{run_verb}.
+    """
 
     parent: Any = None
 
@@ -65,7 +69,7 @@ class _Verb(usage.Options):
         return run_verb(self._verb, before + self._rest)
 
     def argument_parser(self) -> Any:
-        """Return what the command parses its words with."""
+        """Return the parser that the command uses for its words."""
         from llmux.command.verb_options import verb_parser
 
         return verb_parser(self._verb)
@@ -102,7 +106,9 @@ def _simulate() -> Any:
 
 
 class LlmuxOptions(Options):
-    """The options that stand after C{llmux}: those of C{twistd llmux}, or a command."""
+    """
+    This class parses what stands after C{llmux}: the options of C{twistd llmux}, or a command.
+    """
 
     synopsis = "[options] [command]"
     longdesc = (

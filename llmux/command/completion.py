@@ -1,6 +1,4 @@
-"""
-C{llmux completion} prints what completes the command line in a shell.
-"""
+"""C{llmux completion} prints a script with which a shell completes the command line."""
 
 from __future__ import annotations
 
@@ -12,11 +10,14 @@ from llmux.command.completion_scripts import SCRIPTS
 __all__ = ["main", "parser"]
 
 _MODELS = "models"
-"""What the scripts ask for when the name of a model is next."""
+"""
+A completion script gives this word in place of a shell's name when it needs the names of
+models.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Return the parser of the words after C{llmux completion}."""
     parser = argparse.ArgumentParser(
         prog="llmux completion",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """
-    Print the script.
+    Print the completion script of a shell, or the names of the models for such a script.
 
     @return: the exit status.
     """
@@ -52,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _print_models(config: str) -> int:
     """Print the names of a configuration's models, a line each; nothing if there are none."""
-    # Read, and not checked: somebody waits with a finger on the key.
+    # The file is read but not checked, because the user is waiting for the completion of a
+    # word.
     from llmux.config.document import read_document
     from llmux.config.error import ConfigError
 

@@ -1,6 +1,4 @@
-"""
-Scripts that complete a command line in bash, zsh and fish.
-"""
+"""This module makes the scripts that complete a command line in bash, zsh and fish."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """
-The way from the command line to a running llmux: its Unix socket, or a URL.
+This module connects the command line to a running llmux, by the daemon's Unix socket or by a
+URL.
 
-A command asks, prints and ends: blocking sockets of the standard library serve,
-and nothing of Twisted is imported, so that a command's answer is there at once.
+A command sends one request, prints the reply and ends, so it uses blocking sockets of the
+standard library.  Nothing of Twisted is imported, so that a command starts quickly.
 """
 
 from __future__ import annotations
@@ -23,24 +24,26 @@ __all__ = ["CommandRefused", "DaemonLink", "NotReachable", "StreamEvent", "link_
 
 _CONNECT_SECS = 5.0
 _REPLY_SECS = 30.0
-"""For a status, which takes milliseconds."""
+"""A reply may take this many seconds; a status takes milliseconds."""
 
 _SILENCE_SECS = 40.0
-"""Of a stream that has a comment each 15 s."""
+"""
+A stream may be silent for this many seconds, because the daemon sends a comment each 15 s.
+"""
 
 _LONGEST_LINE = 2**26
 
 
 class NotReachable(Exception):
-    """No daemon answered; the message says what was tried."""
+    """No daemon has answered; the message says what was tried."""
 
 
 class CommandRefused(Exception):
     """
     The daemon has refused a command, or failed at it; the message is its sentence.
 
-    @ivar status: of its reply.
-    @ivar document: the reply's JSON, or None if the reply was none.
+    @ivar status: the HTTP status of the reply.
+    @ivar document: the reply's JSON, or None if the reply was not JSON.
     """
 
     def __init__(self, message: str, status: int, document: Any = None) -> None:
@@ -51,11 +54,11 @@ class CommandRefused(Exception):
 
 class StreamEvent:
     """
-    An event of the daemon's stream.
+    A L{StreamEvent} is one event of the daemon's stream (server-sent events).
 
-    @ivar kind: what C{event:} says.
+    @ivar kind: the value of C{event:}.
     @ivar data: the JSON of C{data:}.
-    @ivar number: what C{id:} says; empty if there is none.
+    @ivar number: the value of C{id:}; empty if there is none.
     """
 
     __slots__ = ("data", "kind", "number")
@@ -67,14 +70,14 @@ class StreamEvent:
 
 
 class _UnixConnection(HTTPConnection):
-    """A connection by way of a Unix socket."""
+    """This HTTP connection uses a Unix socket."""
 
     def __init__(self, path: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
-        """Connect."""
+        """Connect to the Unix socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         try:
             self.sock.settimeout(self.timeout)
@@ -86,9 +89,9 @@ class _UnixConnection(HTTPConnection):
 
 class DaemonLink:
     """
-    The place of a daemon, and how to ask there.
+    A L{DaemonLink} knows where a daemon is, and sends requests there.
 
-    @ivar shown: the place in words.
+    @ivar shown: the daemon's address, for messages.
     """
 
     def __init__(
@@ -101,10 +104,12 @@ class DaemonLink:
     ) -> None:
         """
         @param url: C{http://} or C{https://}, host and port; a path before C{/llmux} is kept.
-        @param sockets: where there is no URL: paths to try in turn.
-        @param doubt: why there may be another socket, said if nobody is reached.
-        @param key: sent as C{Authorization: Bearer}, to a URL only.
-        @raise ValueError: the URL is none.
+        @param sockets: the paths of Unix sockets that are tried in turn if there is no URL.
+        @param doubt: a reason why the daemon's socket may be another one; the error says it if
+            no daemon is reached.
+        @param key: the key that is sent as C{Authorization: Bearer}, to a URL only.
+        @raise ValueError: the URL is not sound, or the key holds characters that no key can
+            have.
         """
         self._sockets = sockets
         self._doubt = "" if doubt is None else f"; {doubt}"
@@ -116,7 +121,7 @@ class DaemonLink:
             if self._url.scheme not in ("http", "https") or not self._url.hostname:
                 raise ValueError(f"{url!r} is no URL: give one as in http://127.0.0.1:3000")
             _ = self._url.port  # raises ValueError itself
-            # Without what may be a password.
+            # The user's part of a URL may hold a password, which no message shows.
             place = self._url.netloc.rpartition("@")[2]
             self.shown = self._url._replace(netloc=place).geturl()
             self._prefix = self._url.path.rstrip("/").removesuffix("/llmux")
@@ -155,7 +160,7 @@ class DaemonLink:
             why = (e.strerror or str(e) or type(e).__name__).lower()
             raise NotReachable(f"is it running? tried {printable(shown)} ({why})") from None
         connection.sock.settimeout(limit)
-        # A machine that is gone says nothing: the kernel is to find out.
+        # A machine that has gone sends nothing; with keepalive the kernel notices that.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def _request(
@@ -167,8 +172,11 @@ class DaemonLink:
         silence: float | None,
     ) -> tuple[HTTPConnection, HTTPResponse]:
         """
+        Send a request, and return the connection and the reply once its head has come.
+
         @param timeout: seconds until the reply's head.
-        @param silence: seconds without a byte after that; None for ever.
+        @param silence: how many seconds may pass without a byte after the head; None for no
+            limit.
         """
         connection = self._open(timeout)
         headers = dict(self._headers)
@@ -180,7 +188,8 @@ class DaemonLink:
         try:
             connection.request(method, f"{self._prefix}{path}", data, headers)
             reply = connection.getresponse()
-            # The connection has let go of its socket where the reply ends with it.
+            # The timeout is set on the socket itself: where the reply ends with the connection,
+            # C{connection.sock} is None by now.
             sock.settimeout(silence)
             return connection, reply
         except TimeoutError:
@@ -198,11 +207,11 @@ class DaemonLink:
         timeout: float | None = _REPLY_SECS,
     ) -> Any:
         """
-        Ask, and return the reply's JSON.
+        Send a request, and return the JSON of the reply.
 
-        @param timeout: seconds without a byte; None for ever.
+        @param timeout: how many seconds may pass without a byte; None for no limit.
         @raise CommandRefused: the status is no 2xx.
-        @raise NotReachable: nobody is there, or who is there is no llmux.
+        @raise NotReachable: no daemon answers, or the connection was closed.
         @raise TimeoutError: the reply has not come in time.
         """
         connection, reply = self._request(method, path, body, timeout, timeout)
@@ -230,12 +239,13 @@ class DaemonLink:
 
     def lines(self, path: str, silence: float | None = None) -> Iterator[str]:
         """
-        Ask, and yield the lines of a reply as they come, without their ends.
+        Send a request, and yield the lines of the reply as they come, without their line ends.
 
-        @param silence: seconds without a byte after which the daemon counts as lost; None
-            where nothing need come.
+        @param silence: after how many seconds without a byte the daemon counts as lost; None
+            for never.
         @raise CommandRefused: the status is no 2xx.
-        @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
+        @raise NotReachable: no daemon answers; or the stream was cut, or was silent for too
+            long.
         """
         connection, reply = self._request("GET", path, None, _REPLY_SECS, silence)
         with closing(connection):
@@ -254,7 +264,8 @@ class DaemonLink:
         Yield the events of a stream as they come; None for each comment.
 
         @raise CommandRefused: the status is no 2xx.
-        @raise NotReachable: nobody is there; or the stream was cut, or fell silent.
+        @raise NotReachable: no daemon answers; or the stream has ended, or was silent for too
+            long.
         """
         kind, number, data = "message", "", []
         for line in self.lines(path, _SILENCE_SECS):
@@ -282,7 +293,8 @@ def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> Daemon
     """
     Return the link to the daemon that runs by a configuration file.
 
-    The file may be broken: somebody is about to change it, and wants to know what goes on.
+    The file may be broken: its owner may be changing it just now, and still wants to reach the
+    daemon.
     """
     configured = doubt = None
     try:
@@ -294,7 +306,9 @@ def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> Daemon
 
 
 def _admin_socket(file: str) -> str | None:
-    """What C{admin.socket} of the file says; None if there is nothing of it, or no file."""
+    """
+    Return C{admin.socket} of the file; None if the file does not say it, or does not exist.
+    """
     try:
         with open(file, "rb") as stream:
             data = stream.read()

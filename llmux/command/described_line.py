@@ -1,8 +1,9 @@
 """
-A command line as completion sees it: commands, options, and what may follow each.
+This module describes the command line for completion: commands, options, and the values that
+may follow each.
 
-The description is made of the options as they are, those of Twisted's C{usage} and those of
-L{argparse}, so that a command that is added is completed as well.
+The description is made from the parsers themselves, those of Twisted's C{usage} and those of
+L{argparse}, so that a new command is completed without further work.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ __all__ = ["DIRECTORY", "FILE", "MODEL", "CommandWords", "OptionWords", "describ
 FILE, DIRECTORY, MODEL = "file", "directory", "model"
 
 Values = str | tuple[str, ...] | None
-"""What may follow: a kind of it, some words, or anything."""
+"""
+The values that may follow are a kind (L{FILE}, L{DIRECTORY} or L{MODEL}), a tuple of words, or,
+for None, anything.
+"""
 
 _KINDS = {
     "FILE": FILE,
@@ -32,17 +36,19 @@ _KINDS = {
     "MODEL": MODEL,
     "model": MODEL,
 }
-"""Of a value, by what its option, or its place in the help, is called."""
+"""
+A value's kind is found by the name that its option has, or that the help gives to its place.
+"""
 
 
 @dataclass(frozen=True)
 class OptionWords:
     """
-    One option.
+    L{OptionWords} describe one option.
 
-    @ivar names: the long name first, with their hyphens.
-    @ivar takes_value: a value follows.
-    @ivar needs_value: the value may be in the next word.
+    @ivar names: the option's names, the long one first, with their hyphens.
+    @ivar takes_value: whether a value follows.
+    @ivar needs_value: whether the value must follow, so that it may be the next word.
     @ivar values: what the value may be.
     """
 
@@ -56,9 +62,10 @@ class OptionWords:
 @dataclass(frozen=True)
 class CommandWords:
     """
-    One command; the line itself has an empty name.
+    L{CommandWords} describe one command; the command line as a whole is a command with an empty
+    name.
 
-    @ivar arguments: what may stand where no option stands.
+    @ivar arguments: the values that may stand where no option stands.
     """
 
     name: str
@@ -120,10 +127,10 @@ def _of_usage(options: usage.Options) -> tuple[OptionWords, ...]:
         long, equals, _ = entry.partition("=")
         meant = options.synonyms[long]
         if meant != long and meant + equals in options.longOpt:
-            # Another name of an option that has its own turn.
+            # This is another name of an option that has an entry of its own.
             continue
         spelled = {f"--{name}" if len(name) > 1 else f"-{name}" for name in names[meant]}
-        # A list has no public way to its items.
+        # Twisted's list of completions has no public attribute for its items.
         words = getattr(actions.get(long), "_items", None)
         found.append(
             OptionWords(

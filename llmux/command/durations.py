@@ -1,6 +1,4 @@
-"""
-How the command line reads and writes lengths of time.
-"""
+"""This module reads and writes lengths of time as the command line does."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def in_words_range(secs: Sequence[float | None]) -> str:
     """
     Return a range of seconds for people: C{9 to 58 s}, C{50 s to 4 min}.
 
-    @param secs: the least and the most; None for a most that nobody knows.
+    @param secs: the shortest and the longest time; None for a longest time that is not known.
     """
     if secs[1] is None:
         return f"{in_words(secs[0] or 0.0)} or more"
@@ -67,6 +65,7 @@ def seconds_between(earlier: str, later: str) -> float:
     """
     Return the seconds from one time to another, both as the daemon writes them.
 
-    Both are the daemon's own, so that a terminal whose clock is wrong shows what is right.
+    Both times come from the daemon, so that a terminal whose clock is wrong shows the right
+    length.
     """
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

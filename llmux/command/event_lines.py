@@ -1,6 +1,4 @@
-"""
-Events and requests as lines for people.
-"""
+"""This module writes events and requests as lines for people."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ def requests_table(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[lis
     """
     Yield the lines of a table of requests, the latest last.
 
-    @param most: as many of the latest as are shown.
+    @param most: how many requests are shown at most: the latest.
     """
     shown = sorted(rows, key=lambda row: str(row.get("at") or ""))[-most:]
     cells, styles = map(_request_cells, shown), map(_request_styles, shown)
@@ -61,12 +59,12 @@ def requests_table(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[lis
 
 def event_lines(kind: str, data: Mapping[str, Any]) -> Iterator[list[Styled]]:
     """
-    Yield the lines that tell of an event.
+    Yield the lines that describe an event.
 
     @param data: the event's JSON.
     """
     at = data.get("at") or data.get("now")
-    # What has no time of its own has just happened.
+    # An event without a time has just happened.
     time = clock_time(at) if at else strftime("%H:%M:%S")
     start = [Styled(f"{time} {kind:<9}", "dim")]
     if kind == "status":

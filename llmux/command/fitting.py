@@ -1,5 +1,6 @@
 """
-Which models fit together: the largest sets that can be awake at a time.
+This module finds which models fit together: the largest sets that can be awake at the same
+time.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from llmux.interfaces import Amount, Needs
 __all__ = ["largest_sets"]
 
 _MOST_STEPS = 20_000
-"""Steps of the search, some 50 ms; with hundreds of unlike models it is given up."""
+"""
+The search gives up after this many steps, some 50 ms; hundreds of models with different needs
+take more.
+"""
 
 _MOST_SETS = 20
 
 
 class _TooMany(Exception):
-    """The search takes too long, or finds more than anybody would read."""
+    """The search takes too long, or finds more sets than anybody would read."""
 
 
 def largest_sets(room: Room) -> list[str] | None:
     """
     Find the sets of models that can be awake together, and to which no model can be added.
 
-    Models with the same needs stand for each other: C{2 of chat, code, math}.
+    Models with the same needs are written as a group: C{2 of chat, code, math}.
 
     @return: a line for each set, those with the most models first; None if there are too
         many.
@@ -53,7 +57,9 @@ def _words(groups: Sequence[Sequence[str]], counts: Sequence[int]) -> Iterator[s
 
 
 class _Search:
-    """A search through how many models of each group are awake."""
+    """
+    A L{_Search} goes through the numbers of models of each group that may be awake together.
+    """
 
     def __init__(self, room: Room, groups: Sequence[Sequence[str]]) -> None:
         self._resources = list(room.resources)
@@ -65,7 +71,7 @@ class _Search:
         self._known: dict[tuple[int, ...], bool] = {}
 
     def maximal(self) -> Iterator[tuple[int, ...]]:
-        """The counts to which nothing can be added."""
+        """Yield, for each largest set, the number of models of each group."""
         number = 0
         for counts in self._counts((), 0):
             grown = (
@@ -97,7 +103,7 @@ class _Search:
                 for places, count in zip(self._places, counts, strict=True)
                 for _ in range(count)
             ]
-            # Those with the fewest places first: they leave the least choice.
+            # Models with the fewest places come first, because they leave the least choice.
             places.sort(key=len)
             known = self._known[counts] = self._place(places, 0, self._total)
         return known

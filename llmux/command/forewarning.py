@@ -1,7 +1,7 @@
 """
-What a command will do, said before it is given.
+This module says what a command will do, before the command is given.
 
-The page says the same with the same words (C{page.html}, C{FOREWARNING}); a test compares them.
+The page uses the same words (C{page.html}, C{FOREWARNING}); a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def forewarning(status: Status, verb: str, model: Status | None = None) -> str:
     """
     Say what a command will do.
 
-    @param status: what the daemon answers to C{GET /llmux/status}.
+    @param status: the daemon's reply to C{GET /llmux/status}.
     @param verb: C{wake}, C{switch}, C{sleep}, C{pin}, C{unpin}, C{pause} or C{resume}.
-    @param model: the entry of the model that it is for.
+    @param model: the status's entry of the model that the command is for.
     """
     if verb == "pause":
         return _pause(status)

@@ -1,5 +1,6 @@
 """
-Lanes for a terminal: which models have held a resource, over the last minutes.
+This module draws lanes for a terminal: which models have held a resource, over the last
+minutes.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ _LANE_STYLES = 6
 _MOST_ROWS = 4
 _MOST_KEPT = 4000
 
-# What is looked for first in a cell that holds several: what is short must not get lost.
+# If several states fall into one cell, the one with the lowest rank is shown, so that short
+# states are not lost.
 _RANKS = {"uncertain": 0, "waking": 1, "sleeping": 1, "checking": 1, "draining": 2, "awake": 3}
 
 
 def moment(text: str) -> float:
-    """Return the seconds since the epoch of a moment that the daemon has written."""
+    """Return the seconds since the epoch of a time that the daemon has written."""
     return datetime.fromisoformat(text).timestamp()
 
 
 class _Stretch(NamedTuple):
-    """Some time that a model was in one state."""
+    """
+    A L{_Stretch} is a time during which a model was in one state; C{began} and C{ended} are
+    seconds since the epoch.
+    """
 
     model: str
     state: str
@@ -40,23 +45,22 @@ class _Stretch(NamedTuple):
 
 class SeenHistory:
     """
-    What each model did when: what the daemon tells, and what was seen since.
+    A L{SeenHistory} knows which states each model has had: those of the daemon's history, and
+    those seen since.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[float, str, Mapping[str, float] | None]]] = {}
 
     def load(self, document: Mapping[str, Any]) -> None:
-        """
-        Take over what the daemon answers to C{GET /llmux/history}.
-        """
+        """Take over the daemon's reply to C{GET /llmux/history}."""
         self._seen = {
             name: [(moment(row[0]), row[1], row[2] if len(row) > 2 else None) for row in rows]
             for name, rows in document.get("models", {}).items()
         }
 
     def note(self, status: Mapping[str, Any]) -> None:
-        """Remember what a status says of the models."""
+        """Remember the states of the models in a status."""
         for model in status["models"]:
             rows = self._seen.setdefault(model["name"], [])
             if not rows or rows[-1][1] != model["state"]:
@@ -66,7 +70,10 @@ class SeenHistory:
                     del rows[: _MOST_KEPT // 4]
 
     def stretches(self, start: float, end: float) -> Iterator[_Stretch]:
-        """Yield when models held something, within these seconds since the epoch."""
+        """
+        Yield the times when models held something, between two times in seconds since the
+        epoch.
+        """
         for name, rows in self._seen.items():
             for i, (at, state, place) in enumerate(rows):
                 ended = rows[i + 1][0] if i + 1 < len(rows) else end
@@ -85,12 +92,13 @@ def lane_lines(
     colour: bool,
 ) -> list[list[Styled]]:
     """
-    Return the lines of a resource's lane, the uppermost first.
+    Return the lines of a resource's lane, from top to bottom.
 
-    @param end: the right edge, in seconds since the epoch.
-    @param secs: how long ago the left edge is.
-    @param width: in columns.
-    @param colour: models are told apart by colours; names stand in the lane anyway.
+    @param end: the time of the right edge, in seconds since the epoch.
+    @param secs: the length of the lane, in seconds.
+    @param width: the width of the lane, in columns.
+    @param colour: whether colours tell the models apart; the lane shows the models' names in
+        any case.
     """
     capacity = resource["capacity"]
     places = {m["name"]: m.get("place") for m in status["models"]}
@@ -110,8 +118,8 @@ def lane_lines(
 
 def _rows(stretches: Sequence[_Stretch]) -> list[list[_Stretch]]:
     """
-    Part stretches, which stand in the order of their beginning, into rows: a model stays in
-    its row for as long as it holds something, and takes the lowest row that is free then.
+    Divide stretches, which are sorted by their beginning, among rows: a model takes the lowest
+    row that is free, and stays there for as long as it holds something.
     """
     rows: list[list[_Stretch]] = [[]]
     for stretch in stretches:
@@ -131,7 +139,7 @@ def _rows(stretches: Sequence[_Stretch]) -> list[list[_Stretch]]:
 def _cells(
     row: Sequence[_Stretch], start: float, step: float, width: int
 ) -> list[_Stretch | None]:
-    """Of each cell of a row the stretch that matters most."""
+    """Return, for each cell of a row, the stretch that matters most."""
     cells: list[_Stretch | None] = [None] * width
     for stretch in row:
         first = max(0, int((stretch.began - start) / step))

@@ -17,13 +17,15 @@ from llmux.drafting.draft import Draft, DraftError
 __all__ = ["main", "parser"]
 
 SCHEMA = "llmux.schema.json"
-"""The file beside a configuration from which editors complete."""
+"""
+This file is written beside the configuration; editors complete the configuration with its help.
+"""
 
 SOURCES = ("gguf", "llama-swap", "ollama")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Return the parser of the words after C{llmux init}."""
     parser = argparse.ArgumentParser(
         prog="llmux init",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,10 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """
-    Write a configuration.
+    Write a configuration and the schema beside it, and return the exit status.
 
-    @return: the exit status: 0; 1 if there is nothing to make one of, or if the
-        file exists.
+    @return: 0; or 1 if no configuration could be drafted, or if the file exists.
     """
     options = parser()
     arguments = options.parse_args(argv)
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _init(source: str | None, where: str | None, output: str) -> int:
-    # Asked before all else: what takes long must not be for nothing.
+    # The file is looked for first, because drafting may take long and would be in vain.
     if output != "-" and os.path.lexists(output):
         raise _exists(output)
     draft = _draft(source, where, None if output == "-" else os.path.dirname(output) or ".")

@@ -1,5 +1,6 @@
 """
-The C{llmux} command: the daemon in the foreground, and the commands that go with it.
+This module has the C{llmux} command: the daemon in the foreground, and the commands that go
+with it.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the command.
+    Run the C{llmux} command with the words of the command line.
 
-    @return: the exit status: 0; 1 for a configuration that is not sound or
-        cannot be carried out; 2 for options that make no sense; 128 + its
-        number when a second signal has aborted requests.
+    @return: the exit status: 0; 1 for a configuration that is not sound or cannot be carried
+        out; 2 for options that make no sense; 128 plus the number of the signal when a second
+        signal has aborted requests.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     verb = verb_of(words)
     if verb is not None:
-        # Nothing of Twisted is imported: the answer is to be there at once.
+        # Nothing of Twisted is imported here, so that the command answers at once.
         from llmux.command.verbs import run_verb
 
         for stream in sys.stdout, sys.stderr:
-            # A terminal may not know all letters that a model's name can have.
+            # A terminal's encoding may lack letters that a model's name can have.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         return _to_its_end(lambda: run_verb(*verb))
@@ -57,11 +58,11 @@ def _to_its_end(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # The reader of our output has had enough: nobody to tell, at exit either.
+        # The reader of our output has closed it; Python must not try to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        # Before the reactor ran: nothing had begun.
+        # The reactor does not run yet or any more, so there is nothing to stop.
         return 128 + signal.SIGINT
 
 

@@ -1,6 +1,4 @@
-"""
-C{llmux ps}: a line for each model.
-"""
+"""C{llmux ps} prints the table of this module, which has a line for each model."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ STATE_STYLES: Mapping[str, str] = {
 
 
 def model_cells(status: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """Return what the table says of one model, in the order of the headings."""
+    """Return the cells of one model, in the order of the headings."""
     since, oldest = model.get("since"), model.get("oldest_wait_secs")
     turn = model.get("turn") or {}
     last = model.get("last_switch") or {}
@@ -52,9 +50,9 @@ def model_cells(status: Mapping[str, Any], model: Mapping[str, Any]) -> list[str
 
 def models_table(status: Mapping[str, Any]) -> Iterator[list[Styled]]:
     """
-    Yield the lines of the table.
+    Yield the lines of the table of all models.
 
-    @param status: what the daemon answers to C{GET /llmux/status}.
+    @param status: the daemon's reply to C{GET /llmux/status}.
     """
     models = status["models"]
     rows = [model_cells(status, model) for model in models]
@@ -68,7 +66,7 @@ def table(
     """
     Yield the lines of a table whose columns are as wide as their longest cell.
 
-    @param styles: of each row the styles of its first cells.
+    @param styles: for each row, the styles of its first cells.
     """
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
 

@@ -1,6 +1,4 @@
-"""
-Whether what a command began has come to its end.
-"""
+"""This module finds out whether what a command has begun has been completed."""
 
 from __future__ import annotations
 
@@ -13,11 +11,11 @@ __all__ = ["Moment", "is_done", "moment_of"]
 
 Status = Mapping[str, Any]
 Moment = Mapping[str, int]
-"""How many tries of each model had failed when a command was given."""
+"""A L{Moment} is how many tries of each model had failed when a command was given."""
 
 
 def moment_of(status: Status) -> Moment:
-    """Return what L{is_done} has to know of the time before the command."""
+    """Return what L{is_done} needs to know of the time before the command."""
     return {model["name"]: _tries(model) for model in status["models"]}
 
 
@@ -28,12 +26,12 @@ def _tries(model: Status) -> int:
 
 def is_done(wanted: str, model: str | None, before: Moment, status: Status) -> bool:
     """
-    Whether a command has been carried out.
+    Tell whether a command has been carried out.
 
-    @param wanted: the state to which its models were to come: C{awake} or C{asleep}.
-    @param model: what the command was for; None for all models.
-    @param before: the L{moment_of} the status before the command.
-    @raise CommandRefused: a model has failed since.
+    @param wanted: the state that the command asks for: C{awake} or C{asleep}.
+    @param model: the model that the command was for; None for all models.
+    @param before: what L{moment_of} returned before the command.
+    @raise CommandRefused: a model has failed since the command was given.
     """
     named = [
         m

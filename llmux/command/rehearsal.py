@@ -1,6 +1,6 @@
 """
-C{llmux check --hooks} runs each model's scripts as llmux runs them, and reports the times
-that they take.
+C{llmux check --hooks} runs each model's scripts as llmux runs them, and reports how long they
+take.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from llmux.interfaces import HookKind, HookResult, IHookRunner
 __all__ = ["Step", "rehearse", "report", "run_hooks"]
 
 PAUSE = 0.25
-"""Seconds between two questions to a model that has not answered yes yet."""
+"""So many seconds pass between two questions to a model that has not answered yes yet."""
 
 
 @dataclass(frozen=True)
 class Step:
     """
-    One hook of a rehearsal.
+    A L{Step} is one hook that a rehearsal has run.
 
     @ivar step: the hook's name.
-    @ivar outcome: what came of it, in a few words.
-    @ivar ok: whether that is what llmux needs.
+    @ivar outcome: the result, in a few words.
+    @ivar ok: whether the result is what llmux needs.
     """
 
     model: str
@@ -43,12 +43,11 @@ async def rehearse(
     clock: IReactorTime, hooks: IHookRunner, model: str, wake_limit: float, cycle: bool
 ) -> list[Step]:
     """
-    Ask a model's C{alive}; or, with C{cycle}, run C{sleep}, C{wake}, C{alive} until it
-    says yes, and C{sleep} again.  What comes after a step that failed is left out,
-    except for the last C{sleep}.
+    Run a model's C{alive}; or, with C{cycle}, run C{sleep}, C{wake}, C{alive} until the answer
+    is yes, and C{sleep} again.  If a step fails, the steps after it are left out, except for
+    the last C{sleep}; if the first C{sleep} fails, all others are left out.
 
-    @param wake_limit: seconds within which the wake hook must have ended and C{alive}
-        have said yes.
+    @param wake_limit: how many seconds the wake hook may take, with C{alive}'s yes after it.
     """
 
     async def run(kind: HookKind) -> HookResult:
@@ -108,8 +107,8 @@ def report(steps: Sequence[Step]) -> Iterator[str]:
 
 def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -> bool:
     """
-    Rehearse these models one after the other, as L{rehearse} says, and write a table.
-    This takes the process over: it can be done once.
+    Rehearse these models one after the other, as L{rehearse} says, and write a table.  This
+    function runs the reactor, so it can be called once in a process.
 
     @return: whether every step did what llmux needs.
     """
@@ -143,8 +142,8 @@ def run_hooks(config: Config, models: Iterable[str], cycle: bool, out: TextIO) -
 
 def _hook_runner(config: Config, reactor: Any) -> IHookRunner:
     """
-    Return a runner of hooks that leaves no note of its wakes and heeds none: notes are
-    for the llmux that serves.
+    Return a runner of hooks that writes no note of its wakes and reads none: notes are for the
+    llmux that serves.
     """
     from llmux.backend.whereabouts import Whereabouts
     from llmux.hooks.assembly import assemble_hooks

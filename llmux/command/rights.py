@@ -1,6 +1,4 @@
-"""
-Who may do what from where, as C{llmux check} tells it.
-"""
+"""This module writes, for C{llmux check}, who may do what, and from where."""
 
 from __future__ import annotations
 
@@ -58,7 +56,9 @@ def _place(config: Config) -> str:
 
 
 def _is_private(config: Config) -> bool | None:
-    """Whether only this machine reaches llmux; None where that is not said here."""
+    """
+    Tell whether only this machine can reach llmux; None if the configuration does not say.
+    """
     host: str | None = config.host
     if config.listen is not None:
         kind = config.listen.partition(":")[0]

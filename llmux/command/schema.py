@@ -13,7 +13,7 @@ __all__ = ["SchemaOptions", "schema_text"]
 
 
 class SchemaOptions(usage.Options):
-    """The options that stand after C{llmux schema}."""
+    """This class parses the options that stand after C{llmux schema}."""
 
     longdesc = (
         "Print the JSON schema of the configuration, which editors complete from: write it to "
@@ -35,7 +35,7 @@ class SchemaOptions(usage.Options):
         raise AssertionError("it has not exited")
 
     def run(self) -> int:
-        """Print the schema."""
+        """Print the schema, and return the exit status 0."""
         print(schema_text(), end="")
         return 0
 

@@ -19,14 +19,15 @@ _WORDS_BEFORE_A_COMMAND = frozenset(
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _UNKNOWN = re.compile(r"[$`*?\[~]")
-"""What the shell replaces before it looks for a file."""
+"""
+A word with one of these characters is changed by the shell before the shell looks for a file.
+"""
 
 
 def script_problems(script: str, directory: str) -> Iterator[str]:
     """
-    Yield what is wrong with a script, as far as that can be told: mistakes that
-    the shell finds without running the script, and files that the script names
-    as commands and that are not there or cannot be run.
+    Yield what is wrong with a script, as far as that can be found without running it: mistakes
+    of syntax, and commands that are files which do not exist or cannot be run.
 
     @param directory: where the script would run.
     """
@@ -74,7 +75,7 @@ def _interpreter(path: str) -> str | None:
     words = start.partition(b"\n")[0][2:].split()
     if not start.startswith(b"#!") or not words:
         return None
-    # A line that ends as on Windows names a program that ends in CR.
+    # In a line that ends as on Windows, CR is part of the program's name.
     if start.partition(b"\n")[0].endswith(b"\r") and len(words) == 1:
         return os.fsdecode(words[0]) + "\\r"
     if os.path.basename(words[0]) == b"env":
@@ -103,9 +104,10 @@ def _mistake(command: list[str], directory: str) -> str:
 
 def _files(script: str) -> Iterator[tuple[str, bool]]:
     """
-    Yield the paths that stand where a command does, and whether a shell reads them.
+    Yield the paths that stand in the place of a command, and for each whether a shell reads the
+    file.
 
-    Paths after a change of directory are left out, since nobody knows where
+    Paths after a change of directory are left out, since it is not known in which directory
     they would be looked for.
     """
     lexer = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")
@@ -123,7 +125,7 @@ def _files(script: str) -> Iterator[tuple[str, bool]]:
             expects_command, reads_file = True, False
             continue
         if set(word) <= set("<>&"):
-            # What follows is a file for input or output; a command may come after it.
+            # A file for input or output follows; a command may come after that.
             continue
         if not (expects_command or reads_file):
             continue

@@ -1,7 +1,7 @@
 """
-What a status amounts to, in words.
+This module says in sentences what a status means.
 
-The page says the same with the same words (C{page.html}, C{sentence}); a test compares them.
+The page uses the same words (C{page.html}, C{sentence}); a test compares the two.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ __all__ = ["clock_time", "model_facts", "model_sentence", "reason_sentence", "st
 
 Status = Mapping[str, Any]
 _MOST_NAMED = 4
-"""Models that one sentence names; of the others it says how many there are."""
+"""
+At most this many models get a sentence each; of the others, one sentence gives the number.
+"""
 
 
 def clock_time(moment: str) -> str:
-    """Return the local time of day of a moment that the daemon has written."""
+    """Return the local time of day of a time that the daemon has written."""
     from datetime import datetime
 
     return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S")
@@ -40,9 +42,9 @@ def _in_flight(count: int) -> str:
 
 def status_sentences(status: Status) -> Iterator[list[Styled]]:
     """
-    Yield the sentences that say what goes on, what matters most first.
+    Yield the sentences that say what goes on; the most important comes first.
 
-    @param status: what the daemon answers to C{GET /llmux/status}.
+    @param status: the daemon's reply to C{GET /llmux/status}.
     """
     yield from _what_is_unusual(status)
     models: Sequence[Status] = status["models"]
@@ -117,7 +119,7 @@ _STATES: Mapping[str, tuple[str, str]] = {
     "checking": ("warn", "has been asked for {age} whether it is alive{in_flight}"),
     "uncertain": ("bad", "may be awake, and has been cleaned up for {age}"),
 }
-"""Of each state that is worth a sentence: its style, and how the sentence goes on."""
+"""Each state that gets a sentence has a style, and the words that follow the model's name."""
 
 
 def model_sentence(status: Status, model: Status) -> list[Styled]:
@@ -189,7 +191,7 @@ def reason_sentence(status: Status) -> list[Styled] | None:
 
 
 def model_facts(status: Status, model: Status) -> Iterator[list[Styled]]:
-    """Yield what can be said of one model, a line each."""
+    """Yield lines that say all that is known of one model."""
     yield model_sentence(status, model)
     yield from _what_is_unusual({**status, "models": [model]})
     if model["waiters"] and model["state"] != "waking":

@@ -1,6 +1,4 @@
-"""
-Text with styles, for a terminal or for a file.
-"""
+"""This module writes text with styles, for a terminal or for a file."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ _CODES = {
 
 class Styled(NamedTuple):
     """
-    A piece of text in one style.
+    A L{Styled} is a piece of text in one style.
 
     @ivar style: C{strong}, C{dim}, C{good}, C{busy}, C{warn}, C{bad}, C{reverse}, C{lane0} to
         C{lane5}, C{lane_bad}; or empty.
@@ -48,7 +46,7 @@ class Styled(NamedTuple):
 
 
 def plain(spans: Iterable[Styled]) -> str:
-    """Return the text alone, with what a terminal would act upon escaped."""
+    """Return the text alone; characters that a terminal would act upon are escaped."""
     return "".join(printable(span.text) for span in spans)
 
 
@@ -68,6 +66,9 @@ def paint(spans: Iterable[Styled], colour: bool) -> str:
 
 
 def wants_colour(stream: TextIO | None = None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a stream is a terminal whose user has not said no (C{NO_COLOR})."""
+    """
+    Tell whether a stream is a terminal whose user has not refused colours (C{NO_COLOR},
+    C{TERM=dumb}).
+    """
     stream = stream or sys.stdout
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

@@ -1,6 +1,4 @@
-"""
-The terminal as a screen: taken over, drawn on, and given back as it was.
-"""
+"""This module takes a terminal over as a screen, draws on it, and gives it back as it was."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 class Screen:
     """
-    A terminal that belongs to us within a C{with} block, and is given back as it was however
-    the block ends: by return, by an error, by SIGINT, SIGTERM or SIGHUP; and for as long as
-    the process is stopped (C{^Z}).
+    A L{Screen} owns the terminal within a C{with} block.  The terminal is given back as it was
+    when the block ends, by return, by an error, by SIGINT, SIGTERM or SIGHUP, and for as long
+    as the process is stopped (C{^Z}).
 
-    @ivar size: columns and lines.
+    @ivar size: the numbers of columns and of lines.
     """
 
     def __init__(self) -> None:
@@ -55,7 +53,7 @@ class Screen:
 
     def __exit__(self, *exception: object) -> None:
         for number, before in self._handlers.items():
-            # A second signal now is not to keep us from giving the terminal back.
+            # A second signal must not stop us from giving the terminal back.
             signal.signal(number, signal.SIG_IGN if number in _ENDS else before)
         self._give_back()
         for number in _ENDS:
@@ -103,32 +101,33 @@ class Screen:
             data = data[os.write(self._out, data) :]
 
     def wake(self) -> None:
-        """End a L{wait} from another thread, or from the next one on."""
+        """End the L{wait} that runs in another thread, or else the next one."""
         try:
             os.write(self._wake_writer, b"x")
         except BlockingIOError:
             pass
 
     def draw(self, lines: Sequence[Sequence[Styled]], colour: bool) -> None:
-        """Show these lines, as many as the terminal has."""
+        """Show these lines; there may be no more of them than the terminal has."""
         if lines == self._drawn:
             return
         cleared = "" if self._drawn is not None else "\x1b[2J"
         self._drawn = lines
-        # The reverse of a chosen line is not a colour.
+        # The reversed style of the chosen line is shown without colours as well.
         texts = [
             paint(line, colour or any(span.style == "reverse" for span in line))
             for line in lines
         ]
-        # Cleared before it is written: a line may fill its last column.
+        # Each line is cleared before it is written: after it has filled its last column,
+        # clearing would remove that column.
         self._write(f"{cleared}\x1b[H\x1b[K" + "\r\n\x1b[K".join(texts))
 
     def wait(self, secs: float) -> Iterator[str]:
         """
-        Wait for keys, for L{wake}, or for this long; yield the keys.
+        Wait for keys, for L{wake}, or for C{secs} seconds, and yield the keys.
 
-        @raise EOFError: the terminal is gone.
-        @raise OSError: so it is.
+        @raise EOFError: the terminal has been closed.
+        @raise OSError: the terminal cannot be read.
         """
         ready, _, _ = select.select([self._in, self._wake_reader], [], [], secs)
         if self._wake_reader in ready:

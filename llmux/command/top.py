@@ -1,8 +1,8 @@
 """
-C{llmux top}: the page for a terminal.
+C{llmux top} shows in a terminal what the page shows in a browser.
 
-A thread asks the daemon for its status, so that a daemon that hangs does not keep the
-keyboard waiting; commands have a thread each.
+A thread asks the daemon for its status, so that the keyboard works even if the daemon hangs;
+each command has a thread of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOLD_SECS = 8.0
 
 def run_top(link: DaemonLink) -> int:
     """
-    Show what goes on, until the user has seen enough; or once, if there is no terminal.
+    Show what goes on until the user quits; or once, if there is no terminal.
 
     @return: the exit status.
     """
@@ -55,12 +55,12 @@ def _load_history(link: DaemonLink, history: SeenHistory) -> None:
     try:
         history.load(link.ask("GET", f"/llmux/history?secs={LANE_SECS:.0f}"))
     except CommandRefused:
-        # An llmux that keeps none: what is seen from here on will do.
+        # This llmux keeps no history; the lanes show what is seen from now on.
         pass
 
 
 class _Top:
-    """A terminal that shows a daemon."""
+    """A L{_Top} shows a daemon in a terminal."""
 
     def __init__(
         self, link: DaemonLink, screen: Screen, status: Any, history: SeenHistory
@@ -70,7 +70,7 @@ class _Top:
         self._history = history
         self._keys = TopKeys()
         self._lock = Lock()
-        # What the threads share, under the lock.
+        # The attributes below are shared by the threads, under the lock.
         self._status = status
         self._heard = time.time()
         self._lost: str | None = None
@@ -97,7 +97,7 @@ class _Top:
                     if command is not None:
                         Thread(target=self._tell, args=(command,), daemon=True).start()
             except (EOFError, OSError):
-                # The terminal is gone: nobody to tell.
+                # The terminal has been closed, so that no message can be shown.
                 return 1
         return 0
 

@@ -1,5 +1,6 @@
 """
-A frame of C{llmux top}: a status and its history as lines that fit a terminal.
+This module makes a frame of C{llmux top}: a status and its history as lines that fit a
+terminal.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _COLUMNS: Sequence[tuple[str, str, int]] = (
     ("NEXT-TURN", "NEXT", 3),
     ("COST", "COST", 5),
 )
-"""Of the table: the heading, the short one, and which go first where there is no room."""
+"""
+Each column of the table has a heading, a short heading, and a number: if the terminal is too
+narrow, columns with high numbers are left out first.
+"""
 
 _RIGHT = frozenset({"IN-FLIGHT", "WAITERS", "OLDEST", "COST"})
 _LONGEST_NAME = 32
@@ -54,7 +58,7 @@ def columns(text: str) -> int:
 
 
 def cut(line: Iterable[Styled], width: int) -> Line:
-    """Return as much of a line as fits."""
+    """Return as much of a line as fits into C{width} columns."""
     fitting: Line = []
     left = width
     for text, style in line:
@@ -70,7 +74,10 @@ def cut(line: Iterable[Styled], width: int) -> Line:
 
 
 def wrap(line: Iterable[Styled], width: int) -> Iterator[Line]:
-    """Yield a sentence as lines that fit; a word that is longer than a line is cut."""
+    """
+    Yield a sentence as lines of at most C{width} columns; a word that is longer than a line is
+    cut.
+    """
     now: Line = []
     used = 0
     for text, style in line:
@@ -89,7 +96,7 @@ def wrap(line: Iterable[Styled], width: int) -> Iterator[Line]:
 
 
 def by_interest(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the models, those that do something or are waited for first."""
+    """Return the models; those that are asleep and not waited for come last."""
     return sorted(
         status["models"],
         key=lambda m: m["state"] == "asleep" and not m["waiters"] and not m.get("backoff"),
@@ -110,9 +117,11 @@ def frame_lines(
     """
     Return the lines of a frame.
 
-    @param height: in lines, all of which the frame keeps within; None if there is no end.
-    @param selected: the model whose line is to stand out.
-    @param lost: why and since when nothing is heard of the daemon; None if something is.
+    @param height: the number of lines that the frame has to fill; None for as many as are
+        needed.
+    @param selected: the model whose line is shown reversed.
+    @param lost: a sentence that says since when the daemon has not answered, and why; None if
+        it answers.
     @param foot: the last line.
     """
     head = _head(status, width, lost)
@@ -125,7 +134,7 @@ def frame_lines(
     models = by_interest(status)
     feet = [] if foot is None else [cut(foot, width)]
     if height is not None:
-        # A small terminal: sentences first, then models, then lanes.
+        # In a small terminal sentences have precedence over models, and models over lanes.
         least = min(_LEAST_MODELS, len(models)) + 1 + len(feet)
         head = head[: max(1, height - least)]
         if len(head) + len(lanes) + least > height:
@@ -158,7 +167,7 @@ def _lanes(
 ) -> list[Line]:
     lines: list[Line] = []
     now = moment(status["now"])
-    # Nothing is known of the time before llmux started.
+    # The time before llmux started is not known.
     secs = max(_SHORTEST_LANE_SECS, min(LANE_SECS, now - moment(status["started"])))
     for resource in status["resources"]:
         held = ", ".join(
@@ -189,7 +198,7 @@ def _lanes(
 def _around(
     models: Sequence[Mapping[str, Any]], selected: str | None, room: int
 ) -> list[Mapping[str, Any]]:
-    """As many of the models as there is room for, the selected one among them."""
+    """Return as many of the models as there is room for, with the selected one among them."""
     names = [m["name"] for m in models]
     at = names.index(selected) if selected in names else 0
     first = max(0, min(at - room // 2, len(models) - room))

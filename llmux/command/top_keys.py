@@ -1,6 +1,4 @@
-"""
-What a key does in C{llmux top}.
-"""
+"""This module decides what a key does in C{llmux top}."""
 
 from __future__ import annotations
 
@@ -29,10 +27,10 @@ KEYS_LINE = [
 @dataclass(frozen=True)
 class GivenCommand:
     """
-    A command that the user has given.
+    A L{GivenCommand} is a command that the user has given.
 
-    @ivar verb: as in C{POST /llmux/VERB}.
-    @ivar body: its JSON.
+    @ivar verb: the verb, as in C{POST /llmux/VERB}.
+    @ivar body: the JSON of the command.
     """
 
     verb: str
@@ -41,11 +39,11 @@ class GivenCommand:
 
 class TopKeys:
     """
-    The state of the keyboard: which model is chosen, and what has been asked.
+    L{TopKeys} remember which model the user has chosen, and which question is open.
 
     @ivar selected: the chosen model's name; None before the first status.
-    @ivar question: what the user is asked, to be answered by y or n; None if nothing.
-    @ivar is_over: the user has quit.
+    @ivar question: the question that the user is to answer by y or n; None if there is none.
+    @ivar is_over: whether the user has quit.
     """
 
     def __init__(self) -> None:
@@ -55,18 +53,18 @@ class TopKeys:
         self._command: GivenCommand | None = None
 
     def see(self, status: Mapping[str, Any]) -> None:
-        """Keep to a model that there is."""
+        """Choose another model if the chosen one does not exist any more."""
         names = [m["name"] for m in by_interest(status)]
         if self.selected not in names:
             self.selected = names[0] if names else None
 
     def press(self, key: str, status: Mapping[str, Any] | None) -> GivenCommand | None:
         """
-        Take a key.
+        Act on a key, and return the command that the key gives, if any.
 
         @param key: a character, or C{up}, C{down} or C{escape}.
-        @param status: the last one; None before the first.
-        @return: the command that this key gives, if one.
+        @param status: the last status; None before the first.
+        @return: the command, or None.
         """
         if self.question is not None:
             command, self._command, self.question = self._command, None, None

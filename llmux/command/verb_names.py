@@ -1,7 +1,8 @@
 """
-The names of the commands that talk to a running llmux.
+This module has the names of the commands that talk to a running llmux.
 
-The module imports nothing, so that C{llmux} knows at once which way a command line goes.
+The module imports nothing, so that C{llmux} can tell quickly whether a command line begins with
+one of these commands.
 """
 
 __all__ = ["VERBS", "verb_of"]
@@ -24,13 +25,13 @@ VERBS = {
     "open": "Open the page in a browser.",
     "top": "Show what goes on, in the terminal.",
 }
-"""Of each command: what it does, in a line."""
+"""Each command has a sentence that says what it does."""
 
 
 def verb_of(words: list[str]) -> tuple[str, list[str]] | None:
     """
-    Return the command that a command line begins with, and the words that are its own; None
-    if it begins otherwise.  C{-c FILE} may stand before the command.
+    Return the command that a command line begins with, and the command's own words; None if the
+    line begins with no such command.  C{-c FILE} may stand before the command.
     """
     before: list[str] = []
     if len(words) > 2 and words[0] in ("-c", "--config"):

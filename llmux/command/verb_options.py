@@ -1,6 +1,4 @@
-"""
-The options of the commands that talk to a running llmux, and their help.
-"""
+"""This module has the options of the commands that talk to a running llmux, and their help."""
 
 from __future__ import annotations
 
@@ -119,7 +117,7 @@ def _count(text: str) -> int:
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
-    """Return what reads the words of a command."""
+    """Return the parser of the words after a command's name."""
     parser = argparse.ArgumentParser(
         prog=f"llmux {verb}",
         description=f"{VERBS[verb]}\n\n{_ABOUT[verb]}",
@@ -292,10 +290,11 @@ def parse_verb(verb: str, words: Sequence[str]) -> argparse.Namespace:
     """
     Read the words after a command's name.
 
-    @raise SystemExit: with status 2 and the reason on stderr; with 0 after C{--help}.
+    @raise SystemExit: with status 2, and the reason on stderr, if the words make no sense; with
+        0 after C{--help}.
     """
     parser = verb_parser(verb)
-    # A bare --wait takes no value: the word after it is the model.
+    # If --wait has no "=", the word after it is not its value but the model.
     options = parser.parse_args(["--wait=366d" if w == "--wait" else w for w in words])
     if options.config is not None and options.url is not None:
         parser.error("-c and --url are two ways to say the same; give one")

@@ -1,5 +1,5 @@
 """
-The commands that talk to a running llmux: what each asks, and what it prints.
+This module has the commands that talk to a running llmux: what each asks, and what it prints.
 
 A command is one exchange with the daemon, or one stream; the daemon decides.
 """
@@ -28,7 +28,7 @@ from llmux.command.verb_options import parse_verb
 __all__ = ["DONE", "FAILED", "UNREACHABLE", "USAGE", "WAITING", "run_verb"]
 
 DONE, FAILED, USAGE, UNREACHABLE, WAITING = range(5)
-"""Exit statuses."""
+"""A command ends with one of these exit statuses."""
 
 _POLL_SECS = 0.2
 
@@ -135,11 +135,13 @@ def _sentences(status: Mapping[str, Any], model: str | None = None) -> Iterator[
 
 
 def _watch(link: DaemonLink, options: Namespace) -> int:
-    """Print the status whenever its words change, but for the ages in them."""
+    """
+    Print the status each time that it changes; ages, which change by themselves, do not count.
+    """
     before: object = None
     while True:
         status = link.ask("GET", _status_path(options.model))
-        # What changes by itself is not worth a line.
+        # Ages change by themselves; a new line for each second would tell nothing.
         now = [
             [m["name"], m["state"], m["in_flight"], m["waiters"], m.get("backoff")]
             for m in status["models"]
@@ -164,7 +166,9 @@ _KEYS = ("model", "all", "abort", "force", "others", "sleep", "refuse", "request
 
 
 def _body(options: Namespace) -> dict[str, Any]:
-    """The JSON of a command: its options by their long names, where they were given."""
+    """
+    Return the JSON of a command: its options by their long names, as far as they were given.
+    """
     given = vars(options)
     body = {key: given[key] for key in _KEYS if given.get(key) not in (None, False)}
     if given.get("for_") is not None:
@@ -202,7 +206,10 @@ _WANTED = {"wake": "awake", "switch": "awake", "pin": "awake", "sleep": "asleep"
 
 
 def _to_the_end(verb: str, wanted: str, link: DaemonLink, options: Namespace) -> Any:
-    """The status once it is as it was wanted; None if C{--wait} has passed before."""
+    """
+    Return the status when it is as the command wanted; None if C{--wait} has passed before
+    that.
+    """
     from llmux.command.outcome import is_done, moment_of
 
     until = time.monotonic() + options.wait
@@ -276,7 +283,7 @@ def _events(verb: str, link: DaemonLink, options: Namespace) -> int:
         if event is None or (event.kind == "status" and verb == "requests"):
             continue
         if options.json:
-            # The first is the whole status, whatever was asked for.
+            # The first event is the whole status, whatever kinds were asked for.
             _print_json({"event": event.kind} | event.data)
         else:
             _say(event_lines(event.kind, event.data), colour)
@@ -318,4 +325,4 @@ _RUN: Mapping[str, Callable[[str, DaemonLink, Namespace], int]] = {
     "logs": _logs,
     "top": _top,
 }
-"""Of the others: L{_command}."""
+"""A verb that is not in this mapping is run by L{_command}."""
