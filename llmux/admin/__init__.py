@@ -1,1 +1,4 @@
-"""What operators see of llmux, and the commands that they give: everything under C{/llmux/}."""
+"""
+This package has everything under C{/llmux/}: what operators see of llmux, and the commands that
+they give.
+"""

@@ -1,5 +1,5 @@
 """
-What the doors share: the status, the commands, the events, and who may come in.
+This module has what all doors share: the status, the commands, the events, and who may come in.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ __all__ = ["Administration"]
 
 class Administration:
     """
-    All that operators see and do, made when somebody first asks.
+    The administration has all that operators see and do; L{Entrance} makes the administration
+    when somebody first asks.
 
-    @ivar control: carries out commands.
-    @ivar verbs: what can be commanded, by name.
+    @ivar control: the object that carries out commands.
+    @ivar verbs: the commands that there are, by name.
     @ivar trace: the trace that commands leave.
-    @ivar login: tokens and cookies.
-    @ivar report: makes statuses.
+    @ivar login: the tokens and cookies of browsers.
+    @ivar report: the maker of statuses.
     @ivar names: see L{Commanded.names<llmux.admin.command_resource.Commanded>}.
     @ivar doors: the ways in, of which one may be a browser's.
-    @ivar events: tells what changes.
-    @ivar ring: keeps what hooks and servers write.
-    @ivar log_readers: those who follow the log.
+    @ivar events: the stream of what changes.
+    @ivar ring: the last lines that hooks and servers have written.
+    @ivar log_readers: the readers that follow the log.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class Administration:
         """
         @param started: when llmux started, on the switcher's clock.
         @param policy: the policy's name.
-        @param names: all names that models are called by, each with the model's own.
-        @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
-        @param control: carries out commands.
+        @param names: all names by which requests may call models, each with the model's own
+            name.
+        @param max_wait: the longest time that a request is to wait, in seconds, if the policy
+            has one.
+        @param control: the object that carries out commands.
         """
         self.switcher = switcher
         self.metrics = metrics
@@ -120,23 +123,23 @@ class Administration:
         self.add_verb(Verb("open", {}, self._open, is_for_socket=True, is_secret=True))
 
     def add_verb(self, verb: Verb) -> None:
-        """Take this verb's commands."""
+        """Accept commands with this verb from now on."""
         self.verbs[verb.name] = verb
 
     def reconfigured(
         self, policy: str, names: Mapping[str, str], max_wait: float | None
     ) -> None:
-        """Tell of another policy, of other names, and of another longest wait from now on."""
+        """Report another policy, other names, and another longest wait from now on."""
         self.names = names
         self.report.reconfigured(policy, names, max_wait)
 
     def reloaded(self, generation: int, outcome: Mapping[str, Any] | None) -> None:
-        """Tell what came of the last reload, and how many configurations there were."""
+        """Report the result of the last reload, and the number of configurations so far."""
         self.report.generation = generation
         self.report.reload = outcome
 
     def close(self) -> None:
-        """llmux has stopped: end the streams."""
+        """End all streams, because llmux has stopped."""
         self.events.close()
         for reader in list(self.log_readers):
             reader.end()
@@ -150,9 +153,9 @@ class Administration:
 
     def status(self, model: str | None = None) -> Mapping[str, Any]:
         """
-        The status as an object.
+        Return the status, as an object that can be written as JSON.
 
-        @param model: the only model that is to be in it.
+        @param model: the only model that the status is to have; None for all models.
         """
         return self.report.of_all(self.control, model)
 
@@ -160,11 +163,11 @@ class Administration:
         return self.report.of_models(models, self.control, self.switcher.clock.seconds())
 
     def request_rows(self) -> list[dict[str, Any]]:
-        """The rows of the requests that are open, and of the last that are over."""
+        """Return a row for each request that is open, and for the last that are over."""
         return self._rows.all(self.switcher.clock.seconds())
 
     def history(self, secs: float) -> dict[str, Any]:
-        """What has happened to models, and in switches, in the last seconds."""
+        """Return what has happened to models, and in switches, in the last C{secs} seconds."""
         return self.report.history(self.switcher.clock.seconds() - secs)
 
     # ------------------------------------------------------------- own verbs
@@ -198,7 +201,7 @@ class Administration:
 
 
 def _number_of(value: object) -> int:
-    """Read the number of a request, which may come as text."""
+    """Read the number of a request, which may be given as text."""
     text = text_of(str(value) if isinstance(value, int) else value)
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise WrongValue("the number of a request, as /llmux/requests has it")

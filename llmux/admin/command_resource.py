@@ -1,5 +1,6 @@
 """
-The Resource of one verb: C{POST /llmux/VERB}, a JSON object in, the status out.
+This module has the Resource of one verb: C{POST /llmux/VERB} takes a JSON object, and returns
+the status.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from llmux.web.error_reply import ApiError
 __all__ = ["CommandResource", "CommandTrace", "Commanded"]
 
 _MOST_BODY = 64 * 1024
-"""Bytes; a command is some dozens."""
+"""A command's body may have this many bytes; a usual one has some dozens."""
 
 _LONGEST = 300
 
 
 class CommandMetrics(Protocol):
-    """Where commands are counted."""
+    """L{CommandMetrics} count commands."""
 
     def commanded(self, verb: str, result: str) -> None:
-        """One more command has come to this result."""
+        """Count one more command that has had this result."""
 
 
 class CommandTrace:
     """
-    The trace that each command leaves: a log event, a count, and whoever listens.
+    A command leaves a trace: an event in the log, a count, and a call of the listener.
 
-    @ivar listener: called with who, verb and result of each command; None for nobody.
+    @ivar listener: a function that is called with the asker's name, the verb and the result of
+        each command; or None.
     """
 
     _log = Logger()
@@ -50,10 +52,10 @@ class CommandTrace:
 
     def ended(self, who: str, verb: str, result: str, order: str, reason: str = "") -> None:
         """
-        A command has come to an end.
+        Record that a command has ended.
 
-        @param result: C{ok}, or a word for what went wrong.
-        @param order: what the command said, in words.
+        @param result: C{ok}, or the code of the error.
+        @param order: the body of the command, for the log.
         @param reason: why it failed.
         """
         self._metrics.commanded(verb, result)
@@ -70,13 +72,16 @@ class CommandTrace:
             self.listener(who, verb, result)
 
     def denied(self, verb: str, result: str) -> None:
-        """A command was refused before it was read; the log of refusals has said so."""
+        """
+        Count a command that was refused before its body was read; the log of refusals has the
+        reason.
+        """
         self._metrics.commanded(verb, result)
 
 
 class Commanded(Protocol):
     """
-    What commands are about.
+    A L{Commanded} is what commands act upon.
 
     @ivar trace: the trace that commands leave.
     """
@@ -85,18 +90,20 @@ class Commanded(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """llmux stops: no command is taken any more."""
+        """Tell whether llmux is stopping, so that most commands are refused."""
 
     @property
     def names(self) -> Mapping[str, str]:
-        """All names that models are called by, each with the model's own."""
+        """
+        Return all names by which requests may call models, each with the model's own name.
+        """
 
     def status(self) -> Mapping[str, Any]:
-        """The status as an object, for the answer."""
+        """Return the status, for the answer to a command."""
 
 
 class CommandResource(AdminResource):
-    """The Resource of one verb."""
+    """A L{CommandResource} is the Resource of one verb."""
 
     _log = Logger()
 
@@ -131,8 +138,8 @@ class CommandResource(AdminResource):
         types = request.requestHeaders.getRawHeaders(b"content-type", ())
         kind = types[0].partition(b";")[0].strip().lower() if len(types) == 1 else b""
         if kind != b"application/json":
-            # A page of another origin can send forms and plain text, but not this
-            # without asking first.
+            # A page of another origin can send forms and plain text, but for JSON its browser
+            # must ask us first (CORS).
             self._commanded.trace.denied(verb.name, "wrong_type")
             self.refuse(
                 request,
@@ -181,7 +188,7 @@ class CommandResource(AdminResource):
             )
 
     def _broke(self, request: Request, asker: Asker, failure: Failure) -> None:
-        """A defect of llmux, or of whoever carries commands out."""
+        """Log a defect of llmux, or of whatever carries out commands, and answer with 500."""
         self._commanded.trace.ended(asker.name or "anybody", self._verb.name, "broken", "")
         self._log.failure(
             "a defect while {verb} was carried out", failure, verb=self._verb.name
@@ -192,9 +199,9 @@ class CommandResource(AdminResource):
 
 def _body(request: Request) -> bytes:
     """
-    The whole body.
+    Return the whole body.
 
-    @raise CommandError: it is too large.
+    @raise CommandError: the body is too large.
     """
     body = body_of(request)
     try:

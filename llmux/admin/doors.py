@@ -1,7 +1,8 @@
 """
-Listeners, as far as rights depend on them.
+This module describes listeners, as far as rights depend on them; a listener that has rights is
+called a door.
 
-This module imports nothing of llmux: each start needs it.
+The module imports nothing of llmux, because each start of llmux imports it.
 """
 
 from __future__ import annotations
@@ -12,28 +13,29 @@ __all__ = ["Door", "Role"]
 
 
 class Role(Enum):
-    """What somebody may do."""
+    """A role says what somebody may do."""
 
     INFER = "infer"
-    """Use models."""
+    """Somebody with this role may use models."""
     VIEW = "view"
-    """See the status, the events, the page and the metrics."""
+    """Somebody with this role may see the status, the events, the page and the metrics."""
     CONTROL = "control"
-    """Give commands."""
+    """Somebody with this role may give commands."""
 
 
 class Door:
     """
-    A listener, as far as rights depend on it.
+    A door is a listener, as far as rights depend on it.
 
-    @ivar is_socket: the door is the Unix socket that only the owner of the process
-        can open: control.
-    @ivar is_private: nobody but this machine's users reaches the door: a
-        loopback address, or a Unix socket.
-    @ivar is_for_viewing: the door was opened for those who look
-        (C{admin.listen}): view, whoever comes.
-    @ivar has_admin: what lies under C{/llmux/} is behind this door.
-    @ivar url: how a browser on this machine gets to the door; None if none can.
+    @ivar is_socket: whether the door is the Unix socket that only the owner of the process can
+        open; all who come there have every role.
+    @ivar is_private: whether only users of this machine can reach the door, because it is a
+        loopback address or a Unix socket.
+    @ivar is_for_viewing: whether the door was opened for viewing (C{admin.listen}); all who
+        come there may view.
+    @ivar has_admin: whether the paths under C{/llmux/} are served at this door.
+    @ivar url: the URL by which a browser on this machine reaches the door; None if no browser
+        can.
     """
 
     __slots__ = ("has_admin", "is_for_viewing", "is_private", "is_socket", "url")
@@ -53,7 +55,7 @@ class Door:
         self.url: str | None = None
 
     def roles(self) -> frozenset[Role]:
-        """The roles of somebody who shows neither a key nor a cookie."""
+        """Return the roles of somebody who shows neither a key nor a cookie."""
         if self.is_socket:
             return frozenset(Role)
         if self.is_private or self.is_for_viewing:

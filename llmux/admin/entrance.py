@@ -1,7 +1,7 @@
 """
-The way to what is under C{/llmux/}, which is made when somebody first asks.
+This module leads to what is under C{/llmux/}, which is made only when somebody first asks.
 
-This module imports nothing that a start would not import anyway.
+The module imports nothing that a start of llmux would not import without it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ __all__ = ["Entrance"]
 
 class Entrance:
     """
-    Doors, and the administration behind them.
+    An entrance has the doors, and makes the administration behind them.
 
-    @ivar doors: the ways in.
-    @ivar control: carries out commands.
-    @ivar generation: counts configurations, from 1: each reload is one more.
-    @ivar reload: what came of the last reload, or None.
+    @ivar doors: all doors.
+    @ivar control: the object that carries out commands.
+    @ivar generation: the number of configurations so far: 1 at the start, and one more for each
+        reload.
+    @ivar reload: the result of the last reload, or None if there was none.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class Entrance:
         control: IControl,
     ) -> None:
         """
-        @param make: makes the administration.
-        @param nothing: makes the Resource that stands where a door does not lead here.
+        @param make: a function that makes the administration.
+        @param nothing: a function that makes the Resource of C{/llmux} at a door that does not
+            serve C{/llmux/}.
         """
         self._make = make
         self._nothing = nothing
@@ -52,7 +54,7 @@ class Entrance:
 
     @property
     def administration(self) -> Administration:
-        """What is behind the doors."""
+        """Return the administration, which is made at the first call."""
         if self._made is None:
             self._made = self._make(self)
             for make in self._more_verbs:
@@ -62,11 +64,11 @@ class Entrance:
         return self._made
 
     def call_for_verbs(self, make: Callable[[], Iterable[Verb]]) -> None:
-        """Have further verbs made when somebody first asks."""
+        """Register a function that makes further verbs when the administration is made."""
         self._more_verbs.append(make)
 
     def reloaded(self, outcome: Mapping[str, Any]) -> None:
-        """The configuration was read anew, or could not be."""
+        """Record that the configuration was read anew, or could not be."""
         self.reload = outcome
         if outcome["ok"]:
             self.generation += 1
@@ -75,7 +77,7 @@ class Entrance:
             self._made.events.reloaded(outcome)
 
     def behind(self, door: Door) -> Callable[[], IResource]:
-        """Give what makes the Resource of C{/llmux} behind this door."""
+        """Add a door, and return a function that makes the Resource of C{/llmux} for it."""
         self.doors.append(door)
 
         def make() -> IResource:
@@ -90,11 +92,14 @@ class Entrance:
     def reconfigured(
         self, policy: str, names: Mapping[str, str], max_wait: float | None
     ) -> None:
-        """The configuration has changed.  See L{Administration} for the arguments."""
+        """
+        Pass a changed configuration on to the administration.  L{Administration.reconfigured}
+        explains the arguments.
+        """
         if self._made is not None:
             self._made.reconfigured(policy, names, max_wait)
 
     def close(self) -> None:
-        """llmux has stopped: nobody is told anything any more."""
+        """End all streams, because llmux has stopped."""
         if self._made is not None:
             self._made.close()

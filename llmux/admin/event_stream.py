@@ -1,8 +1,8 @@
 """
-Events for whoever listens: a status, and then what changes.
+This module sends events to readers: first a status, and then whatever changes.
 
-Events exist only while somebody listens.  A reader that comes back within
-C{KEEP} seconds is told what it has missed, from a ring of the last events.
+Events are made only while there are readers.  A reader that connects again within L{KEEP}
+seconds gets the events that it has missed, from a ring of the last events.
 """
 
 from __future__ import annotations
@@ -43,22 +43,25 @@ KINDS = (
 
 MOST_EVENTS = 1000
 MOST_BYTES = 384 * 1024
-"""Of the ring."""
+"""The events in the ring may have this many bytes in all."""
 
 KEEP = 30.0
-"""Seconds after the last reader's departure for which events are still made."""
+"""For this many seconds after the last reader has left, events are still made."""
 
 _QUEUE_INTERVAL = 0.25
 _REQUEST_INTERVAL = 0.25
 _COMMENT_INTERVAL = 15.0
 _MOST_ROWS = 40
-"""Of one event: nobody reads more in that time, and a row costs some microseconds."""
+"""
+One event has at most this many rows of requests: nobody reads more in that time, and a row
+costs some microseconds.
+"""
 
 _Encoder = msgspec.json.Encoder
 
 
 class _Follower:
-    """A reader, and what it wants to hear of."""
+    """A follower is a reader, and the kinds of events that the reader wants."""
 
     def __init__(self, reader: StreamReader, only: frozenset[str]) -> None:
         self.reader = reader
@@ -67,9 +70,9 @@ class _Follower:
 
 class EventStream:
     """
-    The events of one switcher.
+    An event stream sends the events of one switcher to all readers.
 
-    @ivar is_on: somebody listens, or has just done so.
+    @ivar is_on: whether there is a reader, or has been one in the last L{KEEP} seconds.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class EventStream:
         trace: CommandTrace,
     ) -> None:
         """
-        @param status: makes the whole status.
-        @param model_entries: makes these models' entries of it.
+        @param status: a function that makes the whole status.
+        @param model_entries: a function that makes the status's entries of these models.
         """
         self._switcher = switcher
         self._clock = clock
@@ -121,10 +124,11 @@ class EventStream:
 
     def follow(self, request: Request, only: frozenset[str], last: str | None) -> None:
         """
-        Answer this request with events.
+        Answer this request with a stream of events.
 
         @param only: the kinds that the reader wants.
-        @param last: the id of the last event that the reader has had.
+        @param last: the id of the last event that the reader has had, as C{Last-Event-ID} gives
+            it; or None.
         """
         reader = StreamReader(request, self._clock)
         follower = _Follower(reader, only)
@@ -144,7 +148,9 @@ class EventStream:
                     reader.write(data)
 
     def _missed(self, last: str | None) -> list[tuple[str, bytes]] | None:
-        """The events after this one; None if that is not known."""
+        """
+        Return the events after C{last}, each with its kind; None if they are not all known.
+        """
         life, _, number = (last or "").partition("-")
         if not self.is_on or life != self._life or not (number.isascii() and number.isdigit()):
             return None
@@ -168,7 +174,7 @@ class EventStream:
         self._wanted = frozenset().union(*(each.only for each in self._followers))
 
     def close(self) -> None:
-        """End all streams."""
+        """End all streams, and make no more events."""
         for follower in list(self._followers):
             follower.reader.end()
         self._end()
@@ -236,7 +242,8 @@ class EventStream:
         else:
             self._changed_switches[news.number] = news
         if self._flush_later is None:
-            # Several steps follow one another in a turn: readers see where they led.
+            # Several steps may follow one another in one turn of the reactor; readers get only
+            # the last state.
             self._flush_later = self._clock.callLater(0, self._flush)
 
     def _flush(self) -> None:
@@ -304,7 +311,7 @@ class EventStream:
             self._tell("command", {"who": who, "verb": verb, "result": result})
 
     def reloaded(self, outcome: Mapping[str, Any]) -> None:
-        """The configuration was read anew, or could not be."""
+        """Send the result of a reload."""
         if "reload" in self._wanted:
             self._tell("reload", outcome)
 
@@ -340,7 +347,7 @@ class EventStream:
 
     def _comment(self) -> None:
         for follower in list(self._followers):
-            # A reader that is behind has lost nothing by this.
+            # A comment that a slow reader misses does not count as a lost event.
             missed = follower.reader.missed
             follower.reader.write(b":\n\n")
             follower.reader.missed = missed
@@ -348,9 +355,10 @@ class EventStream:
 
 def kinds_of(text: Iterable[bytes]) -> tuple[frozenset[str], list[str]]:
     """
-    Read C{?only=}.
+    Read the words of C{?only=}.
 
-    @return: the kinds that are asked for (all if none is), and the words that are none.
+    @return: the kinds that are asked for (all, if there are no words), and the words that are
+        no kinds.
     """
     words = [word for each in text for word in each.decode("utf-8", "replace").split(",")]
     words = [word.strip() for word in words if word.strip()]

@@ -1,9 +1,9 @@
 """
-The way of a browser to its rights: a token that is asked for on the socket and
-used once becomes a cookie.
+This module lets a browser in: a token that was asked for on the socket, and can be used once,
+is exchanged for a cookie.
 
-EventSource cannot send C{Authorization}, and keys in addresses get into logs:
-hence the cookie.
+A cookie is needed because a browser's EventSource cannot send C{Authorization}, and keys in
+addresses get into logs.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from collections.abc import Callable
 __all__ = ["COOKIE_SECS", "TOKEN_SECS", "Login"]
 
 TOKEN_SECS = 60.0
-"""Seconds within which a token must be used."""
+"""A token must be used within this many seconds."""
 
 COOKIE_SECS = 12 * 3600
-"""Seconds for which a cookie is accepted."""
+"""A cookie is accepted for this many seconds."""
 
 _MOST_TOKENS = 100
-"""Tokens that may be out at once; the oldest goes for one more."""
+"""This many tokens may be valid at once; if one more is made, the oldest is removed."""
 
 
 class Login:
     """
-    Tokens, each of which is accepted once, and cookies.
+    A login makes and checks tokens, each of which is accepted once, and cookies.
 
-    A cookie says until when it is accepted, and is signed with a secret that
-    lives as long as this process.  Its name depends on the secret: cookies know
-    no ports, so two daemons on one host would else overwrite each other's.
+    A cookie says until when it is accepted, and is signed with a secret of this process.  The
+    name of the cookie depends on the secret: browsers keep cookies per host and not per port,
+    so two daemons on one host would overwrite each other's cookie if it had the same name.
 
     @ivar cookie_name: the name of the cookie.
     """
@@ -44,9 +44,9 @@ class Login:
         secret: bytes | None = None,
     ) -> None:
         """
-        @param monotonic: a clock that nobody sets, for tokens.
-        @param seconds: the time since 1970, for cookies.
-        @param secret: signs cookies; a new one if None.
+        @param monotonic: a clock that is never set, in seconds, for tokens.
+        @param seconds: the time since 1970 in seconds, for cookies.
+        @param secret: the secret that signs cookies; None for a new one.
         """
         self._monotonic = monotonic
         self._seconds = seconds
@@ -55,7 +55,7 @@ class Login:
         self.cookie_name = "llmux_" + self._sign("name")[:8]
 
     def new_token(self) -> str:
-        """Make a token."""
+        """Make a token that can be used once, within L{TOKEN_SECS} seconds."""
         now = self._monotonic()
         self._tokens = {t: until for t, until in self._tokens.items() if until > now}
         while len(self._tokens) >= _MOST_TOKENS:
@@ -65,12 +65,12 @@ class Login:
         return token
 
     def use_token(self, token: str) -> bool:
-        """Whether this token is accepted, which the same is not a second time."""
+        """Tell whether this token is accepted, and do not accept it again."""
         until = self._tokens.pop(token, None)
         return until is not None and self._monotonic() < until
 
     def new_cookie(self) -> bytes:
-        """The value of C{Set-Cookie} for a browser that has used a token."""
+        """Return the value of C{Set-Cookie} for a browser that has used a token."""
         until = f"{self._seconds() + COOKIE_SECS:.0f}.{secrets.token_urlsafe(9)}"
         value = f"{until}.{self._sign(until)}"
         return (
@@ -79,7 +79,9 @@ class Login:
         ).encode()
 
     def accepts_cookie(self, value: bytes) -> bool:
-        """Whether this value of our cookie is ours, and not too old."""
+        """
+        Tell whether this value of the cookie was signed by this process, and is not too old.
+        """
         until, _, signature = value.decode("latin-1").rpartition(".")
         expected = self._sign(until)
         if not hmac.compare_digest(signature.encode("latin-1"), expected.encode("ascii")):

@@ -1,4 +1,4 @@
-"""Moments of the switcher's clock, as people read them."""
+"""This module writes moments of the switcher's clock as people read them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from datetime import UTC, datetime
 __all__ = ["Moments"]
 
 _MOST_TEXTS = 4096
-"""A thousand models have come to their phases at some moment each, which is asked for again."""
+"""
+This many texts are kept, because the same moments (when each model came to its phase) are asked
+for again and again.
+"""
 
 
 class Moments:
     """
-    Moments of a clock that may begin anywhere, as text: C{2026-11-24T05:31:00.120Z}.
+    L{Moments} convert times of a clock that may begin anywhere to text, as in
+    C{2026-11-24T05:31:00.120Z}.
 
-    One offset between the two clocks is taken at the start, so that a clock that
-    is set later moves nothing.
+    The offset between the two clocks is measured once, at the start, so that no text changes
+    when the system's clock is set.
     """
 
     def __init__(
         self, clock: Callable[[], float], seconds: Callable[[], float] = time.time
     ) -> None:
         """
-        @param clock: the switcher's clock.
-        @param seconds: the time since 1970.
+        @param clock: the switcher's clock, in seconds.
+        @param seconds: the time since 1970, in seconds.
         """
         self._offset = seconds() - clock()
         self._texts: dict[float, str] = {}
 
     def of(self, moment: float) -> str:
-        """The text for this moment."""
+        """Return the date and time of a moment, in UTC."""
         found = self._texts.get(moment)
         if found is not None:
             return found
@@ -42,5 +46,8 @@ class Moments:
         return text
 
     def of_day(self, moment: float) -> str:
-        """The time of day in this machine's time zone, for a sentence: C{05:31:10}."""
+        """
+        Return the time of day of a moment in this machine's time zone, for a sentence, as in
+        C{05:31:10}.
+        """
         return time.strftime("%H:%M:%S", time.localtime(moment + self._offset))

@@ -1,5 +1,5 @@
 """
-What a command may say: verbs, their keys, and what is wrong with a body.
+This module says what a command may hold: verbs, their keys, and what is wrong with a body.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SHOWN = 80
 
 
 class WrongValue(ValueError):
-    """A value cannot be taken; the text says what can, as in C{true or false}."""
+    """A value cannot be accepted; the text says which values can be, as in C{true or false}."""
 
 
 def seconds_of(value: object) -> float:
     """
-    Read a duration: a number of seconds, or text such as C{90}, C{90s}, C{15m}, C{2h}.
+    Read a duration: a number of seconds, or a text such as C{90}, C{90s}, C{15m}, C{2h}.
 
-    @raise WrongValue: it is none, or not above 0, or longer than a year.
+    @raise WrongValue: the value is no duration, or not above 0, or longer than a year.
     """
     secs = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -47,9 +47,9 @@ def seconds_of(value: object) -> float:
 
 def flag_of(value: object) -> bool:
     """
-    Read a flag.
+    Read a flag, true or false.
 
-    @raise WrongValue: it is none.
+    @raise WrongValue: the value is no flag.
     """
     if not isinstance(value, bool):
         raise WrongValue("true or false")
@@ -58,9 +58,9 @@ def flag_of(value: object) -> bool:
 
 def text_of(value: object) -> str:
     """
-    Read a text.
+    Read a text that is not empty.
 
-    @raise WrongValue: it is none, or empty.
+    @raise WrongValue: the value is no text, or is empty.
     """
     if not isinstance(value, str) or not value:
         raise WrongValue("a string that is not empty")
@@ -68,7 +68,7 @@ def text_of(value: object) -> str:
 
 
 def one_of(*words: str) -> Callable[[object], str]:
-    """A reader of texts of which only these words are taken."""
+    """Return a reader of texts that accepts these words only."""
 
     def read(value: object) -> str:
         if value not in words:
@@ -81,11 +81,11 @@ def one_of(*words: str) -> Callable[[object], str]:
 @dataclass(frozen=True, slots=True)
 class Key:
     """
-    A key of a command's JSON object.
+    A L{Key} describes one key of a command's JSON object.
 
-    @ivar read: gives the value, or raises L{WrongValue}.
-    @ivar is_required: the command says nothing without this key.
-    @ivar is_model: the value is the name of a model, which must be known.
+    @ivar read: a function that returns the value, or raises L{WrongValue}.
+    @ivar is_required: whether the command needs this key.
+    @ivar is_model: whether the value is the name of a model, which must be known.
     @ivar default: the value of a key that is missing.
     """
 
@@ -104,7 +104,7 @@ SECONDS = Key(seconds_of)
 @dataclass(frozen=True, slots=True)
 class Order:
     """
-    One command, read and checked.
+    An order is one command, read and checked.
 
     @ivar values: every key of the verb, with its value or its default.
     """
@@ -117,21 +117,21 @@ class Order:
 
     @property
     def by(self) -> str:
-        """The name of the one who gives the command."""
+        """Return the name of whoever gives the command."""
         return self.asker.name or "anybody"
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
     """
-    What can be commanded.
+    A verb is a kind of command.
 
-    @ivar keys: what its JSON object may hold.
-    @ivar run: carries an order out.  The Deferred fires with None, for the status
-        as the answer, or with an object of its own.
-    @ivar is_for_socket: nobody but who comes by the socket may use the verb.
-    @ivar is_secret: what its body holds does not go to the log.
-    @ivar while_stopping: the verb makes sense while llmux stops.
+    @ivar keys: the keys that the command's JSON object may hold.
+    @ivar run: a function that carries an order out.  The Deferred fires with None, and then the
+        answer is the status, or with another object to answer.
+    @ivar is_for_socket: whether the verb is accepted only at the Unix socket.
+    @ivar is_secret: whether the body is kept out of the log.
+    @ivar while_stopping: whether the verb is accepted while llmux stops.
     """
 
     name: str
@@ -149,11 +149,11 @@ def parse_order(
     names: Mapping[str, str],
 ) -> Order:
     """
-    Read a command's body.
+    Read and check a command's body.
 
-    @param names: all names that models are called by, each with the model's own, which
-        stands in the order.
-    @raise CommandError: 400, 404 or 422, which names the key.
+    @param names: all names by which requests may call models, each with the model's own name;
+        the order gets the latter.
+    @raise CommandError: the body is not sound: status 400, 404 or 422; the error names the key.
     """
     try:
         document = msgspec.json.decode(body) if body.strip() else {}
@@ -194,7 +194,7 @@ def parse_order(
 
 
 def unknown_model(name: str, models: Iterable[str]) -> CommandError:
-    """The error for a name that no model has."""
+    """Return the error for a name that no model has."""
     near = most_similar(name, models)
     hint = f" Did you mean {near}?" if near else ""
     return CommandError(
@@ -208,7 +208,7 @@ def _shown(value: object) -> str:
 
 
 def control_verbs(control: IControl) -> list[Verb]:
-    """The verbs that an L{IControl} carries out."""
+    """Return the verbs that an L{IControl} carries out."""
 
     def sleep(order: Order) -> Deferred[None]:
         model, every = order["model"], order["all"]

@@ -1,7 +1,7 @@
 """
-The page: one static file, its headers, and the way in with a token.
+This module serves the page: one static file, its headers, and the way in with a token.
 
-Without JavaScript the page holds a table of the models, which is written here.
+For browsers without JavaScript the page holds a table of the models, which this module writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLAIN = b"""<!doctype html>
 <meta http-equiv="refresh" content="5"></head>
 <body><h1>llmux</h1><!--TABLE--></body></html>
 """
-"""The page where the file is missing."""
+"""This page is served if the file is missing."""
 
 _HEADERS = {
     b"Referrer-Policy": b"no-referrer",
@@ -43,8 +43,8 @@ _HEADERS = {
 
 def content_security_policy(page: bytes) -> bytes:
     """
-    The policy that lets a browser run nothing but what stands in the page itself,
-    and lets the page ask nobody but us.
+    Return the policy with which a browser runs only what stands in the page itself, and lets
+    the page connect to llmux only.
     """
     hashes: dict[bytes, list[str]] = {b"script": [], b"style": []}
     for found in _INLINE.finditer(page):
@@ -60,7 +60,7 @@ def content_security_policy(page: bytes) -> bytes:
 
 
 def model_table(status: Mapping[str, Any]) -> bytes:
-    """The models of a status as a table of HTML."""
+    """Return the models of a status as a table of HTML."""
     rows = [
         "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in _cells(model)) + "</tr>"
         for model in status["models"]
@@ -89,8 +89,8 @@ def _cells(model: Mapping[str, Any]) -> Iterable[object]:
 
 class PageResource(AdminResource):
     """
-    The page, and the exchange of a token for a cookie: C{/llmux/?token=TOKEN}
-    answers with the cookie, and leads to the page without the token.
+    This Resource is the page, and exchanges a token for a cookie: C{/llmux/?token=TOKEN}
+    answers with the cookie, and redirects to the page without the token.
     """
 
     methods: ClassVar[tuple[bytes, ...]] = (b"GET", b"HEAD")

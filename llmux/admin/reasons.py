@@ -1,7 +1,7 @@
 """
-The reason of a decision, in words.
+This module puts the reason of a decision into words.
 
-A policy gives a code and figures; nobody puts them into words before somebody looks.
+A policy gives a code and figures.  They are put into words only when somebody asks.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _WORDS: Mapping[str, str] = {
 
 
 def verb_of(decision: Decision) -> str:
-    """The word for what a decision does: C{stay}, C{switch}, C{rebind} or C{reopen}."""
+    """Return the word for what a decision does: C{stay}, C{switch}, C{rebind} or C{reopen}."""
     words = {Stay: "stay", Switch: "switch", Rebind: "rebind", Reopen: "reopen"}
     return words[type(decision)]
 
 
 def in_words(decision: Decision, moments: Moments) -> str:
-    """A sentence, without a full stop, that says what was decided and why."""
+    """Return a sentence, without a full stop, that says what was decided and why."""
     why = decision.why
     reason = "" if why is None else _reason(why, _until_of(decision), moments.of_day)
     what = ""
@@ -54,7 +54,7 @@ def in_words(decision: Decision, moments: Moments) -> str:
 
 
 def reason_in_words(why: Why, moments: Moments) -> str:
-    """The words for a reason, without what was decided."""
+    """Return the words for a reason, without what was decided."""
     return _reason(why, None, moments.of_day)
 
 

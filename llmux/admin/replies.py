@@ -1,6 +1,6 @@
 """
-What all Resources under C{/llmux/} have in common: who may ask, by which method,
-and how the answer goes out.
+This module has what all Resources under C{/llmux/} have in common: who may ask, by which
+method, and how the answer is sent.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ __all__ = ["AdminResource", "RefusalSink", "send", "send_json"]
 
 
 class RefusalSink(Protocol):
-    """Where errors go: see L{RefusalLog<llmux.proxy.refusals.RefusalLog>}."""
+    """
+    Errors are sent and logged by a L{RefusalSink}, which is
+    L{RefusalLog<llmux.proxy.refusals.RefusalLog>} in llmux.
+    """
 
     def answer(self, request: IRequest, error: ApiError) -> None:
-        """Answer a request that has not been answered with this error, and log it."""
+        """Answer a request with this error, and log it; no answer may have been sent before."""
 
 
 def send(
@@ -34,7 +37,7 @@ def send(
     status: int = 200,
     headers: Mapping[bytes, bytes] | None = None,
 ) -> None:
-    """Answer with a whole body that nobody is to keep."""
+    """Send a whole body, which no cache may keep."""
     request.setResponseCode(status)
     request.setHeader(b"Cache-Control", b"no-store")
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
@@ -42,24 +45,24 @@ def send(
         request.setHeader(name, value)
     request.setHeader(b"Content-Type", content_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
-    # A Request drops the body of a reply to HEAD itself.
+    # The Request itself drops the body of a reply to HEAD.
     request.write(body)
     request.finish()
 
 
 def send_json(request: Request, document: Mapping[str, Any], status: int = 200) -> None:
-    """Answer with a JSON object, which has its C{schema} first."""
+    """Send a JSON object, whose first key is C{schema}."""
     body = msgspec.json.encode({"schema": 1, **document}) + b"\n"
     send(request, b"application/json", body, status)
 
 
 class AdminResource(Resource):
     """
-    A Resource under C{/llmux/}: other methods are refused with 405, and who lacks
-    the role with 401 or 403.
+    This Resource is the base of all under C{/llmux/}: other methods are refused with 405, and
+    askers without the role with 401 or 403.
 
     @cvar methods: the methods that L{answer} is called for.
-    @cvar role: what the asker must be allowed; None: anybody may ask.
+    @cvar role: the role that the asker must have; None if anybody may ask.
     """
 
     isLeaf = True
@@ -73,7 +76,7 @@ class AdminResource(Resource):
         self.refusals = refusals
 
     def render(self, request: Request) -> int:
-        """Answer a request that is allowed."""
+        """Answer a request if it is allowed; refuse it otherwise."""
         if request.method not in self.methods:
             allowed = b", ".join(self.methods)
             request.setHeader(b"Allow", allowed)
@@ -91,14 +94,14 @@ class AdminResource(Resource):
         return NOT_DONE_YET
 
     def answer(self, request: Request, asker: Asker) -> None:
-        """Answer a request of somebody who may ask."""
+        """Answer a request whose asker has the role."""
         raise NotImplementedError
 
     def deny(self, request: Request, error: ApiError) -> None:
-        """Refuse a request of somebody who may not ask."""
+        """Refuse a request whose asker lacks the role."""
         self.refuse(request, error)
 
     def refuse(self, request: Request, error: ApiError) -> None:
-        """Answer with an error, which the log says too."""
+        """Answer with an error, and log the error."""
         request.setHeader(b"Cache-Control", b"no-store")
         self.refusals.answer(request, error)

@@ -1,5 +1,6 @@
 """
-Requests as rows for people: those that are open, and the last that are over.
+This module makes rows for people from requests: those that are open, and the last that are
+over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["RequestRows"]
 
 
 class RequestRows:
-    """Makes rows of what a journal keeps.  A row holds nothing of a body."""
+    """L{RequestRows} make rows from a journal.  A row holds nothing of a body."""
 
     def __init__(
         self, journal: RequestJournal, switcher: ModelSwitcher, moments: Moments
@@ -25,7 +26,7 @@ class RequestRows:
         self._moments = moments
 
     def open(self) -> list[OpenRequest]:
-        """The requests that wait or are in flight, oldest first."""
+        """Return the requests that wait or are in flight, the oldest first."""
         found: list[OpenRequest] = list(self._journal.waiting)
         for model in self._switcher.models.values():
             for guard in model.guards:
@@ -35,16 +36,21 @@ class RequestRows:
         return sorted(found, key=lambda request: request.number)
 
     def find(self, number: int) -> OpenRequest | None:
-        """The request with this number that waits or is in flight."""
+        """
+        Return the request with this number that waits or is in flight; None if there is none.
+        """
         return next((each for each in self.open() if each.number == number), None)
 
     def all(self, now: float) -> list[dict[str, Any]]:
-        """Open requests, oldest first, and then those that are over, latest first."""
+        """
+        Return rows of the open requests, the oldest first, and then of those that are over, the
+        latest first.
+        """
         rows = [self.of_open(request, now) for request in self.open()]
         return rows + self.of_ended(reversed(self._journal.ended))
 
     def of_open(self, request: OpenRequest, now: float) -> dict[str, Any]:
-        """The row of a request that waits or is in flight."""
+        """Return the row of a request that waits or is in flight."""
         method, path = request.what
         status, first_byte, size = request.progress
         waits = not request.has_guard
@@ -65,13 +71,13 @@ class RequestRows:
         )
 
     def of_ended(self, ended: Iterable[Ended]) -> list[dict[str, Any]]:
-        """The rows of requests that are over."""
+        """Return the rows of requests that are over."""
         rows = []
         for number, model, method, path, status, at, granted, first, end, size, how in ended:
             if granted is not None:
                 waited, service = granted - at, end - granted
             elif how == "refused" or (how in ("client_left", "cancelled") and first < 0):
-                # It may have waited, and has had no turn.
+                # The request may have waited, but never got its turn.
                 waited, service = end - at, None
             else:
                 waited, service = 0.0, end - at
@@ -126,7 +132,10 @@ class RequestRows:
         }
 
     def _caused(self, model: str, at: float, granted: float | None) -> int | None:
-        """The number of the switch that the request waited for; None if it found its model."""
+        """
+        Return the number of the switch that the request waited for; None if its model was
+        awake.
+        """
         if granted is None:
             return None
         for record in reversed(self._switcher.chronicle.switches):

@@ -1,8 +1,8 @@
 """
-Who may do what: the one function that gives a request its roles.
+This module decides who may do what; one method gives each request its roles.
 
-A mere address gives nobody control: behind a reverse proxy on the same machine
-everybody comes from 127.0.0.1.
+An address alone gives nobody control, because behind a reverse proxy on the same machine all
+requests come from 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["Access", "Asker", "denied"]
 @dataclass(frozen=True, slots=True)
 class Asker:
     """
-    Whoever has sent a request.
+    An asker is whoever has sent a request.
 
-    @ivar name: the key's name, C{cookie} or C{socket}; None for anybody.
+    @ivar name: C{cookie} or C{socket}; None if the request shows nothing.
     @ivar roles: what the asker may do.
     """
 
@@ -32,7 +32,7 @@ class Asker:
 
 
 class Access:
-    """The rights of requests that come in by one door."""
+    """L{Access} gives roles to the requests that come in by one door."""
 
     def __init__(self, door: Door, login: Login) -> None:
         self.door = door
@@ -40,11 +40,11 @@ class Access:
 
     def roles_of(self, request: IRequest) -> Asker:
         """
-        Give the asker of a request, and the asker's roles.  (Keys will be looked
-        up here.)
+        Return the asker of a request, with the asker's roles.
 
-        A cookie counts only if the request comes from a page of our own, or from
-        no page: browsers send it from every port of this host.
+        A cookie counts only if the request comes from a page of this llmux, or from no page,
+        because a browser sends the cookie with the requests of every page from this host,
+        whatever the port.
         """
         if self.door.is_socket:
             return Asker("socket", frozenset(Role))
@@ -55,7 +55,10 @@ class Access:
 
 
 def _is_ours(request: IRequest) -> bool:
-    """Whether no page has sent this request, or one of the same scheme-less origin."""
+    """
+    Tell whether this request was sent by a page with the host and port that the request goes
+    to, or by no page.
+    """
     headers = request.requestHeaders
     origins = headers.getRawHeaders(b"origin", ())
     if not origins:
@@ -68,7 +71,7 @@ def _is_ours(request: IRequest) -> bool:
 
 
 def denied(role: Role) -> ApiError:
-    """The error for somebody who lacks this role, where there are no keys."""
+    """Return the error for an asker who lacks this role."""
     if role is Role.CONTROL:
         return ApiError(
             403,

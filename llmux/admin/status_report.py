@@ -1,7 +1,7 @@
 """
-The status as an object: what is awake, who waits, and why.
+This module makes the status as an object: which models are awake, which requests wait, and why.
 
-A status is built when somebody asks, and not otherwise.
+A status is built only when somebody asks.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def _amounts(needs: Needs) -> dict[str, int | float]:
 
 class StatusReport:
     """
-    Makes statuses of one switcher.
+    A L{StatusReport} makes statuses of one switcher.
 
-    @ivar generation: counts configurations, from 1: each reload is one more.
-    @ivar reload: what came of the last reload, or None.
+    @ivar generation: the number of configurations so far: 1 at the start, and one more for each
+        reload.
+    @ivar reload: the result of the last reload, or None if there was none.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class StatusReport:
     ) -> None:
         """
         @param policy: the policy's name.
-        @param backends: for each model its backend's host and port, as they are now; the
-            port is 0 where nobody knows it yet.
-        @param names: all names that models are called by, each with the model's own.
+        @param backends: the host and port of each model's backend, as they are now; the port is
+            0 if it is not known yet.
+        @param names: all names by which requests may call models, each with the model's own
+            name.
         @param started: when llmux started, on the switcher's clock.
-        @param max_wait: seconds beyond which nobody is to wait, if the policy says so.
+        @param max_wait: the longest time that a request is to wait, in seconds, if the policy
+            has one.
         """
         self._switcher = switcher
         self._metrics = metrics
@@ -76,7 +79,7 @@ class StatusReport:
     def reconfigured(
         self, policy: str, names: Mapping[str, str], max_wait: float | None
     ) -> None:
-        """Tell of this policy, these names and this longest wait from now on."""
+        """Report this policy, these names and this longest wait from now on."""
         self._policy = policy
         self._names = names
         self._aliases: dict[str, list[str]] = {}
@@ -87,10 +90,10 @@ class StatusReport:
 
     def of_all(self, control: IControl, model: str | None = None) -> dict[str, Any]:
         """
-        The whole status.
+        Return the whole status.
 
-        @param model: have only the entry of the model with this name in C{models};
-            none if there is no such model.
+        @param model: the only model whose entry C{models} is to have; there is no entry if
+            there is no such model.
         """
         switcher, at = self._switcher, self._moments.of
         now = switcher.clock.seconds()
@@ -134,11 +137,11 @@ class StatusReport:
         return [] if found is None else [found]
 
     def latest_decision(self) -> object:
-        """Something that is another object after each decision; None before the first."""
+        """Return an object that is another one after each decision; None before the first."""
         return self._switcher.latest_decision
 
     def decision(self) -> dict[str, Any] | None:
-        """The policy's last decision; None before the first."""
+        """Return the policy's last decision; None before the first."""
         latest = self._switcher.latest_decision
         if latest is None:
             return None
@@ -156,10 +159,10 @@ class StatusReport:
 
     def history(self, since: float) -> dict[str, Any]:
         """
-        What has happened to models, and in switches.
+        Return what has happened to models, and in switches.
 
-        @param since: a time on the switcher's clock; of each model what was the case
-            then is there as well.
+        @param since: a time on the switcher's clock; each model's first entry is its phase at
+            that time.
         """
         at, chronicle = self._moments.of, self._switcher.chronicle
         models = {}
@@ -202,7 +205,7 @@ class StatusReport:
     # ---------------------------------------------------------------- switches
 
     def of_switch(self, record: SwitchRecord) -> dict[str, Any]:
-        """A switch that is under way, or has just ended."""
+        """Return the entry of a switch that is under way, or has just ended."""
         switcher, at = self._switcher, self._moments.of
         target = switcher.models[record.target]
         phase, since = Phase.DRAINING, record.began
@@ -223,7 +226,10 @@ class StatusReport:
         }
 
     def _expected(self, record: SwitchRecord, phase: Phase) -> list[float] | None:
-        """Seconds that the hooks of the switch take, from the lowest to the highest learnt."""
+        """
+        Return how many seconds the switch will take, as a least and a most, by what was learnt;
+        None if nothing was.
+        """
         chronicle = self._switcher.chronicle
         wake = chronicle.wake_secs.get(record.target)
         if wake is None or wake.value is None:
@@ -236,7 +242,7 @@ class StatusReport:
         return [round(0.8 * hooks, 1), round(1.25 * hooks + drain, 1)]
 
     def of_past_switch(self, record: SwitchRecord) -> dict[str, Any]:
-        """A switch that is over, as the history has it."""
+        """Return the entry of a switch that is over, for the history."""
         return {
             "id": record.number,
             "at": self._moments.of(record.began),
@@ -253,7 +259,7 @@ class StatusReport:
     def of_models(
         self, models: list[Model], control: IControl, now: float
     ) -> list[dict[str, Any]]:
-        """The entries of these models."""
+        """Return the entries of these models."""
         answered = self._metrics.answered()
         averages = self._switcher.chronicle.averages()
         costs: dict[str, dict[str, float]] = {}
@@ -261,7 +267,7 @@ class StatusReport:
             if source is not None:
                 costs.setdefault(source, {})[target] = round(secs, 3)
         pins = {pin.model: pin for pin in control.pins}
-        # The policy knows nothing of what operators hold back.
+        # The policy does not know of pauses and pins, so its forecasts would be wrong.
         held_back = control.pause is not None or bool(control.pins)
         forecasts = {} if held_back else self._switcher.forecasts()
         return [

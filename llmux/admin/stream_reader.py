@@ -1,6 +1,4 @@
-"""
-A client that reads a stream for as long as it likes, and may be slow.
-"""
+"""This module writes a stream to a client that may read slowly, and for as long as it likes."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from zope.interface import implementer
 __all__ = ["PATIENCE", "StreamReader"]
 
 PATIENCE = 60.0
-"""Seconds for which a reader may take nothing before its connection is cut off."""
+"""A reader that takes no data for this many seconds is disconnected."""
 
 
 @implementer(IPushProducer)
 class StreamReader:
     """
-    One reader of a stream.  What is written while the reader takes nothing is lost;
-    after C{PATIENCE} seconds the connection is cut off.
+    A L{StreamReader} is one reader of a stream.  Whatever is written while the reader takes no
+    data is lost; after L{PATIENCE} seconds the connection is aborted.
 
-    @ivar missed: how many pieces were lost since the reader last took something.
-    @ivar on_caught_up: called when the reader takes again what it had been sent,
-        and some pieces were lost; it may write.
-    @ivar on_gone: called once, when the reader has left or was cut off.
+    @ivar missed: how many pieces were lost since the reader last took data.
+    @ivar on_caught_up: a function that is called when the reader takes data again after some
+        pieces were lost; the function may write.
+    @ivar on_gone: a function that is called once, when the reader has left or was disconnected.
     """
 
     def __init__(self, request: Request, clock: IReactorTime) -> None:
@@ -45,16 +43,16 @@ class StreamReader:
         request = self._request
         request.setHeader(b"Content-Type", content_type)
         request.setHeader(b"Cache-Control", b"no-store")
-        # nginx would keep events back until its buffer is full.
+        # Without this header nginx keeps events back until its buffer is full.
         request.setHeader(b"X-Accel-Buffering", b"no")
         request.setHeader(b"X-Content-Type-Options", b"nosniff")
         request.notifyFinish().addBoth(self._finished)
         request.registerProducer(self, True)
-        # Even nothing: this sends the head.
+        # Writing an empty piece sends the head.
         request.write(b"")
 
     def write(self, data: bytes) -> None:
-        """Send a piece, unless the reader is behind."""
+        """Send a piece; if the reader is behind, the piece is lost."""
         if self._gone:
             return
         if self._blocked:
@@ -63,7 +61,7 @@ class StreamReader:
             self._request.write(data)
 
     def end(self) -> None:
-        """There is no more to read."""
+        """End the stream."""
         if not self._gone:
             self._request.unregisterProducer()
             self._request.finish()
@@ -96,7 +94,7 @@ class StreamReader:
             self.missed = 0
 
     def stopProducing(self) -> None:
-        """See L{IProducer.stopProducing}: the request's end follows."""
+        """See L{IProducer.stopProducing}; L{_finished} is called next."""
 
     def _give_up(self) -> None:
         self._cut_off = None

@@ -1,6 +1,4 @@
-"""
-The tree of Resources under C{/llmux/}, as it stands behind one door.
-"""
+"""This module has the tree of Resources under C{/llmux/}, as one door serves it."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ __all__ = ["AdminTree"]
 
 
 class AdminTree(Resource):
-    """The root of what is under C{/llmux/}."""
+    """An L{AdminTree} is the root of the Resources under C{/llmux/}."""
 
     route_is_stable = True
 
@@ -59,7 +57,7 @@ class AdminTree(Resource):
         return found
 
     def render(self, request: Request) -> int:
-        """Lead C{/llmux} to C{/llmux/}."""
+        """Redirect C{/llmux} to C{/llmux/}."""
         request.setHeader(b"Location", b"/llmux/")
         request.setHeader(b"Content-Length", b"0")
         request.setResponseCode(308)
@@ -68,7 +66,7 @@ class AdminTree(Resource):
 
 
 class _Missing(Resource):
-    """The Resource of a path that is none of ours."""
+    """This Resource answers 404 for a path that does not exist under C{/llmux/}."""
 
     isLeaf = True
 

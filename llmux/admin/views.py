@@ -1,6 +1,4 @@
-"""
-The Resources of what can be looked at: status, events, requests, log, history.
-"""
+"""This module has the Resources of what can be seen: status, events, requests, log, history."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ _MOST_TAIL = 100_000
 _DEFAULT_TAIL = 200
 _DEFAULT_HISTORY = 24 * 3600.0
 
-# What a terminal would act upon.
+# A terminal would act upon these characters.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), 127)}
 
 
 class _View(AdminResource):
-    """A Resource that shows something of an administration."""
+    """A L{_View} is a Resource that shows something of an administration."""
 
     def __init__(self, access: Access, administration: Administration) -> None:
         super().__init__(access, administration.refusals)
@@ -37,10 +35,10 @@ class _View(AdminResource):
 
     def model(self, request: Request) -> tuple[bool, str | None]:
         """
-        The model that the address names, if it names one.
+        Return the model that the address names, if it names one.
 
-        @return: whether to go on (otherwise there is no such model, and the request
-            has been refused), and the model's own name.
+        @return: whether to go on (if not, there is no such model, and the request has been
+            refused), and the model's own name, or None if the address names no model.
         """
         given = _argument(request, "model")
         if given is None:
@@ -62,7 +60,10 @@ class _View(AdminResource):
         )
 
     def number(self, request: Request, name: str, default: float, most: float) -> float | None:
-        """A number in the address; None if it is none, and the request has been refused."""
+        """
+        Return a number in the address; None if the value is no number, and then the request has
+        been refused.
+        """
         text = _argument(request, name)
         if text is None:
             return default
@@ -83,7 +84,7 @@ def _argument(request: Request, name: str) -> str | None:
 
 
 class StatusView(_View):
-    """The Resource of the status: C{GET /llmux/status?model=NAME}."""
+    """This Resource is the status: C{GET /llmux/status?model=NAME}."""
 
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
@@ -93,7 +94,7 @@ class StatusView(_View):
 
 
 class WhoamiView(_View):
-    """The Resource that tells an asker its roles."""
+    """This Resource tells an asker its roles: C{GET /llmux/whoami}."""
 
     role: ClassVar[Role | None] = None
 
@@ -104,7 +105,7 @@ class WhoamiView(_View):
 
 
 class EventsView(_View):
-    """The Resource of the events: C{GET /llmux/events?only=model,switch}."""
+    """This Resource is the stream of events: C{GET /llmux/events?only=model,switch}."""
 
     methods: ClassVar[tuple[bytes, ...]] = (b"GET",)
 
@@ -126,7 +127,7 @@ class EventsView(_View):
 
 
 class RequestsView(_View):
-    """The Resource of the requests: C{GET /llmux/requests}."""
+    """This Resource is the list of requests: C{GET /llmux/requests}."""
 
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
@@ -134,7 +135,9 @@ class RequestsView(_View):
 
 
 class HistoryView(_View):
-    """The Resource of what has happened: C{GET /llmux/history?secs=1800}."""
+    """
+    This Resource is what has happened in the last seconds: C{GET /llmux/history?secs=1800}.
+    """
 
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
@@ -145,8 +148,8 @@ class HistoryView(_View):
 
 class LogView(_View):
     """
-    The Resource of what hooks and servers have written:
-    C{GET /llmux/log?model=NAME&tail=200&follow=true}.
+    This Resource is what hooks and servers have written: C{GET
+    /llmux/log?model=NAME&tail=200&follow=true}.
     """
 
     methods: ClassVar[tuple[bytes, ...]] = (b"GET",)
