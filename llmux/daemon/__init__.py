@@ -1,1 +1,4 @@
-"""The process of llmux: what listens, what signals mean, how the reactor polls."""
+"""
+This package is about the process of llmux: what listens, what signals mean, how the reactor
+polls.
+"""

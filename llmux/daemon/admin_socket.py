@@ -1,8 +1,8 @@
 """
-The Unix socket on which the command line finds the daemon.
+This module opens the Unix socket on which the command line reaches the daemon.
 
-Who may open the socket may give commands: its mode is 0600 from the first moment
-on, and its directory, where llmux chose the place, belongs to the same user alone.
+Whoever can open the socket can give commands.  So its mode is 0600 from the first moment on,
+and if llmux chose the directory, only the same user can open that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llmux.socket_path import LONGEST_PATH, is_private, socket_path
 __all__ = ["listen_for_commands"]
 
 _PATIENCE = 1.0
-"""Seconds in which a process that listens takes a connection."""
+"""A process that listens on a socket accepts a connection within this many seconds."""
 
 _BACKLOG = 64
 
@@ -39,7 +39,7 @@ def listen_for_commands(
     Listen on the socket of this configuration.
 
     @param owner: the user and the group that this process will become.
-    @raise ConfigError: the socket cannot be there, or another process listens on it.
+    @raise ConfigError: the socket cannot be made, or another process listens on it.
     """
     path = path_of(config, owner)
     if len(os.fsencode(path)) > LONGEST_PATH:
@@ -50,7 +50,7 @@ def listen_for_commands(
         if config.admin.socket is None:
             _make_directory(config, path.parent, owner)
         _take_place(config, path)
-        # A mode that is set after the bind comes too late for who connects in between.
+        # A mode that is set after the bind would be too late for whoever connects in between.
         before = os.umask(0o177)
         try:
             port: IListeningPort = reactor.listenUNIX(
@@ -72,20 +72,20 @@ def listen_for_commands(
 
 
 def path_of(config: Config, owner: tuple[int, int] | None = None) -> Path:
-    """Give the path of a configuration's socket."""
+    """Return the path of a configuration's socket."""
     file = os.path.join(config.directory, os.path.basename(config.file))
     return socket_path(file, config.admin.socket, uid=None if owner is None else owner[0])
 
 
 def _make_directory(config: Config, directory: Path, owner: tuple[int, int] | None) -> None:
     """
-    Make the directory that the socket is alone in, unless it is there.
+    Make the directory that holds nothing but the socket, unless it exists.
 
-    @raise ConfigError: it is somebody else's, or open to others.
+    @raise ConfigError: the directory belongs to another user, or others may open it.
     """
     of_service = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if of_service and directory == Path(of_service):
-        # systemd has made it, with the mode that its unit says.
+        # systemd has made the directory, with the mode that the unit says.
         return
     try:
         directory.mkdir(0o700)
@@ -102,9 +102,9 @@ def _make_directory(config: Config, directory: Path, owner: tuple[int, int] | No
 
 def _take_place(config: Config, path: Path) -> None:
     """
-    Remove the socket of a process that is gone.
+    Remove the socket of a process that has ended.
 
-    @raise ConfigError: the process is there, or what is there is no socket.
+    @raise ConfigError: a process listens on the socket, or the file is no socket.
     @raise OSError: the socket cannot be removed.
     """
     with closing(socket.socket(socket.AF_UNIX)) as probe:

@@ -1,8 +1,9 @@
 """
-This module bounds how many clients are connected at once, and keeps descriptors back.
+This module limits how many clients are connected at once, and keeps file descriptors free for
+other uses.
 
-Clients that only wait hold a descriptor each.  If they could hold all of them no
-hook could be started, so that none of them would ever be served.
+Each client that waits holds a descriptor.  If clients could hold all descriptors, no hook could
+be started, so that no client would ever be served.
 """
 
 from __future__ import annotations
@@ -21,47 +22,55 @@ from llmux.web.site import LlmuxSite
 __all__ = ["Admission", "AdmittingSite", "descriptors"]
 
 LEAST_RESERVE = 32
-"""Descriptors that clients leave to hooks, backends, bodies on disk and the scrape."""
+"""
+At least this many descriptors are kept free for hooks, backends, bodies on disk and the scrape
+of metrics.
+"""
 
 RESERVE_PART = 8
-"""Of many descriptors one in so many is kept back."""
+"""If there are many descriptors, one in this many is kept free."""
 
 BATCH = 21
 """
-The most connections that Twisted accepts in one go: C{tcp.Port.numberAccepts},
-which L{Admission.accepted} keeps from growing further.
+Twisted accepts at most this many connections in one go: C{tcp.Port.numberAccepts}, which
+L{Admission.accepted} keeps from growing further.
 """
 
 FEW = 512
-"""Where fewer connections or descriptors are allowed, they are accepted one by one."""
+"""
+If fewer connections or descriptors than this are allowed, connections are accepted one by one.
+"""
 
 DESCRIPTORS_EACH = 4
-"""Of one client: its own, a backend's, and two of a request's body on disk."""
+"""
+One client may need this many descriptors: its own, a backend's, and two for a request's body on
+disk.
+"""
 
 PAUSE = 0.1
-"""Seconds until a port that accepts nothing is looked at again."""
+"""After this many seconds a port that accepts nothing is checked again."""
 
 SILENCE = 60.0
-"""Seconds between two lines in the log about such a pause."""
+"""At least this many seconds pass between two lines in the log about such a pause."""
 
 
 class PausablePort(Protocol):
-    """The part of a listener that an L{Admission} uses."""
+    """This protocol is the part of a listener that an L{Admission} uses."""
 
     def pause(self) -> None:
-        """Accept no connection until L{resume}: they wait in the kernel's queue."""
+        """Accept no connection until L{resume}; connections wait in the kernel's queue."""
 
     def resume(self) -> None:
         """Accept connections again."""
 
     def accept_at_once(self, count: int) -> None:
-        """Let the port accept no more than so many connections in one go."""
+        """Let the port accept at most this many connections in one go."""
 
 
 def descriptors() -> tuple[int, int] | None:
     """
-    Return how many descriptors this process has open and may have open; None where
-    the system does not tell.
+    Return how many descriptors this process has open and may have open; None if the system does
+    not tell.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
@@ -71,22 +80,22 @@ def descriptors() -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     except OSError:
-        # There is none left to list them by.
+        # No descriptor is left with which they could be listed.
         return limit, limit
 
 
 class Admission:
     """
-    Pauses a listening port while too many clients are connected or too few
-    descriptors are left, and resumes it when there is room again.
+    An L{Admission} pauses a listening port while too many clients are connected or too few
+    descriptors are left, and resumes the port when there is room again.
 
-    Counting the descriptors takes time in proportion to them.  So they are
-    counted when a quarter of those may be gone that were left the last time,
-    and not for each connection.
+    Counting the descriptors takes time in proportion to their number.  So they are not counted
+    for each connection, but when a quarter of those that were left the last time may have been
+    used.
 
-    @param most: the most connections at once.
-    @param connections: tells how many there are.
-    @param count_descriptors: as L{descriptors}.
+    @param most: the largest number of connections at once.
+    @param connections: a function that returns how many connections there are.
+    @param count_descriptors: a function such as L{descriptors}.
     """
 
     _log = Logger()
@@ -110,20 +119,22 @@ class Admission:
         self._logged: float | None = None
 
     def accepted(self) -> None:
-        """Note that one connection more has been accepted; called before it is counted."""
+        """
+        Note that one more connection has been accepted; called before C{connections} counts it.
+        """
         self._port.accept_at_once(self._batch)
         self._budget -= 1
         if self._budget <= 0 and self._timer is None:
             self._look(1)
 
     def watch(self, port: PausablePort) -> None:
-        """Clients connect at another port from now on."""
+        """Pause and resume another port from now on."""
         if self._timer is not None:
             port.pause()
         self._port = port
 
     def limit(self, most: int) -> None:
-        """As many clients may be connected at most, from now on."""
+        """Allow this many connections from now on."""
         self._most = most
 
     def stop(self) -> None:
@@ -168,9 +179,9 @@ class Admission:
 
 class AdmittingSite(LlmuxSite):
     """
-    A site that tells an L{Admission} of each connection.
+    An L{AdmittingSite} tells an L{Admission} of each connection.
 
-    @ivar admission: whom it tells; None for nobody.
+    @ivar admission: the admission that is told; or None.
     """
 
     admission: Admission | None = None

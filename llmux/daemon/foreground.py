@@ -28,14 +28,15 @@ def serve(
     up: Callable[[], object] | None = None,
 ) -> int:
     """
-    Run llmux in the foreground, log to stderr, until a signal stops it.  This
-    takes the process over: it can be done once.
+    Run llmux in the foreground until a signal stops it, with the log on stderr.  This function
+    runs the reactor, so it can be called once in a process.
 
-    @param port: the port of the command line, which holds when the file is read anew.
-    @param up: called when connections are accepted.
-    @return: the exit status, as of L{main}.
-    @raise ConfigError: it cannot listen, or something that the configuration
-        names cannot be used.
+    @param port: the port that the command line gives, which replaces the file's also when the
+        file is read anew.
+    @param up: a function that is called when connections are accepted.
+    @return: the exit status: 0, or 128 plus the number of the signal that aborted requests.
+    @raise ConfigError: llmux cannot listen, or something that the configuration names cannot be
+        used.
     """
     reactor = _reactor(config)
     from twisted.application.service import IService
@@ -69,7 +70,7 @@ def serve(
 
 
 def _reactor(config: Config) -> Any:
-    """Return the reactor: llmux's own, where this platform has epoll(7)."""
+    """Return the reactor: llmux's own, if this platform has epoll(7)."""
     plain = config.listen is None or config.listen.partition(":")[0] in _PLAIN_ENDPOINTS
     with without_openssl() if plain else nullcontext():
         install_reactor()

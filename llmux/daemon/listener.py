@@ -1,9 +1,9 @@
 """
-The listener is where clients connect.
+This module listens where clients connect.
 
-The socket is bound when the service is made, so that a busy port is one line
-on stderr and an exit status: later, a daemonizing twistd would hang and leave
-its pidfile.  Clients that come in between wait in the kernel's queue.
+The socket is bound when the service is made, so that a busy port leads to one line on stderr
+and an exit status.  If it were bound later, a daemonizing twistd would hang and leave its
+pidfile.  Clients that connect before the service starts wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ from llmux.daemon.twisted_gaps import adopt_unix_socket, bound_accepts, own_lock
 __all__ = ["Listener", "describe_address", "make_endpoint"]
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted: a thousand clients may come at once."""
+"""This many connections may wait to be accepted: a thousand clients may come at once."""
 
 SOCKET_MODE = "660"
-"""Of a Unix socket for which C{listen} gives no mode; Twisted would let every user in."""
+"""
+A Unix socket has this mode if C{listen} gives none; with Twisted's default every user could
+connect.
+"""
 
 _UNIX = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])+)")
 
@@ -50,12 +53,12 @@ def _ignored(address: IAddress) -> None:
 
 class Listener(Service):
     """
-    Where the configuration says, connections are accepted.  A listener that
-    has been made is bound; it accepts connections from its start on.
+    A L{Listener} accepts connections where the configuration says.  A listener is bound when it
+    has been made, and accepts connections when it has been started.
 
-    @ivar port: what listens; None while an endpoint takes its time, and once
-        the listener has stopped.
-    @raise ConfigError: nothing can listen there.
+    @ivar port: the listening port; None while an endpoint has not answered yet, and after the
+        listener has stopped.
+    @raise ConfigError: nothing can listen at this address.
     """
 
     _log = Logger()
@@ -72,7 +75,7 @@ class Listener(Service):
         """
         @param owner: the user and the group that a Unix socket is to belong to; those
             of this process if None.
-        @param bound: called with the address, before the first connection.
+        @param bound: a function that is called with the address, before the first connection.
         """
         self._owner = owner
         self._report = bound
@@ -101,7 +104,7 @@ class Listener(Service):
             descriptor = endpoint.fileno  # type: ignore[attr-defined]  # it has one
             self._bound(adopt_unix_socket(descriptor, self._reactor, factory))
             return
-        # Most endpoints answer at once, but they need not.
+        # Most endpoints call back at once, but they need not.
         endpoint.listen(factory).addCallbacks(self._bound, self._not_bound)
         self._late = True
         if self._failure is not None:
@@ -137,7 +140,7 @@ class Listener(Service):
         self._log.info("listening on {address}", event="listening", address=where)
 
     def pause(self) -> None:
-        """Accept no connection until L{resume}: they wait in the kernel's queue."""
+        """Accept no connection until L{resume}; connections wait in the kernel's queue."""
         if not self._paused:
             self._paused = True
             if self.running and IPushProducer.providedBy(self.port):
@@ -151,7 +154,7 @@ class Listener(Service):
                 IPushProducer(self.port).resumeProducing()
 
     def accept_at_once(self, count: int) -> None:
-        """Let the port accept no more than so many connections in one go."""
+        """Let the port accept at most this many connections in one go."""
         bound_accepts(self.port, count)
 
     def _scheme(self) -> str:
@@ -162,12 +165,15 @@ class Listener(Service):
         own_lock(self.port)
 
     def startService(self) -> None:
-        """Accept connections, those included that have come since the listener was made."""
+        """Accept connections, those included that were made since the socket was bound."""
         self.running = True
         self._reactor.callWhenRunning(self._accept)
 
     def stopService(self) -> Deferred[None]:
-        """Accept no more connections.  Fires when the socket is closed; never fails."""
+        """
+        Accept no more connections.  The Deferred fires when the socket is closed, and never
+        fails.
+        """
         self.running = False
         self._stopped = True
         port, self.port = self.port, None
@@ -207,7 +213,7 @@ def make_endpoint(config: Config, reactor: Any) -> IStreamServerEndpoint:
 
 
 def describe_address(address: object, scheme: str = "http") -> str:
-    """Name an address as in C{http://127.0.0.1:3000} or C{unix:/run/llmux.sock}."""
+    """Write an address as in C{http://127.0.0.1:3000} or C{unix:/run/llmux.sock}."""
     host = getattr(address, "host", None)
     if host is not None:
         host = f"[{host}]" if ":" in host else host
@@ -225,9 +231,9 @@ def _is_systemds_unix_socket(endpoint: IStreamServerEndpoint) -> bool:
 
 def _completed(config: Config) -> str:
     """
-    Complete the endpoint's description.  A relative path of a Unix socket is made absolute,
-    because a daemon changes its directory between binding and closing; and its
-    socket is closed to other users unless a mode is given.
+    Return C{listen} with what it leaves out.  A relative path of a Unix socket is made
+    absolute, because a daemon changes its directory between binding and closing; and its socket
+    is closed to other users unless a mode is given.
     """
     listen = config.listen or ""
     found = _UNIX.match(listen)

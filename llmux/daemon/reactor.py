@@ -1,7 +1,7 @@
 """
-The reactor of a process that llmux has to itself: Twisted's epoll reactor with a
-monotonic clock, without a logging context for each event, and without a round of
-the main loop between two polls where that loop has nothing to do.
+This module has the reactor of a process that belongs to llmux alone: Twisted's epoll reactor
+with a monotonic clock, without a logging context for each event, and without a round of the
+main loop between two polls if that loop has nothing to do.
 """
 
 from __future__ import annotations
@@ -21,58 +21,60 @@ from llmux.daemon.twisted_gaps import check_reactor_parts
 __all__ = ["LlmuxReactor", "install"]
 
 _MOST_ROUNDS = 256
-"""Polls before the reactor's own loop gets its turn, come what may."""
+"""After this many polls the reactor's own loop gets its turn in any case."""
 
 _CROWD = 4000.0
-"""Pieces of replies per second from which on they are read together."""
+"""Pieces of replies are read together if more than this many come in a second."""
 
 _PAUSE = 0.0005
-"""Seconds between two polls then, and the most that a piece comes later for it."""
+"""
+The reactor then sleeps for this many seconds between two polls, so a piece may come later by as
+much.
+"""
 
 _WINDOW = 40
-"""Pieces over which their rate is taken."""
+"""The rate of pieces is measured over this many pieces."""
 
 _PIECE = 4096
-"""Bytes; what brings as many at once is a body, and wants speed."""
+"""
+A piece of this many bytes or more belongs to a large body, which should be passed on quickly.
+"""
 
 
 class LlmuxReactor(EPollReactor):
     """
-    Twisted's reactor for epoll, with five differences.
+    A L{LlmuxReactor} is Twisted's reactor for epoll, with five differences.
 
     The clock is monotonic, so that a step of the system's clock neither delays
     a timed call nor brings one forward.
 
-    A TCP connection with something to read is read at once.  The parent class
-    calls the connection by way of L{log.callWithLogger}, which puts together a
-    context for log messages, for a prefix that nothing in llmux prints.
+    A TCP connection with something to read is read at once.  The parent class calls the
+    connection through L{log.callWithLogger}, which makes a context for log messages, for the
+    sake of a prefix that llmux never prints.
 
-    The reactor polls again as long as no timed call is due or new, no thread
-    calls, and the reactor is not stopping: the main loop looks at nothing else
-    between two polls.
+    The reactor polls again as long as no timed call is due or new, no thread calls, and the
+    reactor is not stopping: the main loop does nothing else between two polls.
 
-    Where backends send more than 4000 small pieces a second and clients
-    nothing, the reactor polls but once in half a millisecond, so that one
-    awakening serves for several pieces.  Network cards do the same (interrupt
-    moderation).  A request, or a piece of some size, ends that as soon as it
-    is read.
+    While backends send more than 4000 small pieces a second and clients send nothing, the
+    reactor polls only once in half a millisecond, so that it wakes up once for several pieces.
+    Network cards do the same (interrupt moderation).  A request, or a large piece, ends this as
+    soon as it is read.
 
     An event for a descriptor that was closed, and whose number has gone to
     another, since the poll that brought the event, is not passed on.
 
-    The second and the third difference are together a third of what Python
-    spends on an event that is relayed.  A process that llmux shares with other
-    services had better keep the usual reactor: their log may want the prefix.
+    The second and the third difference together save a third of the time that Python spends on
+    an event that is relayed.  A process that llmux shares with other services should keep the
+    usual reactor, because their log may need the prefix.
     """
 
     seconds = staticmethod(time.monotonic)
 
     def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
-        """
-        @param sleep: does nothing for so many seconds.
-        """
+        """@param sleep: a function that waits for a number of seconds."""
         self._sleep = sleep
-        # Since when how many small pieces have come; whether they come thick and fast.
+        # When counting began, how many small pieces have come since, and whether they come so
+        # fast that they are read together.
         self._began = 0.0
         self._pieces = 0
         self._crowded = False
@@ -83,8 +85,8 @@ class LlmuxReactor(EPollReactor):
 
     def doPoll(self, timeout: float | None) -> None:
         """
-        Wait for events and pass them on, C{timeout} seconds at most; without
-        limit if None.  Returns when the main loop has something to do.
+        Wait for events, C{timeout} seconds at most (None for no limit), and pass them on, until
+        the main loop has something to do.
         """
         poller: select.epoll = self._poller
         poll = poller.poll
@@ -104,8 +106,8 @@ class LlmuxReactor(EPollReactor):
                 return
             for descriptor, event in events:
                 if fresh and descriptor in fresh:
-                    # The event is about one that was closed in this very round, and
-                    # whose number has gone to another.
+                    # The event is about a descriptor that was closed in this round, and whose
+                    # number now belongs to another.
                     continue
                 selectable = selectables.get(descriptor)
                 kind = type(selectable)
@@ -139,7 +141,7 @@ class LlmuxReactor(EPollReactor):
     def _add(
         self, xer: Any, primary: set[int], other: set[int], selectables: Any, *flags: Any
     ) -> None:
-        """Register a descriptor, and remember that as long as older events are passed on."""
+        """Register a descriptor, and remember until the next poll that it is new."""
         descriptor = xer.fileno()
         if descriptor not in primary and descriptor not in other:
             self._fresh.add(descriptor)
@@ -147,7 +149,7 @@ class LlmuxReactor(EPollReactor):
         add(xer, primary, other, selectables, *flags)
 
     def _read(self, connection: Any, from_backend: bool) -> None:
-        """What L{Connection.doRead} does, and what the reactor does about its outcome."""
+        """Do what L{Connection.doRead} does, and what the reactor does about its result."""
         why: Exception | None
         try:
             data = connection.socket.recv(65536)
@@ -179,7 +181,7 @@ def install() -> None:
     Install a L{LlmuxReactor} as the reactor of this process.
 
     @raise ReactorAlreadyInstalledError: the process has a reactor.
-    @raise AttributeError: this Twisted's reactor is built in another way than
-        L{LlmuxReactor} takes for granted.
+    @raise AttributeError: the reactor of this version of Twisted lacks a part that
+        L{LlmuxReactor} needs.
     """
     installReactor(LlmuxReactor())

@@ -1,4 +1,4 @@
-"""The reactor of a process that llmux has to itself."""
+"""This module chooses the reactor of a process that belongs to llmux alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ def install_reactor() -> None:
     """
     Install L{llmux.daemon.reactor.LlmuxReactor} unless this process has a reactor.
 
-    Where that class cannot be had (there is no epoll(7), or Twisted has changed),
-    Twisted's own choice gets a monotonic clock.  Call this before anything is
-    scheduled.
+    If that class cannot be used (there is no epoll(7), or Twisted has changed), Twisted's own
+    choice gets a monotonic clock.  Call this before anything is scheduled.
     """
     if not has_reactor():
         try:

@@ -1,6 +1,4 @@
-"""
-The configuration, read anew while llmux runs.
-"""
+"""This module reads the configuration anew while llmux runs."""
 
 from __future__ import annotations
 
@@ -23,18 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["ConfigFile", "Reloader"]
 
 _WATCH = 2.0
-"""Seconds between two looks at the configuration's file."""
+"""So many seconds pass between two looks at the configuration's file."""
 
 _SETTLE = 1.0
-"""Seconds for which the file must not have changed before it is read."""
+"""A changed file is read when it has not changed again for this many seconds."""
 
 
 class ConfigFile:
     """
-    The file of a configuration, and the port that the command line gives in place of the
-    file's.
+    A L{ConfigFile} is the file of a configuration, with the port that the command line gives in
+    place of the file's.
 
-    @ivar path: absolute.
+    @ivar path: the absolute path of the file.
     """
 
     def __init__(self, path: str, port: int | None = None) -> None:
@@ -43,17 +41,17 @@ class ConfigFile:
 
     def read(self) -> Config:
         """
-        Read the file.
+        Read the configuration from the file.
 
-        @raise ConfigError: it is not a sound configuration, or cannot be read.
+        @raise ConfigError: the file is not a sound configuration, or cannot be read.
         """
         return load_config(self.path, port=self._port)
 
     def version(self) -> tuple[object, ...] | None:
         """
-        Give what changes when the file is written or replaced, or when a link on the way
-        to the file leads elsewhere (as Kubernetes replaces a ConfigMap); None if there is
-        no file.
+        Return a value that changes when the file is written or replaced, or when a link on the
+        way to the file leads elsewhere (which is how Kubernetes replaces a ConfigMap); None if
+        there is no file.
         """
         try:
             found = os.stat(self.path)
@@ -64,8 +62,9 @@ class ConfigFile:
 
 class Reloader:
     """
-    Reads the configuration anew when it is told to, or when the file changes, and has the
-    service go on with it.  What cannot be taken over changes nothing.
+    A L{Reloader} reads the configuration anew when it is told to, or when the file changes, and
+    gives the configuration to the service.  A configuration that cannot be taken over changes
+    nothing.
     """
 
     _log = Logger()
@@ -81,7 +80,7 @@ class Reloader:
 
     def reload(self, *, dry_run: bool = False, restart_changed: bool = False) -> Sequence[str]:
         """
-        Read the file and go on with what it says.
+        Read the file, and take its configuration over.
 
         @param dry_run: only find out what would change.
         @param restart_changed: models that are awake, and whose hooks have changed, are put
@@ -121,7 +120,7 @@ class Reloader:
         self._service.entrance.reloaded({"at": at, **outcome})
 
     def reload_by_signal(self) -> None:
-        """Reload; what is wrong is in the log."""
+        """Reload; errors go to the log only."""
         try:
             self.reload()
         except ConfigError:
@@ -151,12 +150,12 @@ class Reloader:
     # -------------------------------------------------------------------- watching
 
     def watch(self) -> None:
-        """Look at the file now and then, if the configuration says so."""
+        """Look at the file from time to time, if the configuration says so."""
         if self._service.config.watch_config and self._timer is None:
             self._timer = self._clock.callLater(_WATCH, self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking at the file."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -171,7 +170,7 @@ class Reloader:
             if version == self._seen:
                 self.reload_by_signal()
             else:
-                # It is being written, perhaps.
+                # The file may still be being written.
                 self._seen = version
                 pause = _SETTLE
         if self._timer is None:

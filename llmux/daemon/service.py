@@ -1,6 +1,6 @@
 """
-llmux as an IService: bound when made, serving from its start on, and gentle when
-stopped.
+This module has llmux as an IService, which binds its sockets when it is made, serves when it is
+started, and lets requests finish when it is stopped.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["LlmuxService", "make_service"]
 
 _MOST_ADMIN_BODY = 64 * 1024
-"""Bytes of a command."""
+"""The body of a command may have this many bytes."""
 
 _MOST_LOOKERS = 128
-"""Connections at once to C{admin.listen}."""
+"""C{admin.listen} takes this many connections at once."""
 
 LAST_REPLIES = 5.0
-"""Seconds that clients get at least to take the ends of their replies when llmux stops."""
+"""
+When llmux stops, clients have at least this many seconds to read the ends of their replies.
+"""
 
 
 def make_service(config: Config, reactor: Any) -> IService:
@@ -59,16 +61,16 @@ class LlmuxService(MultiService):
     """
     The service that holds all parts of llmux.
 
-    Stopped, it takes no new connections, refuses who waits, lets requests in
-    flight finish and their replies reach the clients, all within
-    C{shutdown_timeout_secs}, and aborts what is left.
+    When the service stops, it accepts no new connections, refuses requests that wait, and lets
+    requests in flight finish and their replies reach the clients, all within
+    C{shutdown_timeout_secs}; then it aborts what is left.
 
-    @ivar config: what it was made from, or has been told since.
-    @ivar metrics: counts what happens.
-    @ivar entrance: leads to what is under /llmux.
+    @ivar config: the configuration in force.
+    @ivar metrics: the metrics of this llmux.
+    @ivar entrance: the way to the Resources under C{/llmux}.
     @ivar resource: the root of the Resource tree.
-    @ivar switcher: who is awake.
-    @ivar listener: where clients connect.
+    @ivar switcher: the switcher, which knows the models.
+    @ivar listener: the listener where clients connect.
     """
 
     _log = Logger()
@@ -82,10 +84,10 @@ class LlmuxService(MultiService):
         is_daemon: bool = False,
     ) -> None:
         """
-        @param is_daemon: llmux is a process of its own: there is a Unix socket for
-            commands, whether C{admin.socket} names its place or not.
-        @param owner: the user and the group that this process will become, if
-            it will (C{twistd --uid}).
+        @param is_daemon: whether llmux is a process of its own, which has a Unix socket for
+            commands even if C{admin.socket} is not set.
+        @param owner: the user and the group that this process will become (C{twistd --uid}), or
+            None.
         @raise ConfigError: something that the configuration names cannot be
             used.
         """
@@ -99,7 +101,8 @@ class LlmuxService(MultiService):
         self._reactor = reactor
         self._stopping: Deferred[None] | None = None
         self._owner = owner
-        # As it was given: the path of the state directory is not in the file.
+        # This is the configuration as it was given: C{prepare_state} adds the path of the state
+        # directory.
         self._given = config
         config = self.config = prepare_state(config, owner)
         self._app = app = assemble(config, reactor)
@@ -120,7 +123,7 @@ class LlmuxService(MultiService):
         self._sockets: list[Any] = []
         self._addresses: dict[LlmuxSite, IAddress] = {}
         self._admin_sites: list[AdmittingSite] = []
-        # Last, so that nothing is bound if anything else is amiss.
+        # Sockets are bound last, so that nothing is bound if anything else is wrong.
         try:
             self.listener = Listener(
                 config, reactor, self._site, owner=owner, bound=self._bound
@@ -141,13 +144,13 @@ class LlmuxService(MultiService):
         self._site.admission = self._admission
 
     def _bound(self, address: IAddress) -> None:
-        """Refuse what web pages may not do, before there is a connection."""
+        """Set the rules for web pages, and describe the door, before there is a connection."""
         self._site.access = access_rules(self.config, address)
         self._addresses[self._site] = address
         _describe_door(self._app.door, self.config, address)
 
     def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
-        """Open the doors for operators beside the one for clients."""
+        """Open the doors for operators, in addition to the one for clients."""
         from llmux.admin.doors import Door
         from llmux.daemon.admission import Admission
 
@@ -169,7 +172,8 @@ class LlmuxService(MultiService):
                     error.file, "admin.listen", error.problem, error.remedy
                 ) from None
             IService(listener).setServiceParent(self)
-            # Who is not let in may connect all the same.
+            # The number of connections is limited here too, since anybody can connect, with
+            # rights or without.
             site.admission = Admission(self._reactor, listener, _MOST_LOOKERS, site.connections)
         if is_daemon or config.admin.socket is not None:
             from llmux.daemon.admin_socket import listen_for_commands
@@ -178,7 +182,8 @@ class LlmuxService(MultiService):
             port: Any = listen_for_commands(config, self._reactor, site, owner)
             site.access = access_rules(config, port.getHost())
             self._addresses[site] = port.getHost()
-            # A daemon is another process than the one that binds: it accepts from its start on.
+            # A daemon is another process than the one that binds; it accepts connections when
+            # it starts.
             port.pauseProducing()
             self._sockets.append(port)
 
@@ -199,8 +204,8 @@ class LlmuxService(MultiService):
         self, config: Config, *, dry_run: bool = False, restart_changed: bool = False
     ) -> list[str]:
         """
-        Go on with another configuration.  No request is lost, and none fails but those for
-        models that are no more.
+        Go on with another configuration.  No request is lost, and no request fails, except
+        those for models that do not exist any more.
 
         @param dry_run: only find out what would change.
         @param restart_changed: models that are awake, and whose hooks have changed, are put
@@ -253,7 +258,7 @@ class LlmuxService(MultiService):
         return changes
 
     def _take_over(self, given: Config) -> None:
-        """Open what is new, and then swap, in one turn of the reactor."""
+        """Open what is new, and then replace the old, in one turn of the reactor."""
         from llmux.daemon.spool import open_storage
 
         before = self._given
@@ -313,7 +318,10 @@ class LlmuxService(MultiService):
             self.switcher.add_observer(request_log)
 
     def startService(self) -> None:
-        """Find out what is awake, and accept connections, whose requests wait for that."""
+        """
+        Find out which models are awake, and accept connections; requests wait until that is
+        known.
+        """
         self.switcher.start().addErrback(
             lambda failure: self._log.failure("the switcher did not start", failure)
         )
@@ -324,7 +332,10 @@ class LlmuxService(MultiService):
         self._reactor.callWhenRunning(self._reactor.callLater, 0, load_exposition)
 
     def _report_spool(self) -> None:
-        """Try once more: a daemon has another user by now than when it was made."""
+        """
+        Try the directory for bodies once more, since a daemon may have another user now than
+        when it was made.
+        """
         from llmux.daemon.spool import try_spool_directory
 
         directory = self._site.storage.directory
@@ -345,7 +356,10 @@ class LlmuxService(MultiService):
             )
 
     def stopService(self) -> Deferred[None]:
-        """Stop.  The Deferred fires when all is over, and never fails.  See L{abort}."""
+        """
+        Stop llmux.  The Deferred fires when all is over, and never fails.  L{abort} makes that
+        sooner.
+        """
         if self._stopping is None:
             self._stopping = Deferred.fromCoroutine(self._stop())
         waiter: Deferred[None] = Deferred()
@@ -377,7 +391,7 @@ class LlmuxService(MultiService):
             self._request_log.close()
 
     def abort(self) -> None:
-        """Cut short what L{stopService} waits for: requests, replies and hooks."""
+        """Abort what L{stopService} waits for: requests, replies and hooks."""
         self.switcher.abort()
         self._abort_connections()
 
@@ -386,7 +400,7 @@ class LlmuxService(MultiService):
             site.abort_all()
 
     def reopen_logs(self) -> None:
-        """Open the request log anew: logrotate has moved it away."""
+        """Open the request log anew, after logrotate has moved its file."""
         if self._request_log is not None:
             self._request_log.reopen()
 
@@ -396,13 +410,13 @@ def _address_of(config: Config) -> tuple[object, ...]:
 
 
 def _is_private(address: IAddress) -> bool:
-    """Nobody but users of this machine reaches what listens on this address."""
+    """Tell whether only users of this machine can reach what listens on this address."""
     host = getattr(address, "host", None)
     return host is None or ip_address(host).is_loopback
 
 
 def _describe_door(door: Door, config: Config, address: IAddress) -> None:
-    """Say of a door what depends on where it has been opened."""
+    """Set the attributes of a door that depend on its address."""
     from llmux.daemon.listener import describe_address
 
     door.is_private = _is_private(address)
@@ -418,9 +432,9 @@ def _describe_door(door: Door, config: Config, address: IAddress) -> None:
 
 def access_rules(config: Config, address: IAddress) -> AccessRules:
     """
-    What C{Host} and C{Origin} may be where llmux listens on this address.  Who
-    reaches a listener that is not this machine's own knows it by names that
-    llmux cannot know: there C{Host} is not checked.
+    Return the rules for C{Host} and C{Origin} if llmux listens on this address.  If other
+    machines can reach the listener, they may know it by names that llmux cannot know; C{Host}
+    is not checked then.
     """
     from llmux.web.access import AccessRules, own_names
 

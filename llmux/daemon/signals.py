@@ -1,6 +1,7 @@
 """
-This module does what only the owner of a process may do, and what llmux inside
-another's process leaves alone: signals, the limit on open files, the garbage collector.
+This module does what only the owner of a process may do: it handles signals, raises the limit
+on open files, and sets up the garbage collector.  An llmux inside of another program's process
+leaves these alone.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = ["ProcessOwner", "raise_file_limit"]
 FEW_FILES = 4096
 MANY_FILES = 1 << 20
 """
-As far as the limit is raised.  Where the hard limit is "infinite", programs in
-hooks that close every possible descriptor one by one would take minutes.
+The limit is raised to this at most.  If the hard limit is "infinite", programs in hooks that
+close every possible descriptor one by one would otherwise take minutes.
 """
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
@@ -36,7 +37,7 @@ def raise_file_limit() -> int:
     """
     Let the process open as many files as it may.
 
-    @return: how many that is.
+    @return: the new limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
@@ -54,15 +55,14 @@ class ProcessOwner(Service):
     The service that owns the process: it raises the limit on open files, and handles
     signals while the reactor runs.
 
-    TERM and INT stop llmux; a second one, while it is stopping, aborts what it
-    waits for; a third ends the process on the spot.  HUP reads the configuration
-    anew; USR1 opens the logs anew.
+    TERM and INT stop llmux; a second one, while llmux is stopping, aborts what it waits for; a
+    third ends the process at once.  HUP reads the configuration anew; USR1 opens the logs anew.
 
-    @param hangup_stops: HUP means that the terminal has gone: stop.
-    @param reopen: further logs to open anew on USR1.
-    @param config_file: the configuration's file; None: there is none, and HUP does
+    @param hangup_stops: whether HUP means that the terminal has gone, so that llmux stops.
+    @param reopen: functions that open further logs anew, called on USR1.
+    @param config_file: the configuration's file; None if there is none, and then HUP does
         nothing.
-    @ivar aborted_by: the signal that cut the stop short, or None.
+    @ivar aborted_by: the number of the second signal, which aborted requests; or None.
     """
 
     _log = Logger()
@@ -95,7 +95,8 @@ class ProcessOwner(Service):
         if not self._hangup_stops:
             signal.signal(signal.SIGHUP, self._told_to_reload)
         self._previous_usr1 = signal.signal(signal.SIGUSR1, self._told_to_reopen)
-        # The reactor puts its own handlers in place when it starts: ours come after.
+        # The reactor installs its own handlers when it starts, so ours are installed after
+        # that.
         self._reactor.callWhenRunning(self._reactor_runs)
 
     def startService(self) -> None:
@@ -111,7 +112,7 @@ class ProcessOwner(Service):
             )
 
     def stopService(self) -> None:
-        """Look at the configuration's file no more."""
+        """Stop looking at the configuration's file."""
         self.running = False
         if self._reloader is not None:
             self._reloader.stop()
@@ -127,8 +128,8 @@ class ProcessOwner(Service):
             signal.signal(signal.SIGHUP, self._told_to_stop)
         if self._early:
             self._told_to_stop(signal.SIGTERM, None)
-        # What has been built stays.  To look at it takes a full collection some 20 ms,
-        # and streams stand still meanwhile.
+        # The objects that exist now stay for good.  A full collection would take some 20 ms to
+        # visit them, and no stream would move in that time.
         gc.collect()
         gc.freeze()
 
@@ -143,8 +144,8 @@ class ProcessOwner(Service):
             if callable(previous):
                 previous(number, frame)
             else:
-                # INT was ignored when we were started, as by C{llmux &} in a
-                # script, and then the reactor leaves it alone.
+                # INT was ignored when this process was started, as by C{llmux &} in a script;
+                # then the reactor installs no handler for it.
                 self._reactor.callFromThread(self._reactor.stop)
         elif self._signals == 2:
             self.aborted_by = number

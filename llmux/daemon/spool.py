@@ -1,9 +1,9 @@
 """
-The directory where large request bodies lie, decided and tried when llmux starts.
+This module chooses the directory of large request bodies, and tries it when llmux starts.
 
-L{tempfile} left alone would decide when the first large body comes, and where
-C{TMPDIR} is full just then it would take another directory for good, the
-current one included, and say nothing.
+Without this, L{tempfile} would choose when the first large body comes.  If C{TMPDIR} were full
+just then, L{tempfile} would use another directory from then on, possibly the current one,
+without a message.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _log = Logger()
 
 def open_storage(config: Config) -> BodyStorage:
     """
-    The storage that a configuration asks for.
+    Return the storage that a configuration asks for.
 
-    @raise ConfigError: there is no directory for it.
+    @raise ConfigError: no directory can be used.
     """
     return BodyStorage(
         max_memory=config.max_memory_mb * 2**20,
-        # One body may always be as large as a body may be.
+        # The disk must have room for one body of the largest size.
         max_spool=max(config.max_spool_mb, config.max_body_mb) * 2**20,
         directory=spool_directory(config),
     )
@@ -38,10 +38,10 @@ def open_storage(config: Config) -> BodyStorage:
 
 def spool_directory(config: Config) -> str:
     """
-    C{spool_dir}, or else what L{tempfile} chooses.
+    Return C{spool_dir}, or else the directory that L{tempfile} chooses.
 
-    @raise ConfigError: C{spool_dir} cannot be written, or L{tempfile} would
-        choose the current directory for want of another.
+    @raise ConfigError: C{spool_dir} cannot be written, or L{tempfile} would choose the current
+        directory because no other can be written.
     """
     if config.spool_dir is not None:
         directory = os.path.join(config.directory, config.spool_dir)
@@ -76,7 +76,7 @@ def spool_directory(config: Config) -> str:
 
 
 def try_spool_directory(directory: str) -> str:
-    """What stands in the way of a file there, in a few words; empty if nothing does."""
+    """Return, in a few words, why no file can be made in a directory; empty if one can."""
     try:
         with tempfile.TemporaryFile(prefix="llmux-", dir=directory) as file:
             file.write(b"tried")

@@ -1,5 +1,5 @@
 """
-Every place where llmux leans on a private part of Twisted, with the reason.
+This module has every place where llmux uses a private part of Twisted, with the reason.
 
 A private part may change with any release of Twisted, so the tests run with the
 lowest version that setup.cfg admits and with the latest.
@@ -25,12 +25,12 @@ L{has_reactor}                       whether a reactor is installed cannot be
                                      asked without installing one
 ===================================  ==========================================
 
-The HTTP server leans on C{twisted.web.http.HTTPChannel} and C{Request}
-(C{llmux/web/channel.py}, C{request.py}, C{site.py}), on the transport's C{_tempDataBuffer}
-and C{dataBuffer} (C{llmux/web/transport.py}), the hooks on
-C{twisted.internet.process.Process} (C{llmux/hooks/spawn.py}), the log on C{LogFile}, whose
-C{reopen} closes the file before it opens the new one
-(C{llmux/monitoring/log_file.py}): each says why where it does so.
+Other modules use private parts as well, and say why: the HTTP server those of
+C{twisted.web.http.HTTPChannel} and C{Request} (C{llmux/web/channel.py}, C{request.py},
+C{site.py}), on the transport's C{_tempDataBuffer} and C{dataBuffer}
+(C{llmux/web/transport.py}), the hooks on C{twisted.internet.process.Process}
+(C{llmux/hooks/spawn.py}), the log on C{LogFile}, whose C{reopen} closes the file before it
+opens the new one (C{llmux/monitoring/log_file.py}).
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ REACTOR_PARTS = (
     "threadCallQueue",
     "running",
 )
-"""What L{llmux.daemon.reactor.LlmuxReactor} reads of its parent class."""
+"""L{llmux.daemon.reactor.LlmuxReactor} uses these attributes of its parent class."""
 
 
 def check_reactor_parts(reactor: object) -> None:
     """
-    See to it that this reactor is built as L{llmux.daemon.reactor.LlmuxReactor} expects.
+    Check that this reactor has the parts that L{llmux.daemon.reactor.LlmuxReactor} uses.
 
-    @raise AttributeError: it is not.
+    @raise AttributeError: a part is missing.
     """
     for name in REACTOR_PARTS:
         getattr(reactor, name)
@@ -89,10 +89,10 @@ def has_reactor() -> bool:
 
 def use_monotonic_clock(reactor: Any) -> None:
     """
-    Let a reactor of Twisted's tell the time by a clock that nobody steps.
+    Give a reactor of Twisted's a clock that is never set.
 
-    Does nothing to a reactor that has timed calls already, which were scheduled
-    by its present clock, nor to one whose clock is not Twisted's.
+    A reactor that has timed calls already is left alone, because they were scheduled by its
+    present clock, and so is a reactor whose clock is not Twisted's.
     """
     if reactor.seconds is runtime.seconds and not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
@@ -101,10 +101,10 @@ def use_monotonic_clock(reactor: Any) -> None:
 @contextmanager
 def without_openssl() -> Iterator[None]:
     """
-    Keep Twisted from importing OpenSSL while a reactor is imported.  OpenSSL is
-    a fifth of the time until llmux listens and of the memory that it then has,
-    for nothing unless clients come by TLS.  Does nothing where OpenSSL or a
-    reactor has been imported already.
+    Keep Twisted from importing OpenSSL while a reactor is imported.  Importing OpenSSL takes a
+    fifth of the time until llmux listens, and of the memory that it then has, and is of use
+    only if clients connect by TLS. Nothing is done if OpenSSL or a reactor has been imported
+    already.
     """
     if "OpenSSL" in sys.modules or has_reactor():
         yield
@@ -120,13 +120,13 @@ def adopt_unix_socket(
     descriptor: int, reactor: Any, factory: IProtocolFactory
 ) -> IListeningPort:
     """
-    A port on the Unix socket that systemd listens on.
+    Return a port on the Unix socket that systemd listens on.
 
-    A port of Twisted's would change the mode of the socket, and at the end shut
-    the socket down and delete its file: none of that is llmux's to do.  Twisted
-    does so to paths only, not to abstract names, which begin with NUL.
+    A port of Twisted's would change the mode of the socket, and at the end shut the socket down
+    and delete its file, all of which is systemd's business.  Twisted does so to paths only, not
+    to abstract names, which begin with NUL.
 
-    @param descriptor: of the socket; closed here.
+    @param descriptor: the descriptor of the socket, which this function closes.
     """
     from twisted.internet.unix import Port
 
@@ -147,15 +147,15 @@ _FIRST_ACCEPTS = 100
 
 def bound_accepts(port: Any, count: int) -> None:
     """
-    Keep the number of connections that a port accepts in one go at C{count}, 1 or 21.
+    Make a port accept at most C{count} connections, 1 or 21, in one go.
 
     Call this before the port accepts anything, and for each connection, from the
     factory's C{buildProtocol}.
 
-    C{numberAccepts} is 100 to begin with.  After a round C{tcp.Port.doRead} adds
-    20 to it if just as many connections have been accepted, and else sets it to
-    how many those were.  The value that is set here within a round differs from
-    that number, so that C{numberAccepts} stays where it is.
+    C{numberAccepts} is 100 at first.  After a round C{tcp.Port.doRead} adds 20 to it if exactly
+    this many connections have been accepted, and otherwise sets it to the number that were
+    accepted.  The value that is set here within a round differs from that number, so that
+    C{numberAccepts} stays where it is.
     """
     number = getattr(port, "numberAccepts", None)
     if number is None:
@@ -170,8 +170,8 @@ def own_lock(port: IListeningPort | None) -> None:
     """
     Write this process into the lock beside a Unix socket.
 
-    The lock names the process that made it.  A daemon is another process:
-    unchanged, the lock would count as stale from now on.
+    The lock names the process that made it.  A daemon is another process, so an unchanged lock
+    would count as stale.
     """
     lock = getattr(port, "lockFile", None)
     if lock is None or not lock.locked:
