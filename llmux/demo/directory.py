@@ -1,6 +1,4 @@
-"""
-The directory that a demo lives in: all that it writes is in there.
-"""
+"""This module has the directory of a demo, which holds all that the demo writes."""
 
 from __future__ import annotations
 
@@ -18,20 +16,23 @@ __all__ = ["DemoDirectory", "DemoError", "check_port_free"]
 
 _MARK = "# Written by `llmux demo`, which overwrites it at each start."
 _LOCK = "lock"
-"""Its servers end when the process that has locked it does, be it by SIGKILL."""
+"""
+The demo holds a lock on this file; its servers end when the process with the lock ends, even by
+SIGKILL.
+"""
 
 
 class DemoError(Exception):
-    """The demo cannot go on.  The message says why and what to do."""
+    """The demo cannot go on.  The error's message says why, and what to do."""
 
 
 class DemoDirectory:
     """
-    The directory of one demo.
+    A L{DemoDirectory} is the directory of one demo.
 
-    @ivar path: where; absolute.
+    @ivar path: the absolute path of the directory.
     @ivar config: the configuration file in it.
-    @ivar models: where gemma3's file is put together.
+    @ivar models: the directory in which gemma3's file is put together.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,11 +42,11 @@ class DemoDirectory:
 
     def claim(self) -> None:
         """
-        Make the directory, and hold it for as long as this process lives.
+        Make the directory, and lock it for as long as this process runs.
 
-        @raise DemoError: another demo runs in the directory; it holds somebody's
-            own configuration; it, or something in it, belongs to another user or
-            may be written to by others; or it cannot be written to.
+        @raise DemoError: another demo runs in the directory; the directory holds a
+            configuration that is not a demo's; the directory, or something in it, belongs to
+            another user or may be written by others; or it cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +56,12 @@ class DemoDirectory:
             self.models.mkdir(mode=0o700, exist_ok=True)
             if self.config.exists() and not self.config.read_text().startswith(_MARK):
                 raise DemoError(f"{self.config} is not the demo's; choose another --directory")
-            # Never closed: the lock goes when the process does, however it ends.
+            # The lock's descriptor is never closed, so that the lock is released when the
+            # process ends, for whatever reason.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             self._lock = os.open(self.path / _LOCK, flags, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A demo that was killed may have left one half put together.
+            # A demo that was killed may have left a file that is not complete.
             for partial in self.models.glob("*.gguf.*"):
                 partial.unlink()
         except BlockingIOError:
@@ -71,8 +73,8 @@ class DemoDirectory:
 
     def _check_owner(self) -> None:
         """
-        See to it that nobody else could have put anything into the directory.
-        What its configuration says is run, and its files are overwritten.
+        Check that no other user could have put anything into the directory, because the demo
+        runs the commands in its configuration and overwrites its files.
         """
         found = [self.path, *(Path(top) / n for top, d, f in os.walk(self.path) for n in d + f)]
         for path in found:
@@ -88,7 +90,7 @@ class DemoDirectory:
                 )
 
     def _write(self, path: Path, data: bytes, mode: int) -> None:
-        """Write a new file, and put it in the place of the one that is there."""
+        """Write a new file, and replace the old one by it."""
         new = path.with_name(f"{path.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -98,10 +100,10 @@ class DemoDirectory:
 
     def write_config(self, python: str, port: int) -> None:
         """
-        Write the configuration.
+        Write the configuration of the demo.
 
         @param python: the interpreter that runs the models' servers.
-        @param port: llmux's own.
+        @param port: the port of llmux.
         @raise DemoError: the directory cannot be written to.
         """
         try:
@@ -116,7 +118,7 @@ def _configuration(python: str, port: int) -> str:
     lines.append("models:")
     for model in MODELS.values():
         command = f"{shlex.quote(python)} -m llmux.demo.backend --model {model.name}"
-        # The server ends when the demo does, be it by SIGKILL.
+        # The server ends when the demo ends, even by SIGKILL.
         lines += [
             f"  # {model.title}",
             f"  {model.name}:",
@@ -144,7 +146,7 @@ def check_port_free(port: int) -> None:
 
 
 def _writable_by_others(status: os.stat_result) -> bool:
-    """Tell whether other users may write to a file; a group of the user's own is none."""
+    """Tell whether other users may write to a file; the user's own group does not count."""
     mode = status.st_mode
     of_group = bool(mode & stat.S_IWGRP) and status.st_gid != os.getegid()
     return bool(mode & stat.S_IWOTH) or of_group

