@@ -1,1 +1,4 @@
-"""This package runs the owner's scripts: it starts, limits, ends and hears them."""
+"""
+This package runs the owner's scripts: it starts them, limits their time, ends them, and logs
+what they write.
+"""

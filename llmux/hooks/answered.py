@@ -1,6 +1,4 @@
-"""
-A run of a hook whose outcome is known without running anything.
-"""
+"""This module has a run of a hook whose result is known without running anything."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The hook runner that a configuration asks for, put together from its parts.
-"""
+"""This module puts together the hook runner that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -27,12 +25,12 @@ __all__ = ["AssembledHooks", "assemble_hooks"]
 @dataclass(frozen=True)
 class AssembledHooks:
     """
-    A hook runner and what belongs to it.
+    L{AssembledHooks} are a hook runner and what belongs to it.
 
-    @ivar hooks: runs the hooks of all models.
-    @ivar notes: knows the wakes that a former llmux had begun.
-    @ivar places: tells hooks where their models are; None without resources.
-    @ivar close: is to be called when no hook will be started any more.
+    @ivar hooks: the runner of the hooks of all models.
+    @ivar notes: the notes of wakes that an earlier llmux had begun.
+    @ivar places: the places of the models; None if the configuration has no resources.
+    @ivar close: a function that must be called when no hook will be started any more.
     """
 
     hooks: IHookRunner
@@ -51,13 +49,13 @@ def assemble_hooks(
     ring: OutputRing | None = None,
 ) -> AssembledHooks:
     """
-    Put the hook runner of a configuration together.
+    Make the hook runner of a configuration.
 
-    @param whereabouts: is told where the backends are once hooks have said so.
-    @param serves: this llmux serves by the configuration: notes of wakes are left and
-        heeded, and what servers write is logged that were found running.
-    @param metrics: counts the outcomes of hooks.
-    @param ring: keeps what hooks write.
+    @param whereabouts: the addresses of the backends, which hooks may change.
+    @param serves: whether this llmux serves by the configuration.  Only then are notes of wakes
+        written and read, and is the output of servers that were found running logged.
+    @param metrics: an object that counts the results of hooks.
+    @param ring: the ring that keeps what hooks write.
     """
     models = config.models
     state = StateDirectory(state_path(config))

@@ -1,6 +1,6 @@
 """
-The file in which a model's C{wake} hook leaves the address of its backend,
-where that is known only once the hook has run: C{$LLMUX_STATE/backend}.
+This module reads the file in which a model's C{wake} hook may write the address of its backend,
+C{$LLMUX_STATE/backend}, for backends whose address is known only after the hook has run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["AddressReading", "BadAddress", "parse_address"]
 BACKEND_FILE = "backend"
 
 _LONGEST = 1024
-"""Bytes; no address is longer."""
+"""The file is read up to this many bytes; no address is longer."""
 
 _FORM = re.compile(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
 
 
 class BadAddress(Exception):
-    """A backend's address cannot be used.  The message says why, in a few words."""
+    """A backend's address cannot be used.  The error's message says why, in a few words."""
 
 
 def parse_address(text: str) -> Address:
@@ -54,13 +54,13 @@ def parse_address(text: str) -> Address:
 @implementer(IHookRunner)
 class AddressReading:
     """
-    A hook runner that has another run the hooks, and reads where a model's
-    backend is once its C{wake} hook has succeeded, and when the model is asked
-    for the first time after llmux' start.
+    This hook runner has another runner run the hooks, and reads the address of a model's
+    backend when the C{wake} hook has succeeded, and when C{alive} is asked for the first time
+    after llmux' start.
 
-    A wake whose file cannot be understood has failed, and so has one without
-    a file if the configuration names no port.  Before a wake the file is
-    removed: an address of long ago is none.
+    A wake has failed if its file cannot be understood, or if there is no file and the
+    configuration has no port.  The file is removed before each wake, because an address from an
+    earlier wake may be wrong.
     """
 
     def __init__(
@@ -71,15 +71,13 @@ class AddressReading:
         models: Mapping[str, ModelConfig],
         whereabouts: Whereabouts,
     ) -> None:
-        """
-        @param models: those with a C{wake} script.
-        """
+        """@param models: the models with a C{wake} script."""
         self._hooks = hooks
         self._clock = clock
         self._state = state
         self._models = models
         self._whereabouts = whereabouts
-        # Of these models the file is known, or is about to be written.
+        # The files of these models have been read, or are about to be written.
         self._known: set[str] = set()
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
@@ -114,8 +112,9 @@ class AddressReading:
 
     def _ask_first(self, model: str) -> IRunningHook:
         """
-        Put the first question after llmux' start: who is awake is served at the
-        address in the file, or not at all.
+        Ask C{alive} for the first time after llmux' start.  If the model is awake, its backend
+        is at the address in the file; if the file is not sound, the answer is neither yes nor
+        no.
         """
         fault = ""
         try:
@@ -136,10 +135,10 @@ class AddressReading:
 
     def _read(self, model: str) -> None:
         """
-        Read the file, and have the backend where it says.
+        Read the file, and note the backend's address.
 
-        @raise BadAddress: it cannot be read or understood, or there is none
-            and the configuration names no port.
+        @raise BadAddress: the file cannot be read or understood, or there is no file and the
+            configuration has no port.
         """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -1,6 +1,4 @@
-"""
-The memory of commands that last, in the state directory.
-"""
+"""This module keeps commands that last, pins and a pause, in the state directory."""
 
 from __future__ import annotations
 
@@ -24,17 +22,15 @@ _MOST = 1 << 20
 @implementer(ICommandNotes)
 class CommandNotes:
     """
-    This memory is one file, which is replaced as a whole.
+    L{CommandNotes} are one file, which is replaced as a whole.
 
-    @ivar path: the file's.
+    @ivar path: the path of the file.
     """
 
     _log = Logger()
 
     def __init__(self, directory: str) -> None:
-        """
-        @param directory: the state directory, which need not exist before the first note.
-        """
+        """@param directory: the state directory, which must exist when a note is written."""
         self.path = os.path.join(directory, _FILE)
 
     def load(self) -> Mapping[str, Any]:

@@ -1,6 +1,4 @@
-"""
-The environment variables that hooks, and the servers that they start, are given.
-"""
+"""This module makes the environment variables of hooks, and of the servers that they start."""
 
 from __future__ import annotations
 
@@ -24,13 +22,13 @@ _NOT_ALWAYS = frozenset(
         b"LLMUX_TIMEOUT_SECS",
     }
 )
-"""Variables that some hooks have not."""
+"""Some hooks lack these variables."""
 
 
 class HookEnvironment:
     """
-    What hooks find in their environment: llmux' own, as it was at the start,
-    and variables whose names begin with C{LLMUX_}.
+    A L{HookEnvironment} makes the environments of hooks: llmux' own environment as it was at
+    the start, and variables whose names begin with C{LLMUX_}.
     """
 
     def __init__(
@@ -41,25 +39,27 @@ class HookEnvironment:
         places: Places | None = None,
     ) -> None:
         """
-        @param state: where each model has a directory of its own; without one there is no
-            C{LLMUX_STATE}.
-        @param addresses: where the backends are now; where the configuration says, if None.
-        @param places: where the models are, if there are resources.
+        @param state: the state directory, in which each model has a directory of its own;
+            without it there is no C{LLMUX_STATE}.
+        @param addresses: the addresses of the backends, as they are now; if None, those of the
+            configuration.
+        @param places: the places of the models; None if there are no resources.
         """
         self._state = state
         self._places = places
         self._models = models
         self._addresses = addresses
-        # Where llmux runs within a hook of another llmux, that one's values are none.
+        # If llmux runs within a hook of another llmux, the values of that one must not be
+        # passed on.
         self._inherited = {k: v for k, v in os.environb.items() if k not in _NOT_ALWAYS}
 
     def variables(
         self, model: str, hook: str, limit: float | None = None
     ) -> dict[bytes, bytes]:
         """
-        Give all variables of a hook.
+        Return all environment variables of a hook.
 
-        @param hook: what the hook is called.
+        @param hook: the name of the hook.
         @param limit: seconds until the hook is ended by force; None for never.
         @raise OSError: the model's directory cannot be made.
         """
@@ -84,5 +84,5 @@ class HookEnvironment:
 
 
 def _seconds(limit: float) -> str:
-    """Write a time limit as scripts read it: C{900}, C{0.5}."""
+    """Write a time limit as scripts read it, as in C{900} or C{0.5}."""
     return f"{limit:.3f}".rstrip("0").rstrip(".")

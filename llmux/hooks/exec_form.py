@@ -1,5 +1,6 @@
 """
-A shell command that makes the shell give way to the program that it would run.
+This module rewrites a shell command so that the shell is replaced by the program that it would
+run.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ _NOT_PROGRAMS = frozenset(
         *("wait", "builtin", "declare", "let", "shopt", "typeset"),
     }
 )
-"""Words that are no programs, or that a shell has of its own and programs are not like."""
+"""
+These words are no programs, or the shell has commands of its own with these names that differ
+from programs.
+"""
 
 
 def with_exec(script: str) -> str:
     """
-    Put C{exec} in front of the program of a script, if the script is one
-    simple command.  Otherwise the script stays as it is.
+    Put C{exec} in front of the program of a script, if the script is one simple command.  Any
+    other script is returned unchanged.
     """
     stripped = script.strip().replace("\\\n", " ")
     begin = _ASSIGNMENTS.match(stripped)

@@ -1,6 +1,4 @@
-"""
-A port for a server that is about to be started.
-"""
+"""This module finds a port for a server that is about to be started."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ def find_free_port(host: str, taken: Collection[int] = ()) -> int:
     """
     Find a port on which nothing listens.
 
-    The port is not one of those from which outgoing connections take theirs: a
-    server may listen only minutes after its port was chosen.
+    The port lies outside of the range that the system uses for outgoing connections, because a
+    server may begin to listen only minutes after its port was chosen.
 
     @param taken: ports that are not to be chosen.
-    @raise OSError: there is none, or C{host} is no address of this machine.
+    @raise OSError: no free port was found, or C{host} is no address of this machine.
     """
     low, high = _ports_of_outgoing_connections()
     ports = range(high + 1, _HIGHEST + 1)
@@ -43,7 +41,7 @@ def find_free_port(host: str, taken: Collection[int] = ()) -> int:
 
 def can_listen(host: str, port: int) -> bool:
     """
-    Tell whether a server could listen on a port.
+    Tell whether a server could listen on a port now.
 
     @raise OSError: C{host} is no address of this machine.
     """
@@ -51,7 +49,8 @@ def can_listen(host: str, port: int) -> bool:
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     with socket.socket(family, kind, protocol) as probe:
-        # Connections of a server that has gone keep nobody from listening.
+        # Connections that are left from a server that has ended do not prevent another one from
+        # listening.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.settimeout(0)
         try:

@@ -1,6 +1,6 @@
 """
-The hooks of several configurations at a time, while models change over from one to the
-next.
+This module runs the hooks of several configurations at a time, while models change from one
+configuration to the next.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _BEGINS_ANEW = frozenset({HookKind.PREPARE, HookKind.WAKE})
 @implementer(IHookRunner, IWakeNotes, IPlaceNotes)
 class HookGenerations:
     """
-    A hook runner that runs each model's hooks by the configuration with which the
-    model was woken last, and wakes a model by the latest.
+    This hook runner runs each model's hooks by the configuration with which the model was woken
+    last, and wakes models by the latest configuration.
 
-    @param changed_over: called with a model's name when a later configuration begins to
-        hold for that model.
+    @param changed_over: a function that is called with a model's name when a later
+        configuration takes effect for that model.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class HookGenerations:
         changed_over: Callable[[str], None],
     ) -> None:
         self._latest = first
-        # The first of all knows what a former llmux has left behind.
+        # The first of all generations knows what an earlier llmux has left behind.
         self._notes = first.notes
         self._of = dict.fromkeys(models, first)
         self._changed_over = changed_over
 
     def renew(self, latest: AssembledHooks, asleep: Iterable[str]) -> None:
         """
-        A later configuration has these hooks.
+        Use these hooks, of a later configuration, from each model's next wake on.
 
-        @param asleep: the models for which they hold at once.
+        @param asleep: the models for which these hooks are used at once.
         """
         before, self._latest = self._latest, latest
         for model in asleep:
@@ -52,13 +52,13 @@ class HookGenerations:
         self._close_if_unused(before)
 
     def forget(self, model: str) -> None:
-        """There is no such model any more."""
+        """Forget a model that does not exist any more."""
         before = self._of.pop(model, None)
         if before is not None:
             self._close_if_unused(before)
 
     def close(self) -> None:
-        """No hook will be started any more."""
+        """Close all generations, because no hook will be started any more."""
         for assembled in {
             id(each): each for each in (self._latest, *self._of.values())
         }.values():

@@ -1,6 +1,6 @@
 """
-The question whether a model is awake, put to its backend by llmux itself, for
-models that have no C{alive} script.
+This module asks a backend by HTTP whether its model is awake, for models that have no C{alive}
+script.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 __all__ = ["HealthAsking", "HealthQuestion", "health_pool"]
 
 _YES, _NO = 0, 1
-"""The exit statuses of an alive script that would have said the same."""
+"""An C{alive} script that gives the same answers has these exit statuses."""
 
 _FOR_EVER = 86400.0
-"""Seconds; longer than any question waits."""
+"""This many seconds are longer than any question waits."""
 
 
 def health_pool(reactor: Any) -> BackendPool:
     """
     Make a pool for questions of health.
 
-    The pool keeps no connection, because one that is open may spoil a checkpoint
-    of the backend; it does not log that a backend is not there, which is an
-    answer here; and it leaves time limits to the questions, for no answer is
-    not the same as no.
+    The pool keeps no connection, because an open connection may spoil a checkpoint of the
+    backend.  It does not log that a backend cannot be reached, which is an answer here.  It has
+    no time limit for connecting, because no answer is not the same as the answer no.
     """
     settings = PoolSettings(max_idle=0, logs_failures=False, connect_timeout=_FOR_EVER)
     return BackendPool(reactor, settings)
@@ -48,13 +47,13 @@ def health_pool(reactor: Any) -> BackendPool:
 @implementer(IRunningHook, IExchange)
 class HealthQuestion:
     """
-    One C{GET} of a backend's health.
+    A L{HealthQuestion} is one C{GET} of a backend's health.
 
-    Status 200 is a yes.  Any other status, a refused connection, and one that
-    is closed without a reply are a no.  No answer within the time limit is
-    none, and so is a question that could not be put for want of descriptors.
+    Status 200 is a yes.  Any other status, a refused connection, and a connection that is
+    closed without a reply are a no.  If there is no reply within the time limit, or if the
+    question could not be sent because no descriptor was left, the answer is unknown.
 
-    @ivar status: the status of the reply; None without one.
+    @ivar status: the status of the reply; None if there is no reply yet.
     """
 
     is_head = False
@@ -96,13 +95,13 @@ class HealthQuestion:
         """See L{IExchange.begun_anew}."""
 
     def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
-        """See L{IExchange.replied}: the status is the answer."""
+        """See L{IExchange.replied}: The status is the answer."""
         self.status = status = head.status
         self._over = ended
         self._finish(_YES if status == 200 else _NO, f"status {status}")
 
     def received(self, data: bytes, ended: bool) -> None:
-        """See L{IExchange.received}: nobody wants the rest, which may end in peace."""
+        """See L{IExchange.received}.  The rest of the reply is ignored."""
         if ended:
             self._end()
 
@@ -128,7 +127,7 @@ class HealthQuestion:
             self._backend.withdraw(self)
 
     def _end(self) -> None:
-        """The exchange is over: nothing more will come of it."""
+        """Cancel the time limit, because the exchange is over."""
         self._over = True
         if self._deadline.active():
             self._deadline.cancel()
@@ -145,8 +144,8 @@ class HealthQuestion:
 @implementer(IHookRunner)
 class HealthAsking:
     """
-    A hook runner that has another run the scripts, and asks the backends of
-    models without an C{alive} script itself.
+    This hook runner has another runner run the scripts, and itself asks the backends of models
+    that have no C{alive} script.
     """
 
     _log = Logger()
@@ -162,9 +161,10 @@ class HealthAsking:
         awake: Callable[[str], object] | None = None,
     ) -> None:
         """
-        @param pool: connects to the backends; see L{health_pool}.
-        @param addresses: where the backends are now.
-        @param awake: is called with a model that has said yes.
+        @param pool: the pool of connections to the backends; see L{health_pool}.
+        @param addresses: the addresses of the backends, as they are now.
+        @param awake: a function that is called with the name of a model whose backend has said
+            yes.
         """
         self._hooks = hooks
         self._clock = clock
@@ -173,7 +173,7 @@ class HealthAsking:
         self._addresses = addresses
         self._metrics = metrics
         self._awake = awake
-        # The last odd status of each model, so that the log says it once.
+        # The last unusual status of each model is kept, so that the log says it once.
         self._said: dict[str, int] = {}
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:

@@ -1,9 +1,8 @@
 """
 This module has one run of a hook, as a L{ProcessProtocol}.
 
-A hook has ended when its shell has exited: L{HookProcess} judges on
-C{processExited}.  (C{processEnded} comes when the last writer of the pipes has
-gone, and that may be a model's server, hours later.)
+A hook has ended when its shell has exited, which C{processExited} tells. (C{processEnded} is
+called when the last writer of the pipes has gone.  That may be a model's server, hours later.)
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ __all__ = [
 ]
 
 GRACE = 5.0
-"""Seconds from TERM to KILL, and from there until a hook is given up."""
+"""So many seconds pass between TERM and KILL, and between KILL and giving a hook up."""
 
 STOPPED = "stopped"
-"""The reason of a hook's end that somebody has asked for."""
+"""A hook that was ended because somebody called C{kill} has this reason."""
 
 LOOK = 0.05
-"""Seconds between two looks at a process group that was sent TERM."""
+"""So many seconds pass between two looks at a process group that was sent TERM."""
 
 _TAIL = 4 * 1024
-"""Bytes of stderr that a result has."""
+"""A result has this many bytes of stderr at most."""
 
 _STREAMS = {1: "stdout", 2: "stderr"}
 
@@ -59,7 +58,7 @@ _MEANINGS = {
     126: "command cannot be executed",
     127: "command not found",
 }
-"""What a shell, or sysexits.h, means by an exit status."""
+"""These exit statuses have a meaning for a shell, or in sysexits.h."""
 
 _log = Logger()
 
@@ -75,12 +74,12 @@ class HookMetrics(Protocol):
         """
         Count a hook that has ended.
 
-        @param ok: the hook did what it is for.  An C{alive} that says no has, too.
+        @param ok: whether the hook did what it is for; an C{alive} that says no did.
         """
 
 
 def exit_reason(status: int) -> str:
-    """Put an exit status into words: C{exit status 127 (command not found)}."""
+    """Put an exit status into words, as in C{exit status 127 (command not found)}."""
     meaning = _MEANINGS.get(status)
     return f"exit status {status} ({meaning})" if meaning else f"exit status {status}"
 
@@ -90,16 +89,15 @@ class HookProcess(ProcessProtocol):
     """
     This protocol is one run of a hook: its output, its time limit, its end.
 
-    What the hook has left running in the background when its shell exits lives
-    on, and the output of that goes on to the log.  A hook that is killed, or
-    runs past its time limit, takes its whole process group with it: TERM, and
-    KILL a grace later.  Such a hook has ended when the group has gone, or has
-    been sent KILL.
+    Processes that the hook has left in the background when its shell exits go on, and their
+    output still goes to the log.  If the hook is killed, or its time limit passes, its whole
+    process group is sent TERM, and KILL after C{grace} seconds.  Such a hook has ended when the
+    group has gone, or has been sent KILL.
 
     The transport signals the whole group (L{llmux.hooks.spawn}).
 
-    @ivar pid: the process id of the shell, and of its process group; None if
-        it could not be started.
+    @ivar pid: the process id of the shell, and of its process group; None if the shell could
+        not be started.
     """
 
     transport: IProcessTransport
@@ -117,7 +115,7 @@ class HookProcess(ProcessProtocol):
         metrics: HookMetrics | None = None,
     ) -> None:
         """
-        @param budget: how many lines may be logged.
+        @param budget: the budget of lines that may be logged.
         @param limit: seconds until the hook is ended by force.
         @param grace: seconds from TERM to KILL, and from there until the hook
             is given up.
@@ -149,8 +147,8 @@ class HookProcess(ProcessProtocol):
         """
         Start the process under its time limit.
 
-        @param spawn: starts the process of this protocol.  An OSError or a
-            ValueError from it is the hook's outcome.
+        @param spawn: a function that starts the process of this protocol.  If it raises an
+            OSError or a ValueError, the hook has failed with this error.
         """
         try:
             group = spawn(self)
@@ -160,7 +158,8 @@ class HookProcess(ProcessProtocol):
             return
         self._group = group
         if self._shell_is_gone:
-            # A process may be so quick.  Nobody could have waited for it yet.
+            # The process has exited already.  The caller gets C{exited} only after this, so the
+            # result must wait for the next turn.
             self._look = self._reactor.callLater(0, self._judge)
         else:
             self._set_deadline(self._limit, self._time_out)
@@ -173,7 +172,7 @@ class HookProcess(ProcessProtocol):
     # ProcessProtocol
 
     def connectionMade(self) -> None:
-        """Keep the process id: the process has been started."""
+        """Keep the id of the process, which has been started."""
         self.pid = self.transport.pid
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
@@ -189,13 +188,13 @@ class HookProcess(ProcessProtocol):
         output.received(data)
 
     def childConnectionLost(self, childFD: int) -> None:
-        """Log the last line of a pipe that nobody will write to any more."""
+        """Log the last line of a pipe that no process will write to any more."""
         output = self._outputs.pop(childFD, None)
         if output is not None:
             output.ended()
 
     def processExited(self, reason: Failure) -> None:
-        """Judge the hook: its shell has exited."""
+        """Find the result of the hook, because its shell has exited."""
         self._shell_is_gone = True
         ended = reason.value
         assert isinstance(ended, ProcessTerminated | ProcessDone)
@@ -234,10 +233,9 @@ class HookProcess(ProcessProtocol):
 
     def _await_group(self) -> None:
         """
-        Wait until the group is gone.  The shell has gone; the rest of its group
-        may still be tidying up, or be zombies that nobody reaps, as in a
-        container without an init.  Once KILL was sent there is nothing to wait
-        for.
+        Wait until the group has gone.  The shell has exited; other processes of the group may
+        still be cleaning up, or be zombies that no process reaps, as in a container without an
+        init.  After KILL the wait is over.
         """
         if self._done or self._killed_for is None:
             return
@@ -269,7 +267,7 @@ class HookProcess(ProcessProtocol):
         self._deadline = self._reactor.callLater(seconds, then)
 
     def _signal(self, number: int) -> bool:
-        """Signal the group; true if there is one, or may be."""
+        """Signal the group, and tell whether it exists, or may exist."""
         assert self._group is not None
         try:
             self._group.signalProcess(number)

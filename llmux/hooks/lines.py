@@ -1,10 +1,9 @@
 """
-This module cuts the output of hooks into lines, and logs them at a rate that a
-log can bear.
+This module cuts the output of hooks into lines, and logs them at a limited rate.
 
-Whatever a hook, or a server that it leaves in the background, writes goes to
-the log.  A line costs some 25 microseconds there, so that a mebibyte of empty
-lines would take half a minute: the number of lines has two bounds.
+Everything that a hook writes, or a server that the hook leaves in the background, goes to the
+log.  Logging one line takes some 25 microseconds, so that one MiB of empty lines would take
+half a minute.  Therefore the number of lines has two limits.
 
  - In one turn of the reactor all hooks together log C{LINES_A_TURN} lines;
    what they have written beyond waits for the next turn.
@@ -31,13 +30,13 @@ LINES_AT_ONCE = 5000
 LINES_A_SECOND = 500
 
 LONGEST_LINE = 8 * 1024
-"""Bytes; a longer line is cut."""
+"""A line that is longer than this many bytes is cut."""
 
 MOST_WAITING = 256 * 1024
-"""Bytes of one pipe's output that may wait for later turns."""
+"""This many bytes of one pipe's output may wait for later turns."""
 
 REPORT = 1.0
-"""Seconds after a line was left out until the log says how many."""
+"""The log says how many lines were left out this many seconds after the first of them."""
 
 _log = Logger()
 
@@ -45,11 +44,11 @@ _log = Logger()
 class Lines:
     """
     This buffer cuts output into lines, without their ends: a line feed, with or without a
-    carriage return, or a carriage return alone (progress bars).  A line that
-    grows beyond 8 KiB is cut there.
+    carriage return, or a carriage return alone (progress bars).  A line of more than 8 KiB is
+    cut there.
 
-    A carriage return that comes last is an end only when the next byte is
-    known.
+    Whether a carriage return at the end of the data ends a line is decided when the next byte
+    has come.
     """
 
     _END = re.compile(rb"\r?\n|\r(?!\n|\Z)")
@@ -58,18 +57,18 @@ class Lines:
         self._rest = b""
 
     def __len__(self) -> int:
-        """Count the bytes that have been fed and not been taken."""
+        """Return the number of bytes that have been fed and not been taken."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> None:
-        """Append what has been read."""
+        """Append bytes that have been read."""
         self._rest += data
 
     def take(self, most: int) -> list[bytes]:
         """
         Remove the next lines that are complete.
 
-        @param most: how many; pieces of a long line count as one.
+        @param most: the largest number of lines; the pieces of a long line count as one.
         """
         *whole, self._rest = self._END.split(self._rest, most)
         lines = [piece for line in whole for piece in _pieces(line)]
@@ -82,7 +81,7 @@ class Lines:
         """
         Remove all lines that are complete.
 
-        @return: how many; some more where lines are longer than 8 KiB.
+        @return: the number of lines; lines longer than 8 KiB count more than once.
         """
         rest = self._rest
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
@@ -94,7 +93,7 @@ class Lines:
         return count + cut
 
     def end(self) -> list[bytes]:
-        """Remove what is left when nothing more will come: one line, or none."""
+        """Remove and return the last line, which has no end, when no more data will come."""
         rest, self._rest = self._rest, b""
         return [rest.removesuffix(b"\r")] if rest else []
 
@@ -109,8 +108,8 @@ class LineBudget:
     """
     A budget says how many lines the hooks of one runner may log now.
 
-    @ivar clock: tells the time and the turns.
-    @ivar ring: keeps what is logged; None: nothing does.
+    @ivar clock: the clock, which also tells the turns of the reactor.
+    @ivar ring: the ring that keeps what is logged; or None.
     """
 
     def __init__(self, clock: IReactorTime, ring: OutputRing | None = None) -> None:
@@ -134,14 +133,14 @@ class LineBudget:
         return int(left)
 
     def spend(self, model: str, lines: int) -> None:
-        """Note that this model has logged so many lines."""
+        """Note that this model has logged this many lines."""
         left, since = self._models[model]
         self._models[model] = left - lines, since
         self._left_this_turn -= lines
         self._await_next_turn()
 
     def wait(self, output: OutputLog) -> None:
-        """Have this output go on in a later turn."""
+        """Continue this output in a later turn."""
         self._waiting.append(output)
         self._await_next_turn()
 
@@ -158,16 +157,14 @@ class LineBudget:
 
 
 class OutputLog:
-    """
-    An output log takes what comes out of one of a hook's pipes, and logs it.
-    """
+    """An L{OutputLog} takes the output of one of a hook's pipes, and logs it."""
 
     def __init__(
         self, budget: LineBudget, model: str, hook: str, stream: str, level: Any
     ) -> None:
         """
         @param stream: C{stdout} or C{stderr}.
-        @param level: the L{LogLevel} of its lines.
+        @param level: the L{LogLevel} of the lines.
         """
         self._budget = budget
         self._model = model
@@ -181,7 +178,7 @@ class OutputLog:
         self._report: IDelayedCall | None = None
 
     def received(self, data: bytes) -> None:
-        """Log the lines that these bytes complete, now or in a turn to come."""
+        """Log the lines that these bytes complete, now or in a later turn."""
         self._lines.feed(data)
         if not self._waits:
             self.go_on()
@@ -189,7 +186,7 @@ class OutputLog:
             self._leave_out(self._lines.skip())
 
     def ended(self) -> None:
-        """Log what is left: nobody will write to the pipe any more."""
+        """Log what is left, because no process will write to the pipe any more."""
         self._ended = True
         if not self._waits:
             self.go_on()

@@ -1,7 +1,7 @@
 """
-A server's output, which goes to a file and from there to the log.
+This module reads a server's output, which goes to a file, and from there to the log.
 
-A pipe would die with llmux, and a talkative server with the pipe.
+A pipe would be closed when llmux ends, and then a server that writes would end too.
 """
 
 from __future__ import annotations
@@ -16,29 +16,35 @@ from llmux.hooks.lines import Lines
 __all__ = ["OutputFile"]
 
 TRUNCATED_AT = 1024 * 1024
-"""Bytes; a file of which so much has been read begins anew."""
+"""A file of which this many bytes have been read is truncated."""
 
 PIECE = 64 * 1024
-"""Bytes that are read in one go, and that are kept of an output that grows faster than that."""
+"""
+This many bytes are read in one go, and this many are kept of an output that grows too fast.
+"""
 
 MOST_BEHIND = 256 * 1024
 """
-Bytes; an output that has grown by more since the last look is not read whole: its lines could
-not be logged at that rate, and to look at them would hold up whoever else the reactor serves.
+If an output has grown by more than this many bytes since the last look, the beginning is left
+out: so many lines could not be logged, and reading them would delay everything else in the
+reactor.
 """
 
 SOONEST, LATEST = 0.1, 1.0
-"""Seconds between two looks at a file that grows, and at one that has not grown for long."""
+"""
+So many seconds pass between two looks at a file that grows, and at one that has not grown for
+long.
+"""
 
 _TAIL = 4096
-"""Bytes at the file's end in which its last line is looked for."""
+"""The last line is looked for in this many bytes at the end of the file."""
 
 
 class OutputFile:
     """
-    A file that a server writes to, at its end, and that this class reads.
+    An L{OutputFile} is a file that a server appends to, and that this class reads.
 
-    @ivar path: where it is; nothing is there before L{open}.
+    @ivar path: the path of the file, which may not exist before L{open_for_server}.
     """
 
     def __init__(
@@ -49,9 +55,9 @@ class OutputFile:
         left_out: Callable[[int], None],
     ) -> None:
         """
-        @param received: is called with each piece of the output.
-        @param left_out: is called with the number of bytes that were not
-            read, because they came too fast.
+        @param received: a function that is called with each piece of the output.
+        @param left_out: a function that is called with the number of bytes that were not read
+            because they came too fast.
         """
         self.path = path
         self._clock = clock
@@ -64,7 +70,7 @@ class OutputFile:
 
     def open_for_server(self) -> int:
         """
-        Make the file anew, for a server that is about to be started, and follow it.
+        Make an empty file for a server that is about to be started, and follow the file.
 
         @return: a descriptor that writes at the file's end, for the caller to close.
         @raise OSError: the file cannot be made.
@@ -81,12 +87,14 @@ class OutputFile:
         return writer
 
     def follow_from_here(self) -> None:
-        """Follow what a server writes that another llmux has started: its past is told."""
+        """
+        Follow a server that an earlier llmux has started, from the present end of the file.
+        """
         if self._fd is None:
             try:
                 self._follow(os.stat(self.path).st_size)
             except OSError:
-                # Somebody has removed it; the server is none the worse for that.
+                # Somebody has removed the file, which does not disturb the server.
                 pass
 
     def _follow(self, begin: int) -> None:
@@ -96,7 +104,7 @@ class OutputFile:
         self._look_later()
 
     def last_line(self) -> str:
-        """Give the last line that is not blank; "" if there is none."""
+        """Return the last line that is not blank; "" if there is none."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
@@ -105,7 +113,7 @@ class OutputFile:
             return ""
 
     def close(self) -> None:
-        """Read what there is, and look no more."""
+        """Read what has been written so far, and stop following the file."""
         if self._fd is None:
             return
         self._catch_up()
@@ -116,7 +124,7 @@ class OutputFile:
         self._fd = None
 
     def catch_up(self) -> None:
-        """Read now what there is."""
+        """Read what has been written so far."""
         if self._fd is not None:
             self._catch_up()
 
@@ -129,7 +137,7 @@ class OutputFile:
         self._look_later()
 
     def _catch_up(self) -> bool:
-        """Read what has been written since the last time; whether that is anything."""
+        """Read what has been written since the last time, and tell whether that is anything."""
         assert self._fd is not None
         size = os.fstat(self._fd).st_size
         if size < self._read_to:
@@ -145,17 +153,18 @@ class OutputFile:
             self._read_to += len(data)
             self._received(data)
             if self._read_to >= size + MOST_BEHIND:
-                # The server writes as fast as this can read: the rest waits for the next look.
+                # The server writes as fast as this loop reads; the rest is read at the next
+                # look.
                 return True
         if self._read_to >= TRUNCATED_AT:
-            # At this moment everything has been read, but for what is written right now.
+            # All has been read, except what the server may write in this moment, which is lost.
             os.ftruncate(self._fd, 0)
             self._read_to = 0
         return True
 
 
 def last_line_of(output: bytes) -> str:
-    """Give the last line that is not blank of some output; "" if there is none."""
+    """Return the last line of some output that is not blank; "" if there is none."""
     lines = Lines()
     lines.feed(output)
     whole = [line for line in [*lines.take(_TAIL), *lines.end()] if line.strip()]

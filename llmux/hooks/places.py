@@ -1,5 +1,6 @@
 """
-The places of models, as hooks are told them and as the state directory remembers them.
+This module knows the places of models, tells hooks of them, and keeps them in the state
+directory.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ __all__ = ["PlaceKeeping", "Places"]
 @implementer(IPlaceNotes)
 class Places:
     """
-    Where each model is, or is about to be: what its hooks find in C{LLMUX_RESOURCES},
-    C{LLMUX_NEEDS} and C{LLMUX_PLACE}.
+    L{Places} know in which place each model is, or is about to be, and make the variables
+    C{LLMUX_RESOURCES}, C{LLMUX_NEEDS} and C{LLMUX_PLACE} of its hooks.
 
-    Of a model whose place nobody knows the hooks find all that it may hold, and no
-    C{LLMUX_PLACE}.
+    If the place of a model is not known, the variables have all that the model may hold in any
+    place, and there is no C{LLMUX_PLACE}.
     """
 
     def __init__(self, room: Room, state: StateDirectory | None = None) -> None:
         """
-        @param state: where the places are remembered from one llmux to the next.
+        @param state: the state directory, which keeps the places from one llmux to the next; or
+            None.
         """
         self._places = room.places
         self._state = state
@@ -53,18 +55,18 @@ class Places:
         self._chosen[model] = place
 
     def woke(self, model: str) -> None:
-        """The model's wake hook is about to start: its place is remembered."""
+        """Keep the place of a model whose wake hook is about to start."""
         place = self.place_of(model)
         if self._state is not None and place is not None and len(self._places[model]) > 1:
             self._state.note_place(model, pairs(self._places[model][place]))
 
     def slept(self, model: str) -> None:
-        """The model's sleep hook has succeeded: where it was is past."""
+        """Forget the place of a model whose sleep hook has succeeded."""
         if self._state is not None and len(self._places[model]) > 1:
             self._state.note_place(model, "")
 
     def variables(self, model: str) -> Mapping[bytes, bytes]:
-        """The environment variables that say where the model is."""
+        """Return the environment variables that say where the model is."""
         place = self.place_of(model)
         found = self._variables.get((model, place))
         if found is None:
@@ -87,8 +89,8 @@ class Places:
 @implementer(IHookRunner)
 class PlaceKeeping:
     """
-    A hook runner that has another run the hooks, and has the place of a model remembered
-    from the start of a wake hook until a sleep hook has succeeded.
+    This hook runner has another runner run the hooks, and has the place of a model kept from
+    the start of a wake hook until a sleep hook has succeeded.
     """
 
     def __init__(self, hooks: IHookRunner, places: Places) -> None:
@@ -98,7 +100,8 @@ class PlaceKeeping:
     def start(self, model: str, hook: HookKind) -> IRunningHook:
         """See L{IHookRunner.start}."""
         if hook is HookKind.WAKE:
-            # Before the hook does anything: llmux may be killed at any moment.
+            # The place is written before the hook starts, because llmux may be killed at any
+            # moment.
             self._places.woke(model)
         running: IRunningHook = self._hooks.start(model, hook)
         if hook is HookKind.SLEEP:
@@ -112,5 +115,5 @@ class PlaceKeeping:
 
 
 def pairs(needs: Needs) -> str:
-    """Write C{gpu0=22 gpu1=22}."""
+    """Write needs as in C{gpu0=22 gpu1=22}."""
     return " ".join(f"{name}={written(amount)}" for name, amount in needs.items())

@@ -1,6 +1,6 @@
 """
-What the system knows of processes that are not this one's children, or were
-another llmux' children: whether they run, and their groups.
+This module asks the system about processes that may be the children of an earlier llmux:
+whether they run, and who belongs to their groups.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ __all__ = [
 
 def started(pid: int) -> int | None:
     """
-    Tell when a process started, in ticks since boot; None if there is no such
-    process, if it has exited and only waits to be reaped, or if this system
-    has no C{/proc}.
+    Return the time when a process started, in ticks since boot; None if there is no such
+    process, if it has exited and only waits to be reaped, or if this system has no C{/proc}.
     """
     found = _stat(pid)
     return None if found is None or found.exited else found.started
 
 
 def is_running(pid: int, when: int | None) -> bool:
-    """Tell whether the process with this number that started then runs still."""
+    """
+    Tell whether the process with this number, which started at this time (in ticks since boot),
+    still runs.
+    """
     return when is not None and started(pid) == when
 
 
 @cache
 def boot_id() -> str:
-    """Tell the id of the system's boot; "" where there is none."""
+    """Return the id of the system's boot; "" if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -49,9 +51,9 @@ def boot_id() -> str:
 
 class ProcessIdentity(Struct, frozen=True):
     """
-    What tells a process, which leads a group, from every other process.
+    A L{ProcessIdentity} tells a process that leads a group from every other process.
 
-    @ivar pid: its number.
+    @ivar pid: the number of the process.
     @ivar started: when it started, in ticks since boot (field 22 of C{/proc/PID/stat}).
     @ivar boot: the id of the system's boot.
     """
@@ -62,28 +64,32 @@ class ProcessIdentity(Struct, frozen=True):
 
 
 class ProcessTable(Protocol):
-    """The processes of a system, as far as the end of a server needs them."""
+    """
+    A L{ProcessTable} knows the processes of a system, as far as ending a server needs that.
+    """
 
     def identify(self, pid: int) -> ProcessIdentity:
-        """Tell what is to be known of a process that has just been started."""
+        """Return the identity of a process that has just been started."""
 
     def leads(self, leader: ProcessIdentity) -> bool:
-        """Tell whether this very process runs."""
+        """Tell whether exactly this process still runs."""
 
     def group_lives(self, leader: ProcessIdentity) -> bool:
-        """Tell whether this process runs, or another one of the group that it has led."""
+        """
+        Tell whether this process, or another one of the group that it has led, still runs.
+        """
 
     def signal_group(self, leader: ProcessIdentity, number: int) -> None:
-        """Signal the whole group, if any of it is left."""
+        """Signal all processes of the group that are left."""
 
 
 class SystemProcesses:
     """
-    The processes of this system.
+    L{SystemProcesses} are the processes of this system.
 
-    A group's number is that of its leader, and the system gives the number to
-    no new process while any process of the group is left.  So a process that
-    has the leader's number, and is not the leader, says that the group is gone.
+    A group has the number of its leader, and the system gives this number to no new process
+    while any process of the group is left.  So if a process has the leader's number and is not
+    the leader, the group has gone.
     """
 
     def identify(self, pid: int) -> ProcessIdentity:
@@ -110,11 +116,11 @@ class SystemProcesses:
             try:
                 os.killpg(leader.pid, number)
             except (ProcessLookupError, PermissionError):
-                # It is gone, or has become another user's.
+                # The group has gone, or belongs to another user now.
                 pass
 
     def _may_be_signalled(self, leader: ProcessIdentity) -> bool:
-        """Tell whether the group, if there is one of this number, is the leader's."""
+        """Tell whether a group with this number, if there is one, must be the leader's."""
         if leader.boot != boot_id() or leader.started is None:
             return False
         found = _stat(leader.pid)
@@ -122,7 +128,7 @@ class SystemProcesses:
 
 
 def _group_exists(group: int) -> bool:
-    """Tell whether there is a group of this number, if only of processes that have exited."""
+    """Tell whether there is a group with this number, even if all its processes have exited."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -134,9 +140,9 @@ def _group_exists(group: int) -> bool:
 
 class _Stat(Struct, frozen=True):
     """
-    What C{/proc/PID/stat} says of a process.
+    A L{_Stat} is what C{/proc/PID/stat} says of a process.
 
-    @ivar exited: the process only waits to be reaped.
+    @ivar exited: whether the process has exited, and only waits to be reaped.
     """
 
     exited: bool
@@ -147,8 +153,8 @@ class _Stat(Struct, frozen=True):
 def _stat(pid: int) -> _Stat | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field, a program's name, may hold anything but is the
-            # only one that can hold a bracket.
+            # The second field, a program's name, may hold any character; no other field can
+            # hold a bracket.
             fields = file.read().rpartition(b")")[2].split()
         return _Stat(fields[0] in (b"Z", b"X"), int(fields[2]), int(fields[19]))
     except (OSError, IndexError, ValueError):
@@ -156,7 +162,7 @@ def _stat(pid: int) -> _Stat | None:
 
 
 def _members(group: int) -> Iterator[_Stat]:
-    """Look for the processes of a group."""
+    """Yield the processes of a group."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             found = _stat(int(name))

@@ -38,11 +38,11 @@ class IHookReactor(IRunReactor, ISessionReactor):
 @implementer(IHookRunner, IWakeNotes)
 class HookRunner:
     """
-    This runner runs hooks as C{sh -c SCRIPT}, each in a session of its own, with
-    an empty input.  See L{HookProcess} for what ends a hook.
+    This runner runs hooks as C{sh -c SCRIPT}, each in a session of its own, with an empty
+    input.  L{HookProcess} says what ends a hook.
 
-    @ivar environment: what hooks find in their environment.
-    @ivar budget: how many lines of output may be logged.
+    @ivar environment: the maker of hooks' environments.
+    @ivar budget: the budget of lines that may be logged.
     """
 
     def __init__(
@@ -61,16 +61,15 @@ class HookRunner:
         ring: OutputRing | None = None,
     ) -> None:
         """
-        @param directory: where hooks run.
-        @param state: where each model has a directory of its own; without
-            one there is no C{LLMUX_STATE}, and no note of wakes.
-        @param addresses: where the backends are now, for C{LLMUX_PORT}.
-        @param places: where the models are, if there are resources.
-        @param notes: leave and heed notes of wakes.
+        @param directory: the directory in which hooks run.
+        @param state: the state directory, in which each model has a directory of its own;
+            without it there is no C{LLMUX_STATE}, and no note of wakes.
+        @param addresses: the addresses of the backends, as they are now, for C{LLMUX_PORT}.
+        @param places: the places of the models; None if there are no resources.
+        @param notes: whether notes of wakes are written and read.
         @param grace: seconds from TERM to KILL.
-        @param spawn: starts processes, see L{llmux.hooks.spawn}; by default
-            L{spawn_session}.
-        @param ring: keeps what hooks write; None: nothing does.
+        @param spawn: the spawner, see L{llmux.hooks.spawn}; by default L{spawn_session}.
+        @param ring: the ring that keeps what hooks write; or None.
         """
         self._reactor = reactor
         self._models = models
@@ -117,7 +116,8 @@ class HookRunner:
                 self.end_interrupted()
             variables = self.environment.variables(model, hook.value, limit)
             if hook is HookKind.WAKE and self._notes is not None:
-                # Before the script does anything: llmux may be killed at any moment.
+                # The note is written before the script starts, because llmux may be killed at
+                # any moment.
                 self._notes.note_wake(model)
             return self._start(run, script, variables)
 
@@ -189,9 +189,8 @@ class HookRunner:
         run: HookProcess,
     ) -> None:
         """
-        Keep a note on disk from a wake hook's start until somebody knows whether
-        the model is awake: until its alive hook has said yes, or its sleep hook
-        has succeeded.
+        Keep a note on disk from a wake hook's start until it is known whether the model is
+        awake, which is when its alive hook has said yes, or its sleep hook has succeeded.
         """
         if hook is HookKind.WAKE:
             if run.pid is None:
@@ -209,7 +208,7 @@ class HookRunner:
             run.exited.addCallback(ended)
 
     def wake_is_known(self, model: str) -> None:
-        """Somebody has found out what has become of the model's wake: its note goes."""
+        """Remove the note of a model's wake, because the result of the wake is known."""
         if self._notes is not None and model in self._noted:
             self._noted.discard(model)
             self._notes.forget_wake(model)

@@ -1,6 +1,6 @@
 """
-The hooks of models that have one line in place of three scripts: C{serve}, the
-command of their server.
+This module has the hooks of models that have C{serve}, the command of their server, in place of
+three scripts.
 """
 
 from __future__ import annotations
@@ -39,41 +39,49 @@ from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 __all__ = ["ServeHooks"]
 
 _NO = 1
-"""The exit status of an alive script that would have said the same."""
+"""An C{alive} script that says no has this exit status."""
 
 _POLL = 0.02
-"""Seconds from one question of health to the next while a server gets ready."""
+"""While a server gets ready, this many seconds pass from one question of health to the next."""
 
 _SAID_JUST_NOW = 0.01
-"""Seconds for which a yes is not asked for again."""
+"""After a yes, the next question within this many seconds is answered without asking again."""
 
 _FIRST_LOOK = 0.005
-"""Seconds from TERM to the first look whether a server has gone; then longer, up to C{LOOK}."""
+"""
+After TERM, the first look whether a server has gone comes after this many seconds; later looks
+come less often, up to C{LOOK} seconds apart.
+"""
 
 _MORE = 1.5
 
 _PATIENCE = 20
-"""Looks, C{LOOK} apart, after which the status of a process that is gone is given up."""
+"""
+After this many looks, C{LOOK} seconds apart, the exit status of a process that has gone is no
+longer waited for.
+"""
 
 _log = Logger()
 
 
 class _CannotServe(Exception):
-    """No server was started.  The message says why, in a few words fit for a client."""
+    """
+    No server could be started.  The error's message says why, in a few words that may be sent
+    to a client.
+    """
 
 
 @implementer(IHookRunner)
 class ServeHooks:
     """
-    A hook runner that starts, stops and asks the servers of models that have a
-    C{serve} command, and has another runner run all other hooks.
+    This hook runner starts, stops and asks the servers of models that have a C{serve} command,
+    and has another runner run all other hooks.
 
-    I{Wake} starts the server, and ends when its health says yes; it fails when
-    the server ends.  I{Sleep} sends TERM to the server's group, and KILL to
-    what is left after C{stop_secs}; it succeeds when nothing is left.
-    I{Alive} is no when the server does not run, and else what its health says.
-    But a server that runs, and has not said yes to this llmux, or has been told
-    to end, never says no: it holds what it has taken.
+    I{Wake} starts the server, and ends when its health says yes; it fails when the server ends.
+    I{Sleep} sends TERM to the server's group, and KILL to what is left after C{stop_secs}; it
+    succeeds when nothing is left.  I{Alive} is no if the server does not run, and else what its
+    health says.  But if a server runs that has not said yes to this llmux, or has been told to
+    end, the answer is never no, because the server still holds what it has taken.
     """
 
     def __init__(
@@ -93,14 +101,14 @@ class ServeHooks:
         serves: bool = True,
     ) -> None:
         """
-        @param hooks: runs all other hooks, and answers C{alive} of these models by
+        @param hooks: the runner of all other hooks, which answers C{alive} of these models by
             asking for their health.
-        @param spawn: starts processes, see L{llmux.hooks.spawn}.
-        @param models: those with a C{serve} command.
-        @param directory: where the commands run.
-        @param serves: this llmux serves by the configuration: it logs what servers write
-            that it finds running, and ends what is left of those whose first process has
-            gone.
+        @param spawn: the spawner, see L{llmux.hooks.spawn}.
+        @param models: the models with a C{serve} command.
+        @param directory: the directory in which the commands run.
+        @param serves: whether this llmux serves by the configuration.  Only then does it log
+            the output of servers that it finds running, and end what is left of servers whose
+            first process has gone.
         """
         self.reactor = reactor
         self.spawn = spawn
@@ -141,7 +149,7 @@ class ServeHooks:
         return run
 
     def close(self) -> None:
-        """Follow no server's output any more: llmux ends."""
+        """Stop following the output of servers, because llmux ends."""
         for server in self._servers.values():
             server.close()
 
@@ -151,7 +159,7 @@ class ServeHooks:
         return running
 
     def ports_in_use(self) -> set[int]:
-        """The ports of the servers that have been started."""
+        """Return the ports of the servers that have been started."""
         return {s.record.port for s in self._servers.values() if s.record is not None}
 
     def _ask(self, model: str, server: ModelServer) -> IRunningHook:
@@ -162,7 +170,7 @@ class ServeHooks:
             return self._answer(model, HookKind.ALIVE, _gone(0.0))
         since = self.reactor.seconds() - server.said_yes_at
         if server.said_yes and since < _SAID_JUST_NOW:
-            # The wake has ended with that answer.
+            # The wake has just ended with this answer.
             return AnsweredHook(self.reactor, HookResult(0, False, 0.0, "ready"))
         question = self.question(model)
 
@@ -191,9 +199,10 @@ def _gone(duration: float) -> HookResult:
 @implementer(IRunningHook)
 class _ServerRun:
     """
-    A hook that starts or ends a server.
+    A L{_ServerRun} is a hook that starts or ends a server.
 
-    @ivar ended_for: why this hook is to end by force; None as long as it is not.
+    @ivar ended_for: the reason why this hook must end before its work is done; None if it must
+        not.
     """
 
     kind: HookKind
@@ -214,7 +223,7 @@ class _ServerRun:
         self._waits: Deferred[None] | None = None
 
     def begin(self) -> None:
-        """Run, from the next turn of the reactor on."""
+        """Begin the hook's work in the next turn of the reactor."""
         deadline = self.clock.callLater(self.limit, self._time_out)
         begun: Deferred[None] = deferLater(self.clock, 0)
         told = begun.addCallback(lambda _: Deferred.fromCoroutine(self.run()))
@@ -229,7 +238,7 @@ class _ServerRun:
         told.addCallback(end)
 
     async def run(self) -> HookResult:
-        """Do what this hook is for, to be written by subclasses."""
+        """Do the work of this hook; subclasses implement this method."""
         raise NotImplementedError
 
     def kill(self) -> None:
@@ -247,12 +256,12 @@ class _ServerRun:
         self.look()
 
     def look(self) -> None:
-        """Something has happened: wait no longer."""
+        """End the present wait, because something has happened."""
         if self._waits is not None:
             self._waits.cancel()
 
     async def wait(self, seconds: float) -> None:
-        """Wait, unless something happens before."""
+        """Wait for this many seconds, or until L{look} is called."""
         self._waits = deferLater(self.clock, seconds)
         try:
             await self._waits
@@ -265,7 +274,7 @@ class _ServerRun:
         """
         End the server's group: TERM, and KILL to what is left after C{stop_secs}.
 
-        @return: whether nothing is left; False only after the hook's time limit.
+        @return: whether nothing is left of the group; False if it could not be killed.
         """
         server, clock = self.server, self.clock
         server.said_yes = False
@@ -273,7 +282,7 @@ class _ServerRun:
             server.forget()
             return True
         server.on_end = self.look
-        # If the reactor stops before the end, nobody is left to send KILL.
+        # If the reactor stops before the group has gone, only this trigger can send KILL.
         at_shutdown = clock.addSystemEventTrigger(
             "after", "shutdown", server.signal, signal.SIGKILL
         )
@@ -303,14 +312,14 @@ class _ServerRun:
         return True
 
     def _is_impatient(self) -> bool:
-        """KILL is due before C{stop_secs} have passed."""
+        """Tell whether KILL must be sent before C{stop_secs} have passed."""
         return False
 
     def result(self, reason: str, *, ok: bool = False, said: str = "") -> HookResult:
         """
         Make the result of this hook.
 
-        @param said: the server's last words.
+        @param said: the last line that the server has written.
         """
         if not ok and self.ended_for is not None:
             reason = self.ended_for
@@ -323,7 +332,7 @@ class _ServerRun:
 
 
 class _Wake(_ServerRun):
-    """Starts a server, and waits until it is ready."""
+    """This hook starts a server, and waits until it is ready."""
 
     kind = HookKind.WAKE
 
@@ -369,7 +378,7 @@ class _Wake(_ServerRun):
             await self.end_group()
             return self.result(self.ended_for)
         for _ in range(_PATIENCE):
-            # It is gone, and its status comes with a signal of the system's.
+            # The process has gone; its exit status comes later, with SIGCHLD.
             if not server.awaits_status:
                 break
             server.on_end = self.look
@@ -380,9 +389,9 @@ class _Wake(_ServerRun):
 
     def _start(self) -> None:
         """
-        Start the server.
+        Start the server at a port.
 
-        @raise _CannotServe: that is not possible.
+        @raise _CannotServe: the server cannot be started.
         """
         hooks, model, host = self.hooks, self.model, self.config.host
         command = self.config.serve
@@ -411,7 +420,7 @@ class _Wake(_ServerRun):
 
 
 class _Sleep(_ServerRun):
-    """Ends a server."""
+    """This hook ends a server."""
 
     kind = HookKind.SLEEP
 

@@ -1,8 +1,8 @@
 """
-The server of one model: a process, with all that belongs to its group.
+This module has the server of one model: a process, with all others of its group.
 
-What runs is written into the model's directory before it runs, so that no end
-of llmux, C{kill -9} included, leaves a server that the next llmux does not know.
+A record of the server is written into the model's directory before the server runs.  So the
+next llmux knows of the server, however this llmux ends, by C{kill -9} included.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ SHELL = "/bin/sh"
 
 _BEGIN = 'IFS= read -r go && exec /bin/sh -c -- "$1" </dev/null'
 """
-Runs a command once it is told to.  Until then its process id is written down:
-an llmux that is killed in between leaves nothing behind, for the end of its
-pipe tells the shell to go.
+This script runs a command when it is told to.  Before that, the record with its process id is
+written.  If llmux is killed in between, nothing is left behind, because the shell exits when
+its pipe is closed.
 """
 
 _log = Logger()
@@ -45,10 +45,10 @@ _log = Logger()
 
 class ServerRecord(Struct, frozen=True):
     """
-    What is known of a server that was started.
+    A L{ServerRecord} says what is known of a server that was started.
 
-    @ivar process: the leader of its group.
-    @ivar port: where it was told to listen.
+    @ivar process: the process that leads the server's group.
+    @ivar port: the port on which the server was told to listen.
     """
 
     process: ProcessIdentity
@@ -56,7 +56,9 @@ class ServerRecord(Struct, frozen=True):
 
 
 class _ServerProcess(ProcessProtocol):
-    """A server that this llmux has started, as long as it runs."""
+    """
+    This protocol belongs to a server that this llmux has started, as long as the server runs.
+    """
 
     def __init__(self, ended: Callable[[_ServerProcess, str], None]) -> None:
         self._ended = ended
@@ -75,15 +77,16 @@ class _ServerProcess(ProcessProtocol):
 
 class ModelServer:
     """
-    The server of one model, of which there is one at most.
+    A L{ModelServer} is the server of one model; a model has one server at most.
 
-    @ivar record: what was started last and has not been ended by llmux; None if nothing was.
-    @ivar said_yes: this llmux knows the server to have been ready, and has not told it to
-        end since.
-    @ivar said_yes_at: when a wake ended with the server's yes.
-    @ivar end: how the process ended that this llmux has started, in a few words; "" as long
-        as it runs.
-    @ivar on_end: is called when that process has ended; None if nobody wants to know.
+    @ivar record: the record of the server that was started last, unless llmux has ended it; or
+        None.
+    @ivar said_yes: whether the server has been ready, as far as this llmux knows, and has not
+        been told to end since.
+    @ivar said_yes_at: the time when a wake ended with the server's yes, on the clock given.
+    @ivar end: how the process ended that this llmux has started, in a few words; "" as long as
+        the process runs.
+    @ivar on_end: a function that is called when that process has ended; or None.
     """
 
     def __init__(
@@ -95,8 +98,9 @@ class ModelServer:
         directory: Callable[[], str],
     ) -> None:
         """
-        @param budget: how many lines of the server's output may be logged.
-        @param directory: gives the path of the model's own directory, or raises OSError.
+        @param budget: the budget of lines that may be logged.
+        @param directory: a function that returns the path of the model's own directory, or
+            raises OSError.
         """
         self.record: ServerRecord | None = None
         self.said_yes = False
@@ -117,10 +121,10 @@ class ModelServer:
 
     def look_up(self, follows: bool) -> bool:
         """
-        Read what an earlier llmux has left, the first time that this is called.
+        Read the record that an earlier llmux has left; only the first call does.
 
-        @param follows: have the output of a server that still runs logged.
-        @return: whether there is something to be known that was not known before.
+        @param follows: whether to log the output of a server that still runs.
+        @return: whether a record was found.
         """
         if self._knows_record:
             return False
@@ -147,26 +151,28 @@ class ModelServer:
 
     @property
     def runs(self) -> bool:
-        """The process that was started runs."""
+        """Tell whether the process that was started still runs."""
         return self.record is not None and self._table.leads(self.record.process)
 
     @property
     def lives(self) -> bool:
-        """The process that was started runs, or another one of its group does."""
+        """Tell whether any process of the server's group still runs."""
         return self.record is not None and self._table.group_lives(self.record.process)
 
     @property
     def awaits_status(self) -> bool:
-        """This llmux has started the process, and has not been told yet how it ended."""
+        """
+        Tell whether this llmux has started the process, and does not know yet how it ended.
+        """
         return self._process is not None and not self.end
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal all of the server's group that is left."""
+        """Signal all processes of the server's group that are left."""
         if self.record is not None:
             self._table.signal_group(self.record.process, number)
 
     def last_line(self) -> str:
-        """Give the last line that the server has written; "" if there is none."""
+        """Return the last line that the server has written; "" if there is none."""
         return self._output_file().last_line()
 
     # ----------------------------------------------------- its begin and end
@@ -180,12 +186,12 @@ class ModelServer:
         port: int,
     ) -> None:
         """
-        Start the server.  None must be left of the one before.
+        Start the server.  No process of an earlier server may be left.
 
-        @param path: where the command runs.
-        @param port: where it was told to listen.
-        @raise OSError: it could not be started.
-        @raise ValueError: it could not be started.
+        @param path: the directory in which the command runs.
+        @param port: the port on which the server is told to listen.
+        @raise OSError: the server could not be started.
+        @raise ValueError: the command cannot be given to a process.
         """
         directory = self._directory()
         self.forget()
@@ -218,7 +224,7 @@ class ModelServer:
 
     def _ended(self, process: _ServerProcess, how: str) -> None:
         if process is not self._process:
-            # Another has been started since.
+            # Another process has been started since.
             return
         self.end = how
         if self._output is not None:
@@ -229,7 +235,7 @@ class ModelServer:
             self.found_gone()
 
     def found_gone(self) -> None:
-        """The server does not run any more: say so in the log, if it was ready before."""
+        """Log that the server has ended, if it had been ready before."""
         if self.said_yes:
             self.said_yes = False
             _log.warn(
@@ -241,19 +247,19 @@ class ModelServer:
             )
 
     def forget(self) -> None:
-        """Nothing is left of the server."""
+        """Forget the server, of which nothing is left."""
         self.record = self._process = None
         self.said_yes = False
         self.end = ""
         try:
             os.unlink(os.path.join(self._directory(), SERVER_RECORD))
         except OSError:
-            # What it names is gone, and found to be gone whoever reads it.
+            # The record may stay: whoever reads it will find that its process has gone.
             pass
         self.close()
 
     def close(self) -> None:
-        """Log what the server has written so far, and no more."""
+        """Log what the server has written so far, and stop following its output."""
         if self._output is not None:
             self._output.close()
         if self._output_log is not None:
@@ -279,9 +285,9 @@ class ModelServer:
 
 def read_record(path: str) -> ServerRecord | None:
     """
-    Read what is known of a server; None if nothing is.
+    Read the record of a server; None if there is none.
 
-    @raise OSError: there may be something, and it cannot be read.
+    @raise OSError: a record may exist, but cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

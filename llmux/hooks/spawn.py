@@ -1,16 +1,16 @@
 """
 This module starts the processes of hooks.
 
-A spawner is called like L{IReactorProcess.spawnProcess}.  What it returns, and
-what the protocol has as its C{transport}, promises one thing more: the process
-leads a session and a process group of its own, and C{signalProcess} signals
-all of that group, for as long as there is one.
+A spawner is called like L{IReactorProcess.spawnProcess}.  The transport that it returns, and
+that the protocol gets as its C{transport}, promises more than Twisted's: the process leads a
+session and a process group of its own, and C{signalProcess} signals the whole group, for as
+long as the group exists.
 
-L{spawn_session} is the quick spawner, L{spawn_with_setsid} the one that makes do
-with what any Twisted reactor has.  C{reactor.spawnProcess} can give a child a
-session and a directory only by way of another program and a fork of this
-process, and lists every open descriptor each time: 4.6 ms for C{true}, or 40 ms
-with 8000 sockets open, where the quick one takes 1 ms and 2 ms.
+L{spawn_session} is the quick spawner; L{spawn_with_setsid} needs nothing but what every Twisted
+reactor has.  C{reactor.spawnProcess} can give a child a session and a directory only with the
+help of another program and a fork of this process, and lists every open descriptor each time.
+It takes 4.6 ms for C{true}, or 40 ms with 8000 sockets open; the quick spawner takes 1 ms and 2
+ms.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ from zope.interface import implementer
 __all__ = ["ISessionReactor", "SessionProcess", "Spawner", "spawn_session", "spawn_with_setsid"]
 
 Spawner = Callable[..., IProcessTransport]
-"""What is called like L{IReactorProcess.spawnProcess}."""
+"""A spawner is called like L{IReactorProcess.spawnProcess}."""
 
 SETSID = "setsid"
-"""The program, of util-linux or busybox, that starts another in a session of its own."""
+"""This program, of util-linux or busybox, starts another program in a session of its own."""
 
 _log = Logger()
 
 _process: Any = process
-"""Twisted's module, which has no types for this."""
+"""Twisted's module has no types for what is used here."""
 
 _DRAIN = 64 * 1024
-"""Bytes: what a pipe holds, unless somebody made it larger."""
+"""A pipe holds this many bytes, unless somebody has made it larger."""
 
 _HEEDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""Signals that C{nohup} and shells have programs ignore; Popen sees to SIGPIPE."""
+"""
+These signals are reset to their default action, because C{nohup} and shells have programs
+ignore them; Popen resets SIGPIPE.
+"""
 
 
 class ISessionReactor(IReactorFDSet, IReactorTime):
@@ -65,7 +68,7 @@ class ISessionReactor(IReactorFDSet, IReactorTime):
 
 
 def spawn_session(reactor: ISessionReactor) -> Spawner:
-    """Make a spawner of L{SessionProcess}es."""
+    """Make a spawner of L{SessionProcess} objects."""
 
     def spawn(
         processProtocol: IProcessProtocol,
@@ -92,8 +95,7 @@ def spawn_with_setsid(reactor: IReactorProcess) -> Spawner:
     Make a spawner that calls C{reactor.spawnProcess} with the program C{setsid}
     before the command.
 
-    A directory that does not exist is not an error here: the child exits with
-    status 1.
+    If the directory does not exist, no error is raised, and the child exits with status 1.
     """
 
     def spawn(
@@ -114,7 +116,7 @@ class _Group(proxyForInterface(IProcessTransport, "process")):  # type: ignore[m
 
     def __init__(self, process: Any) -> None:
         super().__init__(process)
-        # Twisted forgets it when it takes the exit status.
+        # Twisted sets its C{pid} to None when it takes the exit status.
         self._leader: int | None = process.pid
 
     def signalProcess(self, signalID: int | str) -> None:
@@ -129,7 +131,7 @@ class _Output(ProcessReader):
     """
     This reader has a pipe that a process, and those that inherit it, write to.
 
-    Twisted's methods that it calls have no types, which mypy minds in a subclass.
+    Twisted's methods that are called here have no types, which mypy reports in a subclass.
     """
 
     def drain(self) -> None:
@@ -142,16 +144,16 @@ class _Output(ProcessReader):
             self.dataReceived(data)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:
-        """Close the pipe: its last writer has gone, or the reactor stops."""
+        """Close the pipe, because its last writer has gone, or the reactor stops."""
         if isinstance(reason.value, ConnectionLost):
             self._leave_to_cat()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def _leave_to_cat(self) -> None:
         """
-        Give the pipe to a C{cat} process.  The reactor stops, and somebody can
-        still write: a model's server, left awake for the next start.  A pipe
-        without a reader would end that server at its next line.
+        Give the pipe to a C{cat} process.  The reactor stops, while a process may still write:
+        a model's server that is left awake for the next start of llmux.  Without a reader of
+        the pipe that server would end at its next line.
         """
         try:
             os.set_blocking(self.fd, True)
@@ -169,16 +171,15 @@ class _Output(ProcessReader):
 
 class SessionProcess(Process):
     """
-    This is a process of Twisted's which L{subprocess.Popen} starts: in C, between
-    C{vfork} and C{exec}, in a session of its own, with no descriptor of ours
-    but those it is given, and with every signal doing what it does by default.
+    This is a process of Twisted's which L{subprocess.Popen} starts: in C, between C{vfork} and
+    C{exec}, in a session of its own, with no descriptor of ours except those that it is given,
+    and with the default action for every signal.
 
-    What the process has written before its exit, up to 64 KiB a pipe, is
-    received before the protocol is told of the exit.
+    The protocol receives what the process has written before its exit, up to 64 KiB from each
+    pipe, before it is told of the exit.
 
-    The exit is noticed by SIGCHLD, as with every process of Twisted's; where
-    nobody listens to that (C{reactor.run(installSignalHandlers=False)}), by a
-    process descriptor of Linux'.
+    The exit is noticed by SIGCHLD, as for every process of Twisted's; if SIGCHLD has no handler
+    (C{reactor.run(installSignalHandlers=False)}), by a process descriptor (pidfd_open(2)).
     """
 
     processReaderFactory = _Output
@@ -212,10 +213,10 @@ class SessionProcess(Process):
                 cwd=path,
                 env=environment,
                 start_new_session=True,
-                # Costs a fork in place of a vfork, where somebody blocks signals.
+                # If signals are blocked, this costs a fork in place of a vfork.
                 preexec_fn=_unblock_signals if signal.pthread_sigmask(0, ()) else None,
             )
-        # It is Twisted that waits for it.
+        # Twisted waits for the process, so Popen must not.
         child.returncode = 0
         self.pid = self.group = child.pid
         self.status = -1
@@ -225,8 +226,8 @@ class SessionProcess(Process):
         """
         Signal the whole process group.
 
-        @raise ProcessExitedAlready: there is none any more.
-        @raise PermissionError: it has become another user's altogether.
+        @raise ProcessExitedAlready: no process of the group is left.
+        @raise PermissionError: all processes of the group belong to another user now.
         """
         _signal_group(self.group, signalID)
 
@@ -235,7 +236,8 @@ class SessionProcess(Process):
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)  # type: ignore[arg-type]  # not None
         except ChildProcessError:
-            # Whoever waits for all children has taken it.
+            # Something else in this process, which waits for all children, has taken the exit
+            # status.
             _process.unregisterReapProcessHandler(self.pid, self)
             self._status_is_unknown = True
             self.processEnded(0)
@@ -273,7 +275,9 @@ class _Exit:
 
     @classmethod
     def of(cls, process: SessionProcess, reactor: IReactorFDSet) -> _Exit | None:
-        """Make one; None if this system has no such thing, or no descriptor is left."""
+        """
+        Make a descriptor; None if this system has none for processes, or no descriptor is left.
+        """
         try:
             return cls(process, reactor, os.pidfd_open(process.group))
         except (AttributeError, OSError):
@@ -319,11 +323,10 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def _default_signals() -> Iterator[None]:
     """
-    Have processes that are started meanwhile begin with no signal ignored,
-    though we were told to ignore some (SIGINT by C{llmux &} in a script,
-    SIGHUP by C{nohup}): a server that inherited this could not be stopped by
-    C{kill -INT}.  A signal with a handler goes back to its default at exec.
-    (Only a main thread may set handlers.)
+    Let processes that are started in this context ignore no signal, even if this process
+    ignores some (SIGINT if a script has run C{llmux &}, SIGHUP under C{nohup}), because a
+    server that inherited this could not be stopped by C{kill -INT}.  A signal with a handler is
+    reset to its default at exec. (Only a main thread may set handlers.)
     """
     ignored = [number for number in _HEEDED if signal.getsignal(number) is signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():

@@ -1,13 +1,12 @@
 """
 This module keeps on disk what llmux must know from one start to the next.
 
-The state directory has one directory for each model, C{models/NAME}, which
-scripts know as C{LLMUX_STATE}.  While a model wakes, llmux leaves a note in
-there, so that an llmux that is started after another was killed (C{kill -9},
-out of memory) knows of the wake that nobody saw to its end.
+The state directory has one directory for each model, C{models/NAME}, which scripts know as
+C{LLMUX_STATE}.  While a model wakes, llmux keeps a note in that directory.  If this llmux is
+killed (C{kill -9}, out of memory), the next one knows of the wake that was not finished.
 
-Nothing here is written with fsync: what counts is that a process may end at
-any time, not the machine.  After a new boot no process of before is left.
+Nothing is written with fsync, because the files need to survive the end of a process at any
+time, but not the end of the machine: after a boot no earlier process is left.
 """
 
 from __future__ import annotations
@@ -41,35 +40,38 @@ __all__ = [
 ]
 
 _NOTE = ".wake"
-"""The note's name in a model's directory; C{rm "$LLMUX_STATE"/*} spares it."""
+"""The note has this name in a model's directory; C{rm "$LLMUX_STATE"/*} does not remove it."""
 
 _PLACE = ".place"
-"""Beside it, the place where a model of several is awake."""
+"""
+This file, in the same directory, has the place in which a model with several places is awake.
+"""
 
 SERVER_RECORD = ".server"
-"""In the same place: which server C{serve} has started there."""
+"""This file, in the same directory, says which server C{serve} has started."""
 
 _NOTE_BYTES = 512
 """
-More than a note takes.  Each is padded to this length, so that it covers the one before; blanks
-alone are no note.  (An empty file is one whose writer was killed.)
+Each note is padded to this many bytes, more than a note needs, so that it covers the one
+before; a note of blanks means that there is none. (An empty file is one whose writer was
+killed.)
 """
 
 _LONGEST_NAME = 200
-"""Bytes; file systems end at 255."""
+"""A file's name may have this many bytes; file systems allow 255."""
 
 _LOOK = 0.05
-"""Seconds between two looks at a process group that was sent TERM."""
+"""So many seconds pass between two looks at a process group that was sent TERM."""
 
 _log = Logger()
 
 
 def state_path(config: Config, environ: Mapping[str, str] = os.environ, home: str = "~") -> str:
     """
-    Find the path of a configuration's state directory: C{state_dir} of the file, else
-    C{$STATE_DIRECTORY} (set by systemd), else C{$XDG_STATE_HOME/llmux/NAME},
-    else C{~/.local/state/llmux/NAME}.  NAME stands for the real path of the
-    configuration file, so that two configurations never share a directory.
+    Return the path of a configuration's state directory: C{state_dir} of the file, else
+    C{$STATE_DIRECTORY} (set by systemd), else C{$XDG_STATE_HOME/llmux/NAME}, else
+    C{~/.local/state/llmux/NAME}.  NAME stands for the real path of the configuration file, so
+    that two configurations never share a directory.
 
     @param home: the home directory of the user that llmux runs as.
     """
@@ -90,8 +92,8 @@ def prepare_state(config: Config, owner: tuple[int, int] | None = None) -> Confi
     """
     Make the state directory of a daemon.
 
-    @param owner: the user and the group that the daemon will run as, if it
-        will not stay what it is now (C{twistd --uid}).
+    @param owner: the user and the group that the daemon will run as (C{twistd --uid}); None for
+        those of this process.
     @return: the configuration with the directory's path in C{state_dir}.
     @raise ConfigError: the directory cannot be made, or must not be used.
     """
@@ -99,7 +101,8 @@ def prepare_state(config: Config, owner: tuple[int, int] | None = None) -> Confi
     path = state_path(config, home=home)
     try:
         if owner is not None and path.startswith(os.path.join(home, "")):
-            # This process may be allowed to make it, in places where no home belongs.
+            # As root, this process could make a home directory that does not exist; this must
+            # raise instead.
             os.stat(home)
         StateDirectory(path).create(owner)
     except OSError as e:
@@ -116,13 +119,12 @@ class WakeNote(Struct, frozen=True):
     """
     A note says that a wake has begun, and that its end is not known yet.
 
-    @ivar group: the process group of the wake hook; 0 if the hook was about to
-        be started.
-    @ivar group_started: when the hook's shell started, as its
-        C{/proc/PID/stat} says (field 22).  Together with C{boot} this tells
-        the shell from a later process with the same number.
+    @ivar group: the process group of the wake hook; 0 if the hook has not been started yet.
+    @ivar group_started: when the hook's shell started, in ticks since boot (field 22 of
+        C{/proc/PID/stat}).  Together with C{boot} this tells the shell from a later process
+        with the same number.
     @ivar llmux: the process that runs the hook.
-    @ivar llmux_started: when that process started.
+    @ivar llmux_started: when that process started, in ticks since boot.
     @ivar boot: the id of the system's boot.
     """
 
@@ -134,27 +136,30 @@ class WakeNote(Struct, frozen=True):
 
     @property
     def llmux_is_gone(self) -> bool:
-        """Whether the process that has left this note has ended."""
+        """Tell whether the process that has left this note has ended."""
         return self.boot != boot_id() or not is_running(self.llmux, self.llmux_started)
 
     @property
     def hook_is_gone(self) -> bool:
-        """Whether the shell of the wake hook has ended."""
+        """Tell whether the shell of the wake hook has ended."""
         if not self.group:
             return True
         return self.boot != boot_id() or not is_running(self.group, self.group_started)
 
 
 _UNREADABLE = WakeNote(0, None, 0, None, "")
-"""Stands for a note that cannot be understood: its writer was killed while it wrote."""
+"""
+This note stands for one that cannot be understood, because its writer was killed while it
+wrote.
+"""
 
 
 class StateDirectory:
     """
     This is the state directory of one configuration.
 
-    @ivar path: where; absolute.
-    @ivar models: where the models' own directories are.
+    @ivar path: the absolute path of the directory.
+    @ivar models: the path of the directory that holds the models' own directories.
     """
 
     def __init__(self, path: str) -> None:
@@ -165,12 +170,12 @@ class StateDirectory:
 
     def create(self, owner: tuple[int, int] | None = None) -> None:
         """
-        Make the directory, with mode 0700, unless it is there already.
+        Make the directory, with mode 0700, unless it exists.
 
-        @param owner: the user and the group that it shall belong to; those of
-            this process if None.
-        @raise OSError: it cannot be made; it belongs to another user, or
-            every user may write to it.
+        @param owner: the user and the group that the directory is to belong to; None for those
+            of this process.
+        @raise OSError: the directory cannot be made or used, belongs to another user, or may be
+            written by every user.
         """
         user = os.geteuid() if owner is None else owner[0]
         _make_directories(self.path, owner)
@@ -191,9 +196,9 @@ class StateDirectory:
 
     def model_directory(self, model: str) -> str:
         """
-        Find the directory of a model's own, and make it if it is not there.
+        Return the path of a model's own directory, which is made if it does not exist.
 
-        @raise OSError: it cannot be made, is a link, or belongs to another user.
+        @raise OSError: the directory cannot be made, is a link, or belongs to another user.
         """
         path = self.path_of(model)
         try:
@@ -206,24 +211,24 @@ class StateDirectory:
 
     def note_wake(self, model: str, group: int = 0) -> None:
         """
-        Note that a wake hook of this model runs in this process group, or, without
-        a group, that the hook is about to be started.
+        Note that a wake hook of this model runs in this process group or, if C{group} is 0,
+        that the hook is about to be started.
 
-        Without the note only a start after C{kill -9} is worse off: what goes
-        wrong is logged, once.
+        An error is only logged, once, because the note is of use only to a start after C{kill
+        -9}.
         """
         us = os.getpid()
         note = WakeNote(group, started(group) if group else None, us, _own_start(us), boot_id())
         self._write_note(model, msgspec.json.encode(note), os.O_CREAT)
 
     def forget_wake(self, model: str) -> None:
-        """Take back the note of this model's wake: its end is known."""
+        """Remove the note of this model's wake, because the result of the wake is known."""
         self._write_note(model, b"")
 
     def _write_note(self, model: str, text: bytes, create: int = 0) -> None:
         """
-        Write over the note that is there.  A wake's three writes take 44 us so; to make
-        a file, truncate it and remove it took 296 us (ext4).
+        Write over the note that exists.  In this way the three writes of a wake take 44 us
+        together; making a file, truncating it and removing it took 296 us (ext4).
         """
         flags = os.O_WRONLY | create | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -239,7 +244,7 @@ class StateDirectory:
             self._notes_fail = False
 
     def interrupted_wakes(self, models: Iterable[str]) -> dict[str, WakeNote]:
-        """Find the notes that an llmux which is gone has left, by the names of models."""
+        """Return the notes that an llmux which has ended has left, by the names of models."""
         found = {}
         for model in models:
             note = self._read_note(model)
@@ -249,8 +254,9 @@ class StateDirectory:
 
     def note_place(self, model: str, needs: str) -> None:
         """
-        Note in which place the model wakes: what it needs there, as hooks are told, for
-        the order of places in a configuration may change.  "" for a model that sleeps.
+        Note in which place a model wakes.  The place is given by what the model needs there, as
+        hooks are told, because the order of places in a configuration may change. "" means that
+        the model sleeps.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -261,7 +267,9 @@ class StateDirectory:
             self._note_failed(e)
 
     def noted_place(self, model: str) -> str:
-        """What the model needs in the place where it woke last; "" if nobody knows."""
+        """
+        Return what the model needs in the place where it woke last; "" if that is not known.
+        """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             with open(os.open(os.path.join(self.path_of(model), _PLACE), flags), "rb") as file:
@@ -299,7 +307,7 @@ class StateDirectory:
             )
 
     def having(self, file: str) -> list[str]:
-        """Find the directories under L{models} that have a file of this name, sorted."""
+        """Return the directories under L{models} that have a file of this name, sorted."""
         try:
             return sorted(
                 entry.path
@@ -310,7 +318,7 @@ class StateDirectory:
             return []
 
     def path_of(self, model: str) -> str:
-        """Find the path of a model's own directory, whether it is there or not."""
+        """Return the path of a model's own directory, which need not exist."""
         path = self._paths.get(model)
         if path is None:
             path = self._paths[model] = os.path.join(self.models, _file_name(model))
@@ -324,15 +332,15 @@ async def end_group(
     signal_group: Callable[[int, int], None] = os.killpg,
 ) -> None:
     """
-    End what is left of a wake hook that a former llmux has started: TERM to
-    its process group, and KILL if the group is still there a grace later.
+    End what is left of a wake hook that an earlier llmux has started: send TERM to its process
+    group, and KILL if the group still exists after C{grace} seconds.
 
-    A hook whose shell is gone is left alone, for then nothing tells its group
-    from another of the same number; what the hook has left in the background
-    is for the model's C{sleep} hook to end.
+    If the hook's shell has gone, nothing is done, because then its group cannot be told from
+    another one with the same number.  What the hook has left in the background must be ended by
+    the model's C{sleep} hook.
 
     @param grace: seconds from TERM to KILL.
-    @param signal_group: C{os.killpg}, or a stand-in.
+    @param signal_group: C{os.killpg}, or a replacement for tests.
     """
     if note.hook_is_gone:
         return
@@ -344,14 +352,14 @@ async def end_group(
             signal_group(note.group, 0)
         signal_group(note.group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        # It is gone, or has become another user's.
+        # The group has gone, or belongs to another user now.
         return
 
 
 def _file_name(model: str) -> str:
     """
-    Make a name for a file, another one for each model.  Model names hold slashes,
-    or are C{..}.
+    Return a file's name for a model, a different one for each model.  A model's name cannot be
+    used as it is, since it may hold slashes, or be C{..}.
     """
     name = quote(model, safe="", errors="surrogatepass")
     if name.startswith("."):
@@ -365,12 +373,12 @@ def _file_name(model: str) -> str:
 def _make_directories(path: str, owner: tuple[int, int] | None, mode: int = 0o700) -> None:
     if os.path.lexists(path):
         return
-    # Those above are as private as the user's umask makes them.
+    # The directories above get the mode that the user's umask allows.
     _make_directories(os.path.dirname(path), owner, 0o777)
     try:
         os.mkdir(path, mode)
     except FileExistsError:
-        # Another llmux was faster.
+        # Another llmux has made the directory in the meantime.
         return
     if owner is not None:
         os.chown(path, *owner)
@@ -413,5 +421,7 @@ def _reason(error: OSError) -> str:
 
 @cache
 def _own_start(pid: int) -> int | None:
-    """Tell when this very process started: what cannot change is read once."""
+    """
+    Return the time when this process started, in ticks since boot, which is read only once.
+    """
     return started(pid)

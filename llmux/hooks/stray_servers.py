@@ -1,6 +1,6 @@
 """
-Servers that an earlier llmux has started, and that no model of the configuration has
-any more.
+This module finds servers that an earlier llmux has started, and that belong to no model of the
+configuration any more.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _log = Logger()
 
 def tell_of_strays(directories: Iterable[str], table: ProcessTable) -> None:
     """
-    Have the log name the servers that still run and that nobody will stop: their
-    models have been renamed, removed, or given scripts in place of C{serve}.
+    Log the servers that still run but that llmux will not stop, because their models have been
+    renamed, removed, or given scripts in place of C{serve}.
 
-    @param directories: have a server's record, and belong to no model that has a
-        C{serve} command.
+    @param directories: the directories that have a server's record, and belong to no model with
+        a C{serve} command.
     """
     for path in directories:
         try:
