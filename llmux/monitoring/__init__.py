@@ -1,1 +1,1 @@
-"""What llmux tells of itself: metrics, the log, the log of requests."""
+"""This package records what llmux does: metrics, the log, the log of requests."""

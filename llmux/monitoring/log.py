@@ -1,5 +1,5 @@
 """
-This module makes what goes to the log: lines for people, or a JSON object a line.
+This module formats the log: as lines for people, or as one JSON object a line.
 
 Structured events are those logged with an C{event} field:
 C{log.info("{model} is awake", event="model_activated", model=...)}.
@@ -41,7 +41,7 @@ _LEVELS = (
     (LogLevel.error, "error"),
     (LogLevel.critical, "error"),
 )
-# What twisted.python.log leaves in its events.
+# twisted.python.log leaves these keys in its events.
 _LEGACY = frozenset(
     {"eventSource", "failure", "format", "isError", "logLevel", "message", "printed"}
     | {"protocol", "system", "time", "why"}
@@ -51,9 +51,8 @@ _RESERVED = frozenset({"event", "level", "message", "namespace", "time", "traceb
 
 def is_wanted(event: LogEvent, verbose: bool) -> bool:
     """
-    Tell whether an event belongs in the log.  Without C{verbose} these do:
-    what llmux says at info and above, and what anybody else says at warn and
-    above.
+    Tell whether an event belongs in the log.  Without C{verbose} these are the events of llmux
+    at info and above, and all others at warn and above.
     """
     if verbose:
         return True
@@ -69,8 +68,8 @@ def is_wanted(event: LogEvent, verbose: bool) -> bool:
 def format_json(event: LogEvent) -> str:
     """
     Make one JSON object of an event, without the line's end: time (ISO 8601, UTC), level,
-    namespace, message, C{event} and its fields where there are any, and
-    C{traceback} for a failure.  Never raises.
+    namespace, message, C{event} and its fields if there are any, and C{traceback} for a
+    failure.  This function never raises.
     """
     line: dict[str, object] = {
         "time": _moment(event).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -93,10 +92,10 @@ def format_text(event: LogEvent) -> str:
     Make a line for people of an event, without the line's end:
     C{2026-11-22 12:00:01 info  model_activated: b is awake (from=a)}.
 
-    What the message does not say of the fields follows in brackets, except
-    those that C{log_said} names: the message says them in other words.  All
-    lines but the first are indented by four blanks, so that nothing that is
-    logged looks like another event.  This function never raises.
+    Fields that the message does not contain follow in brackets, except those that C{log_said}
+    names, because the message says them in other words.  All lines but the first are indented
+    by four blanks, so that no text in the log can look like another event.  This function never
+    raises.
     """
     start = f"{_local_time(event)} {_level(event):<5} "
     name = event.get("event")
@@ -133,13 +132,13 @@ def log_observer(
     """
     Make an observer that writes a line to C{stream} for each event that is wanted.
 
-    A stream that cannot be written to (its terminal is gone, its disk is full)
-    or that nobody reads costs lines, which are counted, and nothing else.
+    If the stream cannot be written to (its terminal is closed, its disk is full), or nobody
+    reads it, lines are lost and counted, and nothing else happens.
 
     @param log_format: one of L{LOG_FORMATS}.
-    @param verbose: everything is wanted.
-    @param later: like C{reactor.callLater}, but for any thread; without it
-        what a slow reader has not taken yet waits for the next line.
+    @param verbose: whether all events are wanted.
+    @param later: a function like C{reactor.callLater} that may be called in any thread; if
+        None, lines that a slow reader has not taken yet are sent with the next line.
     """
     format_event = LOG_FORMATS[log_format]
 
@@ -240,7 +239,10 @@ def _names_in(log_format: object) -> frozenset[str]:
 
 @lru_cache(maxsize=256)
 def _names_in_text(log_format: str) -> frozenset[str]:
-    """The names of the fields of a format.  Formats are few, and stand in the code."""
+    """
+    Return the names of the fields of a format.  The cache is small, because formats are few,
+    and stand in the code.
+    """
     try:
         return frozenset(
             field.partition(".")[0].partition("[")[0].removesuffix("()")

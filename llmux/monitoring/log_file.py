@@ -13,14 +13,16 @@ __all__ = ["ReopenedLogFile", "give_file"]
 
 class ReopenedLogFile(LogFile):
     """
-    This log file is never without a file: where a new one cannot be opened,
-    the old one is written on.
+    This log file always has an open file: if a new one cannot be opened, the old one is still
+    written to.
     """
 
     _log = Logger()
 
     def reopen(self) -> None:
-        """Go on in a new file of the same name: logrotate has moved the old one away."""
+        """
+        Continue in a new file of the same name, after logrotate has moved the old one away.
+        """
         old = self._file
         try:
             self._openFile()  # type: ignore[no-untyped-call]  # LogFile's
@@ -36,7 +38,7 @@ class ReopenedLogFile(LogFile):
 
     def give_to(self, user: int, group: int) -> None:
         """
-        Make the file another user's, who may then open it anew; see L{give_file}.
+        Give the file to another user, who may then open it anew; see L{give_file}.
 
         @raise OSError: this process may not give files away.
         """
@@ -45,12 +47,11 @@ class ReopenedLogFile(LogFile):
 
 def give_file(path: str, fd: int, owner: tuple[int, int]) -> None:
     """
-    Make an open file another user's.
+    Give an open file to another user.
 
-    Only a regular file that goes by this name and no other is given away.  The
-    other user may be able to write to the file's directory, and may have put a
-    link to somebody else's file there: C{/dev/null} and C{/etc/shadow} stay
-    whose they are.
+    Only a regular file that has this name and no other is given away.  The other user may be
+    able to write to the file's directory, and may have put a link to a third user's file there:
+    files such as C{/dev/null} and C{/etc/shadow} must keep their owners.
 
     @param path: the name by which the file was opened.
     @raise OSError: this process may not give files away.

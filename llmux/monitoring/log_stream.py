@@ -1,13 +1,12 @@
 """
-This module has streams that a log is written to, and that neither fail nor wait.
+This module has streams for a log; writing to them neither fails nor waits.
 
-A terminal that was stopped, a pager that nobody scrolls, C{llmux 2>&1 | x} where
-C{x} hangs: a write to such a descriptor would wait, and llmux with it.  A
-L{PipeLogStream} writes without waiting, and keeps what does not fit for a little
-while.  O_NONBLOCK is a property of the open file, which other programs share:
-so the stream opens a file of its own (Linux' C{/proc/self/fd}), or, for a
-socket, says MSG_DONTWAIT at each send.  Where that cannot be had, the stream
-asks poll(2) first, and writes no more than fits into a pipe that is ready.
+If a terminal was stopped, if nobody scrolls a pager, or if C{x} in C{llmux 2>&1 | x} hangs, a
+write to the descriptor would wait, and llmux would wait with it.  A L{PipeLogStream} writes
+without waiting, and keeps what does not fit until later.  O_NONBLOCK is a property of the open
+file, which other programs share.  So the stream opens a file of its own (Linux'
+C{/proc/self/fd}) or, for a socket, passes MSG_DONTWAIT to each send.  If neither is possible,
+the stream asks poll(2) first, and writes no more than fits into a pipe that is ready.
 """
 
 from __future__ import annotations
@@ -22,39 +21,36 @@ from typing import Any, Protocol
 __all__ = ["Later", "LogStream", "PipeLogStream", "TextStream", "later_in", "log_stream"]
 
 MOST_WAITING = 256 * 1024
-"""Bytes that wait for a reader, beside the 64 KiB that a pipe holds."""
+"""This many bytes may wait for a reader, in addition to the 64 KiB that a pipe holds."""
 
 RETRY = 0.25
-"""Seconds until what waits is tried again."""
+"""Bytes that wait are tried again after this many seconds."""
 
 _PIECE = 4096
-"""Bytes; PIPE_BUF of Linux: so much is written as a whole, or not at all."""
+"""This many bytes are written as a whole or not at all (PIPE_BUF of Linux)."""
 
 Later = Callable[[float, Callable[[], None]], object]
-"""Like C{reactor.callLater}; may be called in any thread."""
+"""A function of this type is like C{reactor.callLater}, but may be called in any thread."""
 
 
 class TextStream(Protocol):
-    """An object that lines can be written to has these methods."""
+    """A L{TextStream} is an object that lines can be written to."""
 
     def write(self, text: str, /) -> object:
-        """Take a line."""
+        """Write a line."""
 
     def flush(self) -> object:
-        """Bring what was taken to its place."""
+        """Pass on all that has been written."""
 
 
 class LogStream:
     """
-    This stream loses lines where another would raise: its terminal is gone,
-    its disk is full.  Once lines are written again, a line says how many were
-    lost.
+    This stream loses lines where another stream would raise, because its terminal is closed or
+    its disk is full.  When lines can be written again, a line says how many were lost.
     """
 
     def __init__(self, stream: TextStream, notice: Callable[[int], str]) -> None:
-        """
-        @param notice: the line that says how many were lost.
-        """
+        """@param notice: a function that returns the line which says how many were lost."""
         self._stream = stream
         self._notice = notice
         self._lost = 0
@@ -67,7 +63,7 @@ class LogStream:
             self._lost += 1
 
     def flush(self) -> None:
-        """Do nothing: no line is kept back."""
+        """Do nothing, because each line is passed on when it is written."""
 
     def _accepts(self, text: str) -> bool:
         try:
@@ -83,9 +79,8 @@ class LogStream:
 
 class PipeLogStream(LogStream):
     """
-    This stream writes to a pipe, a socket or a terminal, and never waits
-    for its reader.  What the reader has not taken waits, up to 256 KiB; lines
-    beyond that are lost.
+    This stream writes to a pipe, a socket or a terminal, and never waits for its reader.  Bytes
+    that the reader has not taken are kept, up to 256 KiB; lines beyond that are lost.
     """
 
     def __init__(
@@ -96,9 +91,9 @@ class PipeLogStream(LogStream):
         encoding: str = "utf-8",
     ) -> None:
         """
-        @param fd: the descriptor; it stays open, and as it is.
-        @param later: calls back after some seconds, to write what waits;
-            without it that waits for the next line.
+        @param fd: the descriptor, which is neither closed nor changed.
+        @param later: a function that calls back after some seconds, when the bytes that wait
+            are written; if None, they are written with the next line.
         """
         self._notice = notice
         self._lost = 0
@@ -115,15 +110,15 @@ class PipeLogStream(LogStream):
         self._waiting += data
         given_up = self._push()
         if given_up:
-            # write() counts the line that it has brought.
+            # write() itself counts the line that it was given.
             self._lost += given_up - 1
         return not given_up
 
     def _push(self) -> int:
         """
-        Write as much of what waits as the reader takes.
+        Write as many of the bytes that wait as the reader takes.
 
-        @return: how many lines had to be given up: the reader is gone.
+        @return: how many lines were lost because the reader has gone.
         """
         try:
             while self._waiting:
@@ -147,8 +142,7 @@ class PipeLogStream(LogStream):
 
 def later_in(reactor: Any) -> Later:
     """
-    Make what a L{PipeLogStream} may call in any thread, for a line may be logged in
-    any.
+    Make a L{Later} of a reactor, because a line may be logged in any thread.
 
     @param reactor: an L{IReactorTime} and L{IReactorFromThreads}.
     """
@@ -163,10 +157,10 @@ def log_stream(
     stream: TextStream, notice: Callable[[int], str], later: Later | None = None
 ) -> LogStream:
     """
-    Make the stream for a log that goes to C{stream}, be it a file, a pipe, a
-    terminal or an object.
+    Make the stream for a log that goes to C{stream}, which may be a file, a pipe, a terminal or
+    an object.
 
-    @param notice: the line that says how many were lost.
+    @param notice: a function that returns the line which says how many were lost.
     @param later: see L{PipeLogStream}.
     """
     try:

@@ -1,8 +1,8 @@
 """
-What can be counted, and its Prometheus exposition.
+This module counts what llmux does, and writes the counts in Prometheus' format.
 
-Recording is a few operations on plain integers, because a request pays for it
-each time; prometheus_client comes in only when somebody scrapes.
+Counting is a few operations on plain integers, because each request pays for it;
+prometheus_client is used only when somebody scrapes.
 """
 
 from __future__ import annotations
@@ -30,23 +30,27 @@ _VICTIMS = (0, 1, 2, 3, 4, 8)
 _HISTOGRAMS_A_PIECE = 16
 _SAMPLES_A_PIECE = 400
 """
-What is exposed at once: some 2 ms of CPU each.  A thousand models have 80 000 samples.
+One piece of an exposition has at most this many samples, or histograms, which take some 2 ms of
+CPU. A thousand models have 80 000 samples.
 """
 
 IDLE = "idle"
-"""The C{from} label when nothing was awake."""
+"""The C{from} label has this value if no model was awake."""
 
 
 def load_exposition() -> None:
     """
-    Import now what a scrape needs, 15 ms of CPU: later there might be no
-    descriptor left to open the modules with.
+    Import the modules that a scrape needs, which takes 15 ms of CPU, while descriptors are left
+    to open their files.
     """
     import prometheus_client.exposition  # noqa: F401 # it is wanted in sys.modules
 
 
 class Histogram:
-    """Observations counted into buckets; C{bounds} are their inclusive upper ends."""
+    """
+    A histogram counts observations in buckets; C{bounds} are the inclusive upper ends of the
+    buckets.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -56,12 +60,15 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """One more observation."""
+        """Count one more observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, observations up to it), the last one "+Inf", as the format wants."""
+        """
+        Return (upper bound, number of observations up to it) for each bucket; the last bound is
+        "+Inf", as Prometheus' format requires.
+        """
         buckets = []
         seen = 0
         for bound, count in zip((*self.bounds, None), self.counts, strict=True):
@@ -71,26 +78,29 @@ class Histogram:
 
 
 class SwitcherView(Protocol):
-    """What is read from the switcher at each scrape."""
+    """A L{SwitcherView} has what is read from the switcher at each scrape."""
 
     def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
-        """(model, waiters, requests in flight, awake)."""
+        """
+        Yield (model, number of waiters, number of requests in flight, whether awake) for each
+        model.
+        """
 
     def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
-        """(from, to, seconds)."""
+        """Yield (from, to, seconds) for each switch whose cost is known."""
 
     def estimates(self) -> Iterable[Estimate]:
-        """What the policy has learnt."""
+        """Yield what the policy has learnt."""
 
     def resources(self) -> Iterable[tuple[str, float]]:
-        """(resource, how much there is)."""
+        """Yield (resource, capacity) for each resource."""
 
     def holdings(self) -> Iterable[tuple[str, str, float]]:
-        """(resource, model, how much the model holds), of those that hold some."""
+        """Yield (resource, model, amount that the model holds), where the amount is not 0."""
 
 
 class _Family:
-    """One histogram per combination of label values."""
+    """A family has one histogram for each combination of label values."""
 
     __slots__ = ("bounds", "by_labels", "documentation", "labels", "name")
 
@@ -108,7 +118,7 @@ class _Family:
         self.by_labels: dict[tuple[str, ...], Histogram] = {}
 
     def of(self, *labels: str) -> Histogram:
-        """The histogram with these label values."""
+        """Return the histogram with these label values."""
         found = self.by_labels.get(labels)
         if found is None:
             found = self.by_labels[labels] = Histogram(self.bounds)
@@ -117,8 +127,8 @@ class _Family:
 
 class Metrics:
     """
-    Everything that llmux counts.  Callers pass only names of configured
-    models, so a client cannot make series.
+    L{Metrics} are everything that llmux counts.  Callers pass only names of configured models,
+    so that clients cannot add label values.
     """
 
     def __init__(self) -> None:
@@ -167,7 +177,7 @@ class Metrics:
     # -- recording
 
     def request_answered(self, model: str, status: int, seconds: float) -> None:
-        """A reply began, C{seconds} after its request was complete."""
+        """Count a reply that began C{seconds} after its request was complete."""
         histogram = self._requests.get((model, status))
         if histogram is None:
             histogram = self._requests[model, status] = Histogram()
@@ -175,13 +185,13 @@ class Metrics:
         histogram.total += seconds
 
     def queue_wait(self, model: str) -> Histogram:
-        """Where to record how long requests of C{model} waited."""
+        """Return the histogram of the times, in seconds, that requests of C{model} waited."""
         return self._queue_seconds.of(model)
 
     def switch_ended(
         self, source: str | None, target: str, seconds: float, *, succeeded: bool
     ) -> None:
-        """A switch came to its end, one way or the other."""
+        """Count a switch that has ended, with success or without."""
         origin = source or IDLE
         key = origin, target, "success" if succeeded else "failure"
         self._switches[key] = self._switches.get(key, 0) + 1
@@ -189,50 +199,56 @@ class Metrics:
             self._switch_seconds.of(origin, target).observe(seconds)
 
     def made_room(self, victims: int) -> None:
-        """So many models were put to sleep for one that woke."""
+        """Record how many models were put to sleep for one that woke."""
         self._victims.of().observe(victims)
 
     def drained(self, source: str, target: str, seconds: float) -> None:
-        """The drain of C{source} took this long."""
+        """Record that the drain of C{source} took C{seconds}."""
         self._drain_seconds.of(source, target).observe(seconds)
 
     def went_to_sleep(self, model: str, seconds: float) -> None:
-        """C{model} is asleep after having been awake for this long."""
+        """Record that C{model} is asleep after having been awake for C{seconds}."""
         self._active_seconds.of(model).observe(seconds)
 
     def hook_finished(self, model: str, hook: str, seconds: float, ok: bool) -> None:
-        """A hook ended."""
+        """Count a hook that has ended."""
         self._hook_seconds.of(model, hook).observe(seconds)
         if not ok:
             key = model, hook
             self._hook_failures[key] = self._hook_failures.get(key, 0) + 1
 
     def exchange_aborted(self, model: str, reason: str) -> None:
-        """llmux itself cut an exchange short."""
+        """Count an exchange that llmux itself has aborted."""
         key = model, reason
         self._aborted[key] = self._aborted.get(key, 0) + 1
 
     def config_reloaded(self, succeeded: bool) -> None:
-        """The configuration was read anew, or could not be taken over."""
+        """Record whether the configuration that was read anew could be taken over."""
         self._last_reload = int(succeeded)
 
     def policy_failed(self, question: str) -> None:
-        """The policy raised, or answered nonsense; C{question} is the method that did."""
+        """
+        Count a call of the policy that raised, or gave an answer that is not possible;
+        C{question} is the method.
+        """
         key = (question,)
         self._policy_failures[key] = self._policy_failures.get(key, 0) + 1
 
     def slept_in_name_only(self, model: str) -> None:
-        """The model's sleep hook succeeded, and C{alive} says yes all the same."""
+        """Count a sleep hook that succeeded although C{alive} still says yes."""
         key = (model,)
         self._not_asleep[key] = self._not_asleep.get(key, 0) + 1
 
     def commanded(self, verb: str, result: str) -> None:
-        """A command was carried out, refused or denied."""
+        """Count a command that was carried out, refused or denied."""
         key = verb, result
         self._commands[key] = self._commands.get(key, 0) + 1
 
     def answered(self) -> dict[str, tuple[int, int]]:
-        """For each model how many replies began: with a status below 500, and with another."""
+        """
+        Return for each model how many replies began, with a status below 500 and with another
+        one.
+        """
         found: dict[str, tuple[int, int]] = {}
         for (model, status), histogram in self._requests.items():
             good, bad = found.get(model, (0, 0))
@@ -243,12 +259,12 @@ class Metrics:
     # -- exposition
 
     def expose(self) -> bytes:
-        """The exposition in Prometheus' text format."""
+        """Return the exposition in Prometheus' text format."""
         return b"".join(self.pieces())
 
     def pieces(self) -> Iterator[bytes]:
         """
-        The exposition, some 2 ms of CPU at a time.  What is counted in the
+        Yield the exposition in pieces, some 2 ms of CPU each.  Events that are counted in the
         meantime may or may not be in it.
         """
         from prometheus_client import ProcessCollector
@@ -262,23 +278,23 @@ class Metrics:
                 metric.samples = samples[at : at + _SAMPLES_A_PIECE]
                 text = generate_latest(cast("Collector", _Only(metric)))
                 if metric.name == last:
-                    # The family's HELP and TYPE have been said.
+                    # The HELP and TYPE lines of this family have been written.
                     text = text.split(b"\n", 2)[2]
                 last = metric.name
                 yield text
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing up front: for prometheus_client, which would else scrape to find out."""
+        """
+        Return nothing; without this method prometheus_client would scrape to learn the names.
+        """
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, as prometheus_client's collectors give them."""
+        """Yield every family, as prometheus_client's collectors do."""
         return self._parts(None)
 
     def _parts(self, size: int | None) -> Iterator[Metric]:
-        """
-        Every family, those of histograms in parts of C{size} if it is given.
-        """
+        """Yield every family; those of histograms in parts of C{size}, unless it is None."""
         from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -366,7 +382,7 @@ class Metrics:
 
 
 class _Only:
-    """A collector of one metric."""
+    """An L{_Only} is a collector of one metric."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric

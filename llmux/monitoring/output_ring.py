@@ -1,5 +1,5 @@
 """
-The last that each model's hooks and servers have written, kept in memory.
+This module keeps in memory the last lines that each model's hooks and servers have written.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from itertools import islice
 __all__ = ["RING_BYTES", "OutputLine", "OutputRing"]
 
 RING_BYTES = 256 * 1024
-"""Bytes of lines that are kept of one model."""
+"""This many bytes of lines are kept of each model."""
 
 _OVERHEAD = 100
-"""Bytes that a line takes beside its own."""
+"""A line takes this many bytes in addition to its text."""
 
 
 class OutputLine:
     """
-    A line that a hook, or a server that it left behind, has written.
+    An L{OutputLine} is a line that a hook, or a server that a hook left behind, has written.
 
-    @ivar number: lines of all models are counted together, from 1.
-    @ivar at: when the line was read, on the clock of the ring.
+    @ivar number: the number of the line; lines of all models are counted together, from 1.
+    @ivar at: when the line was read, in seconds on the clock of the ring.
     @ivar stream: C{stdout}, C{stderr} or C{output}.
-    @ivar text: the line's bytes, without its end.
+    @ivar text: the bytes of the line, without its end.
     """
 
     __slots__ = ("at", "hook", "model", "number", "stream", "text")
@@ -43,15 +43,15 @@ class OutputLine:
 
 class OutputRing:
     """
-    A ring of lines for each model.
+    An L{OutputRing} has a ring of lines for each model.
 
-    @ivar listeners: each is called with every new line.
+    @ivar listeners: functions that are called with every new line.
     """
 
     def __init__(self, seconds: Callable[[], float], limit: int = RING_BYTES) -> None:
         """
-        @param seconds: a clock.
-        @param limit: bytes that are kept of each model.
+        @param seconds: a function that returns the time, in seconds.
+        @param limit: how many bytes are kept of each model.
         """
         self._seconds = seconds
         self._limit = limit
@@ -61,7 +61,9 @@ class OutputRing:
         self.listeners: list[Callable[[OutputLine], None]] = []
 
     def add(self, model: str, hook: str, stream: str, text: bytes) -> None:
-        """Keep a line; lines for which there is no more room go."""
+        """
+        Keep a line, and drop the oldest lines of the model for which there is no more room.
+        """
         ring = self._rings.get(model)
         if ring is None:
             ring = self._rings[model] = deque()
@@ -77,9 +79,9 @@ class OutputRing:
 
     def tail(self, model: str | None, count: int) -> list[OutputLine]:
         """
-        The last lines, oldest first.
+        Return the last lines, the oldest first.
 
-        @param model: whose; None for those of all models.
+        @param model: the model whose lines are wanted; None for all models.
         """
         if model is None:
             rings = [reversed(ring) for ring in self._rings.values()]

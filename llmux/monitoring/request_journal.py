@@ -1,9 +1,9 @@
 """
-The requests that wait, and the last that are over, for people who ask.
+This module keeps the requests that wait, and the last that are over, for people who ask.
 
-A request to a model that is awake pays for this with one tuple when it is over; the
-requests in flight are found by their guards.  Rows for people are made when somebody
-asks.  Nothing of a body is kept, and of a head only method and path.
+The cost for a request to a model that is awake is one tuple, when the request is over; requests
+in flight are found by their guards.  Rows for people are made when somebody asks.  Nothing of a
+body is kept, and of a head only the method and the path.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ __all__ = ["LONGEST_PATH", "MOST_ENDED", "Ended", "OpenRequest", "RequestJournal
 MOST_ENDED = 1000
 
 LONGEST_PATH = 200
-"""Bytes of a path that are kept."""
+"""This many bytes of a path are kept."""
 
 Ended = tuple[int, str, bytes, bytes, int, float, "float | None", float, float, int, str]
 """
-A request that is over: number, model, method, path, status, when it arrived, when it
-got its guard after waiting (None: at once, or never), seconds to the first byte of its
-reply (negative: there was none), when it was over, bytes of the reply's body, outcome.
-Times are the switcher's clock's.
+A request that is over is a tuple: number, model, method, path, status, when it arrived, when it
+got its guard after waiting (None if at once, or never), seconds to the first byte of its reply
+(negative if there was none), when it was over, bytes of the reply's body, outcome.  Times are
+in seconds on the switcher's clock.
 """
 
 
 class OpenRequest(Protocol):
-    """A request that is not over: a L{Turn<llmux.proxy.turn.Turn>}."""
+    """An open request is one that is not over: a L{Turn<llmux.proxy.turn.Turn>}."""
 
     model: str
     started: float
@@ -37,31 +37,34 @@ class OpenRequest(Protocol):
 
     @property
     def number(self) -> int:
-        """The number that no other request has."""
+        """Return the number of the request, which no other request has."""
 
     @property
     def progress(self) -> tuple[int, float, int]:
-        """The reply's status (0: none yet), seconds to its first byte, bytes of its body."""
+        """
+        Return the status of the reply (0 if there is none yet), the seconds to the reply's
+        first byte, and the number of bytes of the reply's body.
+        """
 
     @property
     def has_guard(self) -> bool:
-        """The request is in flight, and does not wait."""
+        """Tell whether the request is in flight, and does not wait."""
 
     @property
     def what(self) -> tuple[bytes, bytes]:
-        """Its method and its path."""
+        """Return the method and the path of the request."""
 
     def cancel(self) -> None:
-        """End the request: an operator says so."""
+        """End the request, because an operator has said so."""
 
 
 class RequestJournal:
     """
-    The requests that wait, and the last C{MOST_ENDED} that are over.
+    A journal has the requests that wait, and the last L{MOST_ENDED} that are over.
 
-    @ivar waiting: those that wait for a model, or for what its C{alive} says.
-    @ivar ended: those that are over, oldest first.
-    @ivar note: appends to L{ended}.
+    @ivar waiting: the requests that wait for a model, or for the answer of its C{alive}.
+    @ivar ended: the requests that are over, the oldest first.
+    @ivar note: a function that appends to L{ended}.
     """
 
     __slots__ = ("ended", "note", "waiting")
@@ -72,7 +75,10 @@ class RequestJournal:
         self.note: Callable[[Ended], None] = self.ended.append
 
     def ended_since(self, last: Ended | None) -> Iterator[Ended]:
-        """Those that have ended after this one, newest first; all if it is gone."""
+        """
+        Yield the requests that have ended after this one, the newest first; all of them if
+        C{last} is not kept any more.
+        """
         for ended in reversed(self.ended):
             if ended is last:
                 return

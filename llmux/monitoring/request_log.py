@@ -30,7 +30,7 @@ __all__ = ["RequestLog"]
 @dataclass(frozen=True)
 class _Unanswered:
     """
-    This holds the line of a request whose backend did not answer.
+    An L{_Unanswered} holds the line of a request whose backend did not answer.
 
     @ivar arrived: when the request arrived, on the switcher's clock.
     @ivar ended: when its exchange was over.
@@ -50,35 +50,36 @@ class RequestLog:
         {"t": 1763770000.25, "model": "a", "service_s": 4.2, "id": "69211b50-17",
          "waited_s": 12.5, "answered": true}
 
-    C{t} is when the request arrived, in seconds since 1970; C{service_s} the
-    time from its being forwarded to the reply's end.  The line of a request
-    that never had its turn says why in C{left}, has the mean service time of
-    the request's model and, if it was the client who left, C{patience_s}.
+    C{t} is when the request arrived, in seconds since 1970; C{service_s} is the time from
+    forwarding the request to the end of the reply.  The line of a request that never had its
+    turn says why in C{left}, has the mean service time of the request's model and, if the
+    client left, C{patience_s}.
 
-    A request whose backend did not answer may be forwarded once more, under
-    another number, when its model has been woken again.  That is one line, too,
-    with the outcome of the last try: the line of a request without an answer is
-    kept back for a minute, and for as long as its model is dead.
+    A request whose backend did not answer may be forwarded once more, under another number,
+    when its model has been woken again.  Such a request has one line as well, with the outcome
+    of the last try: the line of a request without an answer is kept back for a minute, and for
+    as long as its model is dead.
 
     A switch is a line as well, written when its target is awake::
 
         {"t": 1763770012.75, "switch": "b", "wake_s": 8.5, "sleep_s": {"a": 1.5}}
 
-    C{wake_s} is the time of the wake hook and of C{alive} after it; C{sleep_s} has the
-    time of the sleep hook of each model that was put to sleep for that one.  A model that
-    was put to sleep for none, by a command or for one that did not wake, has a line whose
-    C{switch} is null, which is written when that model wakes again, or at the end.
+    C{wake_s} is the time of the wake hook and of C{alive} after it; C{sleep_s} has the time of
+    the sleep hook of each model that was put to sleep for that one.  If a model was put to
+    sleep for no other model, by a command, or for a model that did not wake, there is a line
+    whose C{switch} is null, which is written when the model that sleeps wakes again, or at the
+    end.
 
     Other lines are kept back for a second at most while requests are in flight.
     A disk that is full or broken is logged once and never breaks serving:
     lines are lost until it works again.
 
-    @param path: the file; it is appended to.
-    @param clock: the switcher's clock, which may begin anywhere: one offset
-        from it to the time since 1970 is taken now.
-    @param seconds: the time since 1970.
-    @param owner: the user and the group that the file shall belong to, if
-        this process will become another user's.
+    @param path: the file, to which lines are appended.
+    @param clock: the switcher's clock, which may begin anywhere; the offset from it to the time
+        since 1970 is measured once, now.
+    @param seconds: a function that returns the time since 1970, in seconds.
+    @param owner: the user and the group that the file is to belong to, if this process will
+        become another user's.
     @raise OSError: the file cannot be opened.
     """
 
@@ -117,7 +118,7 @@ class RequestLog:
         self._lost = 0
 
     def __call__(self, event: PolicyEvent) -> None:
-        """Take an event of the switcher's."""
+        """Record an event of the switcher."""
         kind = type(event)
         if kind is Forwarded:
             assert isinstance(event, Forwarded)
@@ -150,7 +151,9 @@ class RequestLog:
                 self._slept[event.model] = event
 
     def reopen(self) -> None:
-        """Go on in a new file of the same name: logrotate has moved the old one away."""
+        """
+        Continue in a new file of the same name, after logrotate has moved the old one away.
+        """
         if self._fd is None:
             return
         self._flush()
@@ -182,14 +185,14 @@ class RequestLog:
             self._fd = None
 
     def _open(self) -> int:
-        # Without O_NONBLOCK a named pipe that nobody reads would hang the start.
+        # Without O_NONBLOCK, opening a named pipe that nobody reads would wait for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(self._path, flags, 0o640)
 
     def _begins_anew(self, model: str, request: int, arrived: float) -> None:
         """
-        Drop the line of an earlier try: a request goes to its backend, or
-        leaves.  It has been forwarded before if nobody has told of its arrival.
+        Drop the line of an earlier try, because a request goes to its backend, or leaves.  The
+        request has been forwarded before if there was no L{Arrived} for it.
         """
         if request in self._arrived:
             self._arrived.discard(request)
@@ -245,7 +248,8 @@ class RequestLog:
             "wake_s": round(event.cost, 4),
             "sleep_s": {each.model: round(each.cost or 0.0, 4) for each in slept if each},
         }
-        # Who met the dead backend is about to be forwarded once more: its line waits still.
+        # Requests that met the dead backend are about to be forwarded once more, so their lines
+        # are still kept back.
         if self._fd is not None:
             self._append(line)
             self._flush_if_due(event.now)
@@ -280,7 +284,7 @@ class RequestLog:
             self._flush()
 
     def _write_unanswered(self, now: float) -> None:
-        """Write the lines of those that will not be forwarded once more."""
+        """Write the lines of the requests that will not be forwarded once more."""
         kept = []
         spare = len(self._unanswered) - self.MOST_UNANSWERED
         for position, unanswered in enumerate(self._unanswered):
@@ -327,9 +331,9 @@ class RequestLog:
 
 def _write_whole(fd: int, data: bytearray) -> str | None:
     """
-    Append all of the data or, so that no line is torn, nothing.
+    Append either all of the data or nothing, so that no line is cut.
 
-    @return: what went wrong, or None.
+    @return: what went wrong, in a few words, or None.
     """
     before = os.fstat(fd).st_size
     problem = None
@@ -343,6 +347,6 @@ def _write_whole(fd: int, data: bytearray) -> str | None:
     try:
         os.ftruncate(fd, before)
     except OSError:
-        # Not a file.
+        # The descriptor is no regular file.
         pass
     return problem
