@@ -1,4 +1,4 @@
 """
-A client of HTTP/1.1 on Twisted that knows no server: connections to backends,
-kept alive and used again.
+This package is a client of HTTP/1.1 on Twisted that knows no server: connections to backends,
+which are kept and used again.
 """

@@ -1,6 +1,4 @@
-"""
-The addresses behind a backend's host name.
-"""
+"""This module finds the addresses of a backend's host name."""
 
 from __future__ import annotations
 
@@ -21,26 +19,25 @@ __all__ = ["Addresses", "AddressesWanted"]
 
 
 class AddressesWanted(Protocol):
-    """Whoever has asked for the addresses of a host."""
+    """An object with these methods can ask for the addresses of a host."""
 
     def addresses_found(self, addresses: list[str]) -> None:
-        """These are the host's addresses, at least one, the best first."""
+        """Take the host's addresses, at least one, the best first."""
 
     def addresses_not_found(self, error: BaseException) -> None:
-        """The host has no address."""
+        """Take the error that the host has no address."""
 
 
 @implementer(IResolutionReceiver)
 class Addresses:
     """
-    Finds the addresses of a host.  The resolver is asked once for all who want
-    to know at the same time, and its answer is kept for C{keep} seconds.
+    L{Addresses} find the addresses of a host.  The resolver is asked once for all askers at the
+    same time, and its answer is kept for C{keep} seconds.
 
-    L{HostnameEndpoint<twisted.internet.endpoints.HostnameEndpoint>} would be less
-    code, but asks the resolver's threads for each connection (2.6 times the CPU of
-    a connection to C{localhost}: 690 against 265 microseconds), forgets which
-    address has answered, and leaves a wrapper between the transport and its
-    protocol, through which every read then passes.
+    L{HostnameEndpoint<twisted.internet.endpoints.HostnameEndpoint>} would need less code, but
+    asks the resolver's threads for each connection (2.6 times the CPU of a connection to
+    C{localhost}: 690 against 265 microseconds), forgets which address has answered, and leaves
+    a wrapper between the transport and its protocol, through which every read then passes.
     """
 
     keep = 10.0
@@ -54,11 +51,11 @@ class Addresses:
         self._askers: list[AddressesWanted] = []
         literal = isIPAddress(host) or isIPv6Address(host)
         if literal or not IReactorPluggableNameResolver.providedBy(reactor):
-            # Without a resolver the reactor's own connectTCP resolves names.
+            # If the reactor has no resolver, its connectTCP resolves names.
             self._known = [host]
 
     def find(self, asker: AddressesWanted) -> None:
-        """Tell C{asker} the addresses, now or later."""
+        """Give the addresses to C{asker}, now or later."""
         if self._known and self._reactor.seconds() < self._until:
             asker.addresses_found(list(self._known))
             return
@@ -67,7 +64,7 @@ class Addresses:
             self._reactor.nameResolver.resolveHostName(self, self._host)
 
     def prefer(self, address: str) -> None:
-        """This address has accepted a connection: name it first from now on."""
+        """Name this address first from now on, because it has accepted a connection."""
         known = self._known
         if len(known) > 1 and known[0] != address and address in known:
             known.remove(address)

@@ -1,5 +1,6 @@
 """
-An L{IAgent} on the backends' connections, for treq and for other users of agents.
+This module has an L{IAgent} that uses the backends' connections, for treq and for other users
+of agents.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ __all__ = ["BackendAgent"]
 @implementer(IAgent)
 class BackendAgent:
     """
-    An agent that sends requests to C{http:} URIs over a pool's connections.
+    A L{BackendAgent} sends requests to C{http:} URIs over a pool's connections.
 
-    Host is what the headers say, else the URI's host and port; hop-by-hop
-    headers are not sent.  A request fails with L{ResponseNeverReceived} or
-    L{ResponseFailed}; to cancel a request closes its connection.
+    The Host header is that of the headers given, else the URI's host and port; hop-by-hop
+    headers are not sent.  A request fails with L{ResponseNeverReceived} or L{ResponseFailed}.
+    If a request is cancelled, its connection is closed.
     """
 
     def __init__(self, pool: BackendPool) -> None:
@@ -73,7 +74,7 @@ class _ClientRequest:
 
 
 class _Chunks:
-    """A consumer that puts each piece of a body in a chunk."""
+    """This consumer puts each piece of a body into a chunk."""
 
     def __init__(self, transport: IConsumer) -> None:
         self._transport = transport
@@ -90,7 +91,7 @@ class _Chunks:
 
 @implementer(IBodyProducer)
 class _ChunkedBody:
-    """The producer of a body whose length is not known, sent in chunks."""
+    """This producer sends a body whose length is not known, in chunks."""
 
     length = UNKNOWN_LENGTH
 
@@ -112,7 +113,7 @@ class _ChunkedBody:
 
 @implementer(IExchange)
 class _AgentExchange:
-    """One request of an agent, until its response has ended."""
+    """An L{_AgentExchange} is one request of an agent, until its response has ended."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class _AgentExchange:
         self._reply: _Response | None = None
         self.connection: IExchangeConnection | None = None
         self.is_head = template.is_head
-        # A producer can be started once only.
+        # A producer can be started only once.
         self.repeats = template.repeats if body is None else Repeats.NEVER
         self.response: Deferred[IResponse] = Deferred(self._cancelled)
 
@@ -150,7 +151,7 @@ class _AgentExchange:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Nobody wants the rest of the exchange."""
+        """Abort the exchange, because nobody wants the rest of it."""
         if self.connection is not None:
             self.connection.abort()
         else:
@@ -172,7 +173,7 @@ class _AgentExchange:
         self._reply = reply = _Response(self, self._asked, head)
         reply.more(data, ended)
         if self.connection is not None:
-            # Until somebody wants the body.
+            # The connection is paused until somebody asks for the body.
             self.connection.pause()
         self.response.callback(reply)
 
@@ -197,9 +198,7 @@ class _AgentExchange:
 
 @implementer(IResponse, IPushProducer)
 class _Response:
-    """
-    A response, which is also the transport of the protocol that takes the body.
-    """
+    """A L{_Response} is also the transport of the protocol that takes the body."""
 
     def __init__(
         self, exchange: _AgentExchange, asked: _ClientRequest, head: ReplyHead
@@ -242,7 +241,7 @@ class _Response:
             self.resumeProducing()
 
     def more(self, data: bytes, ended: bool) -> None:
-        """More of the body has come."""
+        """Take the next piece of the body."""
         if data:
             if self._protocol is None:
                 self._pieces.append(data)
@@ -252,7 +251,7 @@ class _Response:
             self.end(Failure(PotentialDataLoss() if self._end_is_close else ResponseDone()))
 
     def end(self, reason: Failure) -> None:
-        """The body has ended, for this reason."""
+        """Note that the body has ended, for this reason."""
         if self._ended is None:
             self._ended = reason
             if self._protocol is not None:
@@ -281,7 +280,7 @@ class _Response:
         self.abortConnection()
 
     def loseConnection(self) -> None:
-        """See L{ITransport.loseConnection}: nobody wants the rest of the body."""
+        """See L{ITransport.loseConnection}.  The rest of the body is not read."""
         self.abortConnection()
 
     def abortConnection(self) -> None:

@@ -1,6 +1,4 @@
-"""
-One connection to a backend, which carries one exchange after the other.
-"""
+"""This module has the connection to a backend, which carries one exchange after the other."""
 
 from __future__ import annotations
 
@@ -45,17 +43,18 @@ _MOST_HEADS = 256
 """At most so many parsed heads are kept."""
 _IDLE_CLOSE = 1.0
 """
-Seconds.  A backend that closes a connection because it was idle, just when a
-request goes out on it, shows within a round trip.  A backend that closes later
-has more likely died of the request, which must not be sent twice.
+A connection may have been closed because it was idle if it was closed within this many seconds
+after a request was sent on it.  Such a close, just when the request goes out, shows within one
+round trip.  A backend that closes later has more likely died of the request, which must not be
+sent twice.
 """
 
 
 class ConnectionOwner(Protocol):
     """
-    What a connection wants of whoever made it and keeps it.
+    A connection calls its owner, which made the connection and keeps it.
 
-    @ivar seconds: gives the time.
+    @ivar seconds: a function that returns the time, in seconds.
     @ivar reply_heads: see L{Backend<llmux.backend.pool.Backend>}.
     @ivar generation: a connection of another generation is outdated: a request that
         is lost on it must not be repeated.
@@ -66,18 +65,18 @@ class ConnectionOwner(Protocol):
     generation: int
 
     def connection_made(self, connection: BackendConnection) -> None:
-        """The connection is new, and idle."""
+        """Take a new connection, which is idle."""
 
     def connection_freed(self, connection: BackendConnection) -> None:
-        """The connection's exchange is over, and the connection is idle."""
+        """Take a connection back whose exchange is over, and which is idle."""
 
     def connection_lost(self, connection: BackendConnection) -> None:
-        """The connection will carry nothing any more.  May be called repeatedly."""
+        """Forget a connection, which will carry nothing any more.  May be called repeatedly."""
 
     def begin_anew(self, exchange: IExchange) -> None:
         """
-        The exchange's connection had been used before, and was closed without
-        a byte of a reply: have the exchange carried by a new connection.
+        Carry this exchange on a new connection, because its connection had been used before,
+        and was closed without a byte of a reply.
         """
 
 
@@ -86,7 +85,7 @@ _log = Logger()
 
 @implementer(IPullProducer)
 class _Rest:
-    """The unsent part of a request, given to the transport slice by slice."""
+    """This producer gives the unsent part of a request to the transport slice by slice."""
 
     __slots__ = ("_connection", "_data", "_sent")
 
@@ -106,30 +105,36 @@ class _Rest:
             self._connection.rest_sent()
 
     def send_all(self) -> None:
-        """Leave what is left to the transport, because something else comes behind."""
+        """
+        Give all that is left to the transport, because something else will be sent after it.
+        """
         transport = self._connection.transport
         transport.unregisterProducer()
         if self._sent < len(self._data):
             transport.write(self._data[self._sent :])
 
     def stopProducing(self) -> None:
-        """The transport is lost.  The connection is told by C{connectionLost}."""
+        """
+        Do nothing: the transport is lost, which C{connectionLost} tells the connection.  The
+        connection is told by C{connectionLost}.
+        """
 
 
 @implementer(IProtocol, IExchangeConnection)
 class BackendConnection:
     """
-    A client of HTTP/1.1 over llhttp, which carries at most one exchange at a time.
+    A L{BackendConnection} is a client of HTTP/1.1 on llhttp, which carries at most one exchange
+    at a time.
 
-    The parser's callbacks are methods of lists: C{_may_begin} holds an item
-    for each message that may begin (so that bytes after the reply make the
-    parser fail), C{_to_end} an item for each message that has yet to end,
-    C{_pieces} the decoded body.  Nobody else is called while the parser runs.
+    The parser's callbacks are methods of lists: C{_may_begin} holds an item for each message
+    that may begin (so that bytes after the reply make the parser fail), C{_to_end} an item for
+    each message that has yet to end, C{_pieces} the decoded body.  Nothing else is called while
+    the parser runs.
 
     @ivar phase: where the connection stands; L{llmux.backend.connection_phase} has
         the table.  C{_exchange} is set in ASKING and REPLYING, and in no other phase.
-    @ivar reused: the connection has carried an exchange before the present one.
-    @ivar idle_epoch: belongs to the owner, who notes when the connection became idle.
+    @ivar reused: whether the connection has carried an exchange before the present one.
+    @ivar idle_epoch: a number by which the owner notes when the connection became idle.
     @ivar generation: the owner's generation when the connection was made.
     """
 
@@ -224,8 +229,8 @@ class BackendConnection:
         try:
             exchange.connected()
         except Exception:
-            # Whatever this was, the exchange must end, and half a request must not stay
-            # on a connection that the next one would use.
+            # Whatever went wrong, the exchange must end, and a connection with half of a
+            # request must not be used again.
             _log.failure("a defect while a request was sent to a backend")
             if self._exchange is exchange:
                 self._break("internal error")
@@ -237,7 +242,8 @@ class BackendConnection:
             try:
                 sent = self._send(data)
             except OSError:
-                # Full, or lost: the transport finds out which.
+                # The socket is full, or the connection is lost; the transport will find out
+                # which.
                 sent = 0
             if sent == len(data):
                 return
@@ -249,20 +255,20 @@ class BackendConnection:
 
     def send_body(self, producer: IBodyProducer) -> None:
         """See L{IExchangeConnection.send_body}."""
-        # From here on the transport may hold bytes that we do not know of:
-        # what is sent later must queue behind them.
+        # From now on the transport may hold bytes that we do not know of, so later bytes must
+        # go through the transport too.
         self._send = None
         if isinstance(self._sending, _Rest):
-            # The socket has not taken the whole head: it was full of a body that the backend
-            # had answered and not read.
+            # The socket has not taken the whole head, because it was full of an earlier body
+            # that the backend had answered without reading it.
             self._sending.send_all()
         self._sending = producer
         self.transport.registerProducer(producer, True)
         try:
             sent = producer.startProducing(self.transport)
         except (OSError, ValueError):
-            # No descriptor was left to open the body with, say.  The head is out: a backend
-            # that is left waiting would answer into the next exchange of this connection.
+            # For instance, no descriptor was left to open the body with.  The head has been
+            # sent, so the backend would answer it in the next exchange of this connection.
             self._break("the request's body could not be read")
             return
         sent.addCallbacks(
@@ -273,7 +279,7 @@ class BackendConnection:
         )
 
     def rest_sent(self) -> None:
-        """The transport has sent all that L{send} gave to it."""
+        """Note that the transport has sent all that L{send} gave to it."""
         self._sending = None
 
     def _body_sent(self, result: object, producer: IBodyProducer) -> None:
@@ -318,8 +324,8 @@ class BackendConnection:
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         if ISystemHandle.providedBy(transport):
-            # A request goes straight to the socket as long as nothing is
-            # queued in the transport: that saves two trips through the poller.
+            # A request is written directly to the socket as long as nothing is queued in the
+            # transport, which saves two rounds of the poller.
             self._send = self.transport.getHandle().send
         self._owner.connection_made(self)
 
@@ -330,7 +336,8 @@ class BackendConnection:
         """See L{IProtocol.dataReceived}."""
         exchange = self._exchange
         if exchange is None:
-            # Nobody has asked for this: what else comes could not be told from a reply.
+            # No exchange has asked for these bytes, and what comes next could not be told from
+            # a reply.
             self.abort()
             return
         extra = False
@@ -384,7 +391,7 @@ class BackendConnection:
         if framing is _NO_BODY:
             extra = extra or head.is_ambiguous
             if is_head:
-                # llhttp expects a body that will not come.
+                # After a reply to HEAD llhttp expects a body, which will not come.
                 extra = extra or end + len(_HEAD_END) != len(data)
                 self._to_end.clear()
                 self._new_parser()
@@ -402,9 +409,9 @@ class BackendConnection:
 
     def _over(self, exchange: IExchange, extra: bool) -> None:
         """
-        The reply is whole: wait for another exchange, or close.
+        Wait for another exchange, or close, because the reply is complete.
 
-        @param extra: more than the reply has come, or may come.
+        @param extra: whether more bytes than the reply have come, or may come.
         """
         self._exchange = None
         exchange.connection = None
@@ -427,7 +434,7 @@ class BackendConnection:
             self.transport.abortConnection()
 
     def _break(self, reason: str) -> None:
-        """Give up the exchange, for a reason that does not say that the backend died."""
+        """Give up the exchange, for a reason that does not mean that the backend has died."""
         exchange = self._exchange
         self.abort()
         if exchange is not None:
@@ -447,7 +454,8 @@ class BackendConnection:
         self.phase = _CLOSED
         self._exchange = None
         self._owner.connection_lost(self)
-        # The parser and this hold each other.
+        # The parser and the connection refer to each other, which only a garbage collection
+        # would end.
         del self._parser, self._feed
         self._send = None
         # The transport has stopped the producer, if there was one.
@@ -469,11 +477,14 @@ class BackendConnection:
             )
 
     def _may_repeat(self, exchange: IExchange) -> bool:
-        """Whether the backend closed for idleness, as far as can be known."""
+        """
+        Tell whether the backend has closed the connection because it was idle, as far as can be
+        known.
+        """
         owner = self._owner
         if not self.reused or self.generation != owner.generation:
-            # A new connection was never idle; an outdated one was closed because its
-            # backend is on its way to sleep, and must not be asked again.
+            # A new connection was never idle.  A connection of an earlier generation was closed
+            # because its model is going to sleep, and must not get the request again.
             return False
         if exchange.repeats is Repeats.IF_UNSEEN:
             return owner.seconds() - self._began < _IDLE_CLOSE
@@ -482,8 +493,8 @@ class BackendConnection:
 
 def _last_head(data: bytes, interim: int) -> tuple[int, int]:
     """
-    Find where the head after C{interim} others begins and ends.  llhttp has
-    accepted all of them.
+    Return where the head after C{interim} others begins and ends; llhttp has accepted all of
+    them.
     """
     end = -len(_HEAD_END)
     for _ in range(interim + 1):
@@ -496,7 +507,7 @@ def _last_head(data: bytes, interim: int) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    """What to tell a client of a reply that llhttp does not accept."""
+    """Return the text for a client about a reply that llhttp does not accept."""
     if isinstance(error.__context__, BadReply):
         return str(error.__context__)
     return "the backend sent an invalid reply"

@@ -1,5 +1,5 @@
 """
-The phases of a connection to a backend::
+A connection to a backend is always in one of these phases::
 
     phase      carries    leaves it when                              for
     IDLE       nothing    an exchange begins                          ASKING
@@ -29,13 +29,16 @@ __all__ = ["ConnectionPhase"]
 
 
 class ConnectionPhase(Enum):
-    """Where a connection to a backend stands; the module has the table."""
+    """
+    L{ConnectionPhase} has the phases of a connection to a backend; the module's docstring has
+    the table.
+    """
 
     IDLE = "idle"
     """The connection could carry an exchange, and carries none."""
     ASKING = "asking"
-    """An exchange has begun; the head of its reply is not whole."""
+    """An exchange has begun; the head of its reply is not complete."""
     REPLYING = "replying"
-    """The exchange has been given its reply's head; the body is not whole."""
+    """The exchange has been given the head of its reply; the body is not complete."""
     CLOSED = "closed"
     """The connection will carry nothing any more."""

@@ -1,5 +1,6 @@
 """
-The seam between a backend's connections and the requests that go over them.
+This module has the interfaces between a backend's connections and the requests that go over
+them.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ __all__ = ["IExchange", "IExchangeConnection"]
 
 
 class IExchangeConnection(Interface):
-    """
-    What an exchange may ask of the connection that carries it.
-    """
+    """An exchange calls the connection that carries it by these methods."""
 
     def send(data: bytes) -> None:
         """
-        Send the request's head, together with its body if that is in memory.
-        To be called once, from L{IExchange.connected}.
+        Send the request's head, together with its body if that is in memory.  This method must
+        be called once, from L{IExchange.connected}.
         """
 
     def send_body(producer: IBodyProducer) -> None:
@@ -42,7 +41,7 @@ class IExchangeConnection(Interface):
 
 class IExchange(Interface):
     """
-    One request and its reply.
+    An exchange is one request and its reply.
 
     An exchange ends in one of two ways: L{failed} is called, once, or
     L{replied} or L{received} is called with C{ended} true.  Neither happens
@@ -59,38 +58,38 @@ class IExchange(Interface):
 
     def connected() -> None:
         """
-        C{connection} has been set: send the request on it.  This is called a
-        second time if the request is begun anew.
+        Send the request on C{connection}, which has been set.  This method is called a second
+        time if the request is begun anew.
         """
 
     def begun_anew() -> None:
         """
-        The request is about to be sent once more, on a new connection: the first
-        was closed without a byte of a reply.  From now on C{repeats} must be
+        Note that the request is about to be sent once more, on a new connection, because the
+        first one was closed without a byte of a reply.  From now on C{repeats} must be
         L{Repeats.NEVER}, for this exchange and any later one of the same request.
         """
 
     def replied(head: ReplyHead, data: bytes, ended: bool) -> None:
         """
-        A final reply has begun.
+        Take the head of a final reply.
 
-        @param data: what came of the body together with the head.
-        @param ended: the reply is whole.
+        @param data: the part of the body that came together with the head.
+        @param ended: whether the reply is complete.
         """
 
     def received(data: bytes, ended: bool) -> None:
         """
-        More of the reply's body has come (or nothing).
+        Take more of the reply's body, which may be empty.
 
-        @param ended: the reply is whole.
+        @param ended: whether the reply is complete.
         """
 
     def failed(reason: str, *, backend_in_doubt: bool) -> None:
         """
-        There will be no reply, or no more of it.
+        End the exchange, because there will be no reply, or no more of it.
 
-        @param reason: what went wrong, in a few words fit for a client.
-        @param backend_in_doubt: not a byte of a reply has come, and the backend
-            may have died.  False if the backend has begun to reply, or if the
-            fault was not the backend's.
+        @param reason: what went wrong, in a few words that may be sent to a client.
+        @param backend_in_doubt: whether no byte of a reply has come, and the backend may have
+            died.  False if the backend has begun to reply, or if the fault was not the
+            backend's.
         """

@@ -1,6 +1,4 @@
-"""
-The connections to backends, which are kept and used again.
-"""
+"""This module has the pool of connections to backends, which are kept and used again."""
 
 from __future__ import annotations
 
@@ -39,28 +37,29 @@ _OURS = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 )
 """
-Errors that are not the backend's: this machine has no files, ports or memory left
-for another connection.
+These errors are not the backend's: this machine has no files, ports or memory left for another
+connection.
 """
 
 _LOG_INTERVAL = 1.0
-"""Seconds.  Failures to connect to a backend are logged at most so often."""
+"""
+Failures to connect to a backend are logged at most once in this many seconds.  Failures to
+connect to a backend are logged at most so often.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """
-    The limits that hold for each backend.
+    L{PoolSettings} are the limits that hold for each backend.
 
-    @ivar connect_timeout: seconds that one attempt to connect may take.
-    @ivar idle_timeout: seconds after which an unused connection is closed (at
-        the latest half as much again).
-    @ivar max_idle: how many unused connections are kept.
-    @ivar max_connecting: how many attempts to connect run at a time.  Without
-        a limit, thousands of requests that begin at once would overflow the
-        backend's listen queue.
-    @ivar logs_failures: the log says, now and then, that a backend cannot be
-        connected to.
+    @ivar connect_timeout: how many seconds one attempt to connect may take.
+    @ivar idle_timeout: after how many seconds an unused connection is closed; at the latest
+        after one and a half times as many.
+    @ivar max_idle: how many unused connections are kept at most.
+    @ivar max_connecting: how many attempts to connect run at a time at most.  Without a limit,
+        thousands of requests that begin at once would overflow the backend's listen queue.
+    @ivar logs_failures: whether the log says that a backend cannot be connected to.
     """
 
     connect_timeout: float = 10.0
@@ -71,7 +70,7 @@ class PoolSettings:
 
 
 class BackendPool:
-    """All backends, each with the connections to it."""
+    """A pool has all backends, each with the connections to it."""
 
     def __init__(self, reactor: Any, settings: PoolSettings | None = None) -> None:
         """
@@ -85,7 +84,7 @@ class BackendPool:
 
     def backend(self, host: str, port: int) -> Backend:
         """
-        Give the backend at this address; always the same object.
+        Return the backend at this address, which is always the same object.
 
         @param host: a name, an IPv4 or an IPv6 address (without brackets).
         """
@@ -97,7 +96,8 @@ class BackendPool:
 
     def forget(self, host: str, port: int) -> None:
         """
-        Tell a backend that it is about to go: see L{Backend.forget}.
+        Stop using the connections to a backend that is about to be put to sleep: see
+        L{Backend.forget}.
         """
         backend = self._backends.get((host, port))
         if backend is not None:
@@ -111,8 +111,8 @@ class BackendPool:
 
     def drop(self, host: str, port: int) -> None:
         """
-        Forget a backend for good, because nobody will use this address again.
-        What is in progress ends as it ends.
+        Remove a backend, because nobody will use this address again.  Exchanges in progress are
+        not aborted.
         """
         backend = self._backends.pop((host, port), None)
         if backend is not None:
@@ -120,8 +120,8 @@ class BackendPool:
 
     def close(self) -> None:
         """
-        Close the connections that are unused, give up those that are being
-        made, leave no timer.  Exchanges in progress end as they end.
+        Close the connections that are unused, give up those that are being made, and leave no
+        timer.  Exchanges in progress are not aborted.
         """
         for backend in self._backends.values():
             backend.close()
@@ -129,13 +129,14 @@ class BackendPool:
 
 class Backend:
     """
-    One address, the connections to it, and the exchanges that wait for a connection.
+    A L{Backend} has one address, the connections to it, and the exchanges that wait for a
+    connection.
 
-    @ivar host_header: what the Host header of requests to this backend says.
-    @ivar reply_heads: a cache, from the bytes of a reply's head to the parsed head.
-        An entry never goes stale: what is parsed depends on the bytes alone.
-    @ivar generation: grows with each L{forget}.  Connections of an earlier generation
-        are not used again, and a request that is lost on one is not repeated.
+    @ivar host_header: the value of the Host header of requests to this backend.
+    @ivar reply_heads: a cache, from the bytes of a reply's head to the parsed head.  An entry
+        never becomes wrong, because the result depends on the bytes alone.
+    @ivar generation: a number that grows with each L{forget}.  Connections of an earlier
+        generation are not used again, and a request that is lost on one is not repeated.
     """
 
     __slots__ = (
@@ -172,14 +173,15 @@ class Backend:
         self._pool = pool
         self._reactor: Any = pool.reactor
         self._addresses = Addresses(pool.reactor, host)
-        # The last to become idle is the first to be used again.
+        # The connection that became idle last is used first.
         self._idle: dict[BackendConnection, None] = {}
         self._epoch = 0
         self._sweep: IDelayedCall | None = None
-        # Those that may take a used connection, and those that must have a new one.
+        # These exchanges may take a used connection; those in the next mapping must have a new
+        # one.
         self._waiting: OrderedDict[IExchange, None] = OrderedDict()
         self._fresh: OrderedDict[IExchange, None] = OrderedDict()
-        # Those that will get no connection, and are told so in the reactor's next turn.
+        # These exchanges will get no connection, and are told so in the reactor's next turn.
         self._given_up: OrderedDict[IExchange, None] = OrderedDict()
         self._giving_up: IDelayedCall | None = None
         self._attempts: set[_Attempt] = set()
@@ -189,8 +191,8 @@ class Backend:
 
     def begin(self, exchange: IExchange) -> None:
         """
-        Carry the exchange on a connection: at once if some connection is idle,
-        else on the first that becomes free or is made.
+        Carry the exchange on a connection: at once if a connection is idle, else on the first
+        one that becomes free or is made.
         """
         if self._idle:
             self._idle.popitem()[0].begin(exchange)
@@ -199,7 +201,9 @@ class Backend:
             self._connect()
 
     def withdraw(self, exchange: IExchange) -> None:
-        """The exchange no longer waits for a connection, and is told nothing more."""
+        """
+        Remove an exchange, which no longer waits for a connection, and is not called any more.
+        """
         self._waiting.pop(exchange, None)
         self._fresh.pop(exchange, None)
         self._given_up.pop(exchange, None)
@@ -257,13 +261,15 @@ class Backend:
         )
 
     def attempt_succeeded(self, attempt: _Attempt, address: str) -> BackendConnection:
-        """Give the protocol for the new connection."""
+        """Return the protocol for the new connection."""
         self._attempts.discard(attempt)
         self._addresses.prefer(address)
         return BackendConnection(self)
 
     def attempt_failed(self, attempt: _Attempt, error: BaseException) -> None:
-        """No address of the backend could be connected to."""
+        """
+        Fail the exchanges that wait, because no address of the backend could be connected to.
+        """
         if attempt not in self._attempts:
             return
         self._attempts.discard(attempt)
@@ -271,14 +277,15 @@ class Backend:
         self._connect()
 
     def _not_connected(self, error: BaseException) -> None:
-        """Fail the exchanges that waited for what has not come about."""
-        # This machine's lack of something says nothing about the backend.
+        """Fail the exchanges that waited for a connection that could not be made."""
+        # If this machine lacks something, that says nothing about the backend.
         ours = isinstance(error, ConnectError) and (
             isinstance(error, ConnectBindError) or error.osError in _OURS
         )
         failed = [*self._fresh, *self._waiting]
         if isinstance(error, TimeoutError):
-            # Perhaps only the backend's listen queue is full: others may have more luck.
+            # Perhaps only the backend's listen queue is full, so the other exchanges may still
+            # succeed.
             failed = failed[:1]
             reason = "the backend does not accept connections (timed out)"
         elif isinstance(error, ConnectionRefusedError):
@@ -297,7 +304,7 @@ class Backend:
                 error=str(error) or repr(error),
             )
         for exchange in failed:
-            # The failure of an earlier one may have had this one withdrawn, or connected.
+            # While an earlier exchange failed, this one may have been withdrawn, or connected.
             if exchange in self._fresh or exchange in self._waiting:
                 self.withdraw(exchange)
                 exchange.failed(reason, backend_in_doubt=not ours)
@@ -306,10 +313,10 @@ class Backend:
 
     def forget(self) -> None:
         """
-        The backend is about to go, on its way to sleep: none of the connections
-        made so far is used again, and no exchange that waits for a connection goes
-        out.  Each of these fails in the reactor's next turn: not now, because
-        whoever calls this is in the middle of a switch.
+        Use none of the connections made so far again, and carry no exchange that waits for a
+        connection, because the model is about to be put to sleep.  Each of these exchanges
+        fails in the reactor's next turn, and not at once, because the caller is in the middle
+        of a switch.
         """
         self.generation += 1
         self.close_unused()
@@ -364,7 +371,8 @@ class Backend:
 
 class _Attempt(ClientFactory):
     """
-    One new connection, to the first of the backend's addresses that accepts it.
+    An attempt makes one new connection, to the first of the backend's addresses that accepts
+    it.
     """
 
     noisy = False
@@ -397,7 +405,7 @@ class _Attempt(ClientFactory):
         return self._backend.attempt_succeeded(self, self._address)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        """The address cannot be connected to: try the next."""
+        """Try the next address, because this one cannot be connected to."""
         self._connector = None
         if self._addresses and not self._stopped:
             self._try_next()
@@ -405,7 +413,7 @@ class _Attempt(ClientFactory):
             self._backend.attempt_failed(self, reason.value or ConnectError())
 
     def stop(self) -> None:
-        """Give up connecting."""
+        """Give up the attempt to connect."""
         self._stopped = True
         connector = self._connector
         if connector is not None:

@@ -1,5 +1,6 @@
 """
-The head of a backend's reply as bytes: which of its lines go on to the client.
+This module reads the head of a backend's reply as bytes, and chooses which of its lines go on
+to the client.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""Headers that concern one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), in lower case."""
+"""
+These headers concern one connection only (RFC 9110 7.6.1, RFC 2616 13.5.1); the names are in
+lower case.
+"""
 
 _NEVER_NAMED = frozenset({b"content-length", b"host"})
-"""Headers that a Connection header cannot take away: llmux writes them itself."""
+"""A Connection header cannot remove these headers, because llmux itself writes them."""
 
 _HOP_LINE = re.compile(rb"\r\n(%b):([^\r]*)" % b"|".join(map(re.escape, sorted(HOP_BY_HOP))))
-"""A line of L{HOP_BY_HOP} in a head in lower case: its name, its value."""
+"""This pattern matches a line of L{HOP_BY_HOP} in a head in lower case: its name, its value."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: [\t -~\x80-\xff]*)?(?:\r\n|\Z)")
 _LENGTH = re.compile(rb"\r\ncontent-length:")
@@ -44,33 +48,36 @@ _BODILESS = frozenset({204, 304})
 
 
 class BadReply(Exception):
-    """What came from the backend is no reply to the request.  The text is fit for a client."""
+    """
+    The backend has sent something that is no reply to the request.  The error's message may be
+    sent to a client.
+    """
 
 
 class Framing(Enum):
-    """By what the end of a reply's body is known."""
+    """L{Framing} says how the end of a reply's body is known."""
 
     LENGTH = "length"
     CHUNKED = "chunked"
     UNTIL_CLOSE = "until close"
     NONE = "none"
-    """There is no body, whatever the headers say of one: HEAD, 204, 304."""
+    """There is no body, even if the headers describe one: HEAD, 204, 304."""
 
 
 class ReplyHead:
     """
-    The head of a final reply.
+    A L{ReplyHead} is the head of a final reply.
 
-    @ivar status: from 200 to 999.
-    @ivar framing: by what the end of the body is known.
-    @ivar is_ambiguous: by its status the reply has no body, and by its headers it
-        has: a 204 or 304 with Transfer-Encoding, a 204 with a Content-Length above 0.
-        The reply passes; what comes after it on the connection cannot be trusted.
+    @ivar status: the status, from 200 to 999.
+    @ivar framing: how the end of the body is known.
+    @ivar is_ambiguous: whether the reply has no body by its status, but has one by its headers:
+        a 204 or 304 with Transfer-Encoding, a 204 with a Content-Length above 0.  The reply is
+        passed on, but what comes after it on the connection cannot be trusted.
     @ivar block: the status line as of HTTP/1.1 and the end-to-end headers as
         they came; C{CR LF} between lines, none after the last.
-    @ivar needs_chunks: the headers do not say how long the body is.
-    @ivar start: for a client of HTTP/1.1 that keeps its connection, all that
-        stands before the body, which comes in chunks if C{needs_chunks}.
+    @ivar needs_chunks: whether the headers do not say how long the body is.
+    @ivar start: all bytes before the body for a client of HTTP/1.1 that keeps its connection;
+        the body comes in chunks if C{needs_chunks}.
     """
 
     __slots__ = ("block", "framing", "is_ambiguous", "needs_chunks", "start", "status")
@@ -78,9 +85,9 @@ class ReplyHead:
     def __init__(self, came: bytes, status: int, head_request: bool, keeps_alive: bool) -> None:
         """
         @param came: a head that llhttp has accepted, without the empty line.
-        @param head_request: the reply answers a HEAD request.
-        @param keeps_alive: what llhttp says, which is False for a body that
-            ends with the connection.
+        @param head_request: whether the reply answers a HEAD request.
+        @param keeps_alive: whether llhttp says that the connection stays open, which is False
+            for a body that ends with the connection.
         @raise BadReply: the reply cannot be relayed.
         """
         self.status = status
@@ -144,12 +151,12 @@ class ReplyHead:
 
 
 def reason_of(block: bytes) -> bytes:
-    """Give the reason phrase of a L{ReplyHead.block}."""
+    """Return the reason phrase of a L{ReplyHead.block}."""
     return block.partition(b"\r\n")[0][13:]
 
 
 def fields_of(block: bytes) -> list[tuple[bytes, bytes]]:
-    """Give the headers of a L{ReplyHead.block}, names as they came."""
+    """Return the headers of a L{ReplyHead.block}; names are as they came."""
     pairs = []
     for line in block.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")

@@ -1,5 +1,6 @@
 """
-The head of a request as bytes: which of its lines go on to the backend.
+This module writes the head of a request as bytes, and chooses which of its lines go on to the
+backend.
 """
 
 from __future__ import annotations
@@ -18,29 +19,33 @@ _IDEMPOTENT = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE
 
 class Repeats(Enum):
     """
-    Whether a request may be sent again on a new connection, when one that had
-    been used before was closed without a byte of a reply.
+    L{Repeats} says whether a request may be sent again on a new connection, after a connection
+    that had been used before was closed without a byte of a reply.
     """
 
     ALWAYS = "always"
-    """The method is idempotent: to send the request twice does no harm (RFC 9110 9.2.2)."""
+    """The method is idempotent: sending the request twice does no harm (RFC 9110 9.2.2)."""
     IF_UNSEEN = "if unseen"
-    """Only if the backend closed so early that this can only have been for idleness."""
+    """
+    The request may be repeated only if the backend closed so early that the connection must
+    have been closed for being idle.
+    """
     NEVER = "never"
     """The request has been sent a second time already, or its body can be read only once."""
 
 
 class RequestTemplate:
     """
-    The part of a head to a backend that all requests with the same head share.
+    A L{RequestTemplate} is the part of the head to a backend that all requests with the same
+    head share.
 
-    Hop-by-hop headers do not pass, nor those that Connection names, nor
-    C{Expect}, to which llmux itself has replied.  Host becomes the backend's, and
-    Content-Length that of the body, which is complete.  No header is added:
-    C{X-Forwarded-For} and its like pass as they came.
+    Hop-by-hop headers are removed, and those that Connection names, and C{Expect}, to which
+    llmux itself has replied.  Host becomes the backend's, and Content-Length that of the body,
+    which is complete.  No header is added: C{X-Forwarded-For} and similar headers pass as they
+    came.
 
-    @ivar is_head: the method is HEAD.
-    @ivar repeats: always for an idempotent method.
+    @ivar is_head: whether the method is HEAD.
+    @ivar repeats: whether the request may be repeated, by its method.
     """
 
     __slots__ = ("_fields", "_first", "_has_length", "is_head", "repeats")
@@ -70,9 +75,9 @@ class RequestTemplate:
 
     def render(self, host: bytes, length: int) -> bytes:
         """
-        Give the head, empty line included.
+        Return the head, with the empty line at its end.
 
-        @param host: what Host says.
+        @param host: the value of Host.
         @param length: the number of bytes of the body.
         """
         if length or self._has_length:
@@ -85,7 +90,9 @@ class RequestTemplate:
         return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
 
     def render_chunked(self, host: bytes) -> bytes:
-        """Give the head of a request whose body comes in chunks, empty line included."""
+        """
+        Return the head of a request whose body comes in chunks, with the empty line at its end.
+        """
         return b"%b%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (
             self._first,
             host,

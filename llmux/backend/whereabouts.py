@@ -1,6 +1,4 @@
-"""
-The addresses at which backends listen now, by names.
-"""
+"""This module knows the addresses at which backends listen now, by names."""
 
 from __future__ import annotations
 
@@ -10,21 +8,20 @@ from typing import TypeAlias
 __all__ = ["Address", "Whereabouts", "address_text"]
 
 Address: TypeAlias = tuple[str, int]
-"""A host and a port; the port is 0 as long as nobody knows it."""
+"""An address is a host and a port; the port is 0 as long as it is not known."""
 
 
 class Whereabouts:
     """
-    The whereabouts of backends, which may move while nobody uses them: when
+    L{Whereabouts} are the addresses of backends, which may change while nobody uses them, when
     their models wake.
 
-    @ivar addresses: where each backend is now; a view that always tells the truth.
+    @ivar addresses: the present address of each backend; this mapping changes when a backend
+        moves.
     """
 
     def __init__(self, configured: Mapping[str, Address]) -> None:
-        """
-        @param configured: where each backend is until it moves.
-        """
+        """@param configured: the address of each backend until it moves."""
         self._configured = dict(configured)
         self._now = dict(configured)
         self._moved: list[Callable[[str, Address], None]] = []
@@ -32,24 +29,30 @@ class Whereabouts:
         self.addresses: Mapping[str, Address] = self._now
 
     def call_when_moved(self, moved: Callable[[str, Address], None]) -> None:
-        """Have a function called, when a backend has moved, with its name and new address."""
+        """
+        Register a function to be called with a backend's name and new address when it has
+        moved.
+        """
         self._moved.append(moved)
 
     def call_when_vacated(self, vacated: Callable[[str, int], None]) -> None:
-        """Have a function called with the host and the port where no backend is any more."""
+        """
+        Register a function to be called with a host and a port at which there is no backend any
+        more.
+        """
         self._vacated.append(vacated)
 
     def configure(self, configured: Mapping[str, Address]) -> None:
         """
-        Backends are to be found at these addresses: those that are new at once, the others
-        after L{reset}.
+        Set the configured addresses of backends.  Backends that are new are there at once, the
+        others after L{reset}.
         """
         self._configured.update(configured)
         for name, address in configured.items():
             self._now.setdefault(name, address)
 
     def forget(self, name: str) -> None:
-        """A backend is no more."""
+        """Remove a backend that does not exist any more."""
         self._configured.pop(name, None)
         address = self._now.pop(name, None)
         if address is not None and address not in self._now.values():
@@ -57,7 +60,7 @@ class Whereabouts:
                 vacated(*address)
 
     def move(self, name: str, address: Address) -> None:
-        """A backend is at this address from now on."""
+        """Note that a backend is at this address from now on."""
         before = self._now[name]
         if address == before:
             return
@@ -69,11 +72,11 @@ class Whereabouts:
                 vacated(*before)
 
     def reset(self, name: str) -> None:
-        """A backend is where it was configured to be."""
+        """Note that a backend is at its configured address."""
         self.move(name, self._configured[name])
 
 
 def address_text(address: Address) -> str:
-    """Write an address as C{HOST:PORT}, with brackets where the host needs them."""
+    """Write an address as C{HOST:PORT}; an IPv6 address gets brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
