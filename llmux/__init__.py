@@ -1,9 +1,8 @@
 """
-One OpenAI-compatible endpoint in front of more language models than the GPU
-can hold.
+llmux is one OpenAI-compatible endpoint in front of more language models than the GPU can hold.
 
-The public names, each imported when it is first asked for: C{twistd} and the
-command line should not wait for what they do not need.
+This package has the public names.  Each is imported from its module when somebody first asks
+for the name, because C{twistd} and the command line should not wait for what they do not need.
 """
 
 from __future__ import annotations

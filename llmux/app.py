@@ -1,6 +1,4 @@
-"""
-The parts of llmux, put together from a configuration.
-"""
+"""This module makes the parts of llmux from a configuration, and connects them."""
 
 from __future__ import annotations
 
@@ -55,23 +53,27 @@ __all__ = ["App", "assemble", "build_app", "build_policy", "model_settings_of", 
 
 _SCRIPT_POLLS = (0.1, 1.0)
 _HEALTH_POLLS = (0.02, 0.02)
-"""Seconds from one question to the next while a model wakes: the first pause, and the longest.
-A question of ours starts no process."""
+"""
+While a model wakes, the pause between two questions to alive grows from the first number of
+seconds to the second.  A question by HTTP starts no process, so its pauses are short.
+"""
 
 _LOOK_AFTER_SLEEP = 2.0
-"""Seconds after a successful sleep hook after which alive is asked whether that is so."""
+"""
+This many seconds after a successful sleep hook, alive is asked whether the model really sleeps.
+"""
 
 
 @dataclass(slots=True)
 class App:
     """
-    The parts that whoever opens llmux to clients needs.
+    An L{App} has the parts that are needed to open llmux to clients.
 
     @ivar root: the root of the Resource tree where clients connect.
-    @ivar listing: answers for the list of models.
-    @ivar door: stands for the listener where clients connect.
-    @ivar entrance: leads to what is under /llmux.
-    @ivar refusals: logs the errors that clients are answered with.
+    @ivar listing: the Resource of the list of models.
+    @ivar door: the door of the listener where clients connect.
+    @ivar entrance: the way to the Resources under C{/llmux}.
+    @ivar refusals: the log of the errors that clients get.
     """
 
     config: Config
@@ -86,7 +88,7 @@ class App:
     parts: _Parts
 
     def root_behind(self, door: Door) -> IResource:
-        """Make the root of another listener's tree: our own paths, and no models."""
+        """Make the root of another listener's tree, with llmux' own paths, and no models."""
         refusals = self.refusals
         return Root(
             self.listing,
@@ -100,7 +102,7 @@ class App:
 
     def reconfigure(self, config: Config) -> None:
         """
-        Go on with another configuration.  Its C{admin} and C{state_dir} are those of before.
+        Go on with another configuration.  Its C{admin} and C{state_dir} must be unchanged.
 
         @raise ValueError: a model that is pinned is not in the configuration, or a setting
             of its policy is out of range; nothing has changed then.
@@ -123,7 +125,7 @@ class App:
             for name, model in switcher.models.items()
             if name in models and model.phase is Phase.ASLEEP and not model.busy
         ]
-        # Before the first effect: whoever is pinned must be there still.
+        # This check comes before the first effect, because a model that is pinned must stay.
         switcher.check_arrangement(models)
         self.config = config
         parts.whereabouts.configure({name: model.address for name, model in models.items()})
@@ -148,7 +150,7 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What else an L{App} is made of, which lives as long as the process."""
+    """L{_Parts} are the other parts of an L{App}, which exist as long as the process."""
 
     pool: BackendPool
     whereabouts: Whereabouts
@@ -162,7 +164,7 @@ class _Parts:
     reactor: Any
 
     def switching_resource(self, config: Config) -> SwitchingResource:
-        """Make the Resource by which requests get to the models of a configuration."""
+        """Make the Resource through which requests reach the models of a configuration."""
         return SwitchingResource(
             self.proxy,
             self.switcher,
@@ -183,15 +185,15 @@ def build_app(
     metrics: Metrics | None = None,
 ) -> tuple[IResource, ModelSwitcher]:
     """
-    Give the root of the Resource tree, for any Site, and the switcher, which
-    decides which model is awake.  Nothing runs before the switcher's C{start},
-    or before the first request that names a model.
+    Return the root of the Resource tree, for any Site, and the switcher, which decides which
+    models are awake.  Nothing runs before the switcher's C{start}, or before the first request
+    that names a model.
 
-    What is under /llmux shows itself to nobody there, because nobody knows who
-    can reach the Site; see L{assemble}.
+    The paths under C{/llmux} are not shown at that Site, because llmux does not know who can
+    reach it; see L{assemble}.
 
-    @param hooks: runs the scripts; a runner of the configuration's scripts if None.
-    @param metrics: counts what happens; a new one if None.
+    @param hooks: the runner of the scripts; if None, a runner of the configuration's scripts.
+    @param metrics: the metrics; if None, new ones.
     """
     app = assemble(config, reactor, hooks=hooks, metrics=metrics)
     return app.root, app.switcher
@@ -205,8 +207,8 @@ def assemble(
     metrics: Metrics | None = None,
 ) -> App:
     """
-    Put the parts together, as L{build_app} does, and give all that are needed to
-    open further doors.
+    Make and connect the parts, as L{build_app} does, and return all that are needed to open
+    further doors.
     """
     metrics = Metrics() if metrics is None else metrics
     refusals = RefusalLog(reactor)
@@ -317,7 +319,7 @@ def _first_byte_timeouts(models: Mapping[str, ModelConfig]) -> Mapping[str, floa
 
 
 def arrangement_of(config: Config) -> Arrangement:
-    """Give what a configuration wants of the switcher, but for its policy."""
+    """Return what a configuration asks of the switcher, except for its policy."""
     room = room_of(config)
     default = config.default_model
     return Arrangement(
@@ -336,10 +338,10 @@ def _next_policy(
     before: Config, after: Config, policy: ISwitchPolicy, leaving: Iterable[str]
 ) -> tuple[ISwitchPolicy, bool] | None:
     """
-    Make the policy that a changed configuration asks for, and tell whether it knows what
-    the present policy knows; None if that one may stay.
+    Make the policy that a changed configuration asks for, and tell whether it knows what the
+    present policy knows; None if the present policy may stay.
 
-    @param leaving: the models that are configured no longer, and not asleep yet.
+    @param leaving: the models that are not configured any more, and not asleep yet.
     @raise ValueError: a setting is out of range.
     """
     if before.policy_context() == after.policy_context() and before.policy == after.policy:
@@ -353,7 +355,7 @@ def _next_policy(
 
 
 def _names_of(models: Mapping[str, ModelConfig]) -> Names | None:
-    """Give what the names stand for; None where that is plain."""
+    """Return what the names of models stand for; None if each model has only its own name."""
     if all(model.is_plain for model in models.values()):
         return None
     from llmux.proxy.naming.names import names_of
@@ -362,7 +364,7 @@ def _names_of(models: Mapping[str, ModelConfig]) -> Names | None:
 
 
 def settings_of(config: Config) -> SwitchSettings:
-    """Give the switcher's settings that a configuration asks for."""
+    """Return the switcher's settings that a configuration asks for."""
     policy = config.policy
     return SwitchSettings(
         request_timeout=policy.request_timeout_secs,
@@ -378,7 +380,7 @@ def settings_of(config: Config) -> SwitchSettings:
 
 def model_settings_of(model: ModelConfig, places: Sequence[Needs]) -> ModelSettings:
     """
-    What a model's configuration wants of the switcher.
+    Return what a model's configuration asks of the switcher.
 
     @param places: what the model needs, in each of its places.
     """
@@ -397,17 +399,17 @@ def model_settings_of(model: ModelConfig, places: Sequence[Needs]) -> ModelSetti
 
 def build_policy(config: Config, leaving: Iterable[str] = ()) -> ISwitchPolicy:
     """
-    Give the policy that a configuration asks for.
+    Make the policy that a configuration asks for.
 
-    @param leaving: models of before, of which the policy may still be told, and which it
-        cannot wake.
+    @param leaving: models of an earlier configuration, of which the policy may still get
+        events, and which it cannot wake.
     @raise ValueError: one of its settings is out of range.
     """
     policy = config.policy
     factory = find_policy(policy.name)
     settings = policy.settings
     if settings is None and factory.settings is not None:
-        # A PolicyConfig that was not read from a file, but made by hand.
+        # This PolicyConfig was not read from a file, but made by a program.
         settings = factory.settings()
     context = config.policy_context()
     if leaving:

@@ -1,5 +1,6 @@
 """
-The seam between the commands of an operator and the part that carries them out.
+This module has the interface between the commands of an operator and the part that carries them
+out.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ __all__ = ["CommandError", "IControl", "Pause", "Pin"]
 
 class CommandError(Exception):
     """
-    A command is refused, or has failed.  The message is a sentence for the one
-    who gave the command, and says what to do instead.
+    A command was refused, or has failed.  The error's message is a sentence for whoever gave
+    the command, and says what to do instead.
 
-    @ivar status: the HTTP status: 409 for a conflict, 503 while llmux stops,
-        500 where a hook has failed.
+    @ivar status: the HTTP status: 409 for a conflict, 503 while llmux stops, 500 if a hook has
+        failed.
     @ivar code: a word for programs: C{superseded}, C{requests_wait}, ...
     @ivar param: the key of the command that is at fault, if one is.
     """
@@ -36,13 +37,13 @@ class CommandError(Exception):
 @dataclass(frozen=True, slots=True)
 class Pin:
     """
-    A model that is nobody's victim.
+    A pin keeps a model awake: the model is never a victim.
 
     @ivar model: the model's name.
-    @ivar until: when the pin ends, on the switcher's clock; None if somebody
-        has to end it.
-    @ivar refuses: requests for models that would need its room are refused,
-        instead of waiting.
+    @ivar until: when the pin ends, in seconds on the switcher's clock; None if a command has to
+        end it.
+    @ivar refuses: whether requests for models that need the pinned model's room are refused,
+        and do not wait.
     """
 
     model: str
@@ -53,13 +54,13 @@ class Pin:
 @dataclass(frozen=True, slots=True)
 class Pause:
     """
-    A time in which no switch begins.
+    A pause is a time in which no switch begins.
 
-    @ivar until: when the pause ends, on the switcher's clock; None if somebody
-        has to end it.
-    @ivar refuses: requests that would have to wait are refused.
-    @ivar sleeps: all models are put to sleep for it.
-    @ivar by: who asked for the pause: a key's name, C{cookie} or C{socket}.
+    @ivar until: when the pause ends, in seconds on the switcher's clock; None if a command has
+        to end it.
+    @ivar refuses: whether requests that would have to wait are refused.
+    @ivar sleeps: whether all models are put to sleep for the pause.
+    @ivar by: who asked for the pause: C{cookie} or C{socket}.
     """
 
     until: float | None = None
@@ -70,13 +71,13 @@ class Pause:
 
 class IControl(Interface):
     """
-    Whoever carries out commands.
+    An L{IControl} carries out commands.
 
-    All names of models that come in are configured ones, and llmux does not stop
-    when a method is called.  Each method returns a Deferred that fires with None
-    when the command is done, and fails with L{CommandError} when it is refused,
-    when it fails, or when a later command supersedes it.  The Deferreds must not
-    be cancelled: a client that leaves does not take its command back.
+    All names of models that are passed are configured names, and no method is called while
+    llmux is stopping.  Each method returns a Deferred that fires with None when the command is
+    done, and fails with L{CommandError} when it is refused, when it fails, or when a later
+    command supersedes it.  The Deferreds must not be cancelled: a client that leaves does not
+    take its command back.
     """
 
     pins: Sequence[Pin] = Attribute("The models that are pinned now.")
@@ -84,36 +85,39 @@ class IControl(Interface):
 
     def wake(model: str, by: str) -> Deferred[None]:
         """
-        Let C{model} get its turn as the policy sees fit, as if a request waited for
-        it.  Done as soon as that is noted, or the model is awake already.
+        Let C{model} get its turn as the policy sees fit, as if a request waited for it.  The
+        command is done as soon as that is noted, or if the model is awake already.
 
-        @param by: who gives the command; so in all methods.
+        @param by: who gives the command; this parameter is the same in all methods.
         """
 
     def switch(model: str, abort: bool, by: str) -> Deferred[None]:
         """
-        Wake C{model} now, whatever the policy thinks.  Done when the model is awake.
+        Wake C{model} now, whatever the policy would decide.  The command is done when the model
+        is awake.
 
-        @param abort: what is in flight to its victims is cut short.
+        @param abort: whether requests in flight to the switch's victims are aborted.
         """
 
     def sleep(
         models: Sequence[str] | None, abort: bool, force: bool, by: str
     ) -> Deferred[None]:
         """
-        Put these models to sleep.  Done when they sleep.
+        Put these models to sleep.  The command is done when they sleep.
 
         @param models: None for all that are awake.
-        @param abort: what is in flight is cut short, and who waits gets 503.
-        @param force: a model whose state is uncertain counts as asleep.
+        @param abort: whether requests in flight are aborted, and requests that wait get 503.
+        @param force: whether a model that is uncertain counts as asleep.
         """
 
     def pin(model: str, secs: float | None, refuse: bool, by: str) -> Deferred[None]:
         """
-        Switch to C{model} and make it nobody's victim.  Done when the model is awake.
+        Switch to C{model}, and never make it a victim.  The command is done when the model is
+        awake.
 
-        @param secs: for how long; None until L{unpin}.
-        @param refuse: requests for models that need its room are refused.
+        @param secs: how many seconds the pin lasts; None for until L{unpin}.
+        @param refuse: whether requests for models that need the pinned model's room are
+            refused.
         """
 
     def unpin(model: str | None, by: str) -> Deferred[None]:
@@ -125,8 +129,8 @@ class IControl(Interface):
         secs: float | None, sleep: bool, refuse: bool, by: str
     ) -> Deferred[None]:
         """
-        Begin no switch until L{resume}, or for C{secs} seconds.  Done when nothing
-        is awake any more if C{sleep}, else at once.
+        Begin no switch until L{resume}, or for C{secs} seconds.  If C{sleep}, the command is
+        done when no model is awake any more, else at once.
         """
 
     def resume(by: str) -> Deferred[None]:

@@ -1,4 +1,4 @@
-"""Why a request got no guard."""
+"""This module has the errors that say why a request got no guard."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = [
 
 class SwitchError(Exception):
     """
-    The switcher cannot give a guard.  The message is fit for a client.
+    The switcher cannot give a guard to a request.  The error's message may be sent to a client.
 
     @ivar model: the model that was asked for.
-    @ivar retry_after: seconds after which a new try makes sense, if known.
+    @ivar retry_after: after how many seconds a new try makes sense; None if that is not known.
     """
 
     def __init__(self, model: str, message: str, retry_after: float | None = None) -> None:
@@ -28,14 +28,14 @@ class SwitchError(Exception):
 
 
 class ModelNotFound(SwitchError):
-    """No such model is configured."""
+    """No configured model has this name."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model, f"Model not found: {model}")
 
 
 class NotReady(SwitchError):
-    """The model cannot be had now: llmux is stopping."""
+    """The model cannot be used now, because llmux is stopping."""
 
 
 class Paused(SwitchError):
@@ -70,4 +70,4 @@ class SwitchTimeout(SwitchError):
 
 
 class HookFailed(SwitchError):
-    """A hook failed on the way to the model."""
+    """A hook has failed while the model was being woken, or made room for."""

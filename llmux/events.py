@@ -1,8 +1,8 @@
 """
-The events of a switcher, which a policy and the observers are told.
+This module has the events of a switcher, which are told to the policy and to observers.
 
-Times are seconds on the clock of the switcher (an L{IReactorTime}): only
-differences between them mean anything.
+Times are seconds on the clock of the switcher (an L{IReactorTime}): only the differences
+between them have a meaning.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ __all__ = [
 
 class HookKind(Enum):
     """
-    The kinds of hooks.
+    A hook is of one of these kinds.
 
-    A C{prepare} hook runs beside a switch, from the choice of its model as the
-    target until the model is awake or the switch has another end.  Nothing
-    depends on its outcome.
+    A C{prepare} hook runs beside a switch, from the choice of its model as the target until the
+    model is awake or the switch has another end.  Nothing depends on its result.
     """
 
     WAKE = "wake"
@@ -43,14 +42,14 @@ class HookKind(Enum):
 
 
 class LeftReason(Enum):
-    """Why a waiter left without a guard."""
+    """A waiter left without a guard for one of these reasons."""
 
     DISCONNECTED = "disconnected"
     """The client closed the connection."""
     TIMEOUT = "timeout"
     """The request waited for longer than C{request_timeout_secs}."""
     FAILED = "failed"
-    """The request was refused: a hook failed, or llmux stops."""
+    """The request was refused, because a hook failed, or because llmux stops."""
 
 
 class Arrived(Struct, frozen=True):
@@ -113,9 +112,9 @@ class Woke(Struct, frozen=True):
     """
     C{model} is awake.
 
-    @ivar place: the number, from 0, of the place in which the model is; None if
-        nobody knows.
-    @ivar victims: the models that were put to sleep for it.
+    @ivar place: the number, from 0, of the place in which the model is; None if that is not
+        known.
+    @ivar victims: the models that were put to sleep for this one.
     @ivar cost: seconds of the model's own wake hook and C{alive} together.  None if
         llmux found the model awake when it started, which cost nothing.
     """

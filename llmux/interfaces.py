@@ -1,9 +1,9 @@
 """
-The interfaces that other packages implement, and the values that cross them.
+This module has the interfaces that other packages implement, and the values that they pass.
 
-This module has all that the author of a policy or of a hook runner needs.  It
-does no I/O, reads no clock and logs nothing.  Times are seconds on the clock of
-the switcher (an L{IReactorTime}): only differences between them mean anything.
+The author of a policy or of a hook runner needs nothing else.  The module does no I/O, reads no
+clock and logs nothing.  Times are seconds on the clock of the switcher (an L{IReactorTime}):
+only the differences between them have a meaning.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ __all__ = [
 
 _NO_ANSWER = frozenset({os.EX_TEMPFAIL, 126, 127})
 """
-Exit statuses by which an C{alive} hook says neither yes nor no: EX_TEMPFAIL
-(75), "I cannot tell just now"; 126 and 127, with which a shell says that a
-command cannot be executed, or was not found.
+With these exit statuses an C{alive} hook says neither yes nor no: EX_TEMPFAIL (75) means "I
+cannot tell just now"; with 126 and 127 a shell says that a command cannot be executed, or was
+not found.
 """
 
 _LAST_WORDS = 200
@@ -102,7 +102,7 @@ _LAST_WORDS = 200
 
 class HookResult(Struct, frozen=True):
     """
-    How a hook ended.
+    A L{HookResult} says how a hook has ended.
 
     An C{alive} hook has three answers.  I{Yes} is L{ok}; I{no} is L{says_no};
     everything else is I{unknown}, which never counts as asleep and never as
@@ -111,11 +111,11 @@ class HookResult(Struct, frozen=True):
 
     @ivar exit_code: the shell's exit status; None when the shell did not exit
         by itself (a signal, a time limit, or it could not be started).
-    @ivar timed_out: the hook ran past its time limit and was killed for it.
+    @ivar timed_out: whether the hook was killed because its time limit had passed.
     @ivar duration: seconds from the hook's start to its exit.
-    @ivar reason: the outcome in a few words fit for a client: "exit status 3",
-        "exit status 127 (command not found)", "time limit of 5 s", "killed by
-        signal 9", "could not be started".  Never any of the hook's own output.
+    @ivar reason: the result in a few words that may be sent to a client: "exit status 3", "exit
+        status 127 (command not found)", "time limit of 5 s", "killed by signal 9", "could not
+        be started".  Never any of the hook's own output.
     @ivar stderr: the last 4 KiB of what the hook wrote to stderr, for the log.
     """
 
@@ -127,26 +127,26 @@ class HookResult(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """The hook exited with status 0."""
+        """Tell whether the hook exited with status 0."""
         return self.exit_code == 0
 
     @property
     def says_no(self) -> bool:
-        """The C{alive} hook ran to its end, and its answer is no."""
+        """Tell whether the C{alive} hook ran to its end, and its answer is no."""
         return not (self.exit_code is None or self.ok or self.exit_code in _NO_ANSWER)
 
     @property
     def last_words(self) -> str:
         """
-        The last line of stderr that is not blank, at most 200 characters of
-        it; "" if there is none.  For the log, which escapes what is not
-        printable: never for a client.
+        Return the last line of stderr that is not blank, at most 200 characters of it; "" if
+        there is none.  The line is for the log, which escapes what is not printable, and must
+        never be sent to a client.
         """
         return self.stderr.rstrip().rpartition("\n")[2].strip()[:_LAST_WORDS]
 
 
 class IRunningHook(Interface):
-    """One run of a hook."""
+    """An L{IRunningHook} is one run of a hook."""
 
     exited: Deferred[HookResult] = Attribute(
         """A Deferred that fires with a L{HookResult} when the shell has exited; never fails."""
@@ -154,9 +154,9 @@ class IRunningHook(Interface):
 
     def kill() -> None:
         """
-        End the hook: its process group gets TERM, and KILL if it is still there a
-        little later.  L{exited} fires when the whole group is gone.  For a hook
-        that has exited, a call does nothing.
+        End the hook: send TERM to its process group, and KILL if the group still exists a few
+        seconds later.  L{exited} fires when the whole group has gone.  For a hook that has
+        exited, a call does nothing.
         """
 
 
@@ -174,26 +174,26 @@ class IHookRunner(Interface):
 
 class IPlaceNotes(Interface):
     """
-    What an L{IHookRunner} may provide as well: the hooks of a model find out in which
-    place the model is, and that is remembered from one llmux to the next.
+    An L{IHookRunner} may provide this interface as well: it tells the hooks of a model in which
+    place the model is, and keeps that from one llmux to the next.
     """
 
     def place_of(model: str) -> int | None:
         """
-        Tell the place that was chosen last for the model, by this llmux or by the one
-        before, if the model has woken there and has not been put to sleep since.
+        Return the place that was chosen last for the model, by this llmux or by the one before,
+        if the model has woken there and has not been put to sleep since.
 
-        @return: the place's number, from 0; None if nobody knows.
+        @return: the place's number, from 0; None if that is not known.
         """
 
     def choose_place(model: str, place: int) -> None:
-        """The hooks of the model are about this place from here on."""
+        """Tell the hooks of the model this place from now on."""
 
 
 class IWakeNotes(Interface):
     """
-    What an L{IHookRunner} may provide as well: its knowledge of wakes that a
-    former llmux had begun when it was killed.
+    An L{IHookRunner} may provide this interface as well: it knows the wakes that an earlier
+    llmux had begun when it was killed.
     """
 
     interrupted: frozenset[str] = Attribute(
@@ -208,10 +208,11 @@ class IWakeNotes(Interface):
 
     def end_interrupted() -> Deferred[None]:
         """
-        End the wake hooks of these models that still run: TERM to their process
-        groups, and KILL to those that are there a grace later.
+        End the wake hooks of these models that still run: send TERM to their process groups,
+        and KILL to those that still exist a few seconds later.
 
-        To be called before any hook is started.  Harmless the second time.
+        This method must be called before any hook is started.  A second call does no harm.
 
-        @return: fires when all are gone, or have been sent KILL; never fails.
+        @return: a Deferred that fires when all have gone, or have been sent KILL, and never
+            fails.
         """

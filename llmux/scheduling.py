@@ -1,8 +1,9 @@
 """
-The seam between the switcher and a policy: the view, the answers, the interfaces.
+This module has the interfaces between the switcher and a policy: the view, the answers, the
+policy.
 
-Times are seconds on the clock of the switcher: only differences between them mean
-anything.  Amounts are whole numbers, or exact fractions, of a resource's own unit.
+Times are seconds on the clock of the switcher: only the differences between them have a
+meaning.  Amounts are whole numbers, or exact fractions, in the resource's own unit.
 """
 
 from __future__ import annotations
@@ -45,20 +46,22 @@ __all__ = [
 ]
 
 Amount: TypeAlias = "int | Fraction"
-"""How much of a resource there is, or is needed."""
+"""An amount is how much of a resource there is, or is needed."""
 
 Needs = Mapping[str, Amount]
-"""Amounts by the names of resources.  A resource that is not named is not needed."""
+"""
+L{Needs} are amounts by the names of resources.  A resource that is not named is not needed.
+"""
 
 ONE_SLOT: Needs = {"gpu": 1}
-"""The only resource, where none are configured; then every model needs all of it."""
+"""If no resources are configured, this is the only one, and every model needs all of it."""
 
 
 def fit_together(total: Needs, models: Sequence[Sequence[Needs]]) -> bool:
     """
     Tell whether models can be awake at once.
 
-    @param models: the places of each of them.
+    @param models: the places of each model.
     """
     return any(
         all(sum(needs.get(name, 0) for needs in chosen) <= total[name] for name in total)
@@ -67,7 +70,7 @@ def fit_together(total: Needs, models: Sequence[Sequence[Needs]]) -> bool:
 
 
 class Phase(Enum):
-    """The phases of a model."""
+    """A model is in one of these phases."""
 
     UNKNOWN = "unknown"
     """llmux has not found out yet whether the model is awake."""
@@ -78,25 +81,27 @@ class Phase(Enum):
     AWAKE = "awake"
     """The model serves: a request gets its guard at once."""
     DRAINING = "draining"
-    """The model finishes what it has in flight; then it goes to sleep for another."""
+    """
+    The model finishes the requests that it has in flight; then it goes to sleep for another.
+    """
     SLEEPING = "sleeping"
     """The sleep hook runs."""
     CHECKING = "checking"
     """The backend is in doubt: the model is asked whether it is alive."""
     UNCERTAIN = "uncertain"
-    """The model may be awake and must not be: its sleep hook cleans up."""
+    """The model may be awake and must not be, so its sleep hook cleans up."""
 
 
 class Why(Struct, frozen=True):
     """
-    The reason of a decision, as a code and figures.
+    A L{Why} is the reason of a decision, as a code and figures.
 
-    Nobody puts a reason into words before somebody looks.
+    A reason is put into words only when somebody asks.
 
     @ivar code: C{quantum}, C{pays_to_stay}, C{lingers}, C{starves}, C{no_room},
         C{min_active}, C{pinned}, C{paused}, C{backoff}, C{oldest}, C{index}, ...
     @ivar model: the model that the reason is about, if there is one.
-    @ivar figures: what the words need: seconds under C{*_secs}, counts, times on the
+    @ivar figures: the values that the words need: seconds under C{*_secs}, counts, times on the
         switcher's clock under C{*_at}.
     """
 
@@ -107,10 +112,10 @@ class Why(Struct, frozen=True):
 
 class Stay(Struct, frozen=True):
     """
-    The decision to change nothing.  A switch whose victims have drained goes on.
+    This decision changes nothing.  A switch whose victims have drained goes on.
 
-    @ivar ask_again_at: the time at which the policy wants to be asked again at the
-        latest, even if nothing happens until then.
+    @ivar ask_again_at: the time at which the policy must be asked again at the latest, even if
+        nothing happens until then.
     """
 
     ask_again_at: float | None = None
@@ -119,15 +124,15 @@ class Stay(Struct, frozen=True):
 
 class Switch(Struct, frozen=True):
     """
-    The decision to wake a model, and to make room for that model first.
+    This decision wakes a model, and makes room for that model first.
 
     The switcher reserves the room at once; the victims begin to drain together, and
     none of them sleeps before all of them have drained.
 
     @ivar target: one of C{view.wanted()}.
     @ivar place: the number, from 0, of the place in C{PolicyContext.places[target]}.
-    @ivar victims: the models that make room: awake, in no other switch, and allowed
-        to sleep (C{view.may_sleep_from}); none if there is room already.
+    @ivar victims: the models that make room: awake, in no other switch, and allowed to sleep
+        (C{view.may_sleep_from}); empty if there is room already.
     """
 
     target: str
@@ -138,10 +143,10 @@ class Switch(Struct, frozen=True):
 
 class Rebind(Struct, frozen=True):
     """
-    The decision to lead a switch, as long as its victims drain, to another target,
-    to another place, or to make other victims sleep for it.
+    This decision changes a switch whose victims still drain: to another target, to another
+    place, or to other victims.
 
-    A model that is no longer a victim serves on at once, with its waiters.
+    A model that is no longer a victim serves again at once, its waiters included.
 
     @ivar switch: the C{SwitchView.number} of the switch.
     """
@@ -155,7 +160,7 @@ class Rebind(Struct, frozen=True):
 
 class Reopen(Struct, frozen=True):
     """
-    The decision to call a switch off, as long as its victims drain: they serve on.
+    This decision calls a switch off whose victims still drain; they serve again.
 
     @ivar switch: the C{SwitchView.number} of the switch.
     """
@@ -169,7 +174,7 @@ Decision = Stay | Switch | Rebind | Reopen
 
 class SwitchView(Struct, frozen=True):
     """
-    What a policy sees of a switch under way.
+    A L{SwitchView} is what a policy sees of a switch under way.
 
     @ivar number: the switch's own number, which no later switch has.
     @ivar target: the model that is to wake.
@@ -177,7 +182,8 @@ class SwitchView(Struct, frozen=True):
     @ivar victims: the models that make room, in the order that the policy gave.
     @ivar phase: C{DRAINING} as long as the switch may be changed or called off, then
         C{SLEEPING}, then C{WAKING}.
-    @ivar drained: the victims have drained: this is the last question before they sleep.
+    @ivar drained: whether the victims have drained, so that this is the last question before
+        they sleep.
     """
 
     number: int
@@ -190,15 +196,15 @@ class SwitchView(Struct, frozen=True):
 
 class PolicyContext(Struct, frozen=True):
     """
-    What a policy is told when it is made.
+    A L{PolicyContext} is what a policy is told when it is made.
 
-    @ivar weights: each configured model and its weight.
-    @ivar resources: each resource and its capacity.
-    @ivar places: of each model its places in the file's order; a switch chooses one.
-        A place without needs competes with nobody.
+    @ivar weights: the weight of each configured model.
+    @ivar resources: the capacity of each resource.
+    @ivar places: the places of each model, in the file's order; a switch chooses one.  A place
+        without needs takes room from nobody.
     @ivar always: the models with C{keep: always}.
-    @ivar request_timeout: seconds that a request may wait; None for no limit.
-    @ivar min_active: seconds that a model stays awake at least.
+    @ivar request_timeout: how many seconds a request may wait; None for no limit.
+    @ivar min_active: how many seconds a model stays awake at least.
     @ivar drain_before_switch: whether requests in flight finish before a model
         is put to sleep.
     @ivar parallel_wakes: the number of models that may wake at a time; None for no limit.
@@ -217,8 +223,9 @@ class PolicyContext(Struct, frozen=True):
 
 class IScheduleView(Interface):
     """
-    A view of the switcher that a policy can only read.  The view is valid during
-    the call to which it is passed; each answer costs O(1), O(models) or O(switches).
+    A policy reads the switcher through this view, and cannot change anything by it.  The view
+    is valid during the call to which it is passed; each answer costs O(1), O(models) or
+    O(switches).
     """
 
     now: float = Attribute("The time of this question.")
@@ -226,64 +233,68 @@ class IScheduleView(Interface):
     switches: Sequence[SwitchView] = Attribute("The switches under way, oldest first.")
 
     def places(model: str) -> Sequence[Needs]:
-        """The places of the model, as in L{PolicyContext}."""
+        """Return the places of the model, as in L{PolicyContext}."""
 
     def phase(model: str) -> Phase:
-        """The phase that the model is in."""
+        """Return the phase that the model is in."""
 
     def holders() -> Sequence[str]:
-        """The models that hold something, in the order in which they took it."""
+        """Return the models that hold something, in the order in which they took it."""
 
     def held(model: str) -> Needs:
-        """What the model holds; nothing if it is asleep."""
+        """Return what the model holds; nothing if it is asleep."""
 
     def place(model: str) -> int | None:
-        """The number of the model's place; None if it is asleep, or nobody knows."""
+        """
+        Return the number of the model's place; None if it is asleep, or if that is not known.
+        """
 
     def free(resource: str) -> Amount:
         """
-        What is neither held, nor claimed by a switch that has not begun to wake its
-        target.  What the victims of a switch hold counts as held until they sleep; a
-        switch claims only what its target needs beyond that.  Below 0 only while more
-        is held at start than there is.
+        Return the amount that is neither held, nor claimed by a switch that has not begun to
+        wake its target.  What the victims of a switch hold counts as held until they sleep; a
+        switch claims only what its target needs beyond that.  The amount is below 0 only while
+        models hold more at start than there is.
         """
 
     def awake_since(model: str) -> float:
-        """The time at which the model last woke."""
+        """Return the time at which the model last woke."""
 
     def in_flight(model: str) -> int:
-        """The number of requests in flight to the model."""
+        """Return the number of requests in flight to the model."""
 
     def may_sleep_from(model: str) -> float:
         """
-        The time from which an awake model may be a victim: C{min_active} after its wake,
+        Return the time from which an awake model may be a victim: C{min_active} after its wake,
         or the end of the back-off of its sleep hook, if that is later; infinity for a model
         that nobody may put to sleep (C{keep: always}, pinned).
         """
 
     def wanted() -> Sequence[str]:
         """
-        The models that are asleep, have waiters, may be woken now, and are not the target
-        of a switch, in a fixed order.  A model in back-off is not among them, and neither
-        is one with C{keep: always}, which the switcher wakes by itself.
+        Return the models that are asleep, have waiters, may be woken now, and are not the
+        target of a switch, in a fixed order.  A model in back-off is not among them, and
+        neither is one with C{keep: always}, which the switcher wakes by itself.
         """
 
     def waiting(model: str) -> int:
-        """The number of requests that wait for C{model}, which may be draining."""
+        """Return the number of requests that wait for C{model}, which may be draining."""
 
     def oldest(model: str) -> float:
-        """The time at which the first waiter of C{model} arrived; infinity without waiters."""
+        """
+        Return the time at which the first waiter of C{model} arrived; infinity without waiters.
+        """
 
     def sum_of_ages(model: str) -> float:
-        """The sum over the waiters of C{model} of (now - arrival), in seconds; O(1)."""
+        """Return the sum over the waiters of C{model} of (now - arrival), in seconds; O(1)."""
 
     def sum_of_squared_ages(model: str) -> float:
-        """The sum over the waiters of C{model} of (now - arrival)^2, in s^2; O(1)."""
+        """Return the sum over the waiters of C{model} of (now - arrival)^2, in s^2; O(1)."""
 
 
 class Estimate(Struct, frozen=True):
     """
-    A value that a policy has learnt, shown at C{/metrics} as the gauge
+    An estimate is a value that a policy has learnt; C{/metrics} shows it as the gauge
     C{llmux_policy_NAME} with these labels.
 
     @ivar documentation: the metric's help text, one sentence.
@@ -297,12 +308,12 @@ class Estimate(Struct, frozen=True):
 
 class Forecast(Struct, frozen=True):
     """
-    What a policy expects for a model that has waiters.
+    A forecast is what a policy expects for a model that has waiters.
 
-    @ivar position: how many turns come first, counted from 1.
-    @ivar low: seconds from now until the model is awake, at the least.
-    @ivar high: seconds from now until the model is awake, at the most, as long as hooks
-        take about as long as they did lately.
+    @ivar position: the number of the model's turn; the next turn is 1.
+    @ivar low: the shortest time from now until the model is awake, in seconds.
+    @ivar high: the longest time from now until the model is awake, in seconds, if hooks take
+        about as long as they did lately.
     @ivar why: what decides the upper end.
     """
 
@@ -315,7 +326,7 @@ class Forecast(Struct, frozen=True):
 
 class WaitingRequest:
     """
-    A request that waits, or that asks to be admitted to a drain.
+    A L{WaitingRequest} is a request that waits, or that asks to be admitted to a drain.
 
     @ivar model: the model that the request names.
     @ivar request: the request's number, as in the events.
@@ -338,11 +349,11 @@ class ISwitchPolicy(Interface):
     A policy is deterministic in what it is shown: it reads no clock, logs nothing
     and does no I/O.
 
-    A policy that fails harms no request.  The switcher checks each answer against the
-    ledger of capacity; where L{decide} or L{admit} raises, or answers what cannot be done,
-    that question is answered as the policy C{fifo} would answer.  If L{observe} or
-    L{estimates} raises, the event or the estimates are lost.  Each fault is counted in
-    C{/metrics}, and logged at most once a minute for each kind.
+    A policy that fails harms no request.  The switcher checks each answer against the ledger of
+    capacity; if L{decide} or L{admit} raises, or gives an answer that cannot be carried out,
+    the question is answered as the policy C{fifo} would answer.  If L{observe} or L{estimates}
+    raises, the event or the estimates are lost.  Each fault is counted in C{/metrics}, and
+    logged at most once a minute for each kind.
     """
 
     observed: frozenset[type[Any]] = Attribute(
@@ -352,8 +363,8 @@ class ISwitchPolicy(Interface):
 
     def observe(event: PolicyEvent) -> None:
         """
-        Take note of an event.  The call comes before any question that the event
-        leads to.
+        Take note of an event.  This method is called before any question that the event leads
+        to.
         """
 
     def decide(view: IScheduleView) -> Decision:
@@ -368,9 +379,9 @@ class ISwitchPolicy(Interface):
         switcher asks again at once after each answer other than L{Stay}, so that several
         switches can begin in one turn.
 
-        A switch that drains, and whose target nobody waits for any more, is the policy's
-        to rebind or to reopen; if the policy stays, the switcher calls it off (unless a
-        waiter of the target has lost its patience during this very switch).
+        If a switch drains, and no request waits for its target any more, the policy should
+        rebind or reopen the switch; if the policy stays, the switcher calls the switch off
+        (unless a waiter of the target has reached its time limit during this same switch).
         """
 
     def admit(view: IScheduleView, request: WaitingRequest) -> bool:
@@ -383,34 +394,39 @@ class ISwitchPolicy(Interface):
         """
 
     def estimates() -> Iterable[Estimate]:
-        """The values that the policy has learnt; asked for at each scrape of C{/metrics}."""
+        """
+        Return the values that the policy has learnt; called at each scrape of C{/metrics}.
+        """
 
 
 class IForecaster(Interface):
-    """What an L{ISwitchPolicy} may provide as well: its expectations, for people who wait."""
+    """
+    An L{ISwitchPolicy} may provide this interface as well: it says what it expects, for people
+    who wait.
+    """
 
     def forecast(view: IScheduleView) -> Iterable[Forecast]:
         """
         Forecast the turns of models that have waiters and are not awake.
 
-        The call changes nothing, and is made only when somebody looks.  A forecast
-        that is not known better than "some day" is left out.
+        The call changes nothing, and is made only when somebody asks.  Models for which the
+        policy has no useful forecast are left out.
         """
 
 
 class ILearningPolicy(Interface):
     """
-    What an L{ISwitchPolicy} may provide as well: it goes on with what another policy of the
-    same class has learnt.
+    An L{ISwitchPolicy} may provide this interface as well: it can use what another policy of
+    the same class has learnt.
     """
 
     def learn_from(previous: ISwitchPolicy) -> None:
         """
-        Take over what C{previous} knows, as far as that still means anything.
+        Take over what C{previous} knows, as far as it is still of use.
 
-        The call comes once, before the first event and the first question, when the
-        configuration is read anew while llmux runs.  A policy without this method is
-        shown the models that are awake, and the waiters with their ages.
+        This method is called once, before the first event and the first question, when the
+        configuration is read anew while llmux runs.  A policy without this method is shown the
+        models that are awake, and the waiters with their ages.
 
         @param previous: a policy that the same factory has made for an earlier
             configuration, with other settings, models, weights, resources or places.
@@ -419,7 +435,7 @@ class ILearningPolicy(Interface):
 
 class ISwitchPolicyFactory(IPlugin):
     """
-    A factory makes policies of one name.
+    An L{ISwitchPolicyFactory} makes the policies that one name stands for.
 
     A distribution offers a policy by an instance of such a factory in a module
     under C{twisted/plugins}.

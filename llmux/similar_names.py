@@ -1,4 +1,4 @@
-"""Which known name was meant by one that is not known."""
+"""This module finds which known name was meant by one that is not known."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from difflib import get_close_matches
 __all__ = ["most_similar"]
 
 LONGEST = 100
-"""Characters; comparing takes quadratic time, and nobody mistypes a name that long."""
+"""
+Longer names, in characters, are not compared, because comparing takes quadratic time, and
+nobody mistypes a name that long.
+"""
 
 
 def most_similar(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """
-    The known name that is most like C{name}; None if none is like it.
+    Return the known name that is most similar to C{name}; None if none is similar.
 
-    @param likeness: the least, as difflib counts: from 0 (any name) to 1 (the same).
+    @param likeness: the least ratio of likeness, as difflib measures it: from 0 (any name) to 1
+        (the same name).
     """
     if len(name) > LONGEST:
         return None

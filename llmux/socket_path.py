@@ -1,5 +1,5 @@
 """
-The paths of the Unix socket on which a daemon is asked and told.
+This module finds the paths of the Unix socket on which a daemon answers the command line.
 
 The daemon and the command line find the same socket by the same configuration
 file: the daemon places the socket at L{socket_path}, and the command line looks
@@ -17,7 +17,9 @@ from pathlib import Path
 __all__ = ["LONGEST_PATH", "is_private", "socket_candidates", "socket_path"]
 
 LONGEST_PATH = 107
-"""Bytes of a Unix socket's path: C{sun_path} has 108, the last of which is NUL."""
+"""
+A Unix socket's path may have this many bytes: C{sun_path} has 108, the last of which is NUL.
+"""
 
 _OF_THE_SERVICE = "llmux.sock"
 _SERVICE_DIRECTORY = "/run/llmux"
@@ -25,7 +27,10 @@ _TEMPORARY = "/tmp"
 
 
 def _name(config_path: str | os.PathLike[str]) -> str:
-    """The name of a configuration's socket, the same for every path to the same file."""
+    """
+    Return the name of a configuration's socket, which is the same for every path to the same
+    file.
+    """
     file = os.fsencode(os.path.realpath(config_path))
     return hashlib.sha256(file).hexdigest()[:12] + ".sock"
 
@@ -57,16 +62,15 @@ def socket_path(
     uid: int | None = None,
 ) -> Path:
     """
-    Give the path at which a daemon places its socket: C{admin.socket} of the
-    configuration, else C{$RUNTIME_DIRECTORY/llmux.sock} (set by systemd), else
-    C{$XDG_RUNTIME_DIR/llmux/NAME.sock}, else C{/tmp/llmux-UID/NAME.sock}.  NAME
-    is a short hash of the configuration file's real path.
+    Return the path at which a daemon places its socket: C{admin.socket} of the configuration,
+    else C{$RUNTIME_DIRECTORY/llmux.sock} (set by systemd), else
+    C{$XDG_RUNTIME_DIR/llmux/NAME.sock}, else C{/tmp/llmux-UID/NAME.sock}.  NAME is a short hash
+    of the configuration file's real path.
 
     @param config_path: the configuration file.
     @param configured: C{admin.socket}, which may be relative to the file; or None.
-    @param uid: the user that the daemon will become (C{twistd --uid}), whom the
-        C{$XDG_RUNTIME_DIR} of the present user does not belong to; None if the
-        daemon stays who it is.
+    @param uid: the user that the daemon will become (C{twistd --uid}), who does not own the
+        C{$XDG_RUNTIME_DIR} of the present user; None if the daemon keeps its user.
     """
     if configured is not None:
         return _configured(config_path, configured)
@@ -84,12 +88,12 @@ def socket_candidates(
     environ: Mapping[str, str] = os.environ,
 ) -> list[Path]:
     """
-    Give the paths at which the daemon of a configuration may be found, to be
-    tried in turn.  C{admin.socket} is the only one where the configuration has
-    it.  The paths that only this configuration's daemon can have come before
-    C{/run/llmux/llmux.sock}, which is the service's, whatever its configuration.
+    Return the paths at which the daemon of a configuration may listen, in the order in which
+    they should be tried.  If the configuration has C{admin.socket}, that is the only one.  The
+    paths that only this configuration's daemon can have come before C{/run/llmux/llmux.sock},
+    which is the service's, whatever its configuration.
 
-    A path in /tmp is left out while its directory belongs to somebody else.
+    A path in /tmp is left out if its directory belongs to another user.
     """
     if configured is not None:
         return [_configured(config_path, configured)]
@@ -108,10 +112,10 @@ def socket_candidates(
 
 def is_private(directory: Path, uid: int | None = None) -> bool:
     """
-    Whether this is a directory (no link to one) of the user's own, into which
-    nobody else may look or write.
+    Tell whether this path is a directory (not a link to one) of the user's own, which no other
+    user may read or write.
 
-    @param uid: the user; the present one if None.
+    @param uid: the user; None for the present user.
     """
     try:
         status = os.lstat(directory)

@@ -26,7 +26,7 @@ def _port(text: str) -> int:
 
 
 class Options(usage.Options):
-    """The options that stand after C{twistd [its own options] llmux}."""
+    """This class parses the options that stand after C{twistd [its own options] llmux}."""
 
     synopsis = "[options]"
     optParameters = [
@@ -56,19 +56,19 @@ class Options(usage.Options):
     opt_h = usage.Options.opt_help
 
     def postOptions(self) -> None:
-        """Choose the reactor and the format of the log, where twistd was not told which."""
+        """Choose the reactor and the format of the log, unless twistd was told which to use."""
         if self["log-format"] not in LOG_FORMATS:
             raise usage.UsageError(f"--log-format is text or json, not {self['log-format']!r}")
         if self.parent is None:
             return
-        # Nothing has imported the reactor by now, unless twistd was told which
-        # (--reactor); then only its clock is replaced.
+        # The reactor has not been imported yet, unless twistd was told which to use
+        # (--reactor); in that case only its clock is replaced.
         install_reactor()
         if self.parent.get("logger") or self.parent.get("syslog"):
             if self["log-format"] != "text":
                 raise usage.UsageError("--log-format goes with neither --syslog nor --logger")
             return
-        # twistd looks it up by name and calls it without arguments.
+        # twistd finds the observer by this name, and calls it without arguments.
         global _chosen
         _chosen = self
         self.parent["logger"] = "llmux.tap.make_log_observer"
@@ -126,8 +126,8 @@ def _log_file(path: str, options: Options) -> Any:
 
 def _owner(options: Options) -> tuple[int, int] | None:
     """
-    Return the user and the group that C{twistd --uid --gid} will have the service
-    run as; None if the process stays who it is.
+    Return the user and the group that C{twistd --uid --gid} will have the service run as; None
+    if the process keeps its user.
     """
     parent = options.parent or {}
     user, group = parent.get("uid"), parent.get("gid")

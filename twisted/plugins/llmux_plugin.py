@@ -1,4 +1,4 @@
-"""What makes C{twistd llmux} exist."""
+"""This plugin makes C{twistd llmux} available."""
 
 from twisted.application.service import ServiceMaker
 

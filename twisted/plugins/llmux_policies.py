@@ -1,4 +1,4 @@
-"""Our policies, through the door that third parties use."""
+"""This plugin offers llmux' own policies in the same way as those of other distributions."""
 
 from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicyFactory

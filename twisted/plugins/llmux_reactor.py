@@ -1,4 +1,4 @@
-"""What makes C{twistd --reactor=llmux} exist."""
+"""This plugin makes C{twistd --reactor=llmux} available."""
 
 from twisted.application.reactors import Reactor
 
