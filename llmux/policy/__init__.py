@@ -1,1 +1,4 @@
-"""Policies decide which model is awake.  A policy only decides: the switcher acts."""
+"""
+This package has policies, which decide which models are awake.  A policy only decides: the
+switcher acts.
+"""

@@ -1,5 +1,5 @@
 """
-The policies that are installed, and how to find a policy by its name.
+This module finds the policies that are installed, by their names.
 
 Policies are Twisted plugins, those of llmux as well as those of others: a module
 under C{twisted/plugins} holds an instance of an L{ISwitchPolicyFactory}.
@@ -19,7 +19,7 @@ __all__ = ["PolicyLookupError", "find_policy", "known_policies", "policies_with_
 
 class PolicyLookupError(LookupError):
     """
-    No policy has this name, or more than one policy has.
+    No policy has this name, or more than one policy has it.
 
     @ivar remedy: a sentence that says what the user can do.
     """
@@ -35,9 +35,9 @@ def find_policy(name: str) -> ISwitchPolicyFactory:
 
     @raise PolicyLookupError: no factory has the name, or several have.
     """
-    # Without a writable dropin.cache getPlugins imports every plugin that is
-    # installed, Twisted's own included, which takes longer than all the rest
-    # of starting up.  So ours are looked at first.
+    # Without a writable dropin.cache getPlugins imports every plugin that is installed,
+    # Twisted's own included, which takes longer than all the rest of starting up.  So our own
+    # policies are tried first.
     for factory in _our_factories():
         if factory.name == name:
             return factory
@@ -60,12 +60,12 @@ def find_policy(name: str) -> ISwitchPolicyFactory:
 
 
 def known_policies() -> list[str]:
-    """The names of all policies that are installed, sorted."""
+    """Return the names of all policies that are installed, sorted."""
     return sorted({factory.name for factory in _all_factories()})
 
 
 def policies_with_setting(key: str) -> list[str]:
-    """The names of the policies that have a setting of this name, sorted."""
+    """Return the names of the policies that have a setting of this name, sorted."""
     return sorted(
         factory.name
         for factory in _all_factories()

@@ -1,8 +1,8 @@
 """
-The default policy: serve the models that are awake until it is cheaper to leave one,
-and bound the time that any request waits.
+The default policy serves the models that are awake until it is cheaper to leave one of them,
+and limits the time that any request waits.
 
-The words of this policy, and of the modules beside this one:
+This policy, and the modules beside this one, use these words:
 
   - I{demand}: what makes a sleeping model wanted.  A model's demand begins when the
     first request since the model last woke arrives, and ends when the model wakes,
@@ -82,8 +82,8 @@ __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 @implementer(ISwitchPolicy, IForecaster, ILearningPolicy)
 class CostAwarePolicy:
     """
-    The policy stays at the models that are awake as long as to leave one would cost that
-    one's clients more than it would save those who wait.
+    The policy keeps a model awake as long as leaving the model would cost its clients more than
+    it would save those who wait.
 
     A model that has just woken is not left for a quantum.  After that it begins to
     drain as soon as another model is wanted that needs its room, and its door decides
@@ -92,17 +92,18 @@ class CostAwarePolicy:
     flight that it answers faster than llmux does on as much room.  A model that has
     nothing to do is left at once, unless it pays to linger.
 
-    The next model is the one that starves for the longest time, if any does;
-    otherwise the one whose waiters have the largest sum of ages per second that it
-    takes to serve them.  A model that wants more than there is room for now has it
-    kept; others may wake meanwhile where that delays nobody.
+    The next model is the one that starves for the longest time, if any does; otherwise the one
+    whose waiters have the largest sum of ages per second that it takes to serve them.  If a
+    model needs more room than there is now, room is kept for it; other models may wake in the
+    meantime if that does not delay it.
     """
 
     def __init__(self, context: PolicyContext, settings: CostAwareSettings) -> None:
         self._context = context
         self._settings = settings
         self._knowledge = Knowledge(context, settings.initial_switch_cost_secs)
-        # Each request brings three events; to look the method up here saves a call for each.
+        # Each request brings three events; looking up the method here saves a call for each
+        # event.
         self._learn = self._knowledge.learn
         self.observed = frozenset(self._learn)
 
@@ -130,7 +131,7 @@ class CostAwarePolicy:
         return Outlook(view, self._knowledge, self._settings, self._context)
 
     def _begin(self, outlook: Outlook, planner: Planner) -> Decision:
-        """Begin a switch, to the most urgent model that can have one."""
+        """Begin a switch to the most urgent model for which a switch is possible."""
         most = self._context.parallel_wakes
         full = most is not None and len(outlook.view.switches) >= most
         guard: str | None = None
@@ -140,7 +141,7 @@ class CostAwarePolicy:
         for model in outlook.order(outlook.wanted):
             starves = outlook.starves(model)
             if guard is not None and planner.is_kept_out(model, guard):
-                # With hundreds of models that wait, this is what most of them meet.
+                # If hundreds of models wait, most of them are skipped here.
                 if not starves and (
                     later is None or outlook.starves_at(model) < outlook.starves_at(later)
                 ):
@@ -160,7 +161,7 @@ class CostAwarePolicy:
                 guard = model
             why = why or Why("no_room", model)
         if later is not None:
-            # The next to starve may come before the guard then.
+            # When this model starves, it may come before the guard.
             _, obstacle = planner.plan(later)
             if obstacle is not None:
                 again.append(obstacle.until)
@@ -176,14 +177,14 @@ class CostAwarePolicy:
         if switch.drained or not view.waiting(switch.target):
             return self._bind(outlook, planner, switch)
         if any(view.in_flight(victim) for victim in switch.victims):
-            # Is there room by now that nobody has to drain for?
+            # There may be room now for which no model has to drain.
             plan, _ = planner.plan(switch.target, switch, idle_only=True)
             if plan is not None and not self._is_in_the_way(outlook, planner, plan):
                 return _rebind(switch, plan, Why("idle_room", switch.target))
         return None
 
     def _is_in_the_way(self, outlook: Outlook, planner: Planner, plan: Plan) -> bool:
-        """Whether a plan delays the wanted model that starves for the longest time."""
+        """Tell whether a plan delays the wanted model that starves for the longest time."""
         starving = [name for name in outlook.wanted if outlook.starves(name)]
         if not starving:
             return False
@@ -191,8 +192,8 @@ class CostAwarePolicy:
 
     def _bind(self, outlook: Outlook, planner: Planner, switch: SwitchView) -> Decision | None:
         """
-        Choose for whom the victims of a switch make room: when all have drained, or
-        nobody waits for the target any more.
+        Choose the model for which the victims of a switch make room, when all victims have
+        drained, or when no request waits for the target any more.
         """
         view = outlook.view
         waits = view.waiting(switch.target) > 0
@@ -211,13 +212,14 @@ class CostAwarePolicy:
                 ):
                     return _rebind(switch, plan, _why(outlook, model))
             elif starves and waits and guard is None:
-                # As when a switch begins: the first that finds no room is the guard.
+                # The first starving model without room is the guard, as it is when a switch
+                # begins.
                 guard = model
                 needs = view.places(switch.target)[switch.place]
                 present = Plan(switch.target, switch.place, needs, tuple(switch.victims))
                 if not planner.is_allowed(present, model):
                     return Reopen(switch.number, Why("starves", model))
-        # If nobody waits, the switcher calls the switch off.
+        # If no request waits for the target, the switcher calls the switch off.
         return None
 
     def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
@@ -248,7 +250,7 @@ def _rebind(switch: SwitchView, plan: Plan, why: Why) -> Rebind:
 
 
 def _why(outlook: Outlook, model: str) -> Why:
-    """Why a model is next."""
+    """Return the reason why a model is next."""
     since = outlook.demand_since(model)
     figures = {"since_at": since, "waiting": float(outlook.view.waiting(model))}
     if outlook.starves(model):
@@ -258,7 +260,7 @@ def _why(outlook: Outlook, model: str) -> Why:
 
 @implementer(ISwitchPolicyFactory)
 class CostAwarePolicyFactory:
-    """The factory of L{CostAwarePolicy}."""
+    """This factory makes policies of the class L{CostAwarePolicy}."""
 
     name = "cost_aware"
     settings = CostAwareSettings

@@ -1,4 +1,7 @@
-"""The door of a model that drains.  The words are those of L{llmux.policy.cost_aware}."""
+"""
+This module has the door of a model that drains.  The words are those of
+L{llmux.policy.cost_aware}.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def is_let_in(outlook: Outlook, switch: SwitchView, model: str) -> bool:
     if not waiting:
         return True
     if view.waiting(model):
-        # A request must not overtake those that were not let in.
+        # A request must not overtake earlier ones that were not let in.
         return False
     if any(outlook.starves(name, at_most=True) for name in waiting):
         return False
@@ -37,14 +40,14 @@ def is_let_in(outlook: Outlook, switch: SwitchView, model: str) -> bool:
     interval = known.interval.seconds
     if interval is not None:
         extra = min(extra, interval)
-    # Each victim that is busy still is let off by its own door.
+    # Each busy victim has a door of its own, which may also cause this much delay.
     busy = sum(name == model or view.in_flight(name) > 0 for name in switch.victims)
     toll = _toll(outlook, waiting, target, absence)
     return extra * toll * busy < known.weight * absence
 
 
 def _who_waits(outlook: Outlook, switch: SwitchView) -> list[str]:
-    """The wanted models that could use what the victims hold, the target included."""
+    """Return the wanted models that could use what the victims hold, the target included."""
     view = outlook.view
     given = {
         resource
@@ -63,13 +66,13 @@ def _who_waits(outlook: Outlook, switch: SwitchView) -> list[str]:
 
 def _keeps_pace(outlook: Outlook, waiting: Sequence[str], model: str) -> bool:
     """
-    Whether the draining model answers faster than llmux does on the whole on as much
-    room, so that it is worth to go on with it.
+    Tell whether the draining model answers faster than llmux as a whole does on as much room,
+    so that it should not be left yet.
 
-    This is the marginal value theorem (Charnov, 1976), which says when to leave a
-    patch: when it yields less than going from patch to patch yields on the whole.
-    A model's yield is the number of its requests in flight over the time that
-    each of them takes (Little's law).
+    This is the marginal value theorem (E. L. Charnov, "Optimal foraging", 1976), which says
+    when an animal should leave a patch of food: when the patch yields less than going from
+    patch to patch yields on average.  A model's yield is the number of its requests in flight
+    over the time that each of them takes (Little's law).
     """
     view, known = outlook.view, outlook.models[model]
     service = known.alone.value
@@ -87,8 +90,8 @@ def _keeps_pace(outlook: Outlook, waiting: Sequence[str], model: str) -> bool:
 
 def _toll(outlook: Outlook, waiting: Sequence[str], target: str, absence: float) -> float:
     """
-    The cost of one more second of drain to all who wait, in weighted seconds.  Models
-    other than the target wait for one of several turns only.
+    Return what one more second of drain costs all who wait, in weighted seconds.  A model other
+    than the target counts less, because it waits for one of several turns.
     """
     view = outlook.view
     toll = 0.0

@@ -1,9 +1,8 @@
 """
-Estimators: averages and quantiles of what has been observed.
+This module has estimators: averages and quantiles of what has been observed.
 
-An estimator is shown one observation at a time, which costs O(1), and keeps a
-bounded number of observations.  Results that need a sorted list are computed when
-somebody asks for them.
+An estimator is shown one observation at a time, which costs O(1), and keeps a bounded number of
+observations.  Results that need a sorted list are computed only when they are asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = [
 
 class MovingAverage:
     """
-    An exponential moving average, which begins with the first observation.
+    This estimator is an exponential moving average, which begins with the first observation.
 
     @ivar value: the average; None before the first observation.
     """
@@ -47,8 +46,8 @@ class MovingAverage:
 
 class ServiceTimes:
     """
-    The service times of a model's requests, in seconds: from when a request is
-    forwarded to the end of its reply.  The last 64 are kept.
+    This estimator has the service times of a model's requests, in seconds: from when a request
+    is forwarded to the end of its reply.  The last 64 are kept.
 
     @ivar known: the number of all service times so far.
     @ivar mean: a moving average over all service times, with step max(0.05, 1 / (n +
@@ -64,7 +63,7 @@ class ServiceTimes:
         self.mean = initial
         self.known = 0
         self._recent: deque[float] = deque(maxlen=self.KEPT)
-        # The recent ones, sorted; None until somebody asks again.
+        # The recent service times, sorted; None if they have changed since they were sorted.
         self._sorted: list[float] | None = None
 
     def __len__(self) -> int:
@@ -85,9 +84,8 @@ class ServiceTimes:
 
     def remaining(self, elapsed: float, quantile: float = 0.7) -> float:
         """
-        The seconds that a request which has run for C{elapsed} seconds will still
-        take: a quantile over the recent requests that ran for longer than that.  If
-        none did, the mean.
+        Return how many seconds a request that has run for C{elapsed} seconds will still take: a
+        quantile over the recent requests that ran for longer, or the mean if none did.
         """
         ordered = self._ordered()
         first = bisect_right(ordered, elapsed)
@@ -98,8 +96,8 @@ class ServiceTimes:
 
     def mean_excess(self, seconds: float) -> float:
         """
-        The mean over the recent service times x of max(x - seconds, 0); without recent
-        ones, the mean service time less C{seconds}, and at least 0.
+        Return the mean over the recent service times x of max(x - seconds, 0); if there are
+        none, the mean service time less C{seconds}, and at least 0.
         """
         ordered = self._ordered()
         if not ordered:
@@ -110,8 +108,8 @@ class ServiceTimes:
 
 class CompletionInterval:
     """
-    The average seconds between two completions of a model while the model is awake:
-    an exponential moving average with step 0.1.
+    This estimator has the average time between two completions of a model while the model is
+    awake, in seconds: an exponential moving average with step 0.1.
     """
 
     __slots__ = ("_average", "_last")
@@ -127,20 +125,22 @@ class CompletionInterval:
         self._last = now
 
     def restart(self, now: float) -> None:
-        """Note that the model woke: the time asleep is no interval between completions."""
+        """
+        Note that the model woke, because the time asleep is no interval between completions.
+        """
         self._last = now
 
     @property
     def seconds(self) -> float | None:
-        """The average; None while it is unknown."""
+        """Return the average, in seconds; None while it is unknown."""
         return self._average.value
 
 
 class Pace:
     """
-    The number of requests that were answered per second lately: an exponentially
-    weighted count.  Its time constant of a quarter of an hour covers several rounds
-    of all models.
+    This estimator has the number of requests that were answered per second lately: an
+    exponentially weighted count.  Its time constant of a quarter of an hour covers several
+    rounds of all models.
     """
 
     __slots__ = ("_began", "_count", "_last")
@@ -158,13 +158,13 @@ class Pace:
         if self._began is None:
             self._began = self._last = now
         if now - self._last > self.STEP:
-            # Within a step the count hardly fades.
+            # Within a step the weights hardly change.
             self._count *= exp((self._last - now) / self.TIME)
             self._last = now
         self._count += 1
 
     def per_second(self, now: float) -> float:
-        """The requests answered per second; 0 before the first was answered."""
+        """Return how many requests are answered per second; 0 before the first was answered."""
         if self._began is None or now <= self._began:
             return 0.0
         count = self._count * exp((self._last - now) / self.TIME)
@@ -173,11 +173,11 @@ class Pace:
 
 class AnswerRate:
     """
-    The number of requests of a model that are answered per second, over the model's
-    time asleep as well, in the long run: a quarter of an hour and more.
+    This estimator has the number of requests of a model that are answered per second in the
+    long run (a quarter of an hour and more), the model's time asleep included.
 
-    Requests cost nothing: whoever asks shows the number of all answers so far.  What
-    was answered before the first L{note} does not count.
+    A request costs nothing here, because the caller passes the number of all answers so far.
+    Answers before the first L{note} do not count.
     """
 
     __slots__ = ("_answers", "_noted", "_seconds", "_seen")
@@ -191,7 +191,9 @@ class AnswerRate:
         self._seconds = 1.0
 
     def _look(self, now: float, answered: int) -> tuple[float, float]:
-        """The answers and the seconds in which they came; those long ago count less."""
+        """
+        Return the answers, and the seconds in which they came; those of long ago count less.
+        """
         if self._noted is None:
             return 0.0, 1.0
         fades = exp((self._noted - now) / self.TIME)
@@ -201,13 +203,15 @@ class AnswerRate:
         )
 
     def note(self, now: float, answered: int) -> None:
-        """Note how many requests were answered until now, which fades from now on."""
+        """
+        Note how many requests were answered until now, which count less and less from now on.
+        """
         self._answers, self._seconds = self._look(now, answered)
         self._noted, self._seen = now, answered
 
     def per_second(self, now: float, answered: int) -> float:
         """
-        The rate.
+        Return how many requests are answered per second.
 
         @param answered: the number of all requests of the model that were answered.
         """
@@ -217,15 +221,15 @@ class AnswerRate:
 
 class AbsenceGaps:
     """
-    The gaps between a model's work, in seconds: from when the model has nothing in
-    flight and no waiters to its next request.  The last 16 gaps are kept.
+    This estimator has the gaps between a model's work, in seconds: from when the model has
+    nothing in flight and no waiters to its next request.  The last 16 gaps are kept.
 
-    Gaps alone do not say whether the clients come back while others wait: a client that
-    uses two models by turns never comes back to one model before the other has served.
-    So of the last 16 gaps in which others waited it is kept whether the model's next
-    request came in time, that is before a given time and before another model woke for
-    which this one made room.
-    Whether the model really lingered, or was left at once, makes no difference to that.
+    Gaps alone do not say whether the clients come back while others wait: a client that uses
+    two models in turn never comes back to one model before the other has served.  So for each
+    of the last 16 gaps in which others waited, it is noted whether the model's next request
+    came in time, that is, before a given time and before another model woke for which this one
+    made room.  It makes no difference for this whether the model really lingered, or was left
+    at once.
 
     @ivar idle_since: the time since which the model has had nothing to do; None while
         it has something to do.
@@ -262,7 +266,10 @@ class AbsenceGaps:
             self._awaited_until = until
 
     def overtaken(self) -> None:
-        """Note that another model woke in this one's room: the next request is not in time."""
+        """
+        Note that another model woke in this one's room, so that the next request is not in
+        time.
+        """
         if self._awaited_until is not None:
             self._awaited_until = None
             self._in_time.append(False)
@@ -270,24 +277,27 @@ class AbsenceGaps:
     @property
     def returning(self) -> float:
         """
-        The part of the gaps in which others waited that ended in time, from 0 to 1; one
-        success is taken for granted.
+        Return the part of the gaps in which others waited that ended in time, from 0 to 1; one
+        success is added to those observed.
         """
         return (sum(self._in_time) + 1) / (len(self._in_time) + 1)
 
     def expected(self, now: float) -> float:
-        """The mean seconds of a gap; the present one counts with what has passed of it."""
+        """
+        Return the mean length of a gap, in seconds; the present gap counts with its length so
+        far.
+        """
         so_far = 0.0 if self.idle_since is None else now - self.idle_since
         return (sum(self._recent) + so_far + 1.0) / (len(self._recent) + 1)
 
     @property
     def median(self) -> float | None:
-        """The median of the gaps; None until two are known."""
+        """Return the median of the gaps, in seconds; None until two are known."""
         return self._quantile(0.5)
 
     @property
     def upper(self) -> float | None:
-        """The upper quartile of the gaps; None until two are known."""
+        """Return the upper quartile of the gaps, in seconds; None until two are known."""
         return self._quantile(0.75)
 
     def _quantile(self, share: float) -> float | None:
@@ -297,7 +307,7 @@ class AbsenceGaps:
 
 class Ghosts:
     """
-    The waiters that gave up since their model last woke.
+    L{Ghosts} are the waiters that gave up since their model last woke.
 
     @ivar count: the number of these waiters.
     @ivar squares: the sum of the squares of the ages at which they left, in square
@@ -316,15 +326,15 @@ class Ghosts:
         self.squares += age * age
 
     def clear(self) -> None:
-        """Forget these waiters: their model woke."""
+        """Forget these waiters, because their model woke."""
         self.count = 0
         self.squares = 0.0
 
 
 class InFlightTimes(OrderedDict[int, float]):
     """
-    The requests in flight of a model, and the time at which each was forwarded,
-    oldest first.
+    L{InFlightTimes} are the requests in flight of a model, and the time at which each was
+    forwarded, the oldest first.
 
     (An OrderedDict finds its first key at once; a dict has to pass over the places of
     all keys that were deleted before it.)
@@ -334,8 +344,9 @@ class InFlightTimes(OrderedDict[int, float]):
 
     def drain(self, now: float, service: ServiceTimes) -> float:
         """
-        The expected seconds until no request is in flight, if none is added: the
-        longest time left to any of the four oldest and the four newest requests.
+        Return the expected time until no request is in flight, in seconds, if none is added:
+        the longest time that any of the four oldest and the four newest requests will still
+        take.
         """
         if len(self) <= 2 * self.LOOKED_AT:
             starts = list(self.values())
@@ -348,9 +359,10 @@ class InFlightTimes(OrderedDict[int, float]):
 
 class ScriptTimes:
     """
-    The expected seconds of the models' scripts of one kind, each alone: the average over
-    the runs of the model's own script; without any, the average over all scripts of that
-    kind; without any, C{initial}.  All are exponential moving averages with step 0.3.
+    This estimator has the expected times of the models' scripts of one kind, in seconds: the
+    average over the runs of the model's own script; if there are none, the average over all
+    scripts of that kind; if there are none either, C{initial}.  All are exponential moving
+    averages with step 0.3.
     """
 
     __slots__ = ("_all", "_by_model", "_initial")
@@ -369,10 +381,10 @@ class ScriptTimes:
         average.add(seconds)
 
     def take_over(self, before: ScriptTimes) -> None:
-        """Know the times that were known before."""
+        """Take over the times that another estimator knows."""
         self._all, self._by_model = before._all, before._by_model
 
     def of(self, model: str) -> float:
-        """The expected seconds of the model's script."""
+        """Return the expected time of the model's script, in seconds."""
         average = self._by_model.get(model, self._all).value
         return self._initial if average is None else average

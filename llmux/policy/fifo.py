@@ -1,4 +1,7 @@
-"""The simplest policy: first come, first served; the least recently used makes room."""
+"""
+This module has the simplest policy: first come, first served; the least recently used model
+makes room.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from llmux.interfaces import (
 __all__ = ["FifoPolicy", "FifoPolicyFactory", "make_room"]
 
 _Plan = tuple[int, tuple[str, ...]]
-"""The number of a place, and the victims that make room in that place."""
+"""A plan is the number of a place, and the victims that make room in that place."""
 
 
 @implementer(ISwitchPolicy, ILearningPolicy)
@@ -43,21 +46,21 @@ class FifoPolicy:
     The policy wakes the model whose first waiter is the oldest of all, as soon as there
     is room, or as models can be put to sleep for it.
 
-    Models that have nothing to do make room first, the least recently used of them
-    before the others; busy models make room if idle ones do not suffice.  As long as
-    there is no way to make room for the model of the oldest waiter, no model wakes on
-    any resource that the former can use.
+    Models that have nothing to do make room first, the least recently used of them before the
+    others; busy models make room if idle ones do not suffice.  As long as room cannot be made
+    for the model of the oldest waiter, no other model wakes on any resource that this model can
+    use.
 
-    Each drain is a hard one: a request that arrives for a model that drains waits until
-    that model is awake again.
+    A model that drains takes no more requests: a request that arrives for it waits until the
+    model is awake again.
     """
 
     observed: frozenset[type[Any]] = frozenset()
 
     def __init__(self, context: PolicyContext | None = None) -> None:
         """
-        @param context: tells whether several models can be awake; without a context
-            idle models make room in the order in which they woke.
+        @param context: the configuration, which says whether several models can be awake;
+            without a context, idle models make room in the order in which they woke.
         """
         self._parallel_wakes = None if context is None else context.parallel_wakes
         self._resources = None if context is None else context.resources.keys()
@@ -78,8 +81,8 @@ class FifoPolicy:
 
     def decide(self, view: IScheduleView) -> Decision:
         """
-        Begin a switch to the model of the oldest waiter; lead a switch to that model; call
-        a switch off if the oldest waiter waits for one of its victims.
+        Begin a switch to the model of the oldest waiter, or rebind a switch to that model, or
+        call a switch off if the oldest waiter waits for one of its victims.
         """
         wanted = sorted(view.wanted(), key=view.oldest)
         order = self._order(view) if wanted else []
@@ -91,12 +94,12 @@ class FifoPolicy:
         limit = self._parallel_wakes
         if limit is not None and len(view.switches) >= limit:
             return Stay(why=Why("parallel_wakes"))
-        # What the models of older waiters can use, who find no room.
+        # These resources are kept for models of older waiters that find no room.
         kept: set[str] = set()
         for model in wanted:
             all_is_kept = self._resources is not None and kept >= self._resources
             if all_is_kept and all(view.places(model)):
-                # With hundreds of models that wait, this is what most of them meet.
+                # If hundreds of models wait, most of them are skipped here.
                 continue
             plan = make_room(view, model, order, kept)
             if plan is not None:
@@ -105,7 +108,9 @@ class FifoPolicy:
         return Stay(why=Why("no_room", wanted[0]) if wanted else None)
 
     def _order(self, view: IScheduleView) -> list[str]:
-        """The models that can make room, those first that are to go first."""
+        """
+        Return the models that can make room; those that should make room first come first.
+        """
         taken = {victim for switch in view.switches for victim in switch.victims}
         return sorted(
             (
@@ -127,7 +132,7 @@ class FifoPolicy:
         return False
 
     def estimates(self) -> Iterable[Estimate]:
-        """Return nothing: the policy learns nothing that a person would want to know."""
+        """Return nothing, because this policy learns nothing."""
         return ()
 
 
@@ -136,7 +141,7 @@ def _about(
 ) -> Decision | None:
     """Decide about a switch that drains; None leaves the switch as it is."""
     oldest = view.oldest(switch.target)
-    # Those that are wanted are in the order of their first waiters.
+    # C{wanted} is in the order of the first waiters.
     rivals = list(takewhile(lambda model: view.oldest(model) < oldest, wanted))
     ahead = view.oldest(rivals[0]) if rivals else oldest
     if any(view.oldest(victim) < ahead for victim in switch.victims):
@@ -156,13 +161,14 @@ def make_room(
     switch: SwitchView | None = None,
 ) -> _Plan | None:
     """
-    Find a place for the model, and who makes room: nobody, if the model fits somewhere.
-    Otherwise that place is taken whose last victim is the first in C{order}.
+    Find a place for the model, and the victims that make room there: none, if the model fits
+    somewhere.  If several places are possible, the one is chosen whose last victim comes first
+    in C{order}.
 
-    @param order: the models that can make room, those first that are to go first.
+    @param order: the models that can make room; those that should make room first come first.
     @param kept: the resources that the place must not use.
-    @param switch: a switch that is to be rebound: its victims, and what is claimed
-        for its target, are to be had.
+    @param switch: a switch that is to be rebound; its victims, and what is claimed for its
+        target, can be used.
     """
     own = () if switch is None else tuple(switch.victims)
     candidates = [*own, *order]
@@ -189,7 +195,10 @@ def make_room(
 def _needed(
     view: IScheduleView, needs: Needs, switch: SwitchView | None, chosen: Sequence[str]
 ) -> tuple[str, ...]:
-    """Spare those victims, the later first, without whom there is room as well."""
+    """
+    Return the victims that are needed; those without which there is room too are left out, the
+    last ones first.
+    """
     needed = list(chosen)
     short = _shortage(view, needs, switch)
     for victim in reversed(chosen):
@@ -205,7 +214,7 @@ def _needed(
 def _shortage(
     view: IScheduleView, needs: Needs, switch: SwitchView | None
 ) -> dict[str, Amount]:
-    """How much of each resource is missing without any victim."""
+    """Return how much of each resource is missing if no model makes room."""
     short: dict[str, Amount] = {}
     claimed: Needs = {}
     if switch is not None:
@@ -222,7 +231,7 @@ def _shortage(
 
 @implementer(ISwitchPolicyFactory)
 class FifoPolicyFactory:
-    """The factory of L{FifoPolicy}, which has no settings."""
+    """This factory makes policies of the class L{FifoPolicy}, which has no settings."""
 
     name = "fifo"
     settings = None

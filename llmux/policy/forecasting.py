@@ -1,5 +1,6 @@
 """
-What the policy C{cost_aware} forecasts.  The words are those of L{llmux.policy.cost_aware}.
+This module makes the forecasts of the policy C{cost_aware}.  The words are those of
+L{llmux.policy.cost_aware}.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ __all__ = ["forecasts"]
 
 _FAST = 0.6
 _SLOW = 1.6
-"""What hooks take at the least and at the most, in what they took lately."""
+"""
+A hook is expected to take at least and at most these multiples of the time that it took lately.
+"""
 
 _LEAVING = frozenset({Phase.DRAINING, Phase.SLEEPING})
 
 
 def forecasts(outlook: Outlook) -> Iterator[Forecast]:
     """
-    Forecast the turn of each model that is waited for and not awake: those that are
-    targets of switches first, then the others as they would come if all went on as now.
+    Forecast the turn of each model that is waited for and not awake: first those that are
+    targets of switches, then the others in the order in which they would come if nothing
+    changed.
 
     A range holds in nine cases of ten (C{tests/benchmarks/scheduling/forecasts.py}).
     """
     view = outlook.view
     under_way = {switch.target: switch for switch in view.switches}
-    # Nobody can tell of a model that has failed, or is in doubt.
+    # There is no forecast for a model that has failed, or is in doubt.
     may_wake = {*outlook.wanted, *under_way}
     waiting = [
         name
@@ -45,7 +49,7 @@ def forecasts(outlook: Outlook) -> Iterator[Forecast]:
 
 
 def _of_hooks(outlook: Outlook, position: int, switch: SwitchView) -> Forecast:
-    """The forecast for the target of a switch whose hooks run."""
+    """Return the forecast for the target of a switch whose hooks run."""
     name = switch.target
     wake = outlook.knowledge.wakes.of(name)
     if switch.phase is Phase.WAKING:
@@ -55,14 +59,15 @@ def _of_hooks(outlook: Outlook, position: int, switch: SwitchView) -> Forecast:
 
 
 def _of_waiting(outlook: Outlook, position: int, name: str, waiting: list[str]) -> Forecast:
-    """The forecast for a model for which no hook runs yet."""
+    """Return the forecast for a model for which no hook runs yet."""
     waits, now = outlook.knowledge.first_waits, outlook.now
     since = outlook.demand_since(name)
     cost = outlook.cost_of(name)
     known = waits.rest(name, now - since)
     if known is not None:
         return Forecast(name, position, *known, Why("lately", name))
-    # Until the demand starves; then older demands come first, each with its floor.
+    # At the latest, the model's turn begins when its demand starves, after older demands, each
+    # with its floor.
     starves_at = outlook.starves_at(name)
     turn = 1 + outlook.settings.floor
     ahead = sum(

@@ -1,5 +1,5 @@
 """
-What the policy C{cost_aware} knows of the models, learnt from events.  The words
+This module has what the policy C{cost_aware} has learnt of the models from events.  The words
 are explained in L{llmux.policy.cost_aware}.
 """
 
@@ -42,17 +42,19 @@ be served at once, without a queue inside its backend.
 
 
 SLEEP_PART = 0.2
-"""The part of a switch's cost that is the sleep hook's, until one has run."""
+"""
+The sleep hook is assumed to take this part of a switch's cost, until a sleep hook has run.
+"""
 
 
 class ModelKnowledge:
     """
-    What is known of one model.
+    L{ModelKnowledge} is what is known of one model.
 
     @ivar size: the part of all capacity that the model needs in its smallest place; 1 if
         nothing else fits beside the model.
     @ivar pace: the requests answered per second by all models that take turns.
-    @ivar weight: how much a second of this model's waiters counts.
+    @ivar weight: how much one second of a waiter of this model counts.
     @ivar waiting: the numbers of the model's waiters.  A request that was in flight
         before, and whose backend failed, is not among them.
     @ivar demand_since: the time at which the model's demand began; None without demand.
@@ -108,7 +110,7 @@ class ModelKnowledge:
             self.ghosts.clear()
 
     def answers_per_second(self, now: float) -> float:
-        """The requests of this model that are answered per second, in the long run."""
+        """Return how many requests of this model are answered per second, in the long run."""
         return self.rate.per_second(now, self.service.known)
 
     def note_answers(self, now: float) -> None:
@@ -123,7 +125,7 @@ class ModelKnowledge:
 
 class Knowledge:
     """
-    What is known of all models.
+    L{Knowledge} is what is known of all models.
 
     @ivar models: what is known of each model, by name.
     @ivar learn: the method to call with an event, by the event's type.
@@ -134,7 +136,7 @@ class Knowledge:
 
     def __init__(self, context: PolicyContext, initial_switch_cost: float) -> None:
         self.pace = Pace()
-        # What nobody makes room for does not compete with what takes turns.
+        # Models that are always awake take no turns, so they do not count in the pace.
         apart = Pace()
         self.models = {
             name: ModelKnowledge(
@@ -156,7 +158,7 @@ class Knowledge:
         }
 
     def take_over(self, before: Knowledge) -> None:
-        """Know what was known before of the same models; weights and sizes may be others."""
+        """Take over what is known of the same models; weights and sizes may be others."""
         own = self.pace
         self.pace = before.pace
         for name, model in self.models.items():
@@ -184,7 +186,7 @@ class Knowledge:
             self._longest_first_waits[size] = max(waits)
 
     def longest_first_wait(self) -> float:
-        """The longest of the models' C{first_wait}, in seconds."""
+        """Return the longest of the models' C{first_wait}, in seconds."""
         return max(self._longest_first_waits.values(), default=0.0)
 
     def _arrived(self, event: Arrived) -> None:
@@ -202,7 +204,7 @@ class Knowledge:
         if model.waiting:
             model.waiting.discard(request)
         if model.demand_since is not None and not model.waiting:
-            # A drain that is called off serves its model's waiters without a wake.
+            # If a drain is called off, its model's waiters are served without a wake.
             model.satisfied()
         in_flight = model.in_flight
         if len(in_flight) < UNQUEUED:
@@ -233,7 +235,7 @@ class Knowledge:
         if event.reason is not LeftReason.FAILED:
             model.ghosts.add(event.age)
         elif not model.waiting:
-            # The waiters were answered, with an error: the demand is over.
+            # The waiters were answered, with an error, so the demand is over.
             model.satisfied()
         model.maybe_emptied(event.now)
 
@@ -257,7 +259,7 @@ class Knowledge:
             self.sleeps.add(event.model, event.cost)
 
     def estimates(self) -> Iterable[Estimate]:
-        """The service times, gaps, intervals and first waits that are known."""
+        """Yield the service times, gaps, intervals and first waits that are known."""
         for name, model in self.models.items():
             labels = {"model": name}
             for metric, documentation, value in (
@@ -287,7 +289,7 @@ class Knowledge:
 
 
 def _size(context: PolicyContext, model: str) -> float:
-    """The part of all capacity that the model needs in its smallest place."""
+    """Return the part of all capacity that the model needs in its smallest place."""
     total = sum(context.resources.values())
     places = context.places.get(model)
     if not places or not total:

@@ -1,4 +1,4 @@
-"""The policy of programs that load models on demand, to compare with."""
+"""This module has the policy of programs that load models on demand, for comparison."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ __all__ = ["LruPolicy", "LruPolicyFactory"]
 
 class LruPolicy(FifoPolicy):
     """
-    The policy loads models on demand, as Ollama does: the model of the oldest waiter is
-    next, and the least recently used model goes, an idle one if there is any.
+    The policy loads models on demand, as Ollama does: the model of the oldest waiter is next,
+    and the least recently used model makes room, an idle one if there is any.
 
-    Nobody closes a door: requests go on arriving at a model that is to go, which sleeps
-    when it happens to have nothing in flight.  So the waits for another model have no
-    bound while a model is busy.  (llama.cpp's router shuts the door at once; that is
-    the policy C{fifo}.)
+    A model that drains still takes every request, and sleeps when it happens to have nothing in
+    flight.  So the waits for another model have no limit while a model is busy. (llama.cpp's
+    router takes no more requests for a model that drains, as the policy C{fifo} does.)
     """
 
     def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
@@ -36,7 +35,7 @@ class LruPolicy(FifoPolicy):
 
 @implementer(ISwitchPolicyFactory)
 class LruPolicyFactory:
-    """The factory of L{LruPolicy}, which has no settings."""
+    """This factory makes policies of the class L{LruPolicy}, which has no settings."""
 
     name = "lru"
     settings = None

@@ -1,4 +1,4 @@
-"""What the policy C{cost_aware} expects, at the time of one question."""
+"""This module has what the policy C{cost_aware} expects at the time of one question."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ __all__ = ["Outlook"]
 
 class Outlook:
     """
-    What is seen at the time of one question, together with what has been learnt.
+    An L{Outlook} is what is seen at the time of one question, together with what has been
+    learnt.
 
     @ivar now: the time of the question.
-    @ivar wanted: what C{view.wanted()} answers.
+    @ivar wanted: the models that C{view.wanted()} returns.
     @ivar turns: how many models take turns: the models that hold something and may be
         put to sleep; 1 if there are none.
     """
@@ -59,15 +60,17 @@ class Outlook:
     # ---------------------------------------------------------------- seconds
 
     def cost(self, source: str, target: str) -> float:
-        """The seconds in which C{source} sleeps and C{target} wakes."""
+        """Return the time in which C{source} sleeps and C{target} wakes, in seconds."""
         return self.knowledge.sleeps.of(source) + self.knowledge.wakes.of(target)
 
     def cost_of(self, target: str) -> float:
-        """The seconds in which any model sleeps and C{target} wakes."""
+        """Return the time in which an average model sleeps and C{target} wakes, in seconds."""
         return self._sleep_ahead + self.knowledge.wakes.of(target)
 
     def drain(self, models: Iterable[str]) -> float:
-        """The expected seconds until none of the models has anything in flight."""
+        """
+        Return the expected time until none of the models has anything in flight, in seconds.
+        """
         if not self._drains:
             return 0.0
         longest = 0.0
@@ -78,9 +81,9 @@ class Outlook:
 
     def absence(self, model: str, target: str, drain: float) -> float:
         """
-        The seconds for which C{model} is away if it is left now for C{target}: the
-        drain, one request of each wanted model, and the switches between them.  As many
-        models as take turns are served at a time.
+        Return how many seconds C{model} is not awake if it is left now for C{target}: the
+        drain, one request of each wanted model, and the switches between them.  As many models
+        as take turns are served at a time.
         """
         sleeps, wakes, models = self.knowledge.sleeps, self.knowledge.wakes, self.models
         seconds = drain + self.cost(model, target) + models[target].service.mean
@@ -94,8 +97,8 @@ class Outlook:
 
     def weighted_waiters(self, target: str) -> float:
         """
-        The waiters that wait for longer if C{target} does: its own, and of the other
-        wanted models as many as wait for the same turn.
+        Return the weighted number of waiters that wait for longer if C{target} does: its own,
+        and the part of the other wanted models' that wait for the same turn.
         """
         view, models = self.view, self.models
         others = sum(
@@ -104,20 +107,20 @@ class Outlook:
         return models[target].weight * view.waiting(target) + others / self.turns
 
     def demand_since(self, name: str) -> float:
-        """The time at which the model's demand began."""
+        """Return the time at which the model's demand began."""
         since = self.models[name].demand_since
         return self.view.oldest(name) if since is None else since
 
     def limit(self) -> float:
-        """The age in seconds from which a demand starves."""
+        """Return the age from which a demand starves, in seconds."""
         return limit(self.knowledge, self.settings)
 
     def starves_at(self, name: str, *, at_most: bool = False) -> float:
         """
-        The time at which the model's demand reaches the limit.
+        Return the time at which the model's demand reaches the limit.
 
-        @param at_most: take the limit that holds under the worst overload, instead of
-            the present one.
+        @param at_most: whether to use the limit under the worst overload, in place of the
+            present one.
         """
         settings = self.settings
         age = settings.cap * settings.max_wait_secs if at_most else self.limit()
@@ -127,11 +130,11 @@ class Outlook:
         return self.demand_since(name) + age
 
     def starves(self, name: str, *, at_most: bool = False) -> bool:
-        """Whether the model's demand has reached the limit."""
+        """Tell whether the model's demand has reached the limit."""
         return self.starves_at(name, at_most=at_most) <= self.now + TICK
 
     def _drain_ahead(self, name: str) -> float:
-        """The shortest drain that may come before the model wakes."""
+        """Return the shortest drain that may come before the model wakes, in seconds."""
         view = self.view
         shortest = inf
         for needs in view.places(name):
@@ -146,8 +149,9 @@ class Outlook:
 
     def index(self, name: str) -> float:
         """
-        How urgent a model is: the sum of its waiters' ages, over the seconds until
-        half of them will have been served (after Duenyas and Van Oyen, 1996).
+        Return how urgent a model is: the sum of its waiters' ages, divided by the seconds until
+        half of them will have been served (after I. Duenyas and M. P. Van Oyen, "Heuristic
+        scheduling of parallel heterogeneous queues with set-ups", 1996).
         """
         model = self.models[name]
         ages = self.view.sum_of_ages(name)
@@ -158,7 +162,10 @@ class Outlook:
         return model.weight * ages / work if work else model.weight * ages
 
     def order(self, names: Iterable[str]) -> list[str]:
-        """Sort models: those that starve, the oldest demand first; then by urgency."""
+        """
+        Sort models: first those that starve, by the age of their demands, then the others by
+        urgency.
+        """
         starving: list[str] = []
         others: list[str] = []
         for name in names:
@@ -170,7 +177,7 @@ class Outlook:
 
 
 def limit(knowledge: Knowledge, settings: CostAwareSettings) -> float:
-    """The age in seconds from which a demand starves."""
+    """Return the age from which a demand starves, in seconds."""
     stretched = settings.stretch * knowledge.longest_first_wait()
     most = settings.cap * settings.max_wait_secs
     return min(max(stretched, settings.max_wait_secs), most)

@@ -1,5 +1,5 @@
 """
-The parameters of the policy C{cost_aware}.  The words are those of
+This module has the parameters of the policy C{cost_aware}.  The words are those of
 L{llmux.policy.cost_aware}.
 """
 
@@ -11,26 +11,26 @@ __all__ = ["LATENESS", "LEAST_RETURNING", "TICK", "CostAwareSettings"]
 
 TICK = 0.001
 """
-Tolerance in seconds: a deadline that is this close counts as reached, since a timer
-may fire early by a rounding error.
+A deadline that is this close, in seconds, counts as reached, since a timer may fire early by a
+rounding error.
 """
 
 LATENESS = 0.25
 """
-Seconds: a model lingers this much beyond the expected return of its clients, but at
-most a tenth of what it costs to leave the model and to come back.
+A model lingers for this many seconds after the expected return of its clients, but at most for
+a tenth of what it costs to leave the model and to come back.
 """
 
 LEAST_RETURNING = 0.3
 """
-A model lingers if this part of the requests that would not have come in time by
-chance did come in time.
+A model lingers if, of the requests that would not have come in time by chance, this part did
+come in time.
 """
 
 
 class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
-    The keys that C{policy: {name: cost_aware}} may have.
+    These settings are the keys that C{policy: {name: cost_aware}} may have.
 
     @ivar quantum: the time after its wake for which a model that has work is not
         left, in switch costs (there and back, halved).
@@ -61,7 +61,7 @@ class CostAwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         """
-        Check the values.
+        Check that each value is in its range.
 
         @raise ValueError: a value is out of range; the message names the key.
         """

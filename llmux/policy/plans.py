@@ -1,6 +1,6 @@
 """
-Plans: where a model could wake, and who would make room there.  The words are those
-of L{llmux.policy.cost_aware}.
+This module makes plans: where a model could wake, and which models would make room there.  The
+words are those of L{llmux.policy.cost_aware}.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Obstacle", "Plan", "Planner"]
 
 class Plan(Struct, frozen=True):
     """
-    A way to wake a model.
+    A plan is a way to wake a model.
 
     @ivar place: the number of the place.
     @ivar needs: what the model needs in that place.
@@ -35,7 +35,7 @@ class Plan(Struct, frozen=True):
 
 class Obstacle(Struct, frozen=True):
     """
-    Something that is in the way of a model until a time that is known.
+    An obstacle prevents a model from waking until a time that is known.
 
     @ivar until: the time at which it may be out of the way.
     """
@@ -49,13 +49,13 @@ Room = Mapping[str, Amount]
 
 class Planner:
     """
-    Finds plans at the time of one question.
+    A planner finds plans at the time of one question.
 
-    @ivar free: how much of each resource can be had without a victim.
+    @ivar free: how much of each resource can be used without a victim.
     """
 
     def __init__(self, outlook: Outlook, capacity: Needs) -> None:
-        """@param capacity: how much there is of each resource."""
+        """@param capacity: the capacity of each resource."""
         self._outlook = outlook
         self._view = view = outlook.view
         self._capacity = capacity
@@ -76,12 +76,13 @@ class Planner:
         """
         Find the best plan for a model.
 
-        Free room is better than any victim; of several places with free room, that is
-        the best which leaves the least.  Otherwise the place with the least loss.
+        Free room is better than any victim; of several places with free room, the one that
+        leaves the least room is the best.  If no place has free room, the place with the least
+        loss is the best.
 
-        @param switch: a switch that drains, whose room and victims are to be had.
-        @param idle_only: no model that has requests in flight is to be a victim.
-        @return: the plan, or what is in the way if that will be out of it at a known time.
+        @param switch: a switch that drains, whose room and victims can be used.
+        @param idle_only: whether only models without requests in flight may be victims.
+        @return: the plan; or None and the obstacle, if there is one that ends at a known time.
         """
         view = self._view
         room = self.free if switch is None else self._room_without(switch)
@@ -123,7 +124,7 @@ class Planner:
         return (best[1], None) if best is not None else (None, obstacle)
 
     def _room_without(self, switch: SwitchView) -> Room:
-        """What is free if a switch claims nothing."""
+        """Return what is free if a switch claims nothing."""
         view = self._view
         room = dict(self.free)
         for name, amount in view.places(switch.target)[switch.place].items():
@@ -134,11 +135,14 @@ class Planner:
     # ------------------------------------------------------- when to leave whom
 
     def _leaveable_from(self, model: str, target: str) -> tuple[float, Why | None]:
-        """The time from which an awake model may be left for C{target}, and why not before."""
+        """
+        Return the time from which an awake model may be left for C{target}, and the reason why
+        not before.
+        """
         view = self._view
         earliest = view.may_sleep_from(model)
         if earliest > self._outlook.now:
-            # Strictly: here the switcher knows no tolerance.
+            # The switcher has no tolerance here, so the time must really have passed.
             return earliest + 2 * TICK, Why("min_active", model, {"until_at": earliest})
         if view.in_flight(model):
             return self._quantum_ends(model, target)
@@ -156,13 +160,13 @@ class Planner:
 
     def _lingers_until(self, model: str, target: str) -> tuple[float, Why | None]:
         """
-        Until when a model that has nothing to do is kept awake: to linger pays if its
-        clients tend to come back in time, and the wait that lingering causes to all who
-        wait is less than the wait that lingering saves.
+        Return until when a model that has nothing to do is kept awake.  Lingering pays if the
+        model's clients tend to come back in time, and if the wait that lingering causes to all
+        who wait is less than the wait that it saves.
 
-        The next request is expected after the upper quartile of the gaps so far.  (With
-        the median instead, agents fared no better, and requests in light traffic waited
-        longer.)
+        The next request is expected after the upper quartile of the gaps so far. (With the
+        median in its place, agents' requests waited as long, and requests in light traffic
+        waited longer.)
         """
         outlook = self._outlook
         known = outlook.models[model]
@@ -175,7 +179,8 @@ class Planner:
             return -inf, None
         there_and_back = outlook.cost(model, target) + outlook.cost(target, model)
         ends = since + 1.25 * gap + min(LATENESS, there_and_back / 10)
-        # Whether the model lingers or not, what comes of it is a lesson for the next time.
+        # Whether the model lingers or not, its next request shows whether lingering would have
+        # paid.
         known.gaps.awaited(ends + TICK)
         if not self._come_back(known, ends - since):
             return -inf, None
@@ -187,11 +192,11 @@ class Planner:
 
     def _come_back(self, model: ModelKnowledge, window: float) -> bool:
         """
-        Whether the model's clients tend to come back in time when others wait.
+        Tell whether the model's clients tend to come back in time when others wait.
 
-        Requests that come independently of replies come in time now and then by chance.
-        To wait for these saves nothing: the next of them would come during the next
-        absence instead.  What counts is what comes in time beyond that.
+        Requests that come independently of replies are sometimes in time by chance.  Waiting
+        for these saves nothing, because the next of them would come during the next absence.
+        Only requests in time beyond this number count.
 
         @param window: the seconds from a reply within which a request is in time.
         """
@@ -207,12 +212,13 @@ class Planner:
         times: Mapping[str, tuple[float, Why | None]],
     ) -> tuple[float, tuple[str, ...]] | Obstacle | None:
         """
-        Choose who makes room: the cheapest model that suffices alone, or several, those
-        first that lose least for what they give; whichever loses less.
+        Choose the victims: either the cheapest model that suffices alone, or several, beginning
+        with those that lose least for what they give; whichever loses less.
 
-        @param short: the resources of which there is too little, and how much is missing.
-        @param times: the models that may make room, from when, and why not before.
-        @return: the loss and the victims; or what is in the way.
+        @param short: how much is missing of each resource of which there is too little.
+        @param times: for each model that may make room, from when it may, and the reason why
+            not before.
+        @return: the loss and the victims; or an obstacle; or None.
         """
         view, soon = self._view, self._outlook.now + TICK
         able = [name for name in times if any(view.held(name).get(r, 0) for r in short)]
@@ -249,7 +255,10 @@ class Planner:
     def _several(
         self, ready: Sequence[str], short: Mapping[str, Amount], losses: Mapping[str, float]
     ) -> tuple[str, ...]:
-        """Add up models by what they lose for what they give, then spare the redundant."""
+        """
+        Choose models, beginning with those that lose least for what they give, and then leave
+        out those that are not needed.
+        """
         held = self._view.held
 
         def loss_per_unit(name: str) -> float:
@@ -278,7 +287,9 @@ class Planner:
         return tuple(chosen)
 
     def _loss(self, model: str) -> float:
-        """What it costs the model's clients, in weighted seconds, if the model is left now."""
+        """
+        Return what the model's clients lose, in weighted seconds, if the model is left now.
+        """
         outlook = self._outlook
         known, knowledge = outlook.models[model], outlook.knowledge
         absence = knowledge.sleeps.of(model) + 2 * knowledge.wakes.of(model)
@@ -292,8 +303,8 @@ class Planner:
 
     def is_kept_out(self, model: str, guard: str) -> bool:
         """
-        Whether each place of a model would need victims on what the model C{guard} could
-        use, so that L{is_allowed} says no to each plan.
+        Tell whether each place of a model would need victims on resources that the model
+        C{guard} could use, so that L{is_allowed} refuses each plan.
         """
         kept = self._kept.get(guard)
         if kept is None:
@@ -311,8 +322,8 @@ class Planner:
 
     def is_allowed(self, plan: Plan, guard: str) -> bool:
         """
-        Whether a plan delays the model C{guard}, which is to be next, by nothing: the
-        plan leaves alone all that the guard could use, or they fit together.
+        Tell whether a plan does not delay the model C{guard}, which is to be next, because the
+        plan uses nothing that the guard could use, or because both fit together.
         """
         view = self._view
         places = view.places(guard)
@@ -349,5 +360,5 @@ class Planner:
 
 
 def _share(one: Needs, other: Needs) -> bool:
-    """Whether both need some of the same resource."""
+    """Tell whether both need some of the same resource."""
     return any(amount and other.get(resource, 0) for resource, amount in one.items())

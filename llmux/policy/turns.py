@@ -1,9 +1,9 @@
 """
-Forecasts of turns: when a model that is waited for will be awake.
+This module forecasts turns: when a model that is waited for will be awake.
 
-The range comes from what the same wait took lately.  Of the waits that lasted longer
-than the present one has, nearly all ended between the range's ends.  Where too few are
-known, the upper end is what the policy guarantees if all goes as it mostly does.
+A forecast is a range, which comes from earlier waits of the same kind.  Of the waits that
+lasted longer than the present one has so far, nearly all ended within the range.  If too few
+are known, the upper end is the time that the policy guarantees if hooks take as long as usual.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ __all__ = ["FirstWaits", "quantile_range"]
 MOST_OWN = 60
 MOST_OF_ALL = 200
 ENOUGH = 12
-"""Waits longer than the present one from which a range is taken."""
+"""A range needs this many waits that were longer than the present one."""
 
 _LEFT_OUT = 0.06
-"""Of the waits, at either end."""
+"""This part of the waits is left out at either end."""
 
 _LATEST = 7
-"""Waits by which it is seen whether they grow."""
+"""The latest waits, this many, show whether waits become longer."""
 
 _MARGIN = 1.25
-"""A range that reaches to the longest of all known waits is widened by this."""
+"""A range that reaches to the longest of all known waits is widened by this factor."""
 
 
 class FirstWaits:
-    """The latest times from a model's first waiter to its wake, per model and of all."""
+    """
+    L{FirstWaits} have the latest times from a model's first waiter to its wake, of each model
+    and of all.
+    """
 
     __slots__ = ("_all", "_own")
 
@@ -40,7 +43,7 @@ class FirstWaits:
         self._all: deque[float] = deque(maxlen=MOST_OF_ALL)
 
     def add(self, model: str, seconds: float) -> None:
-        """The model's first waiter has waited for so long when the model woke."""
+        """Note how many seconds the model's first waiter had waited when the model woke."""
         own = self._own.get(model)
         if own is None:
             own = self._own[model] = deque(maxlen=MOST_OWN)
@@ -49,7 +52,7 @@ class FirstWaits:
 
     def rest(self, model: str, age: float) -> tuple[float, float] | None:
         """
-        How much longer a wait will last that has lasted for C{age} seconds.
+        Return how many more seconds a wait will last that has lasted for C{age} seconds.
 
         @return: the least and the most; None if too little is known.
         """
@@ -64,9 +67,9 @@ class FirstWaits:
 
     def at_most(self, model: str, age: float) -> float:
         """
-        The most that such a wait will last still, as far as little is known: as long
-        as the longest so far and half of that, or, if the wait has lasted for longer
-        already, as long again.
+        Return the longest time that such a wait may still last, in seconds, when little is
+        known: until one and a half times the longest wait so far or, if the wait has lasted
+        longer already, as long again as it has lasted.
         """
         waits = self._own.get(model) or self._all
         longest = 1.5 * max(waits, default=0.0)
@@ -74,7 +77,9 @@ class FirstWaits:
 
 
 def _growth(waits: deque[float]) -> float:
-    """How much longer the latest waits are than those before; 1 if they are not."""
+    """
+    Return by what factor the latest waits are longer than those before; 1 if they are not.
+    """
     if len(waits) < 2 * _LATEST:
         return 1.0
     latest = sorted(islice(reversed(waits), _LATEST))[_LATEST // 2]
@@ -84,9 +89,10 @@ def _growth(waits: deque[float]) -> float:
 
 def quantile_range(ordered: Sequence[float]) -> tuple[float, float]:
     """
-    The range in which the next of these values will be, but for a few in a hundred.
+    Return the range in which the next of these values will be in all but a few cases of a
+    hundred.
 
-    @param ordered: the values so far, in order.
+    @param ordered: the values so far, sorted.
     """
     count = len(ordered)
     low = int(_LEFT_OUT * (count + 1)) - 1
