@@ -1,4 +1,4 @@
-"""A clock for simulations: the time is that of the call which is made."""
+"""This module has a clock for simulations, whose time jumps from call to call."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["HeapClock"]
 @implementer(IReactorTime)
 class HeapClock:
     """
-    A clock like L{twisted.internet.task.Clock} that is fast with many calls: to
-    schedule a call costs O(log n), where C{Clock} sorts all calls anew.
+    A L{HeapClock} is like L{twisted.internet.task.Clock}, but fast with many calls: scheduling
+    a call costs O(log n), while C{Clock} sorts all calls anew.
 
     Calls are made in the order of their times. Calls for the same time are made
     in the order in which they were scheduled.
@@ -32,7 +32,7 @@ class HeapClock:
         self._of_calls = (self._cancelled, self._moved, self.seconds)
 
     def seconds(self) -> float:
-        """The time, in seconds."""
+        """Return the time, in seconds."""
         return self._now
 
     def callLater(
@@ -52,11 +52,11 @@ class HeapClock:
         return call
 
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
-        """The calls that have yet to be made, in no order."""
+        """Return the calls that have not been made yet, in no order."""
         return list({call: None for _, _, call in self._heap if call.active()})
 
     def next_time(self) -> float | None:
-        """The time of the next call in seconds; None if no call is scheduled."""
+        """Return the time of the next call, in seconds; None if no call is scheduled."""
         heap = self._heap
         while heap:
             time, _, call = heap[0]
@@ -101,17 +101,19 @@ class HeapClock:
         heappush(self._heap, (call.time, self._turns, call))
 
     def _moved(self, call: DelayedCall) -> None:
-        """The call is due earlier than before: its old entry is of no use any more."""
+        """
+        Add a call that is due earlier than before, so that its old entry is of no use any more.
+        """
         self._push(call)
         self._count_stale()
 
     def _cancelled(self, call: DelayedCall) -> None:
-        # DelayedCall says so only after this.
+        # DelayedCall sets this itself, but only after this method has returned.
         call.cancelled = 1
         self._count_stale()
 
     def _count_stale(self) -> None:
-        """Throw out the entries that are of no use once they are more than the others."""
+        """Remove the entries that are of no use if they are more than the others."""
         self._stale += 1
         if self._stale > 64 and self._stale * 2 > len(self._heap):
             self._heap = [

@@ -1,4 +1,6 @@
-"""The command C{llmux simulate}, which compares policies on the same requests."""
+"""
+This module has the command C{llmux simulate}, which compares policies on the same requests.
+"""
 
 from __future__ import annotations
 

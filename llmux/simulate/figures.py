@@ -1,4 +1,4 @@
-"""The figures of a run: waits, switches, shares of time."""
+"""This module computes the figures of a run: waits, switches, shares of time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Figures", "figures", "figures_of", "percentile"]
 @dataclass(frozen=True)
 class Figures:
     """
-    The figures of one run, in seconds: of the time from the end of the warm-up to the
-    end of the run, and of the requests that were sent in that time or waited in it.
-    A figure is None where there is nothing to tell.
+    L{Figures} describe one run, in seconds: the time from the end of the warm-up to the end of
+    the run, and the requests that were sent in that time or waited in it.  A figure is None if
+    it cannot be computed.
 
     A request waits from when it is sent until its service begins, the request ends
     without an answer, or the run ends.  A request that was sent during the warm-up
@@ -54,8 +54,8 @@ class Figures:
 
 def percentile(ordered: Sequence[float], part: float) -> float:
     """
-    The least of the sorted values such that the share C{part} of all values do not
-    exceed that one (nearest rank).
+    Return the least of the sorted values such that the share C{part} of all values is not
+    greater than it (the nearest-rank method).
     """
     return ordered[max(0, ceil(part * len(ordered)) - 1)]
 

@@ -1,4 +1,4 @@
-"""What each resource of a simulated machine was used for, and when."""
+"""This module says what each resource of a simulated machine was used for, and when."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BUSY = (Mode.SERVING, Mode.DRAINING, Mode.SWITCHING)
 @dataclass(frozen=True, slots=True)
 class Span:
     """
-    A time in which a model did the same.
+    A span is a time in which a model did the same thing.
 
-    @ivar held: what the model held meanwhile, by resource.
+    @ivar held: how much of each resource the model held in this time.
     """
 
     model: str
@@ -28,7 +28,7 @@ class Span:
 
 
 def spans(record: Record) -> Iterator[Span]:
-    """The times in which models held something, in the order of their ends."""
+    """Yield the times in which models held something, in the order of their ends."""
     began: dict[str, tuple[float, Mode, Mapping[str, float]]] = {}
     for when, model, mode, held in record.changes:
         if model in began:
@@ -42,10 +42,10 @@ def spans(record: Record) -> Iterator[Span]:
 
 def usage(record: Record, resource: str) -> Iterator[tuple[float, float, Sequence[float]]]:
     """
-    How much of a resource was in use.
+    Yield how much of a resource was in use.
 
-    @return: begin, end, and the amounts that were held by models that served, that
-        drained, and whose hooks ran; what idle models held is not among them.
+    @return: begin, end, and three amounts: what was held by models that served, by models that
+        drained, and by models whose hooks ran; what idle models held is not included.
     """
     holding: dict[str, tuple[Mode, float]] = {}
     since, amounts = 0.0, (0.0, 0.0, 0.0)
@@ -69,9 +69,9 @@ def usage(record: Record, resource: str) -> Iterator[tuple[float, float, Sequenc
 
 def shares_of_time(record: Record, since: float) -> dict[Mode, float]:
     """
-    The shares of the time from C{since} to the end of the run, by what the resources
-    were used for: the mean over the resources, each of which counts by the part of
-    its capacity that was held.  The four shares sum to 1.
+    Return the shares of the time from C{since} to the end of the run, by what the resources
+    were used for: the mean over the resources, where each counts by the part of its capacity
+    that was held.  The four shares sum to 1.
     """
     seconds = record.ended - since
     shares = dict.fromkeys(Mode, 0.0)

@@ -1,4 +1,4 @@
-"""The command line of C{llmux simulate}: its options, and what they mean."""
+"""This module has the command line of C{llmux simulate}: its options, and what they mean."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOTH = ("fifo", "cost_aware")
 
 
 class UsageError(Exception):
-    """An option that makes no sense; the message says why."""
+    """An option makes no sense; the error's message says why."""
 
 
 def _seconds(text: str) -> float:
@@ -68,7 +68,7 @@ def _count(text: str, what: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="llmux simulate",
         description="What policies would make of recorded or invented requests: the switcher "
@@ -171,9 +171,9 @@ def switch_costs(
     recorded: RecordedCosts | None = None,
 ) -> HookTimes:
     """
-    The times of hooks that the words of C{--switch-cost} say.
+    Return the times of hooks that the words of C{--switch-cost} ask for.
 
-    @param recorded: what is taken where no word is for all models.
+    @param recorded: the costs that are used if no word is for all models.
     @raise UsageError: a word makes no sense, or names a model that does not exist.
     """
     default = None
@@ -194,7 +194,7 @@ def switch_costs(
 
 
 def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]:
-    """The names FROM and TO of a pair; the name of a model may contain colons."""
+    """Return the names FROM and TO of a pair; the name of a model may contain colons."""
     parts = pair.split(":")
     found: list[tuple[str | None, str]] = []
     for cut in range(1, len(parts)):
@@ -213,11 +213,13 @@ def _pair(word: str, pair: str, models: Sequence[str]) -> tuple[str | None, str]
 @dataclass(frozen=True)
 class MachineOptions:
     """
-    What the command line says of the machine, beside or in place of a configuration.
+    L{MachineOptions} are what the command line says of the machine, in addition to a
+    configuration or in its place.
 
-    @ivar resources: the capacities; None if nothing is said.
-    @ivar needs: of some models the places, as in a configuration.
-    @ivar parallel_wakes: how many models may wake at a time; None if nothing is said.
+    @ivar resources: the capacities; None if the command line does not say them.
+    @ivar needs: the places of some models, as in a configuration.
+    @ivar parallel_wakes: how many models may wake at a time; None if the command line does not
+        say that.
     """
 
     resources: Mapping[str, float] | None = None
@@ -226,7 +228,7 @@ class MachineOptions:
 
     @property
     def says_anything(self) -> bool:
-        """The command line says something of the machine."""
+        """Tell whether the command line says anything of the machine."""
         return bool(self.resources is not None or self.needs or self.parallel_wakes)
 
 
@@ -251,7 +253,7 @@ def machine_options(
 
 
 def _amounts(option: str, word: str, text: str, sign: str) -> dict[str, float]:
-    """The amounts of C{gpu0=24,gpu1=24}."""
+    """Return the amounts in a text such as C{gpu0=24,gpu1=24}."""
     amounts: dict[str, float] = {}
     for item in filter(None, map(str.strip, text.split(","))):
         name, found, number = item.rpartition(sign)
@@ -278,10 +280,10 @@ def candidates(
     machine: MachineOptions | None = None,
 ) -> list[tuple[str, Config]]:
     """
-    The policies to compare: the title of each, and a configuration that chooses the
+    Return the policies to compare: for each the title, and a configuration that chooses the
     policy.
 
-    @param machine: what stands before the configuration's resources and needs.
+    @param machine: options that replace the configuration's resources and needs.
     @raise ConfigError: a policy does not exist, a setting is out of range, or a model
         cannot be awake.
     @raise UsageError: the trace or an option names a model that does not exist.
@@ -306,14 +308,14 @@ def candidates(
 
 
 def _document(models: Iterable[str]) -> dict[str, Any]:
-    """A configuration that says next to nothing of its models."""
+    """Return a configuration that says almost nothing of its models."""
     scripts = {"port": 1, "wake": "true", "sleep": "true", "alive": "true"}
     return {"models": dict.fromkeys(models, scripts)}
 
 
 def _on_machine(base: Config, machine: MachineOptions) -> Config:
     """
-    Put what the options say of the machine into a configuration.
+    Return a configuration changed by what the options say of the machine.
 
     @raise ConfigError: a model cannot be awake.
     @raise UsageError: an option names a model that does not exist.
@@ -349,7 +351,7 @@ def _on_machine(base: Config, machine: MachineOptions) -> Config:
 
 def _with_policy(word: str, base: Config) -> Config:
     """
-    The same configuration with another policy.
+    Return the configuration with another policy.
 
     @param word: the policy's name and settings.
     """
@@ -369,7 +371,7 @@ def _with_policy(word: str, base: Config) -> Config:
 
 
 def _value(text: str) -> Any:
-    """The value of a setting: what JSON can read is JSON, all else is a string."""
+    """Return the value of a setting: what JSON can read is JSON, all else is a string."""
     try:
         return msgspec.json.decode(text.encode())
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""A picture of several runs of a trace, one below the other."""
+"""This module draws several runs of a trace, one below the other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _draw(file: str, trace: Trace, records: Sequence[tuple[str, Record]]) -> Non
     from matplotlib.patches import Patch
 
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(trace.models())}
-    # Text stays text, and the same runs give the same file.
+    # With these settings text is written as text, and the same runs give the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmux", "font.size": 9}):
         lanes = max((len(record.resources) for _, record in records), default=1)
         height = 0.9 + (QUEUES + LANE * lanes) * len(records)
@@ -134,8 +134,8 @@ def stacked(
     some: Iterable[Span], resource: str, capacity: float
 ) -> Iterator[tuple[Span, Sequence[tuple[float, float]]]]:
     """
-    Where in the lane of a resource each span is drawn.  A model stays where it is from its
-    wake to its sleep, in the lowest room that was free, which may be in several pieces.
+    Return where in the lane of a resource each span is drawn.  From its wake to its sleep a
+    model stays in the lowest room that was free, which may be in several pieces.
 
     @return: each span that holds some of the resource, with its pieces: (low, high) in the
         resource's unit.
@@ -143,7 +143,8 @@ def stacked(
     drawn = [span for span in some if span.end > span.begin and span.held.get(resource)]
     ends = {(span.model, span.end) for span in drawn}
     places: dict[str, tuple[float, list[tuple[float, float]]]] = {}
-    # Who stays comes before who is new, and might otherwise be given a place that is taken.
+    # Models that stay come before new ones, which might otherwise be given a place that is
+    # taken.
     for span in sorted(drawn, key=lambda s: (s.begin, (s.model, s.begin) not in ends)):
         ended, pieces = places.get(span.model, (-1.0, []))
         if ended != span.begin:
@@ -156,7 +157,7 @@ def stacked(
 def _lowest(
     amount: float, capacity: float, taken: list[tuple[float, float]]
 ) -> list[tuple[float, float]]:
-    """The lowest pieces of a lane that are not taken and make up that amount."""
+    """Return the lowest pieces of a lane that are not taken and together make up C{amount}."""
     pieces = []
     low = 0.0
     for begin, end in [*sorted(taken), (capacity, capacity)]:
@@ -192,8 +193,8 @@ def queue_lengths(
     trace: Trace, record: Record, model: str, points: int = POINTS
 ) -> tuple[list[float], list[float]]:
     """
-    The numbers of a model's requests that waited for their service to begin.  The
-    run is divided into equal parts, and the largest number within each part counts.
+    Return how many of a model's requests waited for their service to begin, over time.  The run
+    is divided into equal parts, and the largest number within each part counts.
 
     @param points: the number of parts.
     @return: the second at which each part begins, and the number of each part.

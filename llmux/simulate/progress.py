@@ -1,4 +1,4 @@
-"""A progress bar for long runs."""
+"""This module shows a progress bar for long runs."""
 
 from __future__ import annotations
 

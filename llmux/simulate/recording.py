@@ -1,4 +1,6 @@
-"""What a request log says of the machine that it was recorded on."""
+"""
+This module reads from a request log what the log says of the machine that it was recorded on.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,19 @@ from llmux.simulate.trace import Trace, TraceRequest
 __all__ = ["RecordedCosts", "recorded_costs", "recorded_figures", "recorded_slots"]
 
 SLEEP_PART = 0.25
-"""A sleep hook takes this part of a wake hook, where no sleep was recorded."""
+"""If no sleep was recorded, a sleep hook is assumed to take this part of a wake hook's time."""
 
 
 @dataclass(frozen=True)
 class RecordedCosts:
     """
-    The mean seconds that hooks took.
+    L{RecordedCosts} are the mean times that hooks took, in seconds.
 
     @ivar sleeps: the seconds of each model's sleep hook.
     @ivar wakes: the seconds of each model's wake hook.
     @ivar switches: the number of switches that were recorded.
-    @ivar guessed: the models of which one of the two was not recorded, and which got the
-        mean of the others.
+    @ivar guessed: the models of which one of the two was not recorded, and for which the mean
+        of the others is used.
     """
 
     sleeps: Mapping[str, float]
@@ -35,7 +37,7 @@ class RecordedCosts:
 
 def recorded_costs(trace: Trace, models: Sequence[str]) -> RecordedCosts | None:
     """
-    The costs of switches that a trace records; None if it records no wake.
+    Return the costs of switches that a trace records; None if it records no wake.
 
     @param models: the models that need costs.
     """
@@ -62,8 +64,8 @@ def recorded_costs(trace: Trace, models: Sequence[str]) -> RecordedCosts | None:
 
 def recorded_slots(trace: Trace) -> int | None:
     """
-    The largest number of requests that one model was recorded to have in flight at a time;
-    None if the trace does not say when requests were forwarded.
+    Return the largest number of requests that one model was recorded to have in flight at a
+    time; None if the trace does not say when requests were forwarded.
     """
     changes: dict[str, list[tuple[float, int]]] = {}
     for request in trace.requests:
@@ -76,7 +78,7 @@ def recorded_slots(trace: Trace) -> int | None:
     most = 0
     for some in changes.values():
         in_flight = 0
-        # Who is over goes before who begins at the same time.
+        # At the same time, requests that end come before requests that begin.
         for _, change in sorted(some):
             in_flight += change
             most = max(most, in_flight)
@@ -85,11 +87,11 @@ def recorded_slots(trace: Trace) -> int | None:
 
 def recorded_figures(trace: Trace, warm_up: float, until: float) -> Figures | None:
     """
-    The figures of what was recorded, named C{recorded}; None if the trace does not say
-    how long requests waited.  See L{Figures}.
+    Return the figures of what was recorded, with C{recorded} as the policy's name; None if the
+    trace does not say how long requests waited.  L{Figures} explains them.
 
     @param warm_up: the seconds from the beginning that do not count.
-    @param until: what was sent or happened later does not count.
+    @param until: the second after which nothing counts.
     """
     some = [r for r in trace.requests if r.waited is not None and r.sent <= until]
     if not some:
@@ -118,5 +120,5 @@ def recorded_figures(trace: Trace, warm_up: float, until: float) -> Figures | No
 
 
 def _end(request: TraceRequest) -> float:
-    """When the request was answered, or left."""
+    """Return the time when the request was answered, or left."""
     return request.sent + (request.waited or 0.0) + (0.0 if request.left else request.service)

@@ -1,4 +1,4 @@
-"""Figures as a table for people, and as JSON for programs."""
+"""This module writes figures as a table for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Assumptions", "about", "as_json", "as_table", "duration"]
 @dataclass(frozen=True)
 class Assumptions:
     """
-    What a simulation assumes of the machine, and where that comes from.
+    L{Assumptions} are what a simulation assumes of the machine, and where that comes from.
 
     @ivar costs: how long hooks take.
     @ivar slots: the number of requests that a model serves at once.
     @ivar recorded: the costs that were taken from a log; None if they were not.
     @ivar slots_recorded: whether the number of slots was taken from a log.
-    @ivar is_silent: there is a log, but no costs in it, and none were given.
+    @ivar is_silent: whether there is a log without costs of switches, and no costs were given.
     """
 
     costs: HookTimes
@@ -37,8 +37,8 @@ class Assumptions:
 
 def as_json(results: Sequence[Figures], log: Figures | None, assumed: Assumptions) -> str:
     """
-    Render figures as C{{"policies": [{"policy": ..., "wait_mean_s": ..., ...}]}}, with
-    one line for each policy.
+    Return figures as C{{"policies": [{"policy": ..., "wait_mean_s": ..., ...}]}}, with one line
+    for each policy.
 
     @param log: the figures that were recorded; the key C{recorded} has them, and the
         key C{from_log} has what was taken from the log.
@@ -82,7 +82,7 @@ def about(trace: Trace, models: Sequence[str], assumed: Assumptions, room: Room)
 
 
 def duration(seconds: float) -> str:
-    """Render a duration in at most two units: C{2 h 5 min}, C{3 min 20 s}, C{4.2 s}."""
+    """Write a duration in at most two units, as in C{2 h 5 min}, C{3 min 20 s}, C{4.2 s}."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     whole = round(seconds)
@@ -126,7 +126,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def as_table(results: Sequence[Figures]) -> str:
-    """Render figures as a table with a row for each figure and a column for each policy."""
+    """Return figures as a table with a row for each figure and a column for each policy."""
     columns = [["", *(title for title, _, _ in _ROWS)]]
     for result in results:
         values = [(getattr(result, name), show) for _, name, show in _ROWS]

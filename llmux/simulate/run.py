@@ -1,4 +1,4 @@
-"""One run of a trace under one policy, and the record of that run."""
+"""This module runs a trace under one policy, and records the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Mode", "Record", "Run"]
 
 
 class Mode(Enum):
-    """What a model, and with it what the model holds of the machine, is busy with."""
+    """A mode is what a model, and with it what the model holds of the machine, is busy with."""
 
     SERVING = "serving"
     """The model is awake and has requests in flight."""
@@ -43,10 +43,10 @@ Change = tuple[float, str, Mode | None, Mapping[str, float]]
 
 class Record:
     """
-    The record of a run.  Times are in seconds; those of requests are by the
-    request's position in the trace, and NaN for what did not happen.
+    A record is what happened in a run.  Times are in seconds; those of requests are found by
+    the request's position in the trace, and are NaN if the event did not happen.
 
-    @ivar resources: each resource of the machine and its capacity.
+    @ivar resources: the capacity of each resource of the machine.
     @ivar sent: the time at which each request was sent.
     @ivar began: the time at which each request's service began.
     @ivar answered: the time at which each request had been served.
@@ -70,7 +70,7 @@ class Record:
 
 
 class _Client:
-    """The client of a request that has been sent and has not been answered."""
+    """This is the client of a request that has been sent and has not been answered."""
 
     __slots__ = ("deferred", "guard", "impatience", "number")
 
@@ -83,13 +83,13 @@ class _Client:
 
 class Run:
     """
-    A run of the switcher that llmux has in production, with the requests of a trace.
+    A L{Run} runs the switcher that llmux has in production with the requests of a trace.
 
     @param models: the names of the models, or their settings by name.
     @param slots: the number of requests that a backend serves at a time.
     @param until: the time at which the run ends; infinity to end with the last answer.
     @param seed: the seed of all that is random.
-    @param resources: each resource of the machine and its capacity.
+    @param resources: the capacity of each resource of the machine.
     @param preload: the models that are woken at start.
     @param default: the model that is woken when there is nothing to do.
     @ivar record: what happened so far.
@@ -133,7 +133,7 @@ class Run:
             preload=preload,
             default=default,
         )
-        # What a model does in its idle time may go on for ever.
+        # What happens while llmux is idle may go on for ever.
         self._stops_with_the_last = default is not None or any(
             model.idle_sleep is not None for model in known.values()
         )
@@ -156,7 +156,8 @@ class Run:
         """
         Run to the end, and return the record.
 
-        @param progress: called now and then with the share that is done, from 0 to 1.
+        @param progress: a function that is called from time to time with the share that is
+            done, from 0 to 1.
         """
         self.switcher.start()
         self._send_at_its_time()
@@ -171,7 +172,7 @@ class Run:
         return self.record
 
     def _is_over(self) -> bool:
-        """Every request has ended, and what would follow of itself is of no interest."""
+        """Tell whether every request has ended, and all that could follow happens by itself."""
         return (
             self._stops_with_the_last
             and self._until == inf
@@ -186,7 +187,7 @@ class Run:
         return max(parts)
 
     def _partner(self, model: str) -> str | None:
-        """The other model of the switch in which a hook starts; see L{NumberHooks}."""
+        """Return the other model of the switch in which a hook starts; see L{NumberHooks}."""
         for switch in self.switcher.switches():
             if switch.target == model:
                 return switch.victims[0] if len(switch.victims) == 1 else None
@@ -195,7 +196,7 @@ class Run:
         return None
 
     def _look(self) -> None:
-        """Record what has changed of what the models are busy with."""
+        """Record which models are busy with something else than before."""
         modes, models, capacity = self._modes, self.switcher.models, self.switcher.capacity
         holders = 0
         for name in capacity.holders():
@@ -220,8 +221,8 @@ class Run:
 
     def _send_at_its_time(self) -> None:
         """
-        Schedule the next request of the trace.  A call for each of them at the outset
-        would make the clock's heap large.
+        Schedule the next request of the trace.  If all requests were scheduled at the
+        beginning, the clock's heap would be large.
         """
         if self._next < len(self._order):
             due = self._trace.requests[self._order[self._next]].sent
@@ -285,7 +286,7 @@ class Run:
             client.deferred.cancel()
 
     def _abort(self, client: _Client) -> None:
-        """End the client's exchange with the backend."""
+        """End the exchange of a client with the backend."""
         assert client.guard is not None
         self._backends[client.guard.model].abort(client.number)
         client.guard.release(answered=False)

@@ -1,4 +1,4 @@
-"""Hooks that run no script in a simulation, and only take time."""
+"""This module has hooks for simulations, which run no script and only take time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["HookTimes", "NumberHooks"]
 @dataclass(frozen=True)
 class HookTimes:
     """
-    The seconds that sleep and wake hooks take.
+    L{HookTimes} are how many seconds sleep and wake hooks take.
 
-    @ivar default: the seconds of a switch of which nothing else is said: half of them
-        are for the sleep hook and half for the wake hook.  A wake that puts no
-        model to sleep takes the wake hook's half.
+    @ivar default: the seconds of a switch if nothing else is known of it: half of them are for
+        the sleep hook and half for the wake hook.  A wake that puts no model to sleep takes the
+        wake hook's half.
     @ivar pairs: the seconds of switches from one model to another, in two halves; for a
         pair whose first element is None, the seconds of a wake that puts no model to
         sleep.
     @ivar jitter: each hook takes up to this fraction more or less, at random.
-    @ivar sleeps: the seconds of models' sleep hooks, where C{pairs} does not say.
-    @ivar wakes: the seconds of models' wake hooks, where C{pairs} does not say.
+    @ivar sleeps: the seconds of models' sleep hooks, if C{pairs} does not say them.
+    @ivar wakes: the seconds of models' wake hooks, if C{pairs} does not say them.
     """
 
     default: float
@@ -38,14 +38,16 @@ class HookTimes:
     wakes: Mapping[str, float] = field(default_factory=dict)
 
     def sleep(self, source: str, target: str | None) -> float:
-        """The seconds of the sleep hook of C{source}, for a switch to C{target}."""
+        """Return the seconds of the sleep hook of C{source}, for a switch to C{target}."""
         cost = None if target is None else self.pairs.get((source, target))
         if cost is not None:
             return cost / 2
         return self.sleeps.get(source, self.default / 2)
 
     def wake(self, source: str | None, target: str) -> float:
-        """The seconds of the wake hook of C{target}, after C{source} was put to sleep."""
+        """
+        Return the seconds of the wake hook of C{target}, after C{source} was put to sleep.
+        """
         cost = self.pairs.get((source, target))
         if cost is not None:
             return cost if source is None else cost / 2
@@ -54,7 +56,7 @@ class HookTimes:
 
 @implementer(IRunningHook)
 class _NumberHook:
-    """A run of a hook that succeeds after some time, unless it is killed before."""
+    """This run of a hook succeeds after some time, unless it is killed before."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self.exited: Deferred[HookResult] = Deferred()
@@ -76,8 +78,8 @@ class _NumberHook:
 @implementer(IHookRunner)
 class NumberHooks:
     """
-    A hook runner whose sleep and wake hooks succeed after the seconds of
-    L{HookTimes}, and whose C{alive} hooks tell the truth at once.
+    This hook runner has sleep and wake hooks that succeed after the seconds of L{HookTimes},
+    and C{alive} hooks that give the right answer at once.
 
     @ivar awake: the models that are awake.
     @ivar woken: (time, model) for each wake, in order.
@@ -91,10 +93,9 @@ class NumberHooks:
         partner: Callable[[str], str | None],
     ) -> None:
         """
-        @param partner: called with a model whose sleep hook starts, returns the model
-            for which that one makes room, or None; called with a model whose wake
-            hook starts, returns the model that made room, or None if there was
-            none or more than one.
+        @param partner: a function that is called with the model whose hook starts.  For a sleep
+            hook it returns the model for which room is made, or None; for a wake hook, the
+            model that made room, or None if there was none or more than one.
         """
         self._clock = clock
         self._costs = costs

@@ -1,4 +1,4 @@
-"""A backend of a simulation, which answers nothing and only takes time."""
+"""This module has the backend of a simulation, which answers nothing and only takes time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["SimulatedBackend"]
 
 class SimulatedBackend:
     """
-    A backend that serves C{slots} requests at a time.  The other requests wait inside
-    the backend, first come, first served.  A request is a number here.
+    This backend serves C{slots} requests at a time.  The other requests wait inside the
+    backend, first come, first served.  A request is a number here.
 
-    @param began: called with each request when its service begins.
-    @param done: called with each request when it has been served.
+    @param began: a function that is called with each request when its service begins.
+    @param done: a function that is called with each request when it has been served.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""The recorded or invented requests that a simulation runs: JSON, one of them a line."""
+"""
+This module reads the recorded or invented requests that a simulation runs: JSON, one request a
+line.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,29 @@ __all__ = ["RecordedSwitch", "Trace", "TraceError", "TraceRequest", "read_trace"
 
 EPOCH_TIMES = 1e8
 """
-Seconds.  If all times of a trace are later than this, they are seconds since 1970,
+If all times of a trace are greater than this number of seconds, they are seconds since 1970,
 and the trace is moved so that it begins at 0.
 """
 
 
 class TraceError(Exception):
-    """A trace that cannot be run; the message names the line and says what is wrong."""
+    """A trace cannot be run; the error's message names the line and says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
     """
-    One request of a trace.
+    A L{TraceRequest} is one request of a trace.
 
     @ivar model: the model that the request names.
-    @ivar service: seconds that the backend takes to answer the request.
+    @ivar service: how many seconds the backend takes to answer the request.
     @ivar sent: when the request is sent, in seconds from the beginning; 0 with
         C{after}.
-    @ivar after: the position in the trace of the request whose reply it
-        follows, or None.
-    @ivar think: seconds between that reply and this request.
-    @ivar patience: seconds that the client waits for the service to begin, before
-        the client gives up.
-    @ivar waited: seconds that the request waited when it was recorded; None if the trace
+    @ivar after: the position in the trace of the request whose reply this one follows, or None.
+    @ivar think: how many seconds pass between that reply and this request.
+    @ivar patience: how many seconds the client waits for the service to begin before it gives
+        up.
+    @ivar waited: how many seconds the request waited when it was recorded; None if the trace
         does not say.
     @ivar answered: whether the request was answered when it was recorded.
     @ivar left: whether the request left without having been forwarded.
@@ -55,12 +57,12 @@ class TraceRequest:
 @dataclass(frozen=True, slots=True)
 class RecordedSwitch:
     """
-    One switch that was recorded in a trace.
+    A L{RecordedSwitch} is one switch that was recorded in a trace.
 
     @ivar time: when the model was awake, in seconds from the beginning.
     @ivar model: the model that woke; None if others were only put to sleep.
     @ivar wake: the seconds that the wake took, with C{alive}'s yes; None if not recorded.
-    @ivar sleeps: the seconds that each of those took that were put to sleep for it.
+    @ivar sleeps: for each model that was put to sleep for this one, how many seconds that took.
     """
 
     time: float
@@ -72,7 +74,7 @@ class RecordedSwitch:
 @dataclass(frozen=True, slots=True)
 class Trace:
     """
-    The requests that a simulation runs, in the order of their file.
+    A trace has the requests that a simulation runs, in the order of their file.
 
     @ivar followers: by the position of a request, the positions of the requests that
         are sent after its reply.
@@ -95,12 +97,12 @@ class Trace:
         return cls(requests, followers, switches)
 
     def models(self) -> list[str]:
-        """The names of the models in the trace, sorted."""
+        """Return the names of the models in the trace, sorted."""
         return sorted({request.model for request in self.requests})
 
 
 class _Line(msgspec.Struct):
-    """The keys that a line may have; further keys are ignored."""
+    """A line may have these keys; further keys are ignored."""
 
     model: str
     service_s: float
@@ -115,7 +117,7 @@ class _Line(msgspec.Struct):
 
 
 class _SwitchLine(msgspec.Struct):
-    """The keys that the line of a switch may have; a line without C{switch} is a request."""
+    """The line of a switch may have these keys; a line without C{switch} is a request."""
 
     switch: str | msgspec.UnsetType | None = msgspec.UNSET
     t: float | None = None
@@ -163,7 +165,7 @@ def read_trace(lines: Iterable[bytes]) -> Trace:
 
 
 def _plain(error: Exception) -> str:
-    """The message about a wrong line, without the names of llmux's own types."""
+    """Return the message about a wrong line, without the names of llmux's own types."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         return text.replace("Object missing", "missing").replace("`$.", "`")
