@@ -115,8 +115,8 @@ class _Rest:
 
     def stopProducing(self) -> None:
         """
-        Do nothing: the transport is lost, which C{connectionLost} tells the connection.  The
-        connection is told by C{connectionLost}.
+        Do nothing, because the transport is lost; the connection learns that by
+        C{connectionLost}.
         """
 
 
