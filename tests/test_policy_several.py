@@ -256,6 +256,27 @@ def test_a_busy_victim_is_spared_when_another_has_become_idle() -> None:
     assert awake(at) == {drains, "math"}
 
 
+def test_a_victim_with_much_to_finish_is_spared_when_another_may_be_left() -> None:
+    at = world(linger=0.0)
+    at.ask("chat")
+    at.advance(8.1)
+    clients = [at.ask("chat") for _ in range(40)]
+    code = at.ask("code")
+    for client in clients[:5]:
+        at.advance(2.0)
+        client.finish()
+    at.advance(7.0)
+    math = at.ask("math")
+    assert [s.victims for s in at.switcher.switches()] == [["chat"]]
+    # The quantum of code ends: nothing but the time asks the policy.
+    at.advance(7.0)
+    assert [s.victims for s in at.switcher.switches()] == [["code"]]
+    assert at.ask("chat").served
+    code.finish()
+    at.advance(10.1)
+    assert math.served
+
+
 def test_no_more_models_wake_at_a_time_than_may_but_for_one_that_starves() -> None:
     at = world(parallel_wakes=1, max_wait_secs=5.0)
     at.ask("chat")

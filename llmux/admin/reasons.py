@@ -27,6 +27,7 @@ _WORDS: Mapping[str, str] = {
     "oldest": "the request that has waited longest is for {model}",
     "index": "what waits for {model} gains most for each second that its turn takes",
     "idle_room": "there is room for {model} now that nobody has to drain for",
+    "drains_sooner": "others make room for {model} at less cost by now, as they drain sooner",
     "starves_by": "{model} is next at the latest when it has waited for as long as anybody may",
     "lately": "as long as such waits took lately",
     "wakes": "{model} wakes",

@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from math import inf
 from typing import Any
 
 from zope.interface import implementer
@@ -120,22 +121,26 @@ class CostAwarePolicy:
         """See L{ISwitchPolicy.decide}."""
         outlook = self._outlook(view)
         planner = Planner(outlook, self._context.resources)
+        again: list[float] = []
         for switch in view.switches:
             if switch.phase is Phase.DRAINING:
-                decision = self._while_draining(outlook, planner, switch)
+                decision = self._while_draining(outlook, planner, switch, again)
                 if decision is not None:
                     return decision
-        return self._begin(outlook, planner)
+        return self._begin(outlook, planner, again)
 
     def _outlook(self, view: IScheduleView) -> Outlook:
         return Outlook(view, self._knowledge, self._settings, self._context)
 
-    def _begin(self, outlook: Outlook, planner: Planner) -> Decision:
-        """Begin a switch to the most urgent model for which a switch is possible."""
+    def _begin(self, outlook: Outlook, planner: Planner, again: list[float]) -> Decision:
+        """
+        Begin a switch to the most urgent model for which a switch is possible.
+
+        @param again: the times at which to ask again.
+        """
         most = self._context.parallel_wakes
         full = most is not None and len(outlook.view.switches) >= most
         guard: str | None = None
-        again: list[float] = []
         why: Why | None = None
         later: str | None = None
         for model in outlook.order(outlook.wanted):
@@ -165,14 +170,19 @@ class CostAwarePolicy:
             _, obstacle = planner.plan(later)
             if obstacle is not None:
                 again.append(obstacle.until)
-        return Stay(min(again, default=None), why)
+        first = min(again, default=inf)
+        return Stay(first if first < inf else None, why)
 
     # ---------------------------------------------------------- while it drains
 
     def _while_draining(
-        self, outlook: Outlook, planner: Planner, switch: SwitchView
+        self, outlook: Outlook, planner: Planner, switch: SwitchView, again: list[float]
     ) -> Decision | None:
-        """Decide about a switch that drains; None leaves the switch as it is."""
+        """
+        Decide about a switch that drains; None leaves the switch as it is.
+
+        @param again: the times at which to ask again; more are added.
+        """
         view = outlook.view
         if switch.drained or not view.waiting(switch.target):
             return self._bind(outlook, planner, switch)
@@ -181,6 +191,12 @@ class CostAwarePolicy:
             plan, _ = planner.plan(switch.target, switch, idle_only=True)
             if plan is not None and not self._is_in_the_way(outlook, planner, plan):
                 return _rebind(switch, plan, Why("idle_room", switch.target))
+            if not outlook.starves(switch.target, at_most=True):
+                # There may be other victims now, which drain in less time.
+                plan, at = planner.sooner(switch)
+                again.append(at)
+                if plan is not None and not self._is_in_the_way(outlook, planner, plan):
+                    return _rebind(switch, plan, Why("drains_sooner", switch.target))
         return None
 
     def _is_in_the_way(self, outlook: Outlook, planner: Planner, plan: Plan) -> bool:

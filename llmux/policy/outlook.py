@@ -25,6 +25,7 @@ class Outlook:
 
     __slots__ = (
         "_drains",
+        "_limit",
         "_sleep_ahead",
         "_timeout",
         "knowledge",
@@ -51,6 +52,7 @@ class Outlook:
         self.wanted: Sequence[str] = view.wanted()
         self._timeout = context.request_timeout
         self._drains = context.drain_before_switch
+        self._limit: float | None = None
         movable = [model for model in view.holders() if view.may_sleep_from(model) < inf]
         self.turns = len(movable) or 1
         self._sleep_ahead = (
@@ -77,6 +79,20 @@ class Outlook:
         for name in models:
             model = self.models[name]
             longest = max(longest, model.in_flight.drain(self.now, model.service))
+        return longest
+
+    def drain_in_full(self, models: Iterable[str]) -> float:
+        """
+        Return the expected seconds until none of the models has anything in flight.  What is
+        queued inside a backend counts: answers come as fast as lately.
+        """
+        if not self._drains:
+            return 0.0
+        longest = 0.0
+        for name in models:
+            model = self.models[name]
+            queue = len(model.in_flight) * (model.interval.seconds or 0.0)
+            longest = max(longest, queue, model.in_flight.drain(self.now, model.service))
         return longest
 
     def absence(self, model: str, target: str, drain: float) -> float:
@@ -113,7 +129,9 @@ class Outlook:
 
     def limit(self) -> float:
         """Return the age from which a demand starves, in seconds."""
-        return limit(self.knowledge, self.settings)
+        if self._limit is None:
+            self._limit = limit(self.knowledge, self.settings)
+        return self._limit
 
     def starves_at(self, name: str, *, at_most: bool = False) -> float:
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["LATENESS", "LEAST_RETURNING", "TICK", "CostAwareSettings"]
+__all__ = ["LATENESS", "LEAST_RETURNING", "SOONER", "TICK", "CostAwareSettings"]
 
 TICK = 0.001
 """
@@ -25,6 +25,12 @@ LEAST_RETURNING = 0.3
 """
 A model lingers if, of the requests that would not have come in time by chance, this part did
 come in time.
+"""
+
+SOONER = 0.8
+"""
+Other models become the victims of a switch that drains, if that costs less than this part of
+what the present victims cost.
 """
 
 
