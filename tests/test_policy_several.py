@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from llmux.interfaces import Needs, PolicyContext
+from llmux.interfaces import Decision, IScheduleView, Needs, PolicyContext
 from llmux.interfaces import Phase as ModelPhase
 from llmux.policy.cost_aware import CostAwarePolicy, CostAwareSettings
 from llmux.policy.plans import Planner
@@ -275,6 +275,27 @@ def test_a_victim_with_much_to_finish_is_spared_when_another_may_be_left() -> No
     code.finish()
     at.advance(10.1)
     assert math.served
+
+
+def test_a_further_waiter_costs_no_second_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = world()
+    at.ask("chat")
+    at.ask("code")
+    at.advance(9.0)
+    at.ask("math")
+    decided: list[float] = []
+    decide = CostAwarePolicy._decide
+
+    def counted(self: CostAwarePolicy, view: IScheduleView) -> Decision:
+        decided.append(view.now)
+        return decide(self, view)
+
+    monkeypatch.setattr(CostAwarePolicy, "_decide", counted)
+    for _ in range(5):
+        at.ask("math")
+    assert decided == []
+    at.ask("big")
+    assert len(decided) == 1
 
 
 def test_no_more_models_wake_at_a_time_than_may_but_for_one_that_starves() -> None:

@@ -76,6 +76,7 @@ from llmux.policy.knowledge import Knowledge
 from llmux.policy.outlook import Outlook, limit
 from llmux.policy.parameters import CostAwareSettings
 from llmux.policy.plans import Plan, Planner
+from llmux.policy.recall import LastStay
 
 __all__ = ["CostAwarePolicy", "CostAwarePolicyFactory", "CostAwareSettings"]
 
@@ -103,6 +104,7 @@ class CostAwarePolicy:
         self._context = context
         self._settings = settings
         self._knowledge = Knowledge(context, settings.initial_switch_cost_secs)
+        self._last_stay = LastStay()
         # Each request brings three events; looking up the method here saves a call for each
         # event.
         self._learn = self._knowledge.learn
@@ -119,6 +121,18 @@ class CostAwarePolicy:
 
     def decide(self, view: IScheduleView) -> Decision:
         """See L{ISwitchPolicy.decide}."""
+        said = self._last_stay.recall(view)
+        if said is not None:
+            return said
+        decision = self._decide(view)
+        if isinstance(decision, Stay) and self._context.request_timeout is None:
+            # With a time limit it matters how long the drains are that are ahead.
+            self._last_stay.keep(view, decision)
+        else:
+            self._last_stay.forget()
+        return decision
+
+    def _decide(self, view: IScheduleView) -> Decision:
         outlook = self._outlook(view)
         planner = Planner(outlook, self._context.resources)
         again: list[float] = []
