@@ -1,10 +1,10 @@
 """
-The rules that keep web pages out of a server that asks for no key.
+This module has the rules that keep web pages out of a server that asks for no key.
 
-Any page that its user has open can send requests to a server on the same
-machine: across origins, or by way of a host name of its own that it lets
-resolve to 127.0.0.1 (DNS rebinding).  Browsers say in C{Origin} which page
-sends a request, and in C{Host} which name was asked for.
+Any page that is open in a user's browser can send requests to a server on the same machine,
+either across origins, or with the help of a host name of its own that resolves to 127.0.0.1
+(DNS rebinding).  Browsers say in C{Origin} which page sends a request, and in C{Host} which
+name was asked for.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _HOST_PATTERN = re.compile(r"\*|(?:\*\.)?[^\s/*:]+|[0-9a-fA-F:.]+")
 
 
 def own_names() -> list[str]:
-    """The names under which this machine knows itself."""
+    """Return the names of this machine, as the machine itself knows them."""
     name = socket.gethostname().lower()
     return [name, name.partition(".")[0]] if name else []
 
 
 def host_pattern_is_sound(text: str) -> bool:
-    """Whether this is a host's name without a port, or C{*.} and a name, or C{*}."""
+    """Tell whether this text is a host's name without a port, or C{*.} and a name, or C{*}."""
     return _HOST_PATTERN.fullmatch(text) is not None
 
 
 def origin_pattern_is_sound(text: str) -> bool:
     """
-    Whether this is an origin (scheme, C{://}, host and perhaps port), one with
-    C{*} for what is after C{://} or for the port, C{null}, or C{*}.
+    Tell whether this text is an origin (scheme, C{://}, host and possibly a port), or an origin
+    with C{*} in place of the part after C{://} or of the port, or C{null}, or C{*}.
     """
     return _ORIGIN_PATTERN.fullmatch(text.lower()) is not None
 
@@ -45,17 +45,17 @@ def origin_pattern_is_sound(text: str) -> bool:
 @dataclass(frozen=True)
 class AccessRules:
     """
-    The rules that the head of a request must keep.  They depend on nothing but
-    C{Host} and C{Origin}, so that a head that is remembered has kept them.
+    L{AccessRules} are the rules for the head of a request.  They depend only on C{Host} and
+    C{Origin}, so that a head that was accepted and remembered needs no second check.
 
-    @ivar checks_host: C{Host} must be an IP address, a name that always means
-        this machine, or one of C{hosts}.  For listeners that only this machine
-        reaches; a request without C{Host} passes.
-    @ivar hosts: names that may be asked for besides, perhaps with C{*.} in
-        front; C{*} is any.
-    @ivar origins: the origins whose pages may use this server, perhaps with
-        C{*} at the end; C{*} is any.  Our own may always: that of C{Host}, by
-        http or by https, because a proxy in front of us may have taken off TLS.
+    @ivar checks_host: whether C{Host} must be an IP address, a name that always means this
+        machine, or one of C{hosts}.  This is for listeners that only this machine can reach; a
+        request without C{Host} passes.
+    @ivar hosts: further names that C{Host} may have, possibly with C{*.} in front; C{*} is any
+        name.
+    @ivar origins: the origins whose pages may use this server, possibly with C{*} at the end;
+        C{*} is any origin.  Pages of our own origin always may.  Our own origin is that of
+        C{Host}, with http or with https, because a proxy in front of us may have removed TLS.
     """
 
     checks_host: bool = False
@@ -81,15 +81,15 @@ class AccessRules:
 
     def take_over(self, other: AccessRules) -> None:
         """
-        Be the same as C{other} from now on, for connections that are open as well.
-        Whoever has remembered what was accepted must forget it.
+        Apply the rules of C{other} from now on, also to connections that are open.  The caller
+        must forget all heads that were accepted.
         """
         put = object.__setattr__
         for each in fields(self):
             put(self, each.name, getattr(other, each.name))
 
     def accepts_host(self, host: bytes) -> bool:
-        """Whether this value of C{Host} may be asked for; an empty one names nobody."""
+        """Tell whether this value of C{Host} is accepted; an empty value is."""
         if not self.checks_host or not host:
             return True
         found = _HOST.fullmatch(host.decode("latin-1").lower())
@@ -105,7 +105,7 @@ class AccessRules:
         return True
 
     def lists_origin(self, origin: bytes) -> bool:
-        """Whether the pages of this origin may use this server, whatever the C{Host}."""
+        """Tell whether the pages of this origin may use this server, whatever the C{Host}."""
         text = origin.decode("latin-1").lower()
         return (
             text in self._origins
@@ -114,7 +114,7 @@ class AccessRules:
         )
 
     def accepts_origin(self, origin: bytes, host: bytes | None) -> bool:
-        """Whether the pages of this origin may send a request with this C{Host}."""
+        """Tell whether the pages of this origin may send a request with this C{Host}."""
         scheme, _, authority = origin.lower().partition(b"://")
         if host and authority == host.lower() and scheme in (b"http", b"https"):
             return True

@@ -1,6 +1,6 @@
 """
-The bodies of requests are in memory if they are small, and else in a file that
-has no name, so that neither a crash nor a kill leaves it behind.
+This module keeps the bodies of requests: small ones in memory, others in a file that has no
+name, so that no file is left behind by a crash or a kill.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 
 class Scan(Protocol):
     """
-    A scan is shown a large body piece by piece while it comes, so that nobody
-    need read it again.  What it looks for is its maker's affair.
+    A scan is given a large body piece by piece while the body comes, so that the body need not
+    be read again.  The code that makes the scan decides what is looked for.
 
-    @ivar given_up: the rest of the body need not be shown.
+    @ivar given_up: whether the rest of the body need not be given.
     """
 
     @property
@@ -50,19 +50,21 @@ class Scan(Protocol):
 
 
 ScanFactory = Callable[[bytes | None], Scan]
-"""Makes a scan for a body with this Content-Type."""
+"""A scan factory makes a scan for a body with this Content-Type."""
 
 
 class BodyTooLarge(Exception):
-    """A body has more bytes than it may."""
+    """A body has more bytes than are allowed."""
 
 
 class StorageFull(Exception):
-    """A body could not be put on disk.  The text is fit for a client."""
+    """A body could not be put on disk.  The error's message may be sent to a client."""
 
     @classmethod
     def because_of(cls, error: OSError) -> StorageFull:
-        """What this error of the operating system means to a client."""
+        """
+        Return the error that says to a client what this error of the operating system means.
+        """
         number = error.errno or 0
         name = errno.errorcode.get(number, "error")
         if number in (errno.EMFILE, errno.ENFILE):
@@ -85,10 +87,10 @@ class BodyStorage:
     """
     A storage keeps the bodies of all clients of a server within two budgets.
 
-    @ivar in_memory: bytes of bodies that are in memory, and of requests that
-        were sent ahead.  Bodies of a single read are not counted.
-    @ivar spooled: bytes of bodies that are in files.
-    @ivar directory: where the files are.
+    @ivar in_memory: how many bytes of bodies, and of requests that were sent ahead, are in
+        memory.  Bodies that came in a single read are not counted.
+    @ivar spooled: how many bytes of bodies are in files.
+    @ivar directory: the directory of the files; None for that of L{tempfile}.
     """
 
     def __init__(
@@ -99,10 +101,10 @@ class BodyStorage:
         directory: str | None = None,
     ) -> None:
         """
-        @param max_memory: bytes beyond which bodies of more than
+        @param max_memory: the number of bytes in memory above which bodies of more than
             C{IN_MEMORY_AT_LEAST} bytes go to disk at once.
-        @param max_spool: bytes beyond which nothing more goes to disk.
-        @param directory: that of L{tempfile} by default.
+        @param max_spool: the largest number of bytes on disk.
+        @param directory: the directory of the files; None for that of L{tempfile}.
         """
         self.in_memory = 0
         self.spooled = 0
@@ -117,14 +119,14 @@ class BodyStorage:
 
     @property
     def memory_is_full(self) -> bool:
-        """Whether the budget for bodies in memory is used up."""
+        """Tell whether the budget for bodies in memory is used up."""
         return self.in_memory >= self._max_memory
 
     def spool(self, data: bytes | bytearray) -> SpoolFile:
         """
-        A new file that holds C{data}.
+        Return a new file that holds C{data}.
 
-        @raise StorageFull: there is no room for it.
+        @raise StorageFull: there is no room for the file.
         """
         try:
             spool = SpoolFile(self)
@@ -139,9 +141,9 @@ class BodyStorage:
 
     def take_room(self, size: int) -> None:
         """
-        Count so many bytes more in files.
+        Count this many more bytes in files.
 
-        @raise StorageFull: that would be more than there may be.
+        @raise StorageFull: the budget for files would be exceeded.
         """
         if self.spooled + size > self._max_spool:
             raise StorageFull(
@@ -160,18 +162,17 @@ class SpoolFile:
     """A spool file has no name and no buffer, and its bytes are counted by its storage."""
 
     def __init__(self, storage: BodyStorage) -> None:
-        """
-        @raise OSError: there can be no file in the storage's directory.
-        """
+        """@raise OSError: no file can be made in the storage's directory."""
         self._file = _nameless_file(storage.directory)
         self._storage = storage
         self._size = 0
 
     def write_all(self, data: bytes | bytearray) -> None:
         """
-        Write at the end.
+        Write the data at the end of the file.
 
-        @raise StorageFull: that failed, or there may be no more in files.
+        @raise StorageFull: the data could not be written, or the budget for files would be
+            exceeded.
         """
         self._storage.take_room(len(data))
         self._size += len(data)
@@ -183,37 +184,37 @@ class SpoolFile:
             raise StorageFull.because_of(error) from error
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the file's descriptor."""
         return self._file.fileno()
 
     def close(self) -> None:
-        """Let go of the file, and count its bytes no more.  Harmless when repeated."""
+        """Close the file, and stop counting its bytes.  Further calls do nothing."""
         self._storage.spooled -= self._size
         self._size = 0
         self._file.close()
 
 
 class MemoryCharge:
-    """So many bytes in memory are counted by their storage until this is closed."""
+    """A charge has its storage count a number of bytes in memory until the charge is closed."""
 
     def __init__(self, storage: BodyStorage, size: int) -> None:
         self.storage = storage
         self._size = size
 
     def close(self) -> None:
-        """Count the bytes no more.  Harmless when repeated."""
+        """Stop counting the bytes.  Further calls do nothing."""
         self.storage.in_memory -= self._size
         self._size = 0
 
 
 _UNBOUNDED = BodyStorage()
-"""For bodies that no site's storage counts."""
+"""This storage is for bodies that no site's storage counts."""
 
 
 class _Reader(io.RawIOBase):
     """
-    A reader reads a file from its start, with a position and a life of its
-    own: nobody else's reads, seeks or close touch it.
+    A reader reads a file from its start, with a position and a descriptor of its own, so that
+    reads, seeks and the close of others do not affect it.
     """
 
     def __init__(self, descriptor: int, length: int) -> None:
@@ -253,10 +254,10 @@ class RequestBody:
     """
     A complete body can be read any number of times.
 
-    @ivar length: in bytes.
-    @ivar held: what C{close} gives back: the file in which the body is, or
-        the charge for the memory in which it is; None if there is neither.
-    @ivar scan: has seen all of it, as it came; None if nobody looked.
+    @ivar length: the length of the body, in bytes.
+    @ivar held: what C{close} closes: the file in which the body is, or the charge for the
+        memory in which it is; None if there is neither.
+    @ivar scan: the scan that was given the whole body while it came; None if there was none.
     """
 
     __slots__ = ("_data", "held", "length", "scan")
@@ -270,8 +271,8 @@ class RequestBody:
     @classmethod
     def from_file(cls, file: IO[bytes] | SpoolFile, length: int) -> RequestBody:
         """
-        A body that owns C{file}, which has a descriptor, nothing in Python's
-        buffers, and C{length} bytes.
+        Return a body that owns C{file}, which has a descriptor, nothing in Python's buffers,
+        and C{length} bytes.
         """
         body = cls()
         body._data = None
@@ -280,12 +281,12 @@ class RequestBody:
         return body
 
     def in_memory(self) -> bytes | None:
-        """The whole of it, or None if it is in a file."""
+        """Return the whole body, or None if it is in a file."""
         return self._data
 
     def open(self) -> BinaryIO:
         """
-        A reader of its own, at the start.  It outlives C{close}.
+        Return a new reader of the body, at its start.  The reader can be used after C{close}.
 
         @raise ValueError: the body is closed.
         """
@@ -301,8 +302,8 @@ class RequestBody:
 
     def piece(self, at: int, size: int) -> bytes:
         """
-        Up to C{size} bytes from C{at} on, none at its end.  This takes no
-        descriptor, unlike C{open}.
+        Return up to C{size} bytes from C{at} on; no bytes at the body's end.  Unlike C{open},
+        this takes no descriptor.
 
         @raise OSError: the file cannot be read.
         @raise ValueError: the body is closed.
@@ -313,9 +314,9 @@ class RequestBody:
 
     def spill(self) -> None:
         """
-        Move it from memory to a file, because it is to wait for long.
+        Move the body from memory to a file, because its request is going to wait.
 
-        @raise StorageFull: there is no room; it stays in memory.
+        @raise StorageFull: there is no room; the body stays in memory.
         """
         data = self._data
         if not data:
@@ -329,11 +330,14 @@ class RequestBody:
         self._data = None
 
     def as_producer(self) -> _BodyProducer:
-        """An L{IBodyProducer} that sends all of it; each sends it once."""
+        """Return an L{IBodyProducer} that sends the whole body once."""
         return _BodyProducer(self)
 
     def close(self) -> None:
-        """Let go of the body.  Harmless when repeated; readers stay."""
+        """
+        Close the body's file, or stop counting its memory.  Further calls do nothing; readers
+        can still be used.
+        """
         if self.held is not None:
             self.held.close()
             self.held = None
@@ -343,11 +347,11 @@ class RequestBody:
 @implementer(IBodyProducer)
 class _BodyProducer:
     """
-    A producer sends a body, one piece after the other, until its consumer pauses it.
+    A L{_BodyProducer} sends a body, one piece after the other, and stops while its consumer has
+    paused it.
 
-    C{twisted.web.client.FileBodyProducer} would do, but to import its module is to
-    import OpenSSL: 70 ms of CPU in one turn of the reactor, at the first large body,
-    and 13 MiB.
+    C{twisted.web.client.FileBodyProducer} could be used, but its module imports OpenSSL, which
+    takes 70 ms of CPU in one turn of the reactor, at the first large body, and 13 MiB.
     """
 
     def __init__(self, body: RequestBody) -> None:
@@ -411,7 +415,7 @@ class _BodyProducer:
         self._produce()
 
     def stopProducing(self) -> None:
-        """Stop for good.  What C{startProducing} returned will not fire."""
+        """Stop for good.  The Deferred that C{startProducing} has returned will not fire."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -421,9 +425,9 @@ class _BodyProducer:
 
 class IncomingBody:
     """
-    A body that is still on its way.
+    An L{IncomingBody} is a body that has not come completely yet.
 
-    @ivar length: how much of it has come, in bytes.
+    @ivar length: how many bytes of the body have come.
     """
 
     __slots__ = ("_file", "_limit", "_pending", "_scan", "_storage", "length")
@@ -432,9 +436,9 @@ class IncomingBody:
         self, limit: int, scan: Scan | None = None, storage: BodyStorage = _UNBOUNDED
     ) -> None:
         """
-        @param limit: the most bytes that it may have.
-        @param scan: is shown each piece as it comes.
-        @param storage: counts what is kept.
+        @param limit: the largest number of bytes that the body may have.
+        @param scan: the scan that is given each piece as it comes; or None.
+        @param storage: the storage that keeps and counts the bytes.
         """
         self.length = 0
         self._scan = scan
@@ -445,8 +449,10 @@ class IncomingBody:
 
     def write(self, data: bytes) -> None:
         """
-        @raise BodyTooLarge: that makes it larger than its limit.
-        @raise StorageFull: it could not be put on disk.
+        Append the next bytes of the body.
+
+        @raise BodyTooLarge: the body would be larger than its limit.
+        @raise StorageFull: the body could not be put on disk.
         """
         self.length += len(data)
         if self.length > self._limit:
@@ -478,9 +484,9 @@ class IncomingBody:
 
     def finish(self) -> RequestBody:
         """
-        The body is complete.
+        Return the body, which is complete.
 
-        @raise StorageFull: the rest of it could not be put on disk.
+        @raise StorageFull: the rest of the body could not be put on disk.
         """
         if self._file is None:
             body = RequestBody(bytes(self._pending))
@@ -495,7 +501,7 @@ class IncomingBody:
         return body
 
     def discard(self) -> None:
-        """The body will not be completed."""
+        """Forget the body, which will not be completed."""
         self._forget_pending()
         if self._file is not None:
             self._file.close()
@@ -504,8 +510,8 @@ class IncomingBody:
 
 def body_of(request: IRequest) -> RequestBody:
     """
-    The body of any Request: our own, or twisted.web's C{content}, whose
-    position is left at its start.  Close it when the request is over.
+    Return the body of any Request: our own body, or twisted.web's C{content}, whose position is
+    left at its start.  The caller must close the body when the request is over.
     """
     body = getattr(request, "body", None)
     if isinstance(body, RequestBody):

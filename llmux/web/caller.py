@@ -1,5 +1,6 @@
 """
-The seam between a request and whoever has it answered by somebody else.
+This module has the interface between a request and the code that has it answered by somebody
+else.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ __all__ = ["ICaller"]
 
 class ICaller(Interface):
     """
-    A request that has come whole, as a proxy sees it, whichever Site it came
-    through.
+    An L{ICaller} is a complete request, as a proxy sees it, whichever Site it came through.
     """
 
     head: RequestHead = Attribute("What stands before the body.")
@@ -35,18 +35,18 @@ class ICaller(Interface):
 
     def set_body_aside() -> None:
         """
-        The request is going to wait: move a large body out of memory, where
-        this frees memory.
+        Move a large body out of memory, if this frees memory, because the request is going to
+        wait.
 
-        @raise StorageFull: there is no room for it; it stays in memory.
+        @raise StorageFull: there is no room on disk; the body stays in memory.
         """
 
     def replace_body(body: RequestBody) -> None:
         """
-        The request has another body from now on: C{body}, and its Request's content and
-        Content-Length, are that one's.
+        Give the request another body, which determines C{body}, and the content and
+        Content-Length of the Request.
 
-        @param body: made of the present one by L{llmux.web.splicing.splice}.
+        @param body: a body that L{llmux.web.splicing.splice} has made of the present one.
         """
 
     def cut_off() -> None:

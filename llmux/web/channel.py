@@ -1,10 +1,9 @@
 """
-The channel is the server's side of a client's connection: requests come in by
-llhttp, replies go out either through twisted.web's Request or as the very
-bytes that are sent.
+This module has the server's side of a client's connection.  Requests are parsed by llhttp;
+replies are written either through twisted.web's Request, or as the bytes that are sent.
 
-A connection has a phase.  What has come and has not been parsed lies in
-C{_ahead}; what is parsed and waits for its turn, in the queue::
+A connection has a phase.  Bytes that have come and have not been parsed are in C{_ahead};
+requests that are parsed and wait for their turn are in the queue::
 
     phase       a request is answered   what the next bytes are
     IDLE        no                      the beginning of a request
@@ -84,10 +83,10 @@ class ChannelOwner(Protocol):
 
 class ChannelPhase(Enum):
     """
-    The phases of a connection: see above.
+    A connection is in one of these phases; the module's docstring has the table.
 
-    @ivar after: the phases that may come next.  The way of a request that is
-        alone, from IDLE to ANSWERING and back, is not checked.
+    @ivar after: the phases that may come next.  The steps of a request that is alone, from IDLE
+        to ANSWERING and back, are not checked.
     """
 
     after: tuple[ChannelPhase, ...]
@@ -110,13 +109,13 @@ _CLOSED.after = (_CLOSED,)
 @implementer(IProtocol, IReplyChannel, IPushProducer)
 class LlhttpChannel(RequestTransport):
     """
-    A channel is one client's connection.  To the requests that it makes it is
-    what L{twisted.web.http.HTTPChannel} is.
+    A channel is one client's connection.  Its requests use it as they would use an
+    L{twisted.web.http.HTTPChannel}.
 
-    While a request of the connection waits or is in flight the connection is
-    read, whatever the client sends: an end that nobody reads is an end that
-    nobody sees.  What a client sends beyond C{MOST_AHEAD} is refused in its
-    turn, after the replies to what came before.
+    While a request of the connection waits or is in flight, the connection is read, whatever
+    the client sends, because only reading shows that the client has left.  If a client sends
+    more than C{MOST_AHEAD} bytes ahead, a refusal follows in its turn, after the replies to
+    earlier requests.
     """
 
     __slots__ = (
@@ -154,12 +153,12 @@ class LlhttpChannel(RequestTransport):
         self._reader = RequestReader(
             self._queue, site.limits, site.heads, site.scan, site.access, site.storage
         )
-        # What has not been parsed, and up to where of it has.
+        # Bytes that have come, and up to where they have been parsed.
         self._ahead = b""
         self._at = 0
-        # How much of that the storage has been told of.
+        # How many bytes of that the storage has counted.
         self._charged = 0
-        # The present request came whole, and nothing has happened since.
+        # The present request came in one piece, and nothing has happened since.
         self._alone = False
         # The transport is not read.
         self._paused = False
@@ -168,11 +167,12 @@ class LlhttpChannel(RequestTransport):
         self._later: IDelayedCall | None = None
         self._lingers_until = 0.0
         self._send: Callable[[bytes], int] | None = None
-        # For the sweep: something has happened; when that was noticed.
+        # For the sweep: whether something has happened since the last look, and when that was
+        # noticed.
         self._touched = True
         self._since = 0.0
-        # While a request comes: since when, whether its head was coming then, and how much
-        # of its body had come.
+        # While a request comes: when the present window began, whether the head was coming
+        # then, and how many bytes of the body had come.
         self._window: tuple[float, bool, int] | None = None
         self._unsent_before = 0
 
@@ -184,7 +184,7 @@ class LlhttpChannel(RequestTransport):
 
     @property
     def factory(self) -> ChannelOwner:
-        """The site, which Requests ask for by this name in order to log."""
+        """Return the site, which Requests ask for by this name in order to log."""
         return self.site
 
     def logPrefix(self) -> str:
@@ -218,7 +218,8 @@ class LlhttpChannel(RequestTransport):
                     self._alone = True
                     self._start(head, RequestBody(body))
                     return
-            # Empty lines before a request are allowed, but show no life.
+            # Empty lines before a request are allowed, but do not count as a sign that the
+            # client is active.
             data = data.lstrip(b"\r\n")
             if not data:
                 return
@@ -274,8 +275,8 @@ class LlhttpChannel(RequestTransport):
 
     def _work(self) -> None:
         """
-        Parse what has come and answer what can be answered, for as long as
-        one turn of the reactor may take; the rest is done in the next.
+        Parse the bytes that have come, and answer the requests that can be answered, for as
+        long as one turn of the reactor may take; the rest is done in the next turn.
         """
         if self._working:
             return
@@ -292,7 +293,9 @@ class LlhttpChannel(RequestTransport):
         self._work()
 
     def _work_until(self, is_overdue: Callable[[], bool]) -> bool:
-        """Return whether something is left that could be done at once."""
+        """
+        Work until C{is_overdue}, and tell whether something is left that could be done at once.
+        """
         queue, reader = self._queue, self._reader
         begun = fed = 0
         while True:
@@ -318,7 +321,9 @@ class LlhttpChannel(RequestTransport):
                 return False
 
     def _is_blocked(self) -> bool:
-        """The client takes no replies, and nothing of it waits for anything else."""
+        """
+        Tell whether the client takes no replies, and no request of it waits for anything else.
+        """
         return self._full and self._current is None
 
     def _feed(self, is_overdue: Callable[[], bool]) -> None:
@@ -335,7 +340,7 @@ class LlhttpChannel(RequestTransport):
             self._at = 0
 
     def _settle(self) -> None:
-        """Have the phase and the reading of the transport agree with what is left to do."""
+        """Set the phase, and whether the transport is read, by what is left to do."""
         phase = self._phase
         if phase is _LINGERING or phase is _CLOSED:
             return
@@ -374,12 +379,12 @@ class LlhttpChannel(RequestTransport):
                 self.transport.resumeProducing()
 
     def _charge(self, size: int) -> None:
-        """Tell the storage how much is kept here that has not been parsed."""
+        """Tell the storage how many bytes that have not been parsed are kept here."""
         self.site.storage.in_memory += size - self._charged
         self._charged = size
 
     def _reply_over(self) -> None:
-        """The present request has been answered."""
+        """Go on after the reply to the present request."""
         self._current = None
         self._producer = None
         self._touched = True
@@ -392,7 +397,10 @@ class LlhttpChannel(RequestTransport):
             self._work()
 
     def _refuse(self, error: ApiError, *, with_body: bool = True) -> None:
-        """Answer what is no request, and close once the client can have read it."""
+        """
+        Answer bytes that are no sound request, and close the connection when the client has had
+        time to read the reply.
+        """
         self._enter(_LINGERING)
         self.site.refused(error)
         self.write_reply(raw_reply(error, with_body=with_body))
@@ -403,7 +411,7 @@ class LlhttpChannel(RequestTransport):
             self._paused = False
             self.transport.resumeProducing()
         if self._send is not None:
-            # Our side ends, so that the client sees the end of the reply.
+            # Our side of the connection is ended, so that the client sees the end of the reply.
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
 
@@ -417,8 +425,8 @@ class LlhttpChannel(RequestTransport):
         if not (
             isinstance(transport, Connection) or getattr(transport, "_appSendBuffer", True)
         ):
-            # TLS: a client that reads nothing now must not keep the connection open by
-            # owing us its close_notify, for which nobody need wait (RFC 8446 6.1).
+            # With TLS, a client that reads nothing must not keep the connection open by not
+            # sending its close_notify, for which a server need not wait (RFC 8446 6.1).
             transport.transport.loseConnection()
 
     # -------------------------------------------------- as time goes by
@@ -449,9 +457,9 @@ class LlhttpChannel(RequestTransport):
 
     def _look_at_upload(self, now: float, quiet: float) -> None:
         """
-        Refuse a head that has not come whole within C{read_timeout}, and a
-        body of which less than C{min_upload_rate} comes for so long.  Sizes of
-        chunks, their extensions, trailers and empty lines are no part of it.
+        Refuse a head that is not complete within C{read_timeout} seconds, and a body that comes
+        more slowly than C{min_upload_rate} bytes per second for as long.  Sizes of chunks,
+        their extensions, trailers and empty lines do not count.
         """
         site, reader = self.site, self._reader
         window = self._window
@@ -481,7 +489,10 @@ class LlhttpChannel(RequestTransport):
             self._window = now, in_head, reader.content
 
     def stop(self) -> None:
-        """Take no further request: close now if idle, else with the present reply."""
+        """
+        Take no further request: close now if the connection is idle, else after the present
+        reply.
+        """
         self.keeps_alive = False
         if self._phase is _IDLE:
             self._close()
@@ -504,7 +515,7 @@ class LlhttpChannel(RequestTransport):
         try:
             sent = self._send(data)
         except OSError:
-            # Either it would block, or the reactor will find out why not.
+            # Either the socket is full, or the reactor will find out what is wrong.
             sent = 0
         if sent != len(data):
             transport.write(data[sent:])
@@ -533,16 +544,16 @@ class LlhttpChannel(RequestTransport):
     # ------------------------------- what twisted.web's Requests ask for
 
     def requestDone(self, request: LlmuxRequest) -> None:
-        """The Request has been finished."""
+        """Go on after a Request that has been finished."""
         self._reply_over()
 
     def loseConnection(self) -> None:
-        """Close once what has been written is out."""
+        """Close the connection when all that was written has been sent."""
         if self._phase is not _CLOSED:
             self._close()
 
     def abortConnection(self) -> None:
-        """Close at once, uncleanly."""
+        """Close the connection at once."""
         self._enter(_CLOSED)
         self._alone = False
         self._drop_what_was_read()
@@ -551,14 +562,14 @@ class LlhttpChannel(RequestTransport):
     # -------------------------------------------------- IPushProducer
 
     def pauseProducing(self) -> None:
-        """The transport has enough for now."""
+        """Pause the producer, because the transport has enough for now."""
         self._full = True
         self._alone = False
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The transport takes more."""
+        """Resume the producer, because the transport takes more."""
         self._full = False
         if self._producer is not None:
             self._producer.resumeProducing()
@@ -566,7 +577,7 @@ class LlhttpChannel(RequestTransport):
             self._work()
 
     def stopProducing(self) -> None:
-        """The transport takes no more, ever."""
+        """Stop the producer, because the transport takes no more."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()

@@ -1,6 +1,6 @@
 """
-The error replies of this server have OpenAI's shape, which its client libraries
-turn into their own exceptions.
+This module makes error replies in the format of OpenAI's API, which client libraries turn into
+their own exceptions.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _CODES = {
 @dataclass(frozen=True, slots=True)
 class ApiError:
     """
-    An error reply, before it is written.
+    An L{ApiError} is an error reply that has not been written yet.
 
     @ivar status: the HTTP status.
-    @ivar message: what is wrong and what to do, fit for a client.
-    @ivar code: a word for programs; by the status if empty.
-    @ivar param: the field of the request that is at fault.
-    @ivar retry_after: seconds after which to try again.
+    @ivar message: what is wrong and what to do, in words for the client.
+    @ivar code: a word for programs; if empty, a word that depends on the status.
+    @ivar param: the field of the request that is at fault; or None.
+    @ivar retry_after: after how many seconds to try again; or None.
     """
 
     status: int
@@ -49,11 +49,11 @@ class ApiError:
 
     @property
     def type(self) -> str:
-        """OpenAI's word for whose fault it is."""
+        """Return OpenAI's word for who is at fault, the client or the server."""
         return "invalid_request_error" if self.status < 500 else "server_error"
 
     def body(self) -> bytes:
-        """The JSON document."""
+        """Return the JSON document."""
         error = {
             "message": self.message,
             "type": self.type,
@@ -63,7 +63,7 @@ class ApiError:
         return json.dumps({"error": error}).encode() + b"\n"
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Those that belong to it, Content-Length excepted."""
+        """Return the headers of the reply, except Content-Length."""
         headers = [(b"Content-Type", b"application/json")]
         if self.retry_after is not None:
             headers.append((b"Retry-After", b"%d" % max(1, math.ceil(self.retry_after))))
@@ -71,7 +71,7 @@ class ApiError:
 
 
 def answer(request: IRequest, error: ApiError) -> None:
-    """Answer a request, on any channel, that has not been answered."""
+    """Answer a request of any channel, which has not been answered yet, with this error."""
     answer_whole = getattr(request, "answer_whole", None)
     if answer_whole is not None:
         answer_whole(error.status, error.headers(), error.body())
@@ -86,7 +86,7 @@ def answer(request: IRequest, error: ApiError) -> None:
 
 
 def raw_reply(error: ApiError, *, with_body: bool = True) -> bytes:
-    """The bytes of a whole HTTP/1.1 error reply, the last of its connection."""
+    """Return the bytes of a whole HTTP/1.1 error reply, the last of its connection."""
     body = error.body()
     lines = [b"HTTP/1.1 %d %b" % (error.status, RESPONSES.get(error.status, b"Error"))]
     lines += [b"%b: %b" % header for header in error.headers()]

@@ -1,6 +1,6 @@
 """
-The memo of heads that were read before, so that the same bytes need not be
-parsed again.
+This module remembers heads that were read before, so that the same bytes need not be parsed
+again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _LENGTH_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _SPELLING = len(_LENGTH_SPELLINGS[0])
 _END = b"\r\n\r\n"
 _SIZES = [b"%d" % size for size in range(4096)]
-"""Numbers as they are written, which takes longer than the rest of a look-up."""
+"""These are numbers as text; formatting one would take longer than the rest of a look-up."""
 
 
 def memo_key(raw: bytes) -> bytes | None:
     """
-    What two heads have in common that differ in nothing but the number after
+    Return a key that is the same for two heads which differ only in the number after
     Content-Length.
 
     @param raw: a head without the empty line that ends it.
-    @return: None if the length is not written in the usual way.
+    @return: the key; None if the length is not written in the usual way.
     """
     for spelling in _LENGTH_SPELLINGS:
         at = raw.find(spelling)
@@ -40,7 +40,8 @@ def memo_key(raw: bytes) -> bytes | None:
     return raw
 
 
-# Lines that mean nothing to this server: llhttp gives exactly these names and values.
+# This pattern matches header lines that mean nothing to this server, and gives the same names
+# and values as llhttp.
 _ORDINARY = re.compile(
     rb"(?!(?:" + b"|".join(sorted(MEANINGFUL)) + rb"):)"
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+((?:[!-~\x80-\xff]++[ \t]*+)*+)",
@@ -53,13 +54,13 @@ _OTHER, _HOST, _TYPE = range(3)
 
 class HeadMemo:
     """
-    The memo keeps the heads and the lines seen of late, so that a client's
-    hundredth request need not be parsed like its first, though it has a header
-    of its own.  Its tables are caches only: with or without them each request
-    is read the same way (C{tests/test_channel_agreement.py}).
+    The memo keeps the heads and the lines that were seen lately.  So a client's hundredth
+    request need not be parsed like its first one, even if each request has a header of its own.
+    Its tables are caches only: with or without them each request is read the same way
+    (C{tests/test_channel_agreement.py}).
 
-    Heads that say how a body is to be read in any way but a plain
-    Content-Length do not go in.
+    Heads that say the length of the body in any other way than by a plain Content-Length are
+    not kept.
     """
 
     max_heads = 512
@@ -67,28 +68,28 @@ class HeadMemo:
 
     def __init__(self, max_raw: int = 2048, max_headers: int = 64) -> None:
         """
-        @param max_raw: longer heads, in bytes, are not kept.
-        @param max_headers: nor those with more headers.
+        @param max_raw: the size of the longest head that is kept, in bytes.
+        @param max_headers: the largest number of headers of a head that is kept.
         """
         self.max_raw = max_raw
         self.max_headers = max_headers
-        # Without the number after Content-Length.
+        # The heads, by their bytes without the number after Content-Length.
         self._heads: dict[bytes, RequestHead] = {}
         # Request lines of HTTP/1.1: method, target in origin form, path.
         self._starts: dict[bytes, tuple[bytes, bytes, bytes]] = {}
-        # Header lines: name and value, and what they are to us.
+        # Header lines: name and value, and which kind of header this is for us.
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], int]] = {}
 
     def clear(self) -> None:
-        """Forget all heads: what was accepted may not be accepted any more."""
+        """Forget all heads, because one that was accepted may not be accepted any more."""
         self._heads.clear()
         self._starts.clear()
         self._lines.clear()
 
     def remember(self, raw: bytes, head: RequestHead) -> None:
         """
-        Keep C{head}, which a parser made of C{raw} (the empty line at the end
-        left out), if it is of the plain kind.
+        Keep C{head}, which a parser has made of C{raw} (without the empty line at the end), if
+        the memo can keep heads of its kind.
         """
         if len(raw) > self.max_raw or head.expects_continue:
             return
@@ -123,16 +124,16 @@ class HeadMemo:
 
     def known(self, raw: bytes) -> RequestHead | None:
         """
-        The head that these bytes (without the empty line at the end) were seen
-        to be, if it has no Content-Length.
+        Return the head that was made of the same bytes (without the empty line at the end), if
+        it has no Content-Length; else None.
         """
         head = self._heads.get(raw)
         return head if head is not None and head.length_at < 0 else None
 
     def whole_request(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """
-        If C{data} is exactly one request whose head is known, or made of
-        lines that are, its head and its body.
+        Return the head and the body if C{data} is exactly one request whose head is known, or
+        consists of known lines; else None.
         """
         raw, end, body = data.partition(_END)
         before, spelling, rest = raw.partition(b"\r\nContent-Length: ")
@@ -172,8 +173,8 @@ class HeadMemo:
         length: tuple[bytes, bytes] | None,
     ) -> RequestHead | None:
         """
-        The head that these lines make, C{length} apart, if all that is out of
-        the ordinary in them is known.
+        Return the head that these lines make, together with C{length}, if all lines that need a
+        parser are known; else None.
         """
         start = self._starts.get(lines[0])
         if start is None or len(lines) > self.max_headers:

@@ -1,6 +1,6 @@
 """
-The sizes and times that bound what one client, and all clients together, can
-make this server hold or do.
+This module has the sizes and times that limit what one client, and all clients together, can
+make this server keep or do.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ __all__ = ["Limits"]
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    How large a request may be, in bytes.
+    L{Limits} say how large a request may be.
 
-    @ivar body: the body, once its chunked encoding is undone.
-    @ivar head: the request line, the headers and the empty line after them.
-    @ivar uri: the target in the request line.
-    @ivar headers: how many of them.
+    @ivar body: the largest size of the body, without its chunked encoding, in bytes.
+    @ivar head: the largest size of the request line, the headers and the empty line after them,
+        in bytes.
+    @ivar uri: the largest size of the target in the request line, in bytes.
+    @ivar headers: the largest number of headers.
     """
 
     body: int = 512 * 1024 * 1024
@@ -31,64 +32,65 @@ class Limits:
 
 MOST_QUEUED = 16
 """
-Requests of one connection that are parsed before their turn.  A client that
-pipelines gains nothing from more, and each takes ten times its bytes.
+This many requests of one connection are parsed before their turn.  A client that pipelines
+gains nothing from more, and each takes ten times the memory of its bytes.
 """
 
 READ_AHEAD = 64 * 1024
 """
-Bytes not yet parsed above which a connection is not read, while none of its
-requests waits or is in flight.  The size of one read from a socket.
+If this many bytes have not been parsed, a connection is not read, unless one of its requests
+waits or is in flight.  This is the size of one read from a socket.
 """
 
 MOST_AHEAD = 256 * 1024
 """
-Bytes not yet parsed above which a connection is refused, while one of its
-requests waits or is in flight.  Such a connection is never paused: a socket
-that is not read does not tell that its client has left.
+If this many bytes have not been parsed while a request of the connection waits or is in flight,
+a refusal follows.  Such a connection is never paused, because a socket that is not read does
+not show that its client has left.
 """
 
 # ------------------------------------------- what one turn of the reactor does
 
 TURN = 0.002
-"""Seconds for which one connection is worked for before others have their turn."""
+"""One connection is worked on for this many seconds before others have their turn."""
 
 REPLIES_A_TURN = 16
-"""Replies of one connection before others have their turn."""
+"""One connection gets this many replies before others have their turn."""
 
 FEED_STEP = 16 * 1024
 """
-Bytes that are parsed between two looks at the clock.  At worst, where each
-chunk of a body has one byte, they take 3 ms.
+This many bytes are parsed between two looks at the clock.  In the worst case, if each chunk of
+a body has one byte, they take 3 ms.
 """
 
 # ------------------------------------------------------------------- bodies
 
 IN_MEMORY = 1024 * 1024
-"""Bytes up to which a body stays in memory: most prompts, no files."""
+"""A body of up to this many bytes stays in memory; most prompts are smaller, files are not."""
 
 IN_MEMORY_AT_LEAST = 64 * 1024
 """
-Bytes up to which a body stays in memory even when the memory for all bodies
-is used up, or when its request waits: one read from a socket.
+A body of up to this many bytes, one read from a socket, stays in memory even if the memory for
+all bodies is used up, or if its request waits.
 """
 
 FILE_PIECE = 128 * 1024
-"""Bytes in one read or write of a file: larger ones are not faster."""
+"""One read or write of a file has this many bytes; larger ones are not faster."""
 
 SCAN_ABOVE = 256 * 1024
 """
-Bytes above which a body is shown to the site's scan while it comes.  Smaller
-ones are looked at in one go when they are complete, which takes below 1 ms.
+A body of more than this many bytes is given to the site's scan while it comes.  A smaller one
+is searched in one go when it is complete, which takes less than 1 ms.
 """
 
 # -------------------------------------------------------- clients that linger
 
 LINGER = 30.0
 """
-Seconds for which a client that has been refused may go on sending: closed at
-once, its own bytes on the way would make its kernel drop our reply unread.
+A client that was refused may go on sending for this many seconds.  If the connection were
+closed at once, bytes of the client that are still on the way would make its kernel drop our
+reply unread.
 """
 
 LINGER_QUIET = 5.0
-"""Seconds of silence of a client that has been refused after which it is cut off."""
+"""A client that was refused, and then sends nothing for this many seconds, is disconnected."""

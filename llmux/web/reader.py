@@ -1,6 +1,6 @@
 """
-The reader turns a client's bytes into requests: llhttp parses, and what it is
-too lenient about is refused here.  A reader knows no transport and no clock.
+This module turns a client's bytes into requests. llhttp parses them, and this module refuses
+what llhttp accepts but should not.  A reader knows no transport and no clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[;\r]")
 _LONGEST_CHUNK_SIZE = 17
 _LONGEST_LENGTH = 20
-"""Digits of a Content-Length: no number of 64 bits has more."""
+"""A Content-Length may have this many digits: no number of 64 bits has more."""
 
 _UPGRADE_NAME = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
 _CONFUSED = "This is not a valid HTTP/1.1 request: its chunks do not add up."
@@ -46,12 +46,13 @@ def _never() -> bool:
 
 class Refusal(Exception):
     """
-    A request that is not taken.  Nothing after it on its connection is read.
+    A refusal ends the reading of a connection, because a request is not accepted.  Nothing
+    after that request is read.
 
     @ivar status: the HTTP status of the answer.
-    @ivar message: for the client: what is wrong, and what to do.
+    @ivar message: what is wrong, and what to do, in words for the client.
     @ivar code: a word for programs.
-    @ivar is_head: the answer must have no body.
+    @ivar is_head: whether the answer must have no body.
     """
 
     def __init__(self, status: int, message: str, code: str = "invalid_request") -> None:
@@ -64,8 +65,8 @@ class Refusal(Exception):
 
 def _after(mark: bytes, tail: bytes, data: bytes, at: int) -> int:
     """
-    Where in C{data}, from C{at} on, C{mark} has just ended; it may have begun
-    in C{tail}, what came before and is shorter than it.  -1 for nowhere.
+    Return where C{mark} ends for the first time in C{data}, from C{at} on; -1 if it does not.
+    The mark may begin in C{tail}, the bytes that came before, which are fewer than the mark's.
     """
     if tail:
         found = (tail + data[at : at + len(mark) - 1]).find(mark)
@@ -100,18 +101,21 @@ def _shown(value: bytes) -> str:
 
 
 Item = tuple[RequestHead, RequestBody] | Refusal
-"""What a reader has read: a complete request, or why there are no more."""
+"""
+An item is what a reader has read: a complete request, or the refusal after which there are no
+more.
+"""
 
 
 class RequestReader:
     """
-    A reader takes the bytes of one connection.  However the same bytes are cut
-    into pieces, the same requests and the same refusal come out.
+    A reader takes the bytes of one connection.  The requests and the refusal that come out do
+    not depend on how the bytes are cut into pieces.
 
-    @ivar in_message: a request has begun and is not complete.
-    @ivar expecting: the client waits for C{100 Continue}: the head has said
-        so, and nothing of the body has come.  Set it to False when told.
-    @ivar closed: no more is read: after a refusal, after a request that is
+    @ivar in_message: whether a request has begun and is not complete.
+    @ivar expecting: whether the client waits for C{100 Continue}, because the head has said so,
+        and nothing of the body has come.  Whoever sends C{100 Continue} sets this to False.
+    @ivar closed: whether no more is read, which is so after a refusal, after a request that is
         the last of its connection, and after L{close}.
     """
 
@@ -152,12 +156,12 @@ class RequestReader:
         storage: BodyStorage | None = None,
     ) -> None:
         """
-        @param queue: gets what is read, in order; a refusal is the last.
-        @param limits: what is larger is refused.
-        @param memo: learns the heads.
-        @param scan: makes what is shown large bodies as they come.
-        @param access: which hosts and origins are accepted; None for all.
-        @param storage: keeps the bodies.
+        @param queue: the list to which items are appended, in order; a refusal is the last.
+        @param limits: the limits above which a request is refused.
+        @param memo: the memo that learns the heads.
+        @param scan: the factory of the scans that are given large bodies as they come; or None.
+        @param access: the rules about hosts and origins; None if all are accepted.
+        @param storage: the storage that keeps the bodies.
         """
         self._queue = queue
         self._limits = limits
@@ -180,12 +184,14 @@ class RequestReader:
         self._is_upgrade = False
         self._head: RequestHead | None = None
         self._body: IncomingBody | None = None
-        # Of a body with a Content-Length: bytes still to come; -1 for a chunked body.
+        # How many bytes of a body with a Content-Length have not come yet; -1 for a chunked
+        # body.
         self._remaining = -1
-        # Of a chunked body: bytes still to come of the present chunk and of the end of
-        # line after it; 0 where a size is expected, -1 after the last chunk.
+        # In a chunked body, how many bytes of the present chunk and of the end of line after it
+        # have not come yet; 0 if a size is expected, -1 after the last chunk.
         self._chunk_left = 0
-        # The beginning of a line that is not complete; at the very end, of the trailer.
+        # The beginning of a line that is not complete; after the last chunk, that of the
+        # trailer.
         self._tail = b""
         # Bytes of data that the sizes of the chunks have announced so far and that came.
         self._content = 0
@@ -196,23 +202,26 @@ class RequestReader:
 
     @property
     def in_head(self) -> bool:
-        """A request has begun, and its head is not complete."""
+        """Tell whether a request has begun, and its head is not complete."""
         return self.in_message and self._head is None
 
     @property
     def content(self) -> int:
-        """How many bytes of the present request's body have come, its encoding undone."""
+        """
+        Return how many bytes of the present request's body have come, without the chunked
+        encoding.
+        """
         return 0 if self._body is None else self._body.length
 
     @property
     def ready_for_more(self) -> bool:
-        """L{feed} would take something: no limit on what is queued stands in the way."""
+        """Tell whether L{feed} would take more bytes, because the queue is not full."""
         return not self.closed and (self.in_message or len(self._queue) < MOST_QUEUED)
 
     def is_asked_for_head(self, coming: bytes) -> bool:
         """
-        Whether the method of the request that is being read, or else begins
-        with these bytes, is HEAD: the answer must have no body.
+        Tell whether the method of the request that is being read, or that begins with these
+        bytes, is HEAD, so that the answer must have no body.
         """
         if self._head is not None:
             return self._head.method == b"HEAD"
@@ -229,7 +238,7 @@ class RequestReader:
             self._body = None
 
     def refuse(self, refusal: Refusal) -> None:
-        """Read nothing more, and say why where the next request would have been."""
+        """Read nothing more, and put this refusal in the place of the next request."""
         self.close()
         self._queue.append(refusal)
 
@@ -238,9 +247,9 @@ class RequestReader:
         Take bytes from the client, from C{at} on, until C{MOST_QUEUED} items
         are queued.
 
-        @param is_overdue: asked now and then whether the rest is to be fed
-            later.
-        @return: up to where the bytes have been taken.
+        @param is_overdue: a function that is called from time to time, and says whether the
+            rest is to be fed later.
+        @return: the position up to which the bytes have been taken.
         """
         size = len(data)
         look = at + FEED_STEP
@@ -260,7 +269,7 @@ class RequestReader:
                 if self._complete:
                     self._finish()
                 elif at == before:
-                    # The head was whole and nothing was to follow, yet llhttp waits for more.
+                    # The head is complete and no body follows, but llhttp waits for more.
                     raise Refusal(400, "This is not a valid HTTP/1.1 request.")
                 if at >= look:
                     if is_overdue():
@@ -268,7 +277,7 @@ class RequestReader:
                     look = at + FEED_STEP
         except Refusal as refusal:
             head = self._head
-            # What is wrong may be in the head, which there is none of then.
+            # If the fault is in the head itself, there is no RequestHead.
             is_head = self._raw.startswith(b"HEAD ") if head is None else head.method == b"HEAD"
             refusal.is_head = is_head
             self.refuse(refusal)
@@ -278,8 +287,8 @@ class RequestReader:
 
     def _feed_head(self, data: bytes, at: int) -> int:
         """
-        Feed the parser a head, or as much of it as there is and the limit
-        allows; never a byte of what follows, so that its size is exact.
+        Feed the parser a head, or as much of it as has come and the limit allows.  No byte
+        after the head is fed, so that the head's size is exact.
         """
         before = self._raw
         if not before:
@@ -297,7 +306,8 @@ class RequestReader:
                     self._head = known
                     self._complete = True
                     return ends + len(_END)
-        # The request line apart: what is wrong with it is wrong before anything after it.
+        # The request line is fed by itself, so that a fault in it is found before any fault
+        # after it.
         mark = _END if self._line_read else _LINE_END
         ends = _after(mark, before[1 - len(mark) :], data, at)
         stop = len(data) if ends < 0 else ends
@@ -342,10 +352,9 @@ class RequestReader:
 
     def _check_request_line(self, line: bytes) -> None:
         """
-        Refuse what llhttp lets pass: HTTP/0.9, which would wait for an end of
-        headers that never comes, other protocols, superfluous spaces, and a line
-        feed, which ends a request of HTTP/0.9 for llhttp and is part of the target
-        for us.
+        Refuse request lines that llhttp accepts: HTTP/0.9, which would wait for an end of
+        headers that never comes; other protocols; superfluous spaces; and a line feed, which
+        ends a request of HTTP/0.9 for llhttp and is part of the target for us.
         """
         if b"\n" in line:
             raise Refusal(400, "The request line holds a line feed.")
@@ -353,14 +362,14 @@ class RequestReader:
         if len(words) != 3:
             raise Refusal(400, "The request line is not METHOD, target and HTTP version.")
         if words[2] not in _VERSIONS or words[0] == b"PRI":
-            # PRI opens HTTP/2. llhttp knows this method, and waits after the head for the
-            # rest of HTTP/2's preface, which is no body that we could bound.
+            # PRI begins HTTP/2. llhttp knows this method, and waits after the head for the rest
+            # of HTTP/2's preface, which is no body with a limit.
             raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported here.")
         if len(words[1]) > self._limits.uri:
             raise self._uri_too_long()
 
     def _head_read(self, raw: bytes) -> None:
-        """The parser has read a head: refuse what llhttp lets pass."""
+        """Refuse heads that llhttp accepts; the parser has read a whole head."""
         method, target, version = raw[: raw.find(b"\r\n")].split(b" ")
         limits = self._limits
         if self._is_upgrade:
@@ -415,9 +424,9 @@ class RequestReader:
 
     def _decline_upgrade(self, raw: bytes, method: bytes) -> None:
         """
-        Have llhttp read the head again without its offer to change to another
-        protocol, which a server may ignore (RFC 9110, 7.8).  WebSocket
-        cannot be ignored: its client understands no other reply.
+        Have llhttp read the head again without its offer to change to another protocol, which a
+        server may ignore (RFC 9110, 7.8).  An offer of WebSocket is refused, because its client
+        understands no other reply.
         """
         headers = self._headers
         offered = [
@@ -462,11 +471,10 @@ class RequestReader:
 
     def _feed_chunks(self, data: bytes, at: int) -> int:
         """
-        Feed some of a chunked body, at most to the end of the line that
-        announces the last chunk.  The sizes are read here as well as by
-        llhttp, because llhttp does not tell where a message ends, and the
-        next head must not be fed with it.  Where both disagree the request is
-        refused.
+        Feed some of a chunked body, at most to the end of the line that announces the last
+        chunk.  The sizes are read here as well as by llhttp, because llhttp does not tell where
+        a message ends, and the next head must not be fed together with it.  If both disagree,
+        the request is refused.
         """
         self.expecting = False
         start = at
@@ -483,7 +491,7 @@ class RequestReader:
                 left -= taken
                 overhead = 0
                 continue
-            # More than the limit need not be fed: it is refused below.
+            # Bytes beyond the limit need not be fed, because the request is refused below.
             found = data.find(b"\n", at, min(end, at + most - overhead + 1))
             stop = found + 1 if found >= 0 else min(end, at + most - overhead + 1)
             line = tail + data[at:stop]
@@ -513,7 +521,7 @@ class RequestReader:
         return at
 
     def _feed_trailer(self, data: bytes, at: int) -> int:
-        """Feed up to the empty line that ends a chunked body."""
+        """Feed the body up to the empty line that ends it."""
         tail = self._tail
         limit = at + self._limits.head - self._overhead + 1
         ends = _after(_END, tail, data, at)
@@ -534,7 +542,7 @@ class RequestReader:
             raise self._refusal
 
     def _finish(self) -> None:
-        """A request is complete."""
+        """Put a complete request into the queue."""
         head, incoming = self._head, self._body
         assert head is not None
         try:
@@ -554,11 +562,11 @@ class RequestReader:
             return
         self._headers.append((name, value))
         if len(self._headers) > self._limits.headers and self._refusal is None:
-            # At once: a head of 64 KiB may have 16 000 of them.
+            # The refusal is raised at once, because a head of 64 KiB may have 16 000 headers.
             self._refusal = Refusal(
                 431, f"The request has more than {self._limits.headers} headers."
             )
-            # llhttp ends with an error, which is answered as said here.
+            # llhttp then ends with an error, but the answer is this refusal.
             raise self._refusal
 
     def on_headers_complete(self) -> None:

@@ -1,4 +1,4 @@
-"""The seam between our channel and what writes replies to it."""
+"""This module has the interface between our channel and the code that writes replies to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["IReplyChannel"]
 
 class IReplyChannel(Interface):
     """
-    What our own channel offers beyond twisted.web's: a reply written as the
-    very bytes that go out.  One reply at a time, between C{begin_reply} and
+    Our own channel offers this interface in addition to twisted.web's: a reply is written as
+    the bytes that are sent.  Only one reply is written at a time, between C{begin_reply} and
     C{end_reply} or C{abort_reply}.
     """
 
@@ -25,20 +25,24 @@ class IReplyChannel(Interface):
 
     def begin_reply(request: IRequest, producer: IPushProducer) -> None:
         """
-        This request is answered by C{write_reply} from here on.
+        Begin the reply to this request, which C{write_reply} continues.
 
-        @param producer: paused while more than 64 KiB wait for the client;
-            resumed when they have gone; stopped when the client leaves.
+        @param producer: the producer of the reply, which is paused while more than 64 KiB wait
+            for the client, resumed when they have been sent, and stopped when the client
+            leaves.
         """
 
     def write_reply(data: bytes) -> None:
-        """Send, at once if nothing is queued (no trip through the reactor's writers)."""
+        """Send these bytes; at once, without the reactor's writers, if nothing is queued."""
 
     def unsent() -> int:
-        """How many bytes the client has yet to take, as far as can be seen from here."""
+        """
+        Return how many bytes the client has not taken yet, as far as can be seen in this
+        process.
+        """
 
     def end_reply(request: IRequest) -> None:
-        """The reply is whole: go on with the next request, or close."""
+        """End the reply, and go on with the next request, or close the connection."""
 
     def abort_reply(request: IRequest) -> None:
-        """Close the connection uncleanly, so that no reply looks complete that is not."""
+        """Abort the connection, so that a reply that is not complete does not look complete."""

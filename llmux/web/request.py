@@ -1,6 +1,6 @@
 """
-The request of our own channel is a twisted.web Request whose attributes are
-computed on first access, so that a proxied request pays only for those it uses.
+This module has the request of our own channel: a twisted.web Request whose attributes are
+computed on first access, so that a proxied request pays only for those that it uses.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _T = TypeVar("_T")
 
 class _Lazy(Generic[_T]):
     """
-    An attribute of this kind is made when it is first asked for, and from then on an
-    ordinary one.  (C{functools.cached_property} takes a lock before 3.12.)
+    An attribute of this kind is made when it is first asked for, and is an ordinary attribute
+    from then on. (C{functools.cached_property} takes a lock before 3.12.)
     """
 
     def __init__(self, make: Callable[[Any], _T]) -> None:
@@ -69,13 +69,13 @@ class _Lazy(Generic[_T]):
 @implementer(ICaller)
 class LlmuxRequest(Request):
     """
-    A request that is complete: its head and its body have been read.
+    An L{LlmuxRequest} is complete: its head and its body have been read.
 
-    @ivar head: what stood before the body.
-    @ivar body: closed when the request is over.
-    @ivar touched: something has been made that was asked for.  (To look into
-        C{__dict__} would make one.)
-    @ivar departed: see L{ICaller}; a C{notifyFinish} that costs next to nothing.
+    @ivar head: the head of the request.
+    @ivar body: the body, which is closed when the request is over.
+    @ivar touched: whether an attribute has been made. (Looking into C{__dict__} would create
+        the dict.)
+    @ivar departed: see L{ICaller}; this does what C{notifyFinish} does, at almost no cost.
     """
 
     departed: Callable[[], None] | None = None
@@ -93,12 +93,13 @@ class LlmuxRequest(Request):
 
     touched = False
 
-    # What the base's __init__ sets, as its own argument says.
+    # The base class sets these in its __init__.
     queued = False
     _parsePOSTFormSubmission = False
 
     def __init__(self, channel: RequestTransport, head: RequestHead, body: RequestBody) -> None:
-        # Not the base's: it makes what is made below when asked for.
+        # The __init__ of the base class is not called, because it makes the attributes that are
+        # made below on first access.
         self.channel: Any = channel
         self.head = head
         self.body = body
@@ -141,7 +142,7 @@ class LlmuxRequest(Request):
 
     @_Lazy
     def received_cookies(self) -> dict[bytes, bytes]:
-        # parseCookies fills it, and asks for it.
+        # parseCookies both reads and fills this attribute.
         self.__dict__["received_cookies"] = cookies = dict[bytes, bytes]()
         self.parseCookies()
         return cookies
@@ -171,7 +172,7 @@ class LlmuxRequest(Request):
     # ------------------------------------------------------------- routing
 
     def process(self) -> None:
-        """Find the resource and have it answer."""
+        """Find the resource, and have it answer."""
         try:
             route = self.channel.site.routes.get(self.head.path)
             if route is None:
@@ -200,8 +201,8 @@ class LlmuxRequest(Request):
 
     def _parse_form(self) -> bool:
         """
-        Add a form in the body to C{args}, as twisted.web does by default.
-        False: it is not one, and the request has been refused.
+        Add a form in the body to C{args}, as twisted.web does by default; return False if the
+        form is not sound, and the request has been refused.
         """
         content_type = self.head.content_type
         if self.method != b"POST" or content_type is None or not self.body.length:
@@ -231,7 +232,8 @@ class LlmuxRequest(Request):
         """See L{ICaller.replace_body}."""
         self.body = body
         made = self.__dict__
-        # What has been made of the old one is made anew, if it is asked for again.
+        # Attributes that were made from the old body are removed, and made anew if they are
+        # asked for.
         made.pop("raw_headers", None)
         content = made.pop("content", None)
         if content is not None:
@@ -250,11 +252,10 @@ class LlmuxRequest(Request):
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> None:
         """
-        Answer with all that there is to say.  The reply is what C{setHeader},
-        C{write} and C{finish} would make of it, for a fifth of their time;
-        headers that were set before go along.
+        Send a whole reply.  The reply is the same as by C{setHeader}, C{write} and C{finish},
+        but takes a fifth of the time; headers that were set before are sent as well.
 
-        @param headers: Content-Length excepted.
+        @param headers: the headers of the reply, except Content-Length.
         """
         channel = self.channel
         if "responseHeaders" in self.__dict__ or channel is None:
@@ -287,8 +288,8 @@ class LlmuxRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """
-        Rendering raised.  A reply that has begun is cut off, so that it does
-        not look complete.
+        Answer with an error after rendering has raised.  If a reply has begun, the connection
+        is aborted, so that the reply does not look complete.
         """
         if self.finished or self._disconnected or self.startedWriting:
             self._log.failure("while answering {request}", reason, request=self)
@@ -300,8 +301,8 @@ class LlmuxRequest(Request):
 
     def let_go(self, reason: Failure | None) -> None:
         """
-        It is over.  Close what has been opened, and tell those who asked to
-        be told.
+        Close what has been opened, because the request is over, and call back those who wait
+        for that.
 
         @param reason: why the client has gone; None if it was answered.
         """
@@ -316,7 +317,7 @@ class LlmuxRequest(Request):
                 waiting.errback(reason)
 
     def _remember_channel(self) -> None:
-        """Make now what cannot be made without the channel."""
+        """Make the attributes that cannot be made later without the channel."""
         _ = self.client, self.host, self.site, self.transport
 
     def _cleanup(self) -> None:
@@ -329,7 +330,7 @@ class LlmuxRequest(Request):
         self.let_go(None)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The client has gone."""
+        """End the request, because the client has gone."""
         self._disconnected = True
         if self.departed is not None:
             self.departed()

@@ -1,6 +1,4 @@
-"""
-The head of a request, and what the fields in it mean to this server.
-"""
+"""This module has the head of a request, and says what the fields in it mean to this server."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ _LLHTTPS = frozenset((b"connection", b"proxy-connection", b"upgrade"))
 
 MEANINGFUL = _OURS | _LLHTTPS
 """
-The names, in lower case, of all fields that change how a request is read or
-whether it is taken: by L{interpret}, and by llhttp.  Any other field passes.
+These fields, in lower case, change how a request is read or whether it is accepted: the first
+by L{interpret}, the others by llhttp.  Any other field is passed on.
 """
 
 _BLANKS = (b" ", b"\t")
@@ -32,17 +30,17 @@ _BLANKS = (b" ", b"\t")
 
 class Fields:
     """
-    The fields of a head, and what those say that mean something.
+    L{Fields} are the fields of a head, and the values of those that mean something to this
+    server.
 
-    @ivar headers: names as they came, values without the whitespace around
-        them.
-    @ivar hosts: how many Host fields there are.
-    @ivar host: the last of them, or None.
-    @ivar origins: all Origin fields.
-    @ivar length_at: where Content-Length is among the headers, or -1.
+    @ivar headers: the fields: names as they came, values without the whitespace around them.
+    @ivar hosts: the number of Host fields.
+    @ivar host: the last Host, or None.
+    @ivar origins: the values of all Origin fields.
+    @ivar length_at: the position of Content-Length among the headers, or -1.
     @ivar content_type: the first Content-Type, or None.
     @ivar expect: the last Expect, or None.
-    @ivar coding: all Transfer-Encodings, or None.
+    @ivar coding: all Transfer-Encodings, joined by commas, or None.
     """
 
     __slots__ = (
@@ -69,8 +67,8 @@ class Fields:
 
 def interpret(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
     """
-    What these header fields, as llhttp gives them, mean to this server.  The
-    memo of heads remembers the results; nothing else reads a request's fields.
+    Return what these header fields, as llhttp gives them, mean to this server.  The memo of
+    heads keeps the results; nothing else reads a request's fields.
     """
     fields = Fields()
     kept = fields.headers
@@ -101,24 +99,23 @@ def interpret(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 class RequestHead:
     """
-    A request head is what stands before the body.  Once made, nothing of it
-    changes but C{derived}, so that a later request with the same head may
-    share it.
+    A L{RequestHead} is the part of a request before the body.  Nothing of it changes except
+    C{derived}, so that later requests with the same head can share it.
 
-    @ivar method: as it came.
-    @ivar uri: the target, in origin form (or C{*}): the scheme and authority
-        of an absolute-form target are taken off.
+    @ivar method: the method, as it came.
+    @ivar uri: the target, in origin form (or C{*}): without the scheme and authority of an
+        absolute-form target.
     @ivar path: C{uri} up to the query.
     @ivar version: C{b"HTTP/1.1"} or C{b"HTTP/1.0"}.
-    @ivar headers: names as they came, values without the whitespace around
-        them.  In a head that is shared the value of Content-Length is another
-        request's: ask L{headers_for}.
-    @ivar length_at: where Content-Length is among the headers, or -1.
+    @ivar headers: the headers: names as they came, values without the whitespace around them.
+        In a shared head, the value of Content-Length is another request's; use L{headers_for}.
+    @ivar length_at: the position of Content-Length among the headers, or -1.
     @ivar content_type: the first Content-Type, or None.
-    @ivar keep_alive: the client will send another request on the connection.
-    @ivar expects_continue: it waits for C{100 Continue} before the body.
-    @ivar derived: for whoever forwards requests, to keep what it has worked
-        out from this head (everything but the length).  None at first.
+    @ivar keep_alive: whether the client may send another request on the connection.
+    @ivar expects_continue: whether the client waits for C{100 Continue} before it sends the
+        body.
+    @ivar derived: what a forwarder of requests has computed from this head (everything but the
+        length); None at first.
     """
 
     __slots__ = (
@@ -161,7 +158,7 @@ class RequestHead:
         self.derived: Any = None
 
     def headers_for(self, length: int) -> list[tuple[bytes, bytes]]:
-        """The headers of a request with this head and a body of C{length} bytes."""
+        """Return the headers of a request with this head and a body of C{length} bytes."""
         headers = list(self.headers)
         at = self.length_at
         if at >= 0 and int(headers[at][1]) != length:

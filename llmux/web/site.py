@@ -1,5 +1,5 @@
 """
-The site makes the channels of clients' connections, and knows them all.
+This module has the site, which makes the channels of clients' connections, and knows them all.
 """
 
 from __future__ import annotations
@@ -28,35 +28,32 @@ __all__ = ["LlmuxSite"]
 _SWEEP = 1.0
 _MOST_ROUTES = 256
 _LOG_AGAIN = 60.0
-"""Seconds in which refusals of one kind are logged once."""
+"""Refusals of one kind are logged once in this many seconds."""
 
 
 class LlmuxSite(Site):
     """
-    A L{Site} whose connections are L{LlhttpChannel}s.
+    An L{LlmuxSite} is a L{Site} whose connections are of the class L{LlhttpChannel}.
 
-    A resource that sets C{route_is_stable = True} promises that the child it
-    gives for a path, and what it is for that path, depend on nothing but the
-    path, for good.  Where all resources from the root to the leaf promise
-    this, the tree is walked once for the path.
+    A resource that sets C{route_is_stable = True} promises that its child for a path depends on
+    nothing but the path, and never changes.  If all resources from the root to the leaf promise
+    this, the tree is walked only once for the path.
 
-    @ivar request_factory: called with a channel, a head and a body.
-    @ivar limits: how large requests may be.
-    @ivar heads: heads of requests that need not be parsed again.
-    @ivar routes: for a path, its leaf and how many segments lead there.
-    @ivar stopping: no further requests are taken on a connection.
-    @ivar idle_timeout: seconds without a request after which a connection is
-        closed.
-    @ivar read_timeout: seconds within which the head of a request must come,
-        and over which the rate of its body is taken.
-    @ivar min_upload_rate: bytes a second of a body that must come.
-    @ivar scan: makes what is shown large bodies as they come, or None.
-    @ivar access: which hosts and origins are accepted, or None for all.  Set
-        it before the first connection: heads that are remembered have been
-        accepted.
-    @ivar storage: keeps the bodies of requests.
-    @ivar parse_forms: put forms from bodies into C{args}, as twisted.web does
-        by default; they are read into memory.
+    @ivar request_factory: a function that makes a request of a channel, a head and a body.
+    @ivar limits: the limits of requests' sizes.
+    @ivar heads: the memo of heads that need not be parsed again.
+    @ivar routes: for each path, its leaf, and how many segments lead there.
+    @ivar stopping: whether connections take no further requests.
+    @ivar idle_timeout: after how many seconds without a request a connection is closed.
+    @ivar read_timeout: within how many seconds the head of a request must come; the rate of its
+        body is measured over the same time.
+    @ivar min_upload_rate: how many bytes per second of a body must come.
+    @ivar scan: the factory of the scans that are given large bodies as they come; or None.
+    @ivar access: the rules about hosts and origins, or None if all are accepted.  This must be
+        set before the first connection, because heads that are remembered count as accepted.
+    @ivar storage: the storage that keeps the bodies of requests.
+    @ivar parse_forms: whether forms from bodies are put into C{args}, as twisted.web does by
+        default; they are read into memory.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class LlmuxSite(Site):
         self.request_factory = request_factory
         self.clock = reactor
         self.limits = Limits() if limits is None else limits
-        # Lengths have not always the same number of digits.
+        # Margins are left, because lengths do not always have the same number of digits.
         self.heads = HeadMemo(
             min(2048, self.limits.head - 64), min(64, self.limits.headers - 1)
         )
@@ -105,13 +102,13 @@ class LlmuxSite(Site):
     # --------------------------------------------------------- the factory
 
     def startFactory(self) -> None:
-        """Do nothing: there is no access log, and no clock for one."""
+        """Do nothing, because there is no access log, and no clock for one."""
 
     def stopFactory(self) -> None:
-        """Do nothing: nothing was started."""
+        """Do nothing, because nothing was started."""
 
     def log(self, request: Request) -> None:
-        """Do nothing: there is no access log."""
+        """Do nothing, because there is no access log."""
 
     def buildProtocol(self, addr: IAddress | None) -> LlhttpChannel:  # type: ignore[override] # a Site has no other use for its protocol
         """See L{IProtocolFactory.buildProtocol}."""
@@ -124,7 +121,7 @@ class LlmuxSite(Site):
     # --------------------------------------------------------- the tree
 
     def getResourceFor(self, request: LlmuxRequest) -> IResource:
-        """Walk the tree; remember the way if it is the same for good."""
+        """Walk the tree, and remember the leaf if it is always the same for this path."""
         resource: Any = self.resource
         stable = getattr(resource, "route_is_stable", False)
         while request.postpath and not resource.isLeaf:
@@ -139,20 +136,22 @@ class LlmuxSite(Site):
         return cast(IResource, resource)
 
     def forget_ways(self) -> None:
-        """The tree, or who may use it, has changed: walk it anew, and check heads anew."""
+        """
+        Forget all routes and heads, because the tree, or the rules of access, have changed.
+        """
         self.routes.clear()
         self.heads.clear()
 
     # --------------------------------------------------------- connections
 
     def opened(self, channel: LlhttpChannel) -> None:
-        """Called by each connection when it is made."""
+        """Add a connection that has been made."""
         self._connections.add(channel)
         if self._sweep is None:
             self._sweep = self.clock.callLater(_SWEEP, self._look)
 
     def lost(self, channel: LlhttpChannel) -> None:
-        """Called by each connection when it is lost."""
+        """Remove a connection that has been lost."""
         self._connections.discard(channel)
         if not self._connections:
             if self._sweep is not None:
@@ -170,8 +169,8 @@ class LlmuxSite(Site):
 
     def refused(self, error: ApiError) -> None:
         """
-        Called when something that is no request is refused.  Each kind of
-        refusal is logged once a minute.
+        Log that something was refused that is no sound request.  Each kind of refusal is logged
+        once a minute.
         """
         now = self.clock.seconds()
         kind = error.status, error.code
@@ -190,8 +189,8 @@ class LlmuxSite(Site):
 
     def reading_failed(self, failure: Failure) -> None:
         """
-        Called when reading a request raised, which is a defect.  Each kind of
-        failure is logged once.
+        Log that reading a request has raised, which is a defect.  Each kind of failure is
+        logged once.
         """
         frame = failure.frames[-1] if failure.frames else None
         kind = failure.type, frame and (frame[1], frame[2])
@@ -200,20 +199,22 @@ class LlmuxSite(Site):
             self._log.failure("a request could not be read", failure)
 
     def connections(self) -> int:
-        """How many connections there are."""
+        """Return the number of connections."""
         return len(self._connections)
 
     def stop_accepting_requests(self) -> None:
         """
-        Close the idle connections now, and each of the others when the
-        request on it has been answered.
+        Close the idle connections now, and each of the others when its present request has been
+        answered.
         """
         self.stopping = True
         for channel in list(self._connections):
             channel.stop()
 
     def all_closed(self) -> Deferred[None]:
-        """A Deferred that fires when there is no connection (at once, if there is none)."""
+        """
+        Return a Deferred that fires when there is no connection (at once, if there is none).
+        """
         waiting: Deferred[None] = Deferred(self._waiting_no_more)
         if self._connections:
             self._waiting.append(waiting)
@@ -225,6 +226,6 @@ class LlmuxSite(Site):
         self._waiting.remove(waiting)
 
     def abort_all(self) -> None:
-        """Close every connection at once, uncleanly."""
+        """Close every connection at once."""
         for channel in list(self._connections):
             channel.abortConnection()

@@ -1,6 +1,6 @@
 """
-Bodies that differ from what came in a few places: the bytes in between are not copied
-where they lie in a file.
+This module makes bodies that differ in a few places from those that came; if a body is in a
+file, the bytes in between are not copied.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Cut", "splice"]
 
 class Cut(NamedTuple):
     """
-    A place of a body, and what stands there instead.
+    A cut replaces one place of a body by other bytes.
 
     @ivar start: where the place begins, in bytes from the body's start.
     @ivar end: where the place ends; not less than C{start}.
-    @ivar put: the bytes that stand there instead.
+    @ivar put: the bytes that replace the place.
     """
 
     start: int
@@ -33,10 +33,10 @@ class Cut(NamedTuple):
 
 def splice(body: RequestBody, cuts: Iterable[Cut]) -> RequestBody:
     """
-    Give the body that another one is with these cuts made.  The new body owns
-    whatever the old one held, and the old one must not be read any more.
+    Return a body that is another one with these cuts made.  The new body owns whatever the old
+    one held, and the old one must not be read any more.
 
-    @param cuts: in the order of their places, which do not overlap.
+    @param cuts: the cuts, in the order of their places, which must not overlap.
     """
     data = body.in_memory()
     if data is not None:
@@ -56,16 +56,15 @@ def splice(body: RequestBody, cuts: Iterable[Cut]) -> RequestBody:
 
 class _Spans:
     """
-    The parts that a spliced body is made of: some of its file, some in memory.
+    L{_Spans} are the parts that a spliced body consists of: some in its file, some in memory.
 
-    @ivar length: of all of them together, in bytes.
+    @ivar length: the length of all parts together, in bytes.
     """
 
     def __init__(self, length: int, cuts: Iterable[Cut]) -> None:
-        """
-        @param length: of the file, in bytes.
-        """
-        # Where each begins in the spliced body, and what it is: bytes, or a place in the file.
+        """@param length: the length of the file, in bytes."""
+        # Where each part begins in the spliced body, and the part itself: bytes, or a place in
+        # the file.
         self._starts: list[int] = []
         self._parts: list[bytes | tuple[int, int]] = []
         self.length = 0
@@ -84,8 +83,8 @@ class _Spans:
 
     def read(self, descriptor: int, at: int, size: int) -> bytes:
         """
-        Give up to C{size} bytes from C{at} on, none at the end; fewer where a
-        part ends.
+        Return up to C{size} bytes from C{at} on: no bytes at the end, and fewer if a part ends
+        before.
 
         @raise OSError: the file cannot be read.
         """
@@ -102,7 +101,7 @@ class _Spans:
 
 
 class _SplicedBody(RequestBody):
-    """A body whose file is read in spans, with other bytes between them."""
+    """This body reads its file in spans, with other bytes between them."""
 
     __slots__ = ("_spans",)
 
@@ -129,7 +128,7 @@ class _SplicedBody(RequestBody):
 
 
 class _SplicedReader(io.RawIOBase):
-    """A reader of a spliced body, with a descriptor of its own."""
+    """This reader reads a spliced body, with a descriptor of its own."""
 
     def __init__(self, descriptor: int, spans: _Spans) -> None:
         self._descriptor = os.dup(descriptor)

@@ -1,6 +1,6 @@
 """
-The transport of a request: what twisted.web's Requests ask of the connection that
-they answer on.
+This module has the transport of a request: what twisted.web's Requests ask of the connection on
+which they answer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NOWHERE = UNIXAddress(None)
 
 
 def unsent(transport: Any) -> int:
-    """How many bytes written to this transport are still in this process."""
+    """Return how many bytes that were written to this transport are still in this process."""
     count = 0
-    # TLS keeps what it has not encrypted apart from what it has.
+    # TLS keeps the bytes that it has not encrypted yet in a buffer of its own.
     while transport is not None and not isinstance(transport, Connection):
         count += sum(map(len, getattr(transport, "_appSendBuffer", ())))
         transport = getattr(transport, "transport", None)
@@ -40,13 +40,13 @@ def unsent(transport: Any) -> int:
 
 class RequestTransport:
     """
-    A transport of requests is to a Request what
-    L{twisted.web.http.HTTPChannel} is, as far as writing goes.
+    A Request writes to a L{RequestTransport} as it would write to a
+    L{twisted.web.http.HTTPChannel}.
 
     @ivar transport: the connection; None before it is made.
-    @ivar keeps_alive: the connection will outlive the present reply.  Whoever
-        writes the reply may set it to False.
-    @ivar client_is_http_1_0: of the present request.
+    @ivar keeps_alive: whether the connection stays open after the present reply.  Whoever
+        writes the reply may set this to False.
+    @ivar client_is_http_1_0: whether the client of the present request speaks HTTP/1.0.
     """
 
     __slots__ = ("_full", "_producer", "client_is_http_1_0", "keeps_alive", "transport")
@@ -55,7 +55,7 @@ class RequestTransport:
         self.transport: Any = None
         self.keeps_alive = True
         self.client_is_http_1_0 = False
-        # Whose writes fill the transport; whether they have.
+        # The producer whose writes fill the transport, and whether the transport is full.
         self._producer: Any = None
         self._full = False
 
@@ -86,11 +86,11 @@ class RequestTransport:
         self.transport.write(b"\r\n".join(lines))
 
     def write(self, data: bytes) -> None:
-        """Write some of the body of a reply."""
+        """Write a part of the body of a reply."""
         self.transport.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Write some of the body of a reply, in pieces."""
+        """Write a part of the body of a reply, in pieces."""
         self.transport.writeSequence(iovec)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
@@ -124,9 +124,9 @@ class RequestTransport:
         try:
             return cast(IAddress, self.transport.getHost())
         except AttributeError:
-            # A socket that is closed no longer knows.
+            # A socket that is closed does not know its address any more.
             return _NOWHERE
 
     def isSecure(self) -> bool:
-        """Whether the client speaks TLS to us."""
+        """Tell whether the client uses TLS on this connection."""
         return bool(ISSLTransport.providedBy(self.transport))
