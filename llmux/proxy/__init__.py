@@ -1,1 +1,4 @@
-"""The Resource tree: it gives each request its model, and passes the request on."""
+"""
+This package has the Resource tree, which finds the model of each request, and passes the
+request on.
+"""

@@ -1,6 +1,4 @@
-"""
-Hooks that close a backend's connections before its model is put to sleep.
-"""
+"""This module closes a backend's connections before its model is put to sleep."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ __all__ = ["ConnectionDroppingHooks"]
 @implementer(IHookRunner, IWakeNotes)
 class ConnectionDroppingHooks:
     """
-    A hook runner that has another run the hooks.  Before a model's sleep hook
-    starts, the unused connections to its backend are closed, for they would not
-    survive (and a checkpoint of the backend may fail because of them), and
-    requests that still wait for a connection are kept from going out; but not
-    where several models share one server, as Ollama's do.
+    This hook runner has another runner run the hooks.  Before a model's sleep hook starts, it
+    closes the unused connections to the backend, because they would not survive (and a
+    checkpoint of the backend may fail because of them), and requests that still wait for a
+    connection are not sent any more.  If several models share one server, as Ollama's do, only
+    the unused connections are closed.
     """
 
     def __init__(
@@ -31,9 +29,7 @@ class ConnectionDroppingHooks:
         pool: BackendPool,
         backends: Mapping[str, tuple[str, int]],
     ) -> None:
-        """
-        @param backends: for each model its backend's host and port, as they are now.
-        """
+        """@param backends: the host and port of each model's backend, as they are now."""
         self._hooks = hooks
         self._notes = IWakeNotes(hooks, None)
         self._pool = pool
@@ -46,7 +42,8 @@ class ConnectionDroppingHooks:
             if list(self._backends.values()).count(address) == 1:
                 self._pool.forget(*address)
             else:
-                # What waits for a connection there is another model's, which may be awake.
+                # Requests that wait for a connection there may be for another model, which is
+                # awake.
                 self._pool.close_unused(*address)
         return self._hooks.start(model, hook)
 

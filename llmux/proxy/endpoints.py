@@ -1,5 +1,5 @@
 """
-The paths that llmux answers itself, and the tree that leaves all others to
+This module has the paths that llmux itself answers, and the tree that leaves all other paths to
 the models.
 """
 
@@ -27,19 +27,22 @@ from llmux.web.limits import TURN
 __all__ = ["NothingElse", "Root"]
 
 _SCRAPES_COST = 0.05
-"""Seconds of CPU time that scrapes may take within a second before they get no new text."""
+"""
+When scrapes have taken this many seconds of CPU time within a second, the next ones in this
+second get the last text.
+"""
 
 
 def _turn() -> Callable[[], bool]:
-    """For a Cooperator: whether C{TURN} seconds have passed."""
+    """Return, for a Cooperator, a function that tells whether L{TURN} seconds have passed."""
     end = perf_counter() + TURN
     return lambda: perf_counter() > end
 
 
 class Root(Resource):
     """
-    The root of the tree has our own paths, each where OpenAI or custom has it;
-    every other path is the models' Resource's.
+    The root of the tree has llmux' own paths, which are those of OpenAI's API or customary;
+    every other path belongs to the Resource of the models.
     """
 
     route_is_stable = True
@@ -55,13 +58,14 @@ class Root(Resource):
         reason_not_ready: Callable[[], str | None] | None = None,
     ) -> None:
         """
-        @param models: answers for the list of models.
-        @param rest: answers all other paths; a leaf.
-        @param clock: gives a long list of metrics its turns.
-        @param refusals: logs the errors that clients are answered with; a new one if None.
-        @param reason_not_ready: tells why requests had better go elsewhere; None where
-            nobody can tell, and /ready is no path of ours.
-        @param admin: makes what is under /llmux, when somebody first asks; None: nothing is.
+        @param models: the Resource of the list of models.
+        @param rest: the Resource of all other paths, which is a leaf.
+        @param clock: the clock for the turns in which a long list of metrics is written.
+        @param refusals: the log of the errors that clients get; None for a new one.
+        @param reason_not_ready: a function that returns why requests should be sent elsewhere;
+            if None, there is no path C{/ready}.
+        @param admin: a function that makes the Resource of C{/llmux} when somebody first asks;
+            if None, there is none.
         """
         Resource.__init__(self)
         self._rest = rest
@@ -77,8 +81,8 @@ class Root(Resource):
 
     def replace(self, models: IResource, rest: IResource) -> None:
         """
-        Have others answer for the list of models, and all other paths, from now on.
-        Whoever has remembered the way through this tree must forget it.
+        Have other Resources answer for the list of models, and for all other paths, from now
+        on.  The caller must make sites forget their routes.
         """
         self._rest = rest
         self._own[b"v1"] = _Version(models, rest)
@@ -93,13 +97,16 @@ class Root(Resource):
         return own
 
     def render(self, request: IRequest) -> int | bytes:
-        """Leave a path that ends here to the models' Resource."""
+        """Leave a path that ends here to the Resource of the models."""
         answered: int | bytes = self._rest.render(request)
         return answered
 
 
 class NothingElse(Resource):
-    """The Resource of what is not behind this door, and of all that is below."""
+    """
+    This Resource answers 404 for a path that is not served at this door, and for all paths
+    below.
+    """
 
     route_is_stable = True
 
@@ -112,14 +119,14 @@ class NothingElse(Resource):
         return self
 
     def render(self, request: Request) -> int:
-        """Refuse the request."""
+        """Refuse the request with 404."""
         path = request.path[:200].decode("ascii", "replace")
         self._refusals.answer(request, ApiError(404, f"There is no {path} here."))
         return NOT_DONE_YET
 
 
 class _Version(Resource):
-    """The Resource of what is under /v1."""
+    """This Resource is at C{/v1}."""
 
     route_is_stable = True
 
@@ -137,7 +144,7 @@ class _Version(Resource):
 
 
 class _Document(ReadOnly):
-    """A Resource whose reply is always the same."""
+    """This Resource always has the same reply."""
 
     def __init__(self, refusals: RefusalLog, content_type: bytes, body: bytes) -> None:
         super().__init__(refusals)
@@ -149,7 +156,9 @@ class _Document(ReadOnly):
 
 
 class _Readiness(ReadOnly):
-    """The Resource that says whether llmux can do its work, and why not: 503."""
+    """
+    This Resource says whether llmux can do its work; if not, the reply is 503, with the reason.
+    """
 
     def __init__(
         self, refusals: RefusalLog, reason_not_ready: Callable[[], str | None]
@@ -159,7 +168,8 @@ class _Readiness(ReadOnly):
 
     def read(self, request: Request) -> None:
         reason = self._reason_not_ready()
-        # Who asks does so each second or two: the log says such things elsewhere.
+        # This refusal is not logged, because clients of this path ask every second or two, and
+        # the log has the cause elsewhere.
         request.setResponseCode(200 if reason is None else 503)
         request.setHeader(b"Cache-Control", b"no-store")
         document = {"schema": 1, "ready": reason is None, "reason": reason}
@@ -168,9 +178,9 @@ class _Readiness(ReadOnly):
 
 class _Exposition(ReadOnly):
     """
-    The page that Prometheus scrapes.  A long one is put together a little in
-    each turn of the reactor.  Where scrapes have taken C{_SCRAPES_COST} within
-    a second, the next ones in this second get what the last one got.
+    This Resource is the page that Prometheus scrapes.  A long text is made in pieces, in
+    several turns of the reactor.  If scrapes have taken L{_SCRAPES_COST} seconds of CPU time
+    within a second, the next ones in this second get the last text.
     """
 
     _log = Logger()
@@ -181,7 +191,7 @@ class _Exposition(ReadOnly):
         self._seconds: Callable[[], float] = clock.seconds
         self._cooperator = Cooperator(_turn, lambda step: clock.callLater(0, step))
         self._text: bytes | None = None
-        # Who waits for the text that is being put together; None if none is.
+        # The requests that wait for the text that is being made; None if no text is being made.
         self._waiting: list[Request] | None = None
         # The present second, and how much CPU time scrapes have taken in it.
         self._second = 0.0
@@ -189,7 +199,7 @@ class _Exposition(ReadOnly):
 
     def read(self, request: Request) -> None:
         if request.method == b"HEAD":
-            # Its length is not known before the text is there, and need not be said.
+            # The length is not known before the text has been made, and need not be sent.
             request.setHeader(b"Content-Type", CONTENT_TYPE.encode("ascii"))
             request.finish()
             return
@@ -248,7 +258,7 @@ class _Exposition(ReadOnly):
         self.write(request, CONTENT_TYPE.encode("ascii"), text)
 
     def _failed(self, failure: Failure) -> None:
-        """A scrape is answered with the reason, and the next one is tried anew."""
+        """Answer the scrapes that wait with the reason; the next scrape is tried anew."""
         error = failure.value
         reason = "an error, which is in llmux's log"
         if isinstance(error, OSError):

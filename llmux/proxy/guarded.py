@@ -1,6 +1,6 @@
 """
-The seam between the Resource that gives requests their models and the Resource
-that answers them.
+This module has the interface between the Resource that gives requests their models and the
+Resource that answers them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["IGuardedResource", "ITurn"]
 
 class ITurn(Interface):
     """
-    One request's turn at its backend: the request has a guard and has not been
+    A turn is one request's time at its backend: the request has a guard and has not been
     answered.
 
     Whoever renders the turn sets C{caller.departed} and C{guard.on_abort}, and ends the
@@ -36,48 +36,53 @@ class ITurn(Interface):
     )
 
     def reply_began(status: int) -> None:
-        """The first bytes of a reply with this status are about to go to the client."""
+        """
+        Note that the first bytes of a reply with this status are about to be sent to the
+        client.
+        """
 
     def backend_in_doubt() -> None:
         """
-        The backend has answered in a way that makes its health doubtful: it
-        is asked soon.  The turn goes on.
+        Note that the backend has answered in a way that makes its health doubtful, so that it
+        is soon asked for its health.  The turn goes on.
         """
 
     def end(answered: bool = True, outcome: str = "client_left") -> None:
         """
-        The exchange with the backend is over.
+        End the turn, because the exchange with the backend is over.
 
-        @param answered: the backend's reply arrived whole.
-        @param outcome: why it did not.
+        @param answered: whether the whole reply of the backend has come.
+        @param outcome: why the reply is not complete.
         """
 
     def refuse(error: ApiError) -> None:
-        """End the turn and answer with this error: no byte has gone to the client."""
+        """
+        End the turn, and answer with this error; no byte may have been sent to the client.
+        """
 
     def cut_short(reason: str) -> None:
         """
-        End the turn: the backend failed after its reply had begun.  Whoever
-        renders the turn closes the client's connection.
+        End the turn, because the backend failed after its reply had begun.  Whoever renders the
+        turn closes the client's connection.
 
-        @param reason: a few words, from a small set.
+        @param reason: the reason in a few words, from a small set (it becomes a label of a
+            metric).
         """
 
     def unanswered(reason: str) -> None:
         """
-        End the turn: the backend refused the connection, or closed it before
-        the first byte of a reply, and no byte has gone to the client.  The
-        switcher decides: the request waits for another turn (once) or is
-        answered 502.
+        End the turn, because the backend refused the connection, or closed it before the first
+        byte of a reply; no byte may have been sent to the client.  The switcher decides whether
+        the request waits for another turn (once) or is answered with 502.
 
-        @param reason: a few words fit for the client.
+        @param reason: the reason, in a few words that may be sent to the client.
         """
 
 
 class IGuardedResource(IResource):
     """
-    A resource that minds the guard itself, because it knows better than the
-    request's end when its backend has finished.
+    An L{IGuardedResource} releases the guard itself, because it knows when its backend has
+    finished, which may be before the request ends.
     """
 
     def render_guarded(turn: ITurn) -> None:

@@ -1,5 +1,6 @@
 """
-The answer to a request that names no model says what is wrong with it.
+This module makes the answer to a request that names no model, which says what is wrong with the
+request.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from llmux.web.error_reply import ApiError
 __all__ = ["OUR_PATHS", "explain_missing_model"]
 
 OUR_PATHS = ("GET /v1/models", "GET /health", "GET /metrics")
-"""What llmux answers itself, as clients are told."""
+"""Clients are told that llmux itself answers these paths."""
 
 _EXPECT_A_BODY = (b"PATCH", b"POST", b"PUT")
 _LOOKED_AT = 64 * 1024
-"""Bytes up to which a body is parsed to explain it: below 10 ms."""
+"""
+A body of up to this many bytes is parsed to explain what is wrong, which takes less than 10 ms.
+"""
 
 _NAMED = 10
-"""Models that are named in a message."""
+"""A message names this many models."""
 
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
@@ -33,10 +36,10 @@ def explain_missing_model(
     request: IRequest, body: RequestBody, models: Iterable[str]
 ) -> ApiError:
     """
-    What to answer to a request in whose body no model's name was found: 404
-    with what there is if it has no body, else 400 with what is wrong.
+    Return the answer to a request in whose body no model's name was found: 404 with the paths
+    that exist if there is no body, else 400 with what is wrong.
 
-    @param models: the names that it could have given.
+    @param models: the names that the request could have given.
     """
     names = sorted(models)
     known = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
@@ -62,7 +65,7 @@ def _bad(message: str) -> ApiError:
 
 
 def _fault(request: IRequest, body: RequestBody) -> str:
-    """What is wrong, as a sentence."""
+    """Return what is wrong, as a sentence."""
     coding = (request.getHeader(b"content-encoding") or b"").strip()
     if coding and coding.lower() != b"identity":
         return f"The body is {_shown(coding)}, which is not understood here: send it as it is."

@@ -1,5 +1,6 @@
 """
-The list of models, as OpenAI has it, with what other servers add to it and clients read.
+This module has the list of models, as OpenAI's API has it, with what other servers add and
+clients read.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ _STATUS = {
     Phase.DRAINING: _LOADED,
     Phase.CHECKING: _LOADED,
 }
-"""What clients are told of a model in this phase; in all others it is not loaded."""
+"""
+Clients are told this status of a model in one of these phases; in all other phases the model is
+unloaded.
+"""
 
 
 def listed_names(models: Mapping[str, ModelConfig]) -> list[str]:
-    """Return the names that clients are told of: those of models and of their variants."""
+    """Return the names that clients are told: those of models and of their variants."""
     return sorted(
         name for own, model in models.items() if model.listed for name in (own, *model.variants)
     )
@@ -40,12 +44,12 @@ def listed_names(models: Mapping[str, ModelConfig]) -> list[str]:
 
 class ModelList(ReadOnly):
     """
-    The Resource of the models, as OpenAI lists them; below it each model has a
-    path of its own: its name, slashes and all.  A model that is not listed, and an
+    This Resource is the list of models, as OpenAI's API has it.  Below it each model has a path
+    of its own, which is its name, with the slashes in it.  A model that is not listed, and an
     alias, have such a path as well.
     """
 
-    # What it answers depends on what is left of the path.
+    # The answer depends on the rest of the path.
     route_is_stable = False
 
     def __init__(
@@ -54,9 +58,7 @@ class ModelList(ReadOnly):
         models: Mapping[str, ModelConfig],
         switching: Callable[[], Mapping[str, Model]],
     ) -> None:
-        """
-        @param switching: gives the switcher's models.
-        """
+        """@param switching: a function that returns the switcher's models."""
         super().__init__(refusals)
         self._switching = switching
         self.reconfigure(models)
@@ -64,7 +66,7 @@ class ModelList(ReadOnly):
     def reconfigure(self, models: Mapping[str, ModelConfig]) -> None:
         """List these models from now on."""
         self._listed = listed_names(models)
-        # For each name what does not change, and the model's own name.
+        # For each name, the part of its entry that does not change, and the model's own name.
         self._entries: dict[str, tuple[dict[str, Any], str]] = {}
         for own, model in models.items():
             for name in (own, *model.aliases, *model.variants):
@@ -95,14 +97,14 @@ class ModelList(ReadOnly):
 
 
 def _told(model: ModelConfig) -> dict[str, Any]:
-    """Give what a configuration says of a model, under the names that clients know."""
+    """Return what a configuration says of a model, under the keys that clients know."""
     told: dict[str, Any] = {}
     metadata = model.metadata
     if metadata.description is not None:
         told["description"] = metadata.description
     if metadata.context is not None:
-        # vLLM's, which Continue and Cline read; llama.cpp's, which pi and Hermes read;
-        # OpenRouter's.
+        # The first key is vLLM's, which Continue and Cline read; the second llama.cpp's, which
+        # pi and Hermes read; the third OpenRouter's.
         told["max_model_len"] = metadata.context
         told["meta"] = {"n_ctx": metadata.context}
         told["context_length"] = metadata.context
@@ -110,7 +112,7 @@ def _told(model: ModelConfig) -> dict[str, Any]:
 
 
 def _abilities(metadata: ModelMetadata) -> dict[str, Any]:
-    """Give what a model takes and can do, as OpenRouter says such things."""
+    """Return what a model takes and can do, in the form of OpenRouter's API."""
     told: dict[str, Any] = {}
     if metadata.inputs:
         told["architecture"] = {"input_modalities": list(metadata.inputs)}

@@ -1,6 +1,4 @@
-"""
-Resources that can be read only.
-"""
+"""This module has the base of Resources that can only be read."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ _READING = (b"GET", b"HEAD")
 
 
 class ReadOnly(Resource):
-    """A Resource that answers GET and HEAD, and tells others so."""
+    """This Resource answers GET and HEAD, and refuses other methods with 405."""
 
     isLeaf = True
     route_is_stable = True
@@ -37,13 +35,13 @@ class ReadOnly(Resource):
         return NOT_DONE_YET
 
     def read(self, request: Request) -> None:
-        """Answer a request for GET or HEAD."""
+        """Answer a GET or HEAD request."""
         raise NotImplementedError
 
     def write(self, request: Request, content_type: bytes, body: bytes) -> None:
-        """Write a whole reply, without its body to HEAD."""
+        """Write a whole reply; a reply to HEAD has no body."""
         request.setHeader(b"Content-Type", content_type)
         request.setHeader(b"Content-Length", b"%d" % len(body))
-        # A Request drops the body of a reply to HEAD itself.
+        # The Request itself drops the body of a reply to HEAD.
         request.write(body)
         request.finish()

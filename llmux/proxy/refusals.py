@@ -1,6 +1,4 @@
-"""
-Errors that llmux itself answers with: their words, and their log.
-"""
+"""This module has the errors with which llmux itself answers, and the log of these errors."""
 
 from __future__ import annotations
 
@@ -34,26 +32,32 @@ __all__ = [
 ]
 
 _RETRY_AFTER = 5.0
-"""Seconds that a client is told to wait where nothing better is known."""
+"""A client is told to wait for this many seconds if nothing better is known."""
 
 _LONGEST_RETRY = 60.0
-"""Seconds: clients that are told of longer times give up for good, some of them."""
+"""
+A client is told at most this many seconds, because some clients give up if they are told a
+longer time.
+"""
 
 ONLY_IF = b"x-llmux-only-if"
 
 _LINES = 10
 _INTERVAL = 1.0
-"""At most so many errors are logged in so many seconds; the others are counted."""
+"""In this many seconds at most L{_LINES} errors are logged; the others are counted."""
 
 _LONGEST = 300
-"""Characters of a path or a reason that are logged: both may be the client's own words."""
+"""
+This many characters of a path or a reason are logged, because both may be the client's own
+words.
+"""
 
 
 class BodyNotEdited(Exception):
     """
-    The body cannot be changed as its model's configuration wants.
+    The body cannot be changed as its model's configuration asks.
 
-    @ivar error: what the client is told.
+    @ivar error: the error that the client gets.
     """
 
     def __init__(self, error: ApiError) -> None:
@@ -62,14 +66,14 @@ class BodyNotEdited(Exception):
 
 
 def model_not_found(model: str) -> ApiError:
-    """The request names a model that is not configured."""
+    """Return the error for a request that names a model which is not configured."""
     return ApiError(404, f"Model not found: {model}", code="model_not_found", param="model")
 
 
 def refusal_to_wait(headers: Iterable[tuple[bytes, bytes]], model: str) -> ApiError | None:
     """
-    The error for a request whose model is not awake, and whose header C{X-LLMux-Only-If}
-    says that nothing is to be woken for it; None if the request may wait.
+    Return the error for a request whose model is not awake, and whose header C{X-LLMux-Only-If}
+    says that no model is to be woken for it; None if the request may wait.
     """
     for name, value in headers:
         if name.lower() != ONLY_IF:
@@ -83,31 +87,37 @@ def refusal_to_wait(headers: Iterable[tuple[bytes, bytes]], model: str) -> ApiEr
 
 
 def backend_error(reason: str) -> ApiError:
-    """The model's backend did not answer; C{reason} says how, in a few words."""
+    """
+    Return the error for a request that the model's backend did not answer; C{reason} says how,
+    in a few words.
+    """
     return ApiError(502, f"The model's backend did not answer: {reason}")
 
 
 def cut_short(reason: str) -> ApiError:
-    """The request was aborted by llmux before its backend had answered."""
+    """Return the error for a request that llmux aborted before its backend had answered."""
     return ApiError(
         503, f"The request was cut short: {reason}", "aborted", retry_after=_RETRY_AFTER
     )
 
 
 def cancelled() -> ApiError:
-    """An operator has cancelled the request.  By this status client libraries do not retry."""
+    """
+    Return the error for a request that an operator has cancelled.  With this status, client
+    libraries do not retry.
+    """
     return ApiError(410, "An operator has cancelled this request.", "cancelled")
 
 
 def internal_error() -> ApiError:
-    """There is a defect in llmux, which is in the log."""
+    """Return the error for a defect in llmux, which is in the log."""
     return ApiError(500, "llmux made a mistake; its log says more.", "internal_error")
 
 
 def from_switch_error(error: SwitchError) -> ApiError:
-    """What the switcher's refusal means to a client."""
+    """Return the error for a client that corresponds to an error of the switcher."""
     message, retry_after = str(error), error.retry_after
-    # Whoever gets a 503 is told when to come back.
+    # A client that gets a 503 is told when to try again.
     soon = _RETRY_AFTER if retry_after is None else retry_after
     match error:
         case ModelNotFound():
@@ -128,8 +138,8 @@ def from_switch_error(error: SwitchError) -> ApiError:
 
 class RefusalLog:
     """
-    A log of the errors that clients are answered with, and of replies that are
-    cut off: a line for each, as long as there are not too many.
+    A L{RefusalLog} logs the errors that clients get, and replies that are cut off: one line for
+    each, as long as there are not too many.
     """
 
     _log = Logger()
@@ -143,7 +153,7 @@ class RefusalLog:
 
     def answer(self, request: IRequest, error: ApiError, model: str = "") -> None:
         """
-        Answer a request that has not been answered with this error, and log it.
+        Answer a request, which has not been answered yet, with this error, and log the error.
 
         @param model: the model that the request names, if it is known.
         """
@@ -151,7 +161,7 @@ class RefusalLog:
         answer(request, error)
 
     def refused(self, error: ApiError, path: bytes, model: str = "") -> None:
-        """Log this error, with which a request for C{path} is answered."""
+        """Log an error that a request for C{path} gets."""
         if self._may_log():
             self._log.info(
                 "{status} for {path}{of_model}: {reason}",
@@ -164,7 +174,7 @@ class RefusalLog:
             )
 
     def cut_off(self, reason: str, path: bytes, model: str) -> None:
-        """Log that a reply was cut off after it had begun."""
+        """Log that a reply was aborted after it had begun."""
         if self._may_log():
             self._log.info(
                 "reply cut off for {path} (model {model}): {reason}",

@@ -1,6 +1,4 @@
-"""
-A request's way to its backend, and the reply's way back.
-"""
+"""This module passes a request to its backend, and the reply back to the client."""
 
 from __future__ import annotations
 
@@ -26,20 +24,20 @@ __all__ = ["ChannelRelay", "Relay", "RequestRelay"]
 _LAST_CHUNK = b"0\r\n\r\n"
 _SIZE_LINES = [b"%x\r\n" % size for size in range(4096)]
 _LAST_EVENT = b"data: [DONE]"
-"""After this event of a stream there is nothing that a client of OpenAI's API reads."""
+"""A client of OpenAI's API reads nothing after this event of a stream."""
 
 
 @implementer(IExchange, IPushProducer)
 class Relay:
     """
-    One turn at a backend.  Subclasses know how to write to the client.
+    A relay is one turn at a backend.  Subclasses know how to write to the client.
 
     The turn is ended as soon as the backend has done its part, even if the client
     is still reading.  Before that the exchange may be ended by the client's
     departure, by the switcher, by a time limit, or because the client has stalled.
 
-    @ivar answering: a reply has begun.  C{_latest} is then what came last of its body.
-    @ivar blocked: the relay waits for the client to take what has come.
+    @ivar answering: whether a reply has begun.  C{_latest} is then the last piece of its body.
+    @ivar blocked: whether the relay waits for the client to take what has come.
     """
 
     __slots__ = (
@@ -73,11 +71,11 @@ class Relay:
         self._first_byte_limit: IDelayedCall | None = None
 
     def limit_first_byte(self, clock: IReactorTime, seconds: float) -> None:
-        """End the exchange if the backend's reply has not begun after so many seconds."""
+        """End the exchange if the backend's reply has not begun after this many seconds."""
         self._first_byte_limit = clock.callLater(seconds, self._no_first_byte, seconds)
 
     def start(self) -> None:
-        """Ask the backend."""
+        """Send the request to the backend."""
         turn = self.turn
         turn.caller.departed = self.client_left
         turn.guard.on_abort = self.aborted
@@ -91,7 +89,7 @@ class Relay:
     # --------------------------------------------- what a subclass writes
 
     def cut_off(self) -> None:
-        """Close the client's connection so that no reply looks complete."""
+        """Close the client's connection, so that no reply looks complete."""
         raise NotImplementedError
 
     def unsent(self) -> int:
@@ -154,7 +152,7 @@ class Relay:
     # ------------------------------------------------- ends from elsewhere
 
     def hang_up(self) -> None:
-        """The backend need not go on."""
+        """Abort the exchange with the backend."""
         self._stop_first_byte_limit()
         connection = self.connection
         if connection is not None:
@@ -176,10 +174,14 @@ class Relay:
             turn.refuse(cut_short(reason))
 
     def client_left(self) -> None:
-        """Nobody is interested any more: the backend shall stop working at once."""
+        """
+        Abort the exchange, because the client has left, so that the backend stops working at
+        once.
+        """
         self.hang_up()
         self._unblock()
-        # Clients of event streams close at the last event, which is before the last chunk.
+        # Clients of event streams close the connection after the last event, which comes before
+        # the last chunk.
         whole = self.answering and self._latest.rstrip().endswith(_LAST_EVENT)
         self.turn.end(answered=whole)
 
@@ -196,7 +198,7 @@ class Relay:
     # --------------------------------------------------- IPushProducer
 
     def pauseProducing(self) -> None:
-        """The client does not keep up: read nothing more from the backend."""
+        """Read nothing more from the backend, because the client does not keep up."""
         connection = self.connection
         if connection is not None:
             connection.pause()
@@ -204,25 +206,27 @@ class Relay:
             self._stalls.watch(self)
 
     def resumeProducing(self) -> None:
-        """The client keeps up again."""
+        """Read from the backend again, because the client keeps up again."""
         self._unblock()
         connection = self.connection
         if connection is not None:
             connection.resume()
 
     def stopProducing(self) -> None:
-        """The client has left in mid-reply."""
+        """Abort the exchange, because the client has left before the end of the reply."""
         self.client_left()
 
     def _unblock(self) -> None:
-        """The client no longer holds anything up."""
+        """Note that the client no longer delays anything."""
         if self.blocked:
             self.blocked = False
             self._stalls.unwatch(self)
 
 
 class ChannelRelay(Relay):
-    """A relay to a client on our own channel: the bytes of the reply are written as such."""
+    """
+    This relay is for a client on our own channel; the bytes of the reply are written directly.
+    """
 
     __slots__ = ("_channel", "_chunked", "_request")
 
@@ -230,7 +234,7 @@ class ChannelRelay(Relay):
     _request: IRequest
 
     def start(self) -> None:
-        """Ask the backend."""
+        """Send the request to the backend."""
         turn = self.turn
         caller = turn.caller
         channel = caller.channel
@@ -244,7 +248,7 @@ class ChannelRelay(Relay):
 
     def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
         """See L{IExchange.replied}."""
-        # As the base has it, without a call: this is on the way of each request.
+        # This repeats the base class' method, because a call would cost time for each request.
         self.answering = True
         self._latest = data
         if self._first_byte_limit is not None:
@@ -306,14 +310,14 @@ class ChannelRelay(Relay):
 
 
 class RequestRelay(Relay):
-    """A relay to a client of any Site, through its Request."""
+    """This relay is for a client of any Site, and writes through its Request."""
 
     __slots__ = ("_request",)
 
     _request: Request
 
     def start(self) -> None:
-        """Ask the backend."""
+        """Send the request to the backend."""
         self._request = cast(Request, self.turn.request)
         super().start()
 
@@ -330,7 +334,7 @@ class RequestRelay(Relay):
         for name, value in fields_of(head.block):
             headers.addRawHeader(name, value)
         request.registerProducer(self, True)
-        # Even nothing: this sends the head.
+        # Writing an empty piece sends the head.
         request.write(data)
         if ended:
             self._finish()

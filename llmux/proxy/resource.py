@@ -1,6 +1,4 @@
-"""
-The Resource that passes requests on to models' backends.
-"""
+"""This module has the Resource that passes requests on to models' backends."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def _nobody_waits(model: str) -> bool:
 
 @implementer(IGuardedResource)
 class ProxyResource(Resource):
-    """
-    A Resource that relays requests to the backend of the model that they name.
-    """
+    """This Resource relays requests to the backend of the model that they name."""
 
     isLeaf = True
     route_is_stable = True
@@ -51,16 +47,15 @@ class ProxyResource(Resource):
         listed: Iterable[str] | None = None,
     ) -> None:
         """
-        @param backends: for each model its backend's host and port.
-        @param others_wait: tells whether requests wait for this model to be
+        @param backends: the host and port of each model's backend.
+        @param others_wait: a function that tells whether requests wait for this model to be
             drained.
-        @param client_stall_timeout: seconds for which a client may then take
-            no byte.
-        @param first_byte_timeouts: for a model, the seconds after which a backend
-            that has not begun its reply counts as one that refused; None (or the
-            model left out) for no limit.
-        @param refusals: logs the errors that clients are answered with; a new one if None.
-        @param listed: the names that clients are told of; those of all backends if None.
+        @param client_stall_timeout: for how many seconds a client may then take no byte.
+        @param first_byte_timeouts: for each model, after how many seconds a backend that has
+            not begun its reply counts as one that has refused; None, or a missing model, for no
+            limit.
+        @param refusals: the log of the errors that clients get; None for a new one.
+        @param listed: the names that clients are told; None for those of all backends.
         """
         Resource.__init__(self)
         self._clock = clock
@@ -75,11 +70,11 @@ class ProxyResource(Resource):
         }
 
     def backend_moved(self, model: str, address: Address) -> None:
-        """A model's backend has another address: requests go there from now on."""
+        """Send the requests of a model to another address from now on."""
         self._backends[model] = self._pool.backend(*address), self._limits.get(model)
 
     def backend_forgotten(self, model: str) -> None:
-        """There is no such model any more, and nothing is in flight to it."""
+        """Forget a model that does not exist any more, and has nothing in flight."""
         self._backends.pop(model, None)
 
     def reconfigure(
@@ -91,9 +86,9 @@ class ProxyResource(Resource):
         listed: Iterable[str],
     ) -> None:
         """
-        Go on with other limits, and perhaps other models.  See C{__init__}.
+        Go on with other limits, and possibly other models; C{__init__} explains the parameters.
 
-        @param addresses: where the backends are now.
+        @param addresses: the addresses of the backends, as they are now.
         """
         self._stalls.limit(client_stall_timeout)
         self._limits = first_byte_timeouts
@@ -127,6 +122,6 @@ class ProxyResource(Resource):
         try:
             relay.start()
         except Exception:
-            # Whatever this was, the client is answered without it: its exchange must end.
+            # Whatever went wrong, the client gets an error, so the exchange must end.
             relay.hang_up()
             raise

@@ -1,6 +1,4 @@
-"""
-Clients that hold up a switch because they read nothing.
-"""
+"""This module finds clients that delay a switch because they read nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +14,20 @@ from twisted.logger import Logger
 __all__ = ["BlockedExchange", "Stalls", "bytes_in_socket"]
 
 _LOOKS = 8
-"""How often to look within the time limit."""
+"""Clients are looked at this many times within the time limit."""
 
 
 class BlockedExchange(Protocol):
-    """An exchange that waits for its client to take what has come."""
+    """A L{BlockedExchange} waits for its client to take what has come."""
 
     @property
     def model(self) -> str:
-        """The model that the client has asked."""
+        """Return the model that the client has asked."""
 
     def unsent(self) -> int:
-        """How many bytes of the reply the client has yet to take, as far as can be seen."""
+        """
+        Return how many bytes of the reply the client has not taken yet, as far as can be seen.
+        """
 
     def aborted(self, reason: str) -> None:
         """End the exchange now, for this reason."""
@@ -35,10 +35,10 @@ class BlockedExchange(Protocol):
 
 class Stalls:
     """
-    Ends exchanges whose client has taken no byte for C{timeout} seconds,
-    while other requests wait for the model to be drained.
+    L{Stalls} end exchanges whose client has taken no byte for C{timeout} seconds, while other
+    requests wait for the model to be drained.
 
-    There is a timer only while some client is blocked.
+    There is a timer only while a client is blocked.
     """
 
     _log = Logger()
@@ -47,28 +47,30 @@ class Stalls:
         self, clock: IReactorTime, timeout: float, others_wait: Callable[[str], bool]
     ) -> None:
         """
-        @param timeout: seconds.
-        @param others_wait: tells whether requests wait for this model to be drained.
+        @param timeout: the time limit, in seconds.
+        @param others_wait: a function that tells whether requests wait for this model to be
+            drained.
         """
         self._clock = clock
         self._timeout = timeout
         self._others_wait = others_wait
-        # What each client had yet to take when that last changed, and when that was.
+        # For each client, how many bytes it had not taken yet when that number last changed,
+        # and when that was.
         self._watched: dict[BlockedExchange, tuple[int, float]] = {}
         self._timer: IDelayedCall | None = None
 
     def limit(self, timeout: float) -> None:
-        """A client may take no byte for this long from now on, in seconds."""
+        """Set the time for which a client may take no byte from now on, in seconds."""
         self._timeout = timeout
 
     def watch(self, exchange: BlockedExchange) -> None:
-        """The exchange's client is blocked."""
+        """Watch an exchange whose client is blocked."""
         self._watched[exchange] = (exchange.unsent(), self._clock.seconds())
         if self._timer is None:
             self._look_later()
 
     def unwatch(self, exchange: BlockedExchange) -> None:
-        """The exchange's client is not blocked any more, or the exchange is over."""
+        """Stop watching an exchange whose client is not blocked any more, or that is over."""
         self._watched.pop(exchange, None)
         if not self._watched and self._timer is not None:
             self._timer.cancel()
@@ -99,8 +101,8 @@ class Stalls:
 
 def bytes_in_socket(transport: object) -> int:
     """
-    Count the bytes that the kernel holds because the peer has not acknowledged
-    them; 0 where that cannot be known.
+    Return how many bytes the kernel keeps because the peer has not acknowledged them; 0 if that
+    cannot be known.
     """
     try:
         fileno: Callable[[], int] = transport.fileno  # type: ignore[attr-defined] # asked of whatever transport there is

@@ -1,6 +1,4 @@
-"""
-Requests that come through a Site of twisted.web's own.
-"""
+"""This module has the requests that come through a Site of twisted.web's own."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ __all__ = ["StockCaller"]
 @implementer(ICaller)
 class StockCaller:
     """
-    A L{Request<twisted.web.server.Request>} of any Site, as an L{ICaller}.
+    A L{StockCaller} is an L{ICaller} for a L{Request<twisted.web.server.Request>} of any Site.
 
-    The body that it offers is closed when the request is over.
+    The caller's body is closed when the request is over.
     """
 
     channel = None
@@ -56,7 +54,10 @@ class StockCaller:
         self.body.close()
 
     def set_body_aside(self) -> None:
-        """See L{ICaller.set_body_aside}: the Request would keep the body in memory anyway."""
+        """
+        See L{ICaller.set_body_aside}.  Nothing is done, because the Request would keep the body
+        in memory anyway.
+        """
 
     def replace_body(self, body: RequestBody) -> None:
         """See L{ICaller.replace_body}."""

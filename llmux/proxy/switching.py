@@ -1,5 +1,6 @@
 """
-The Resource that gives each request its model before another Resource answers it.
+This module has the Resource that finds the model of each request, and has the model woken,
+before another Resource answers.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ def _not_counted(model: str, status: int, seconds: float) -> None:
 
 class SwitchingResource(Resource):
     """
-    A Resource that has the model woken that a request names, and has the request
-    rendered by another Resource while that model stays awake.
+    This Resource has the model woken that a request names, and has the request rendered by
+    another Resource while that model stays awake.
 
-    Requests that name no model are rendered by the other Resource at once.
-    If that is no L{IGuardedResource}, it finds the model's name as C{llmux_model}
-    of the request, and the model stays awake until the request is finished.
+    Requests that name no model are rendered by the other Resource at once.  If the other
+    Resource is no L{IGuardedResource}, the request has the model's name in its attribute
+    C{llmux_model}, and the model stays awake until the request is finished.
     """
 
     isLeaf = True
@@ -58,19 +59,19 @@ class SwitchingResource(Resource):
         names: Names | None = None,
     ) -> None:
         """
-        @param max_body: bytes; larger bodies get 413.
-        @param metrics: counts the replies, if not None.
-        @param journal: knows the requests; a new one if None.
-        @param refusals: logs the errors that clients are answered with; a new one if None.
-        @param names: what the names that requests give stand for; None: there are
-            the models' own only.
+        @param max_body: the largest size of a body, in bytes; larger ones get 413.
+        @param metrics: an object that counts the replies; or None.
+        @param journal: the journal of the requests; None for a new one.
+        @param refusals: the log of the errors that clients get; None for a new one.
+        @param names: what the names that requests give stand for; None if each model has only
+            its own name.
         """
         Resource.__init__(self)
         self._max_body = max_body
         self.journal = RequestJournal() if journal is None else journal
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         guarded = IGuardedResource(wrapped, None)
-        # Large bodies are searched, and changed, a little in each turn of the reactor.
+        # Large bodies are searched and changed in several turns of the reactor.
         self._search_turns = search_turns(clock)
         self._names = names
         self._context = TurnContext(
@@ -113,12 +114,12 @@ class SwitchingResource(Resource):
 
     def _admit(self, request: IRequest) -> ICaller | None:
         """
-        Check a request of a stock Site, as our own Site has checked its requests
-        already.  None: the request has been refused.
+        Check a request of a stock Site, as our own Site has checked its requests already;
+        return None if the request has been refused.
         """
         caller = StockCaller(cast(Request, request))
         error: ApiError | None = None
-        # Any other offer of a protocol may be ignored (RFC 9110, 7.8).
+        # An offer of any other protocol may be ignored (RFC 9110, 7.8).
         offers = b",".join(request.requestHeaders.getRawHeaders(b"upgrade", ()))
         if b"websocket" in offers.lower():
             error = ApiError(501, "WebSocket is not supported here; send plain HTTP/1.1.")

@@ -1,6 +1,6 @@
 """
-A request's way from the door to its end: it waits for its model, has its turn
-at the backend, and is answered or refused.
+This module leads a request from its arrival to its end: the request waits for its model, has
+its turn at the backend, and is answered or refused.
 """
 
 from __future__ import annotations
@@ -42,57 +42,65 @@ __all__ = ["RequestMetrics", "Turn", "TurnContext", "TurnSwitcher"]
 
 
 class RequestMetrics(Protocol):
-    """Where replies are counted."""
+    """L{RequestMetrics} count replies."""
 
     def request_answered(self, model: str, status: int, seconds: float) -> None:
-        """A reply with this status began, so long after its request was complete."""
+        """
+        Count a reply with this status that began C{seconds} after its request was complete.
+        """
 
     def exchange_aborted(self, model: str, reason: str) -> None:
-        """An exchange was cut short."""
+        """Count an exchange that was aborted."""
 
 
 class TurnSwitcher(Protocol):
     """
-    What turns ask of the switcher: see
+    Turns call the switcher by these methods: see
     L{ModelSwitcher<llmux.switching.switcher.ModelSwitcher>}.
     """
 
     def acquire_now(self, model: str) -> InFlightGuard | None:
-        """A guard if the model is awake and takes requests, else None."""
+        """Return a guard if the model is awake and takes requests, else None."""
 
     def acquire(
         self, model: str, *, arrived: float | None = None, retry: bool = False
     ) -> Deferred[InFlightGuard]:
-        """A guard, as soon as the model is awake and takes requests."""
+        """Return a guard when the model is awake and takes requests."""
 
     @property
     def latest_request(self) -> int:
-        """The number of the request that has last asked for a guard."""
+        """Return the number of the request that was the last to ask for a guard."""
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
-        """The backend did not answer; fires with True if the request may wait again."""
+        """
+        Find out what is wrong with a backend that did not answer; the Deferred fires with True
+        if the request may wait again.
+        """
 
     def backend_in_doubt(self, model: str) -> None:
-        """The backend has answered in a way that makes its health doubtful."""
+        """Note that the backend has answered in a way that makes its health doubtful."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
     """
-    The parts that all turns of one L{SwitchingResource} share.
+    A L{TurnContext} has the parts that all turns of one L{SwitchingResource} share.
 
-    @ivar acquire_now: the switcher's.
-    @ivar wrapped: answers the requests.
-    @ivar render_turn: has the wrapped Resource render a turn that has its guard.
-    @ivar count: called with model, status and seconds for each reply that begins.
-    @ivar metrics: counts replies that are cut short.
-    @ivar in_doubt: called with a model whose backend's health is doubtful.
-    @ivar seconds: gives the time.
-    @ivar note: the journal's.
-    @ivar journal: knows the turns that wait, and those that are over.
-    @ivar names: what the names that requests give stand for; None: there are the models'
-        own only, and bodies pass as they come.
-    @ivar cooperator: shares the reactor's time where large bodies are searched or changed.
+    @ivar acquire_now: the switcher's method.
+    @ivar wrapped: the Resource that answers the requests.
+    @ivar render_turn: a function that has the wrapped Resource render a turn that has its
+        guard.
+    @ivar count: a function that is called with model, status and seconds for each reply that
+        begins.
+    @ivar metrics: an object that counts replies that are aborted; or None.
+    @ivar in_doubt: a function that is called with a model whose backend's health is doubtful.
+    @ivar seconds: a function that returns the time, in seconds.
+    @ivar note: the journal's method.
+    @ivar journal: the journal of the turns that wait, and of those that are over.
+    @ivar names: what the names that requests give stand for; None if each model has only its
+        own name, and bodies pass as they come.
+    @ivar cooperator: the Cooperator that searches and changes large bodies in several turns of
+        the reactor.
     """
 
     switcher: TurnSwitcher
@@ -110,7 +118,7 @@ class TurnContext:
     cooperator: Cooperator
 
     def render(self, request: IRequest) -> None:
-        """Have the wrapped Resource answer, which knows no guards."""
+        """Have the wrapped Resource answer, without a guard."""
         request = cast(Request, request)
         try:
             request.render(getChildForRequest(self.wrapped, request))
@@ -121,19 +129,19 @@ class TurnContext:
 @implementer(ITurn)
 class Turn:
     """
-    One request, from the moment at which it is complete until its exchange with a
-    backend is over.
+    A L{Turn} is one request, from the moment at which the request is complete until its
+    exchange with a backend is over.
 
     The turn waits for something (C{_pending} is set, and is cancelled if the client
     leaves), or is being rendered, or has ended.  It may wait and be rendered twice.
 
-    @ivar guard: held while the request is rendered.  Not set before.
+    @ivar guard: the guard, which is held while the request is rendered; not set before.
     @ivar started: when the request was complete.
-    @ivar granted: when it got its guard after waiting; None if it never waited.
-    @ivar status: of the reply.  Not set before the reply has begun.
-    @ivar first_byte: seconds until the reply began.  Not set before.
-    @ivar size: bytes of the reply's body that have come.
-    @ivar outcome: how the turn is to end, where that is decided before its end.
+    @ivar granted: when the request got its guard after waiting; None if it never waited.
+    @ivar status: the status of the reply; not set before the reply has begun.
+    @ivar first_byte: how many seconds passed until the reply began; not set before.
+    @ivar size: how many bytes of the reply's body have come.
+    @ivar outcome: how the turn ends, if that is decided before its end; else empty.
     """
 
     __slots__ = (
@@ -188,7 +196,7 @@ class Turn:
         self.caller.departed = self._left
 
     def _left(self) -> None:
-        """The client has left: nobody waits any more."""
+        """Stop waiting, because the client has left."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self.caller.departed = None
@@ -205,12 +213,12 @@ class Turn:
             self.take_name(model)
 
     def render_without_model(self) -> None:
-        """The request names no model: it needs no turn."""
+        """Have the request answered without a turn, because it names no model."""
         self.caller.departed = None
         self._context.render(self.request)
 
     def take_name(self, name: str) -> None:
-        """The request gives this name: find its model, and change the body for it."""
+        """Find the model that this name stands for, and change the body as the name asks."""
         names = self._context.names
         called = None if names is None else names.get(name)
         if called is None or called.plan is None:
@@ -242,12 +250,13 @@ class Turn:
         self.take(self.model)
 
     def take(self, model: str) -> None:
-        """The request is for this model: render it, at once if the model is awake."""
+        """Render the request, which is for this model, at once if the model is awake."""
         self.model = model
         try:
             guard = self._context.acquire_now(model)
         except ModelNotFound as error:
-            # Not counted: clients must not be able to make series of metrics.
+            # This reply is not counted, because clients must not be able to add label values to
+            # the metrics.
             self._answer(from_switch_error(error))
             return
         if guard is not None:
@@ -292,7 +301,7 @@ class Turn:
             self._rendering_failed()
 
     def _failed(self, failure: Failure) -> None:
-        """What was waited for will not come."""
+        """Answer with an error, because what the turn waited for has failed."""
         if self._pending is None and failure.check(CancelledError):
             # The client has left.
             return
@@ -330,7 +339,7 @@ class Turn:
         if self.granted is not None or not answered:
             self._over("answered" if answered else outcome)
             return
-        # As L{_over} has it, without a call: this is on the way of each request.
+        # This repeats L{_over}, because a call would cost time for each request.
         context, head = self._context, caller.head
         path = head.path
         try:
@@ -350,7 +359,7 @@ class Turn:
                 )
             )
         except AttributeError:
-            # Whoever rendered the turn has not said all that there is to say of the reply.
+            # The Resource that rendered the turn has not set all attributes of the reply.
             self._over("answered")
 
     def refuse(self, error: ApiError) -> None:
@@ -399,7 +408,7 @@ class Turn:
         answer(self.request, error)
 
     def _internal_error(self, failure: Failure) -> None:
-        """A defect, of llmux or of the wrapped Resource."""
+        """Answer with 500, because of a defect in llmux or in the wrapped Resource."""
         self._over("broken")
         self.caller.departed = None
         request: Any = self.request
@@ -438,11 +447,11 @@ class Turn:
         return head.method, head.path[:LONGEST_PATH]
 
     def _over(self, outcome: str) -> None:
-        """The request is over: what is kept of it says nothing of its body."""
+        """Note in the journal that the request is over.  Nothing of its body is kept."""
         context = self._context
         context.journal.waiting.discard(self)
         if not hasattr(self, "_number") and not hasattr(self, "guard"):
-            # It was refused before it was known whether there is such a model.
+            # The request was refused before it was known whether the model exists.
             return
         status, first_byte, size = self.progress
         method, path = self.what
@@ -463,7 +472,10 @@ class Turn:
         )
 
     def cancel(self) -> None:
-        """End the turn, because an operator says so: the client is told, and does not retry."""
+        """
+        End the turn, because an operator has said so.  The client gets an error on which it
+        does not retry.
+        """
         self.outcome = "cancelled"
         pending = self._pending
         if pending is not None:
@@ -482,7 +494,9 @@ class Turn:
     # ------------------------------ rendering by a Resource that knows no guards
 
     def render_unguarded(self) -> None:
-        """Have the wrapped Resource answer, while the turn minds the guard for it."""
+        """
+        Have the wrapped Resource answer, while the turn itself keeps and releases the guard.
+        """
         self.guard.on_abort = self._abort
         request: Any = self.request
         request.notifyFinish().addBoth(self._finished)

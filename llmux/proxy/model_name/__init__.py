@@ -1,1 +1,1 @@
-"""The search for the name of the model in a request's body."""
+"""This package searches the body of a request for the name of the model."""

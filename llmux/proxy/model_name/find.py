@@ -1,6 +1,4 @@
-"""
-The search for the model that a request names.
-"""
+"""This module finds the model that a request names."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ __all__ = ["find_model", "scan_on_arrival", "search_turns"]
 
 _PIECE = 16 * 1024
 _TURN = 0.002
-"""Seconds that the search in a large body takes before others have a turn."""
+"""The search in a large body takes this many seconds before others have a turn."""
 
 
 scan_on_arrival = partial(BodyScan, gives_up=True)
-"""The L{ScanFactory<llmux.web.body.ScanFactory>} of a site in front of models."""
+"""This is the L{ScanFactory<llmux.web.body.ScanFactory>} of a site in front of models."""
 
 
 class _Named(msgspec.Struct):
@@ -42,17 +40,17 @@ def find_model(
     body: RequestBody, content_type: bytes | None, cooperator: Cooperator | None = None
 ) -> str | Deferred[str | None] | None:
     """
-    Of a JSON object, the value of its own C{model} key: the last, if it has
-    several.  Of a form, its C{model} field.
+    Return the value of the key C{model} at the top of a JSON object (the last, if there are
+    several), or of the field C{model} of a form.
 
-    A parser that accepts the body sees the same model in it.  For a body
-    that is no proper JSON or form the answer is None, though not for every
-    large one (see L{llmux.proxy.model_name.json_scan}).
+    A parser that accepts the body sees the same model in it.  For a body that is no sound JSON
+    or form the answer is None; but some large bodies that are not sound are not found out (see
+    L{llmux.proxy.model_name.json_scan}).
 
-    @param cooperator: shares the reactor's time for large bodies that were
-        not searched as they came.
-    @return: the model, or None if it names none; a L{Deferred} of it for a
-        large body.  The body must not be closed until that has fired.
+    @param cooperator: the Cooperator that searches large bodies in several turns of the
+        reactor, if they were not searched as they came.
+    @return: the model, or None if the body names none; for a large body, a L{Deferred} of that.
+        The body must not be closed until the Deferred has fired.
     """
     data = body.in_memory()
     if data is None or len(data) > SCAN_ABOVE:
@@ -65,7 +63,7 @@ def find_model(
     try:
         model = _decode(data).model
     except msgspec.ValidationError:
-        # It is JSON, but not an object.
+        # The body is JSON, but not an object.
         return None
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         found: str | object | None = _search(data, content_type)
@@ -80,7 +78,7 @@ _NOT_YET = object()
 
 def _search(data: bytes, content_type: bytes | None) -> str | object | None:
     """
-    Where msgspec sees no JSON there may be JSON that only others take, or a form.
+    Search a body that is no JSON to msgspec: other parsers may accept it, or it may be a form.
 
     @return: the model, None, or C{_NOT_YET} if the search would take too long.
     """
@@ -131,7 +129,7 @@ def _turn() -> Callable[[], bool]:
 
 
 def search_turns(clock: IReactorTime) -> Cooperator:
-    """For L{find_model}: turns of this clock."""
+    """Return a Cooperator for L{find_model}, which uses this clock."""
     return Cooperator(_turn, lambda step: clock.callLater(0, step))
 
 

@@ -1,6 +1,6 @@
 """
-A scan finds the model that a body names while the body comes in pieces: a JSON
-document's C{model}, or the C{model} field of a form.
+This module finds the model that a body names while the body comes in pieces: the C{model} of a
+JSON document, or the field C{model} of a form.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["CHARSETS", "LONGEST_HEADER", "MOST_HEADERS", "MOST_PARTS", "BodyScan
 _FORM = b"multipart/form-data"
 _MOST_SUSPECTS = 256
 """
-Strings in one piece that may be the key C{model}, at whatever depth.  A honest
-document has one for each of its objects at most; each costs 2.5 microseconds.
+One piece may have this many strings that may be the key C{model}, at any depth.  An ordinary
+document has at most one for each of its objects; each costs 2.5 microseconds.
 """
 
 _LONGEST_NAME = 64 * 1024
@@ -35,27 +35,25 @@ CHARSETS = {
     "cp1252": "cp1252",
 }
 """
-Charsets of a field that are heeded besides UTF-8.  Python has a hundred, and some
-take half a second for 64 KiB.
+These charsets of a field are known, in addition to UTF-8.  Python has a hundred, and some take
+half a second for 64 KiB.
 """
 
 
 class BodyScan:
     """
-    A scan takes a body piece by piece.  The body is JSON if it begins like a
-    JSON object, whatever its Content-Type, which clients often get wrong; else
-    a form, if its Content-Type says so.
+    A L{BodyScan} takes a body piece by piece.  The body is read as JSON if it begins like a
+    JSON object, whatever its Content-Type says, because that is often wrong; otherwise as a
+    form, if its Content-Type says so.
 
-    @ivar given_up: the body takes too long to be scanned while it comes; a
-        new scan must be shown the whole, a little in each turn of the reactor.
+    @ivar given_up: whether it would take too long to scan the body while it comes; then the
+        whole body must be given to a new scan, in several turns of the reactor.
     """
 
     __slots__ = ("_content_type", "_gives_up", "_scan", "given_up")
 
     def __init__(self, content_type: bytes | None, *, gives_up: bool = False) -> None:
-        """
-        @param gives_up: give up a body that would take too long.
-        """
+        """@param gives_up: whether to give up a body that would take too long."""
         self.given_up = False
         self._gives_up = gives_up
         self._content_type = content_type or b""
@@ -75,15 +73,14 @@ class BodyScan:
             self.given_up = True
 
     def finish(self) -> str | None:
-        """The body is complete: which model it names, if any."""
+        """Return the model that the body names, which is complete; None if there is none."""
         return None if self._scan is None else self._scan.finish()
 
 
 class _FormScan:
     """
-    A form's scan takes a C{multipart/form-data} body piece by piece.  Files in
-    it pass unseen, whatever they are called; of several fields the last one
-    counts.
+    A L{_FormScan} takes a C{multipart/form-data} body piece by piece.  Files in it are ignored,
+    whatever their names; of several fields the last one counts.
     """
 
     __slots__ = ("_charset", "_in_model", "_model", "_parser", "_value")
@@ -124,7 +121,7 @@ class _FormScan:
                 elif len(self._value) <= _LONGEST_NAME:
                     self._value += event
         except (MultipartError, UnicodeError):
-            # What was found so far is all that anybody will find.
+            # No parser would find more than what was found so far.
             self._parser = None
 
     def _decoded(self) -> str | None:
@@ -133,5 +130,5 @@ class _FormScan:
         return self._value.decode(self._charset, "replace")
 
     def finish(self) -> str | None:
-        """The body is complete."""
+        """Return the model that the form names, which is complete; None if there is none."""
         return self._model

@@ -1,15 +1,14 @@
 """
-The scan of a JSON document finds what C{model} says at its top while the
-document comes in pieces, without making Python objects of the rest.
+This module finds the value of C{model} at the top of a JSON document while the document comes
+in pieces, without making Python objects of the rest.
 
-The scan is meant for large documents: every pass over the bytes is one call
-into C.  What a JSON parser makes of a document is what the scan makes of it.
-Of a document that no parser takes the scan refuses most (brackets that do not
-match, an end that is missing or followed by more, letters where none can be)
-but not all: commas, the spelling of numbers and what is in strings are not
-looked at.
+The scan is meant for large documents: every pass over the bytes is one call into C. If a JSON
+parser accepts a document, the scan finds the same model.  Most documents that no parser accepts
+are refused (brackets that do not match, an end that is missing or followed by more, letters
+where none are allowed) but not all: commas, the spelling of numbers and the contents of strings
+are not checked.
 
-An example.  The piece::
+Here is an example.  The piece::
 
     {"a": {"model": "x"}, "model": "b\\"c", "n": [1]}
 
@@ -57,12 +56,12 @@ _COLLAPSES = 8
 
 class ModelScan:
     """
-    A scan takes a document piece by piece, and knows at its end what its
-    C{model} is.
+    A L{ModelScan} takes a document piece by piece, and knows the document's C{model} at the
+    end.
 
-    @ivar failed: it is no JSON object; the rest need not be fed.
-    @ivar given_up: there were more suspects in a piece than was allowed, and
-        this scan knows nothing.
+    @ivar failed: whether the document is no JSON object, so that the rest need not be fed.
+    @ivar given_up: whether a piece had more suspects than are allowed, so that this scan finds
+        nothing.
     """
 
     __slots__ = (
@@ -79,8 +78,8 @@ class ModelScan:
 
     def __init__(self, most_suspects: int | None = None) -> None:
         """
-        @param most_suspects: give up where more strings of one piece may be
-            the key.
+        @param most_suspects: the largest number of strings in one piece that may be the key,
+            above which the scan gives up; None for no limit.
         """
         self.failed = False
         self.given_up = False
@@ -89,10 +88,10 @@ class ModelScan:
         self._begun = False
         # The brackets that are open.
         self._open = bytearray()
-        # In a string that is skipped; its next byte comes after a backslash.
+        # Whether a string is being skipped, and whether its next byte comes after a backslash.
         self._in_string = False
         self._escaped = False
-        # What cannot be understood without what comes after it.
+        # Bytes that cannot be understood without those that come after them.
         self._left = b""
 
     def feed(self, piece: bytes) -> None:
@@ -105,10 +104,10 @@ class ModelScan:
 
     def finish(self) -> str | None:
         """
-        The document is complete.
+        Return the model that the document names, which is complete.
 
-        @return: its C{model}; None if it has none, or one that is no string,
-            or if this is no JSON object.
+        @return: the value of C{model}; None if there is none, if it is no string, or if the
+            document is no JSON object.
         """
         whole = self._begun and not (self._open or self._left or self._in_string)
         return self._model if whole and not self.failed else None
@@ -124,13 +123,14 @@ class ModelScan:
             self._scan(piece)
 
     def _begin(self, piece: bytes) -> bytes:
-        """Go past a byte order mark, blanks and the first brace."""
+        """Skip a byte order mark, blanks and the first brace."""
         if len(piece) < len(MARK) and MARK.startswith(piece):
             self._left = piece
             return b""
         text = without_mark(piece).lstrip(BLANKS)
         if not text:
-            # Blanks are left out of sight, but not the mark: there may be but one.
+            # Blanks are forgotten, but that there was a mark is not, because only one is
+            # allowed.
             self._left = MARK + b" " if piece.startswith(MARK) else b" " * 4
             return b""
         if not text.startswith(b"{"):
@@ -141,7 +141,7 @@ class ModelScan:
         return text[1:]
 
     def _rest_after_string(self, piece: bytes) -> bytes:
-        """What comes after the end of the string that is being skipped."""
+        """Return the part of the piece after the end of the string that is being skipped."""
         if self._escaped and piece:
             piece = piece[1:]
             self._escaped = False
@@ -156,9 +156,9 @@ class ModelScan:
         return piece[end + 1 :]
 
     def _scan(self, piece: bytes) -> None:
-        """Take a piece that begins outside any string."""
+        """Scan a piece that begins outside any string."""
         plain = _plain(piece) if b"\\" in piece else piece
-        # By turns what is outside strings, and strings.
+        # The parts are, in turn, outside strings and inside them.
         parts = plain.split(b'"')
         cut = parts.pop() if len(parts) % 2 == 0 else None
         outside, strings = parts[::2], parts[1::2]
@@ -169,7 +169,7 @@ class ModelScan:
             self.given_up = self.failed = True
             return
         for at in suspects:
-            # Where no bracket is between two of them, they are at the same depth.
+            # If there is no bracket between two suspects, they are at the same depth.
             if b"".join(outside[seen : at + 1]).translate(None, _NO_BRACKETS):
                 self._structure(outside[done : at + 1], more=True)
                 done = at + 1
@@ -177,7 +177,7 @@ class ModelScan:
                     return
             seen = at + 1
             if len(self._open) == 1:
-                # The last one counts.
+                # If there are several, the last one counts.
                 at_top = at
         if at_top >= 0 and not self._member(piece, outside, strings, at_top):
             # The piece ends too soon.
@@ -195,7 +195,7 @@ class ModelScan:
             self._escaped = cut.endswith(b"\\")
 
     def _suspects(self, plain: bytes, outside: list[bytes], strings: list[bytes]) -> list[int]:
-        """Which strings may be the key, at whatever depth."""
+        """Return the strings, by number, that may be the key, at any depth."""
         if b"\\u00" in plain and _QUOTED_KEY.search(plain):
             matches = _ESCAPED_KEY.fullmatch
             found = [
@@ -207,8 +207,8 @@ class ModelScan:
             found = [at for at, string in enumerate(strings) if string == _KEY]
         else:
             return []
-        # A colon comes after it; it may yet come after what is there (unless one has
-        # come before: a value, of a model called "model").
+        # A key is followed by a colon, which may also come in the next piece.  (A string after
+        # a colon is a value, of a model called "model".)
         last = len(strings) - 1
         found = [
             at
@@ -228,12 +228,13 @@ class ModelScan:
         self, piece: bytes, outside: list[bytes], strings: list[bytes], at: int
     ) -> bool:
         """
-        Take the top member whose key is C{model}.  False: its value is not
-        there yet, or not all of it.
+        Take the member at the top whose key is C{model}; return False if its value has not come
+        completely yet.
         """
         after = outside[at + 1].lstrip(BLANKS)[1:].lstrip(BLANKS)
         if after:
-            # Whatever it is, it is no string; and the last one counts.
+            # The value is no string; it still replaces an earlier one, because the last one
+            # counts.
             self._model = None
             return True
         if at + 1 == len(strings):
@@ -247,9 +248,9 @@ class ModelScan:
 
     def _structure(self, outside: list[bytes], *, more: bool) -> None:
         """
-        Take what is outside of some strings, one after another.
+        Take the parts outside of some strings, one after another.
 
-        @param more: another string comes after.
+        @param more: whether another string follows.
         """
         text = b"".join(outside)
         if text.translate(None, _PUNCTUATION):
@@ -261,7 +262,7 @@ class ModelScan:
         brackets = whole = text.translate(None, _NO_BRACKETS)
         if not brackets:
             return
-        # Innermost pairs go, and then what was around them.
+        # The innermost pairs of brackets are removed, and then the pairs around them.
         for _ in range(_COLLAPSES):
             size = len(brackets)
             brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
@@ -284,7 +285,10 @@ class ModelScan:
         self.failed = len(self._open) > _MAX_DEPTH
 
     def _one_by_one(self, brackets: bytes) -> None:
-        """For where they end, and where they go up and down too much."""
+        """
+        Take brackets one by one: those after which the document ends, and those that are nested
+        too irregularly.
+        """
         stack = self._open
         for bracket in brackets:
             if not stack:
@@ -299,17 +303,17 @@ class ModelScan:
 
 
 def _plain(piece: bytes) -> bytes:
-    """The same, byte for byte, without escaped quotes and backslashes."""
+    """Return the piece, byte for byte, without escaped quotes and backslashes."""
     return piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def _offset(outside: list[bytes], strings: list[bytes], at: int) -> int:
-    """Where the string of this number begins, after its quote."""
+    """Return where the string with this number begins, after its quote."""
     return sum(map(len, outside[: at + 1])) + sum(map(len, strings[:at])) + 2 * at + 1
 
 
 def _decoded(literal: bytes) -> str | None:
-    """What a JSON string says; None if it is not a valid one."""
+    """Return the text of a JSON string; None if the string is not valid."""
     try:
         text = json.loads(literal)
     except ValueError:

@@ -1,1 +1,4 @@
-"""The names that requests call models by, and what each name changes in a request's body."""
+"""
+This package has the names by which requests call models, and what each name changes in a
+request's body.
+"""

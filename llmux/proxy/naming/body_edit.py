@@ -1,6 +1,6 @@
 """
-The change of a request's body as its name wants it: at once where that is quick, else a
-little in each turn of the reactor.
+This module changes a request's body as the name in it asks: at once if that is quick, else in
+several turns of the reactor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["edit_body"]
 
 _FORM = b"multipart/form-data"
 _LOOKED_AT = 4096
-"""Bytes in which the first that is no blank shows whether a body is JSON."""
+"""In this many bytes the first one that is no blank shows whether a body is JSON."""
 _MEMBER = re.compile(rb'"model"[ \t\r\n]*:([ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*)')
 
 
@@ -35,12 +35,13 @@ def edit_body(
     plan: BodyPlan, body: RequestBody, content_type: bytes | None, cooperator: Cooperator
 ) -> RequestBody | Deferred[RequestBody]:
     """
-    Give the body that the backend gets.  The body in which a model's name has been
-    found must not be closed until then, and not be read afterwards.
+    Return the body that the backend gets.  The old body must not be closed until this has been
+    returned, and must not be read afterwards.
 
-    Of a JSON object all changes are made; of a form only the C{model}.
+    In a JSON object all changes are made; in a form only that of C{model}.
 
-    @param cooperator: shares the reactor's time where this takes longer.
+    @param cooperator: the Cooperator that does this in several turns of the reactor if it takes
+        longer.
     @raise BodyNotEdited: the body cannot be changed.  The L{Deferred} may fail
         with this as well.
     """
@@ -78,8 +79,9 @@ def _in_turns(
 
 def _only_name(data: bytes, model: str) -> Cut | None:
     """
-    Find the name in an object in which there is no doubt where it is.  A model has been
-    found in it: so a single C{"model"}, where nothing is spelt by numbers, is its key.
+    Find the name in an object, if there is no doubt where it is; else return None.  A model has
+    been found in the object, so if C{"model"} occurs once, and nothing is written as C{\\u},
+    that is the key.
     """
     if b"\\u" in data or data.count(b'"model"') != 1:
         return None

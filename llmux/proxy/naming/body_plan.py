@@ -1,6 +1,6 @@
 """
-What is to become of the keys of a JSON body: the configured steps, worked out once
-for each name.
+This module computes what becomes of the keys of a JSON body: the configured steps are combined
+once for each name.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _MODEL = b"model"
 @dataclass(frozen=True, slots=True)
 class EditStep:
     """
-    Changes to the top of a JSON object, made in this order.
+    An L{EditStep} is a set of changes at the top of a JSON object, made in this order.
 
-    @ivar strip: keys that go.
-    @ivar defaults: members that are added where their key is not there.
-    @ivar set: members that are put in place of those with their key, or added.
+    @ivar strip: keys that are removed.
+    @ivar defaults: members that are added if their key is missing.
+    @ivar set: members that replace those with the same key, or are added.
     """
 
     strip: Sequence[str]
@@ -36,11 +36,11 @@ class EditStep:
 @dataclass(frozen=True, slots=True)
 class Fate:
     """
-    What is to become of one key of a JSON body.
+    A fate is what becomes of one key of a JSON body.
 
-    @ivar stays: the client's value is kept.
-    @ivar given: the value, as JSON, in place of the client's; None for none.
-    @ivar missing: the value where the client gives none; None for none.
+    @ivar stays: whether the client's value is kept.
+    @ivar given: the value, as JSON, that replaces the client's; None for none.
+    @ivar missing: the value, as JSON, if the client gives none; None for none.
     """
 
     stays: bool
@@ -51,10 +51,10 @@ class Fate:
 @dataclass(frozen=True, slots=True)
 class BodyPlan:
     """
-    The changes that a request's body gets on its way to the backend.
+    A plan has the changes that a request's body gets on its way to the backend.
 
-    @ivar model: what the backend is told as C{model}; None: what the client said.
-    @ivar fates: for each key that may change, in UTF-8, what becomes of it.
+    @ivar model: what the backend is told as C{model}; None for what the client said.
+    @ivar fates: the fate of each key that may change; keys are in UTF-8.
     """
 
     model: str | None
@@ -62,16 +62,16 @@ class BodyPlan:
 
     @property
     def names_only(self) -> bool:
-        """Nothing changes but the C{model}."""
+        """Tell whether nothing changes but the C{model}."""
         return self.fates.keys() <= {_MODEL}
 
     def cuts(self, members: Sequence[Member], total: int, close: int) -> list[Cut]:
         """
-        Work out what to cut out of a JSON object, and what to put there.
+        Return what is to be cut out of a JSON object, and what is to be put there.
 
-        @param members: those of its members whose keys are among C{fates}, as they come.
-        @param total: how many members the object has in all.
-        @param close: where its closing brace is.
+        @param members: the members of the object whose keys are among C{fates}, as they come.
+        @param total: the number of all members of the object.
+        @param close: the position of the closing brace.
         """
         cuts: list[Cut] = []
         removed = 0
@@ -83,7 +83,7 @@ class BodyPlan:
                 cuts.append(Cut(member.value, member.end, fate.given))
                 continue
             if member.ordinal > removed:
-                # Something stays before it: the comma between them goes as well.
+                # A member before it stays, so the comma between them is removed as well.
                 cuts.append(Cut(member.comma, member.end, b""))
             else:
                 is_last = member.ordinal == total - 1
@@ -103,10 +103,10 @@ class BodyPlan:
 
 def body_plan(steps: Iterable[EditStep], model: str | None) -> BodyPlan | None:
     """
-    Work out what these steps, one after the other, and then the name amount to.
+    Return the plan for these steps, one after the other, and then the name.
 
-    @param model: what the backend is told; None: what the client said.
-    @return: None if nothing changes.
+    @param model: what the backend is told as C{model}; None for what the client said.
+    @return: the plan; None if nothing changes.
     """
     fates: dict[str, Fate] = {}
     untouched = Fate(True, None, None)
@@ -121,7 +121,7 @@ def body_plan(steps: Iterable[EditStep], model: str | None) -> BodyPlan | None:
         for key, value in step.set.items():
             fates[key] = Fate(False, _json(value), _json(value))
     if model is not None:
-        # A body without a model never comes here.
+        # Every body that is edited has a model, so no value is needed if it is missing.
         fates["model"] = Fate(False, _json(model), None)
     if not fates:
         return None

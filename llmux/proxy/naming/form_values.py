@@ -1,6 +1,6 @@
 """
-The search for the values of a form's field C{model}, as L{llmux.proxy.model_name.form}
-finds them, but with their places.
+This module finds the values of a form's field C{model}, as L{llmux.proxy.model_name.form} does,
+but with their places.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def model_cuts(
     body: RequestBody, content_type: bytes, model: str
 ) -> Generator[None, None, list[Cut]]:
     """
-    Put a name in place of each value of the field C{model}.  The generator yields
-    wherever others may have a turn, and returns the cuts.  A form that is broken is
-    looked at up to where it is.
+    Return the cuts that replace each value of the field C{model} by another name.  The
+    generator yields wherever others may have a turn, and returns the cuts.  A broken form is
+    read up to the place where it is broken.
 
     @raise OSError: the body cannot be read.
     """
@@ -44,7 +44,7 @@ def model_cuts(
         if at < 0:
             return cuts
     for _ in range(MOST_PARTS):
-        # Behind the delimiter: a line break and another part, or the end.
+        # After the delimiter comes a line break and another part, or the end.
         at += len(delimiter)
         if body.piece(at, 2) != b"\r\n":
             break

@@ -1,13 +1,13 @@
 """
-The search for members at the top of a JSON object, without making Python objects of the
+This module finds members at the top of a JSON object, without making Python objects of the
 rest.
 
-The object may be large.  It is looked at in pieces, and what is nested in it is skipped
-by calls into C, as L{llmux.proxy.model_name.json_scan} does, whose picture this module
-shares: with escapes made plain, each quote that is left begins or ends a string.
+The object may be large.  It is read in pieces, and nested values are skipped by calls into C,
+as in L{llmux.proxy.model_name.json_scan}, whose method this module uses: with escapes made
+plain, each quote that is left begins or ends a string.
 
-The search is for documents in which a model's name has been found: it is for finding
-places in what is JSON, not for finding out whether something is.
+The search is for documents in which a model's name has been found.  It finds places in JSON; it
+does not check whether a document is JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Member", "NoObject", "TooManyMembers", "find_members"]
 
 _PIECE = 8 * 1024
 _MOST_MEMBERS = 100_000
-"""At the top of an object; they take up to 0.5 s, in turns."""
+"""The top of an object may have this many members; they take up to 0.5 s, in several turns."""
 _MOST_FOUND = 1000
-"""Members of an object that are looked for, repetitions of one key included."""
+"""This many members of an object may have one of the keys, repetitions of one key included."""
 _ESCAPED = 6
-"""A byte of UTF-8 is at most so many bytes of a JSON string."""
+"""One byte of UTF-8 takes at most this many bytes in a JSON string."""
 _COLLAPSES = 64
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOKEN = re.compile(rb"[][{},:]")
@@ -36,23 +36,24 @@ _BRACKET = re.compile(rb"[][{}]")
 
 
 class NoObject(Exception):
-    """The document is no JSON object as far as it was looked at."""
+    """The document is no JSON object, as far as it was read."""
 
 
 class TooManyMembers(Exception):
-    """The object has more members than are looked at."""
+    """The object has more members than are allowed."""
 
 
 class Member(NamedTuple):
     """
-    A member at the top of a JSON object.
+    A L{Member} is at the top of a JSON object.
 
-    @ivar key: what it says, in UTF-8.
-    @ivar ordinal: how many members come before it.
-    @ivar comma: where the comma before it is; of no meaning for the first member.
-    @ivar start: where the quote is that begins its key.
-    @ivar value: where what is after its colon begins.
-    @ivar end: where the comma or the brace after it is.
+    @ivar key: the text of the key, in UTF-8.
+    @ivar ordinal: the number of members before this one.
+    @ivar comma: the position of the comma before the member; without meaning for the first
+        member.
+    @ivar start: the position of the quote that begins the key.
+    @ivar value: the position after the colon.
+    @ivar end: the position of the comma or the brace after the member.
     """
 
     key: bytes
@@ -65,11 +66,11 @@ class Member(NamedTuple):
 
 class _Found(NamedTuple):
     """
-    What the search has found.
+    A L{_Found} is the result of the search.
 
-    @ivar members: those whose keys were looked for, as they come.
-    @ivar total: how many members there are in all.
-    @ivar close: where the object's closing brace is.
+    @ivar members: the members whose keys were looked for, as they come.
+    @ivar total: the number of all members.
+    @ivar close: the position of the object's closing brace.
     """
 
     members: list[Member]
@@ -79,11 +80,11 @@ class _Found(NamedTuple):
 
 def find_members(body: RequestBody, keys: Collection[bytes]) -> Generator[None, None, _Found]:
     """
-    Find the members that have one of these keys.  The generator yields wherever
-    others may have a turn, and returns what it has found.
+    Find the members that have one of these keys.  The generator yields wherever others may have
+    a turn, and returns a L{_Found}.
 
     @raise NoObject: the document is no JSON object.
-    @raise TooManyMembers: it has too many members.
+    @raise TooManyMembers: the object has too many members.
     @raise OSError: the body cannot be read.
     """
     search = _Search(keys)
@@ -102,9 +103,9 @@ class _Search:
     """
     A search takes an object piece by piece.
 
-    @ivar members: those that have been found.
-    @ivar ordinal: how many members have ended.
-    @ivar close: where the object's closing brace is, once C{is_over}.
+    @ivar members: the members that have been found.
+    @ivar ordinal: the number of members that have ended.
+    @ivar close: the position of the object's closing brace, when C{is_over}.
     """
 
     def __init__(self, keys: Collection[bytes]) -> None:
@@ -116,7 +117,7 @@ class _Search:
         self._longest = _ESCAPED * max(map(len, keys))
         self._depth = 0
         self._in_string = False
-        # Of the present member; -1 for what has not come.
+        # Positions in the present member; -1 for those that have not come.
         self._start = self._colon = self._comma = -1
         self._key: bytes | None = None
 
@@ -124,8 +125,8 @@ class _Search:
         """
         Take the next piece, which begins at C{at}.
 
-        @return: how many bytes of it have been taken; the next piece begins
-            after them.  0 if nothing can be made of it.
+        @return: how many bytes of the piece have been taken; the next piece begins after them.
+            0 if the piece cannot be read.
         """
         if not self._depth:
             return self._begin(at, piece)
@@ -133,7 +134,7 @@ class _Search:
         if b"\\" in piece:
             plain = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
             if plain.endswith(b"\\"):
-                # What is escaped comes with the next piece.
+                # The escaped character comes with the next piece.
                 plain = plain[:-1]
         parts = plain.split(b'"')
         if self._depth > 1 and self._skip(parts):
@@ -150,7 +151,8 @@ class _Search:
                     return len(plain)
             elif self._depth == 1 and self._start < 0:
                 if number == last and len(part) <= self._longest:
-                    # A key that is cut: the next piece has the whole.
+                    # The key is cut at the end of the piece; the next piece begins with the
+                    # key.
                     self._in_string = False
                     return place - 1
                 self._start = at + place - 1
@@ -162,7 +164,7 @@ class _Search:
         return len(plain)
 
     def _begin(self, at: int, piece: bytes) -> int:
-        """Go past a byte order mark, blanks and the first brace."""
+        """Skip a byte order mark, blanks and the first brace."""
         text = (without_mark(piece) if at == 0 else piece).lstrip(BLANKS)
         if not text:
             return len(piece)
@@ -172,7 +174,10 @@ class _Search:
         return len(piece) - len(text) + 1
 
     def _skip(self, parts: list[bytes]) -> bool:
-        """Go past a piece in which the depth stays above that of the top, if this is one."""
+        """
+        Skip a piece in which the depth stays above that of the top; return False if this is no
+        such piece.
+        """
         outside = b"".join(parts[1 if self._in_string else 0 :: 2])
         brackets = outside.translate(None, _NO_BRACKETS)
         for _ in range(_COLLAPSES):
@@ -188,7 +193,7 @@ class _Search:
         return True
 
     def _outside(self, text: bytes, place: int) -> None:
-        """Take what is outside strings."""
+        """Take a part that is outside strings."""
         at = 0
         while not self.is_over:
             if self._depth > 1:
@@ -212,7 +217,7 @@ class _Search:
                     self.is_over = True
 
     def _past_nested(self, text: bytes, at: int) -> int:
-        """Go to where the depth is that of the top again, or to the end."""
+        """Return the position where the depth is that of the top again, or the end."""
         depth = self._depth
         for bracket in _BRACKET.finditer(text, at):
             if bracket[0] in b"[{":
@@ -226,7 +231,7 @@ class _Search:
         return len(text)
 
     def _looked_for(self, literal: bytes) -> bytes | None:
-        """Give the key that a string says, if it is looked for."""
+        """Return the key that a string stands for, if it is looked for; else None."""
         key = literal
         if len(literal) <= self._longest and b"\\" in literal:
             try:

@@ -1,5 +1,6 @@
 """
-The names that requests call models by: the models' own, their aliases, their variants.
+This module has the names by which requests call models: the models' own names, their aliases,
+their variants.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["CalledModel", "Names", "names_of"]
 @dataclass(frozen=True, slots=True)
 class CalledModel:
     """
-    What a name stands for.
+    A L{CalledModel} is what a name stands for.
 
     @ivar model: the model's own name.
     @ivar plan: what this name changes in a body; None for nothing.
@@ -27,11 +28,11 @@ class CalledModel:
 
 
 Names = Mapping[str, CalledModel]
-"""All names that requests may give, and what each stands for."""
+"""L{Names} are all names that requests may give, and what each stands for."""
 
 
 def names_of(models: Mapping[str, ModelConfig]) -> Names:
-    """Work out what the names of these models stand for."""
+    """Return what the names of these models stand for."""
     names: dict[str, CalledModel] = {}
     for name, model in models.items():
         own = EditStep(model.strip, model.defaults, model.set)
@@ -40,7 +41,7 @@ def names_of(models: Mapping[str, ModelConfig]) -> Names:
         for alias in model.aliases:
             names[alias] = called
         for variant_name, variant in model.variants.items():
-            # A variant's default stands in place of the model's.
+            # A variant's default replaces the model's.
             base = EditStep(model.strip, {**model.defaults, **variant.defaults}, model.set)
             further = EditStep(variant.strip, variant.defaults, variant.set)
             told = variant.backend_model or model.backend_model
