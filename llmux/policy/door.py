@@ -69,10 +69,10 @@ def _keeps_pace(outlook: Outlook, waiting: Sequence[str], model: str) -> bool:
     Tell whether the draining model answers faster than llmux as a whole does on as much room,
     so that it should not be left yet.
 
-    This is the marginal value theorem (E. L. Charnov, "Optimal foraging", 1976), which says
-    when an animal should leave a patch of food: when the patch yields less than going from
-    patch to patch yields on average.  A model's yield is the number of its requests in flight
-    over the time that each of them takes (Little's law).
+    This is the marginal value theorem (E. L. Charnov, "Optimal foraging, the marginal value
+    theorem", 1976), which says when an animal should leave a patch of food: when the patch
+    yields less than going from patch to patch yields on average.  A model's yield is the number
+    of its requests in flight over the time that each of them takes (Little's law).
     """
     view, known = outlook.view, outlook.models[model]
     service = known.alone.value
