@@ -1,1 +1,4 @@
-"""Which model is awake: who waits, who is in flight, and what moves a model."""
+"""
+This package knows which models are awake, which requests wait and which are in flight, and
+moves models.
+"""

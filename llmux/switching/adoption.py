@@ -1,5 +1,6 @@
 """
-The story of llmux' start: what is awake is found out, and adopted if it fits.
+This module has the story of llmux' start, which finds out which models are awake, and adopts
+those that fit.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ __all__ = ["Adoption"]
 
 class Adoption(Story):
     """
-    llmux finds out what is awake: at its start, and of models that are configured later.
+    An adoption finds out which models are awake: at llmux' start, and for models that are
+    configured later.
 
-    Models that say yes serve on, if they fit together.  Where they do not, all
-    that hold something of the overdrawn resource are put to sleep, except those
-    that are to be awake always, and so is whoever gives no answer twice.  Nobody
-    is served while a resource that the model needs is overdrawn.
+    Models that say yes go on serving, if they fit together.  If they do not, all models that
+    hold something of an overdrawn resource are put to sleep, except those that must always be
+    awake.  A model that gives no answer twice is put to sleep as well.  No model serves while a
+    resource that it needs is overdrawn.
 
-    @param models: those of whom nothing is known.
-    @param known: called when all models have answered.
-    @param notes: knows the models whose wake was cut short by the end of the
-        llmux before this one: a no of C{alive} means nothing there.
-    @param places: knows in which places models were woken; one whose place nobody
-        knows holds the sum of all its places until it has slept.
+    @param models: the models of which nothing is known.
+    @param known: a function that is called when all models have answered.
+    @param notes: the notes of wakes that were interrupted by the end of the llmux before this
+        one; for these models a no of C{alive} does not mean asleep.
+    @param places: the notes of the places in which models were woken; a model whose place is
+        not known holds the sum of all its places until it has slept.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class Adoption(Story):
             self._finish()
 
     async def _answers(self) -> dict[str, Answer]:
-        """What each model says; who gives no answer is asked a second time."""
+        """
+        Return the answer of each model; a model that gives no answer is asked a second time.
+        """
         names = [model.name for model in self.models]
         answers = {
             name: answer_of(result) for name, result in await self.sequence.ask_all(names)
@@ -111,9 +115,10 @@ class Adoption(Story):
 
     def _judge(self, answers: Mapping[str, Answer]) -> tuple[list[Model], list[Model]]:
         """
-        The models that are to serve on, and those that are to be put to sleep.
+        Return the models that are to go on serving, and those that are to be put to sleep.
 
-        An interrupted wake is never a no: its model may be loading still.
+        After an interrupted wake no answer counts as a no, because the model may still be
+        loading.
         """
         awake, unsure = [], []
         for model in self.models:
@@ -150,7 +155,10 @@ class Adoption(Story):
         )
 
     def _find_place(self, model: Model) -> None:
-        """The model may be awake: it holds what it needs in its place, if that is known."""
+        """
+        Enter into the ledger what the model, which may be awake, needs in its place, if that is
+        known.
+        """
         if len(model.settings.places) == 1:
             model.place = 0
             return
@@ -175,7 +183,7 @@ class Adoption(Story):
         await self._room
 
     def room_changed(self) -> None:
-        """Something has been released."""
+        """Continue, because something has been released."""
         room, self._room = self._room, None
         if room is not None:
             room.callback(None)
@@ -185,6 +193,6 @@ class Adoption(Story):
         self._known()
 
     def stop(self) -> None:
-        """See L{Story.stop}: nobody need know any more what is awake."""
+        """See L{Story.stop}.  It does not matter any more which models are awake."""
         self.sequence.kill()
         self.room_changed()

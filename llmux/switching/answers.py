@@ -1,4 +1,4 @@
-"""What is wrong with an answer of a policy, if it cannot be carried out."""
+"""This module says what is wrong with an answer of a policy that cannot be carried out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def problem_with(decision: object, view: IScheduleView) -> str | None:
     """
     Say why a decision cannot be carried out.
 
-    @return: None if it can.
+    @return: the reason in a few words; None if the decision can be carried out.
     """
     if isinstance(decision, Stay):
         at = decision.ask_again_at
@@ -50,9 +50,10 @@ def _without_room(
     decision: Switch | Rebind, view: IScheduleView, switch: SwitchView | None
 ) -> str | None:
     """
-    Say why there will be no room for the target.
+    Say why there would be no room for the target; None if there would be.
 
-    @param switch: the switch that is to be rebound: what that claims is to be had.
+    @param switch: the switch that is to be rebound, if one is; what this switch claims can be
+        used.
     """
     places = view.places(decision.target)
     if not (isinstance(decision.place, int) and 0 <= decision.place < len(places)):

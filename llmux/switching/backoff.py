@@ -1,4 +1,4 @@
-"""How long to leave something alone that has failed."""
+"""This module says for how long something that has failed is left alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ __all__ = ["Backoff"]
 
 class Backoff:
     """
-    A pause after each failure in a row: C{first} seconds, doubling up to
-    C{longest}.
+    A L{Backoff} is a pause after each failure in a row: C{first} seconds, doubled each time, up
+    to C{longest}.
 
-    @ivar until: when the pause ends, on the caller's clock; 0 without one.
-    @ivar tries: failures since the thing last worked.
-    @ivar reason: how the last of them failed, in a few words.
+    @ivar until: when the pause ends, on the caller's clock; 0 if there is none.
+    @ivar tries: the number of failures since the last success.
+    @ivar reason: the reason of the last failure, in a few words.
     """
 
     __slots__ = ("_first", "_longest", "_next", "reason", "tries", "until")
@@ -25,19 +25,19 @@ class Backoff:
         self.reason = ""
 
     def failed(self, now: float, at_least: float = 0.0, reason: str = "") -> None:
-        """One more failure: pause until at least C{at_least} seconds from now."""
+        """Note one more failure, and pause for at least C{at_least} seconds from now."""
         self.tries += 1
         self.reason = reason
         self.until = now + max(self._next, at_least)
         self._next = min(self._next * 2, self._longest)
 
     def at_least(self, until: float) -> None:
-        """Have the pause, if there is one, end no sooner than at this time."""
+        """Let the pause, if there is one, end no sooner than at this time."""
         if self.until:
             self.until = max(self.until, until)
 
     def reset(self) -> None:
-        """The thing works again: no pause."""
+        """End the pause, because there was a success."""
         self._next = self._first
         self.until = 0.0
         self.tries = 0

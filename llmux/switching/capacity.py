@@ -1,9 +1,9 @@
 """
-The ledger of capacity: which model holds how much of which resource.
+This module has the ledger of capacity, which knows how much of which resource each model holds.
 
-A model that may be awake holds what it needs; what a switch will need is
-reserved for it.  The ledger is the one truth about room, and it is strict: no
-estimate enters it, and nothing is woken without room in it.
+A model that may be awake holds what it needs; what a switch will need is reserved for the
+switch.  Only the ledger decides whether there is room.  It contains no estimates, and no model
+is woken without room in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def all_places(places: Sequence[Needs]) -> Needs:
-    """Add up the places: what a model holds whose place nobody knows."""
+    """Return the sum of all places, which a model holds if its place is not known."""
     if len(places) == 1:
         return places[0]
     total: dict[str, Amount] = {}
@@ -34,12 +34,12 @@ def all_places(places: Sequence[Needs]) -> Needs:
 
 
 class CapacityError(RuntimeError):
-    """A call would take what there is not: a defect of llmux."""
+    """A call would take more than there is, which is a defect of llmux."""
 
 
 class Reservation:
     """
-    The room for one switch, from what is free and from what its victims hold.
+    A reservation is the room for one switch, from what is free and from what its victims hold.
 
     @ivar target: the name of the model that the room is for.
     @ivar needs: what that model needs.
@@ -56,58 +56,63 @@ class Reservation:
 
 class Capacity:
     """
-    Every unit of every resource is held by a model, or claimed by a
+    L{Capacity} is the ledger: every unit of every resource is held by a model, or claimed by a
     reservation, or free.
 
     Only models that are found awake at start may hold more than there is;
     while a resource is overdrawn nothing can be reserved of it.
 
-    @ivar total: how much there is of each resource.
+    @ivar total: the capacity of each resource.
     """
 
     def __init__(self, total: Needs) -> None:
         self.total = dict(total)
         self._held: dict[str, Needs] = {}
-        # Of each resource what is not held: kept up to date, not added up at each question.
+        # The amount of each resource that is not held; it is kept up to date, so that no
+        # question has to add it up.
         self._left: dict[str, Amount] = dict(total)
         self._reservations: set[Reservation] = set()
 
     def holders(self) -> Collection[str]:
-        """The names of the models that hold something, in the order in which they took it."""
+        """
+        Return the names of the models that hold something, in the order in which they took it.
+        """
         return self._held.keys()
 
     def held(self, model: str) -> Needs:
-        """What the model holds; nothing if it is asleep."""
+        """Return what the model holds; nothing if it is asleep."""
         return self._held.get(model, {})
 
     def free(self, resource: str) -> Amount:
-        """What is neither held nor claimed; below 0 only while it is overdrawn at start."""
+        """
+        Return what is neither held nor claimed; below 0 only while the resource is overdrawn.
+        """
         left = self._left[resource]
         for each in self._reservations:
             left -= self._claim(each, resource)
         return left
 
     def _claim(self, reservation: Reservation, resource: str) -> Amount:
-        """What the reservation needs beyond what its victims hold still."""
+        """Return what the reservation needs beyond what its victims still hold."""
         needed = reservation.needs.get(resource, 0)
         return max(0, needed - self._given(reservation.victims, resource)) if needed else 0
 
     def _given(self, victims: Iterable[str], resource: str) -> Amount:
-        """What the victims hold of the resource, and will give back."""
+        """Return what the victims hold of the resource, and will give back."""
         return sum(self.held(victim).get(resource, 0) for victim in victims)
 
     def overdrawn(self, needs: Needs) -> bool:
-        """More is held of one of these resources than there is of it."""
+        """Tell whether more is held of one of these resources than there is of it."""
         return any(amount and self.free(name) < 0 for name, amount in needs.items())
 
     def overdrawn_resources(self) -> list[str]:
-        """The resources of which more is held, or claimed, than there is."""
+        """Return the resources of which more is held, or claimed, than there is."""
         return [name for name in self._left if self.free(name) < 0]
 
     def resize(self, total: Needs) -> None:
         """
-        There is so much from now on.  More may be held than there is; a resource that is
-        no more is kept, with nothing left of it, for as long as something is held of it.
+        Set how much there is from now on.  More may be held than there is.  A resource that is
+        removed is kept, with a capacity of 0, as long as something is held of it.
         """
         used = {name for held in self._held.values() for name in held}
         used.update(name for each in self._reservations for name in each.needs)
@@ -118,14 +123,17 @@ class Capacity:
                 self._left[name] -= amount
 
     def can_take(self, reservation: Reservation) -> bool:
-        """There is what was reserved; less may be there after L{resize}."""
+        """Tell whether there still is what was reserved; after L{resize} there may be less."""
         self._reservations.remove(reservation)
         fits = self._suffices(reservation.needs, frozenset())
         self._reservations.add(reservation)
         return fits
 
     def hold(self, model: str, needs: Needs) -> None:
-        """The model may be awake, whether there is room or not: it is found so at start."""
+        """
+        Enter what a model holds that may be awake, whether there is room or not, as it was
+        found at start.
+        """
         if model in self._held:
             raise CapacityError(f"{model} holds its needs already")
         self._held[model] = dict(needs)
@@ -133,14 +141,17 @@ class Capacity:
             self._left[name] -= amount
 
     def release(self, model: str) -> None:
-        """The model is asleep: what it held goes to who has reserved it, or is free."""
+        """
+        Release what a model held that is asleep now; the reservations of switches get it, or it
+        is free.
+        """
         held = self._held.pop(model, None)
         if held is None:
             raise CapacityError(f"{model} holds nothing")
         for name, amount in held.items():
             self._left[name] += amount
         for reservation in self._reservations:
-            # What the model may hold later, awake once more, is not for this switch.
+            # If the model is awake once more and holds something, that is not for this switch.
             reservation.victims -= {model}
 
     def reserve(
@@ -150,7 +161,7 @@ class Capacity:
         Reserve what the target needs: from what is free, and from what the
         victims hold and will give back.
 
-        @return: None if that is not enough, or if a victim makes room for
+        @return: the reservation; None if the room is not enough, or if a victim makes room for
             another switch already.
         """
         wanted = frozenset(victims)
@@ -173,9 +184,9 @@ class Capacity:
         self, reservation: Reservation, target: str, needs: Needs, victims: Iterable[str]
     ) -> bool:
         """
-        Have a reservation serve another target, or get its room from other victims.
+        Change a reservation to another target, or to other victims.
 
-        @return: False if that room does not suffice; nothing has changed then.
+        @return: whether the room suffices; if it does not, nothing has changed.
         """
         wanted = frozenset(victims)
         self._reservations.remove(reservation)
@@ -187,13 +198,13 @@ class Capacity:
         return fits
 
     def cancel(self, reservation: Reservation) -> None:
-        """The switch does not take place: what was claimed is free."""
+        """Free what was claimed, because the switch does not take place."""
         self._reservations.remove(reservation)
 
     def take(self, reservation: Reservation) -> None:
         """
-        The victims are asleep, and the target is about to wake: it holds what
-        it needs from here on.
+        Enter that the target, which is about to wake, holds what it needs; its victims are
+        asleep.
 
         @raise CapacityError: there is less than it needs.
         """

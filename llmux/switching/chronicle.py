@@ -1,8 +1,8 @@
 """
-What has happened to models and in switches, for people who ask.
+This module remembers what has happened to models and in switches, for people who ask.
 
-A chronicle is told of each step of a model's and of each switch that begins or
-ends, which is seldom, and never of a request.
+A chronicle is told of each step of a model and of each switch that begins or ends, which is
+rare, but never of a request.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from llmux.switching.model import Model
 __all__ = ["Chronicle", "SwitchRecord", "ToldSwitch"]
 
 MOST_STEPS = 256
-"""Steps that are kept of one model."""
+"""This many steps are kept of each model."""
 
 MOST_SWITCHES = 200
 
 _WEIGHT = 0.3
-"""Of the latest wake, or sleep, in the average."""
+"""The latest wake, or sleep, has this weight in the average."""
 
 
 class ToldSwitch(Protocol):
-    """A switch, as far as a chronicle looks: a L{Transition}."""
+    """A L{ToldSwitch} is what a chronicle needs to know of a switch: a L{Transition}."""
 
     @property
     def number(self) -> int: ...
@@ -41,9 +41,10 @@ class ToldSwitch(Protocol):
 
 class SwitchRecord:
     """
-    A switch that is under way or over.  All times are the switcher's clock's.
+    A L{SwitchRecord} is a switch that is under way or over.  All times are in seconds on the
+    switcher's clock.
 
-    @ivar number: the switch's own, which no other has.
+    @ivar number: the number of the switch, which no other switch has.
     @ivar place: the number of the target's place.
     @ivar target: the name of the model to wake.
     @ivar victims: the names of the models that make room.
@@ -52,7 +53,7 @@ class SwitchRecord:
         was no victim; None while the victims drain.
     @ivar ended: when the switch was over.
     @ivar result: C{ok}, C{failed} or C{called_off}; None while it is under way.
-    @ivar reason: what the policy's decision gave as its reason.
+    @ivar reason: the reason of the decision that began the switch; or None.
     """
 
     __slots__ = (
@@ -88,12 +89,14 @@ class SwitchRecord:
 
     @property
     def drain_secs(self) -> float | None:
-        """Seconds from the beginning to the first hook; None if no hook was reached."""
+        """
+        Return the seconds from the beginning to the first hook; None if no hook was reached.
+        """
         return None if self.hooks_began is None else self.hooks_began - self.began
 
     @property
     def cost_secs(self) -> float | None:
-        """Seconds of the hooks; None while they run, and if none ran."""
+        """Return the seconds that the hooks took; None while they run, and if none ran."""
         if self.ended is None or self.hooks_began is None:
             return None
         return self.ended - self.hooks_began
@@ -101,14 +104,15 @@ class SwitchRecord:
 
 class Chronicle:
     """
-    The latest steps of each model and the latest switches.
+    A chronicle has the latest steps of each model, and the latest switches.
 
-    @ivar switches: the latest that are over, oldest first.
-    @ivar under_way: those that are not over.
-    @ivar wake_secs: for a model the seconds that its wakes have taken lately.
-    @ivar sleep_secs: for a model the seconds that its sleep hooks have taken lately.
-    @ivar listeners: each is called with the model that has stepped, or the
-        switch that has begun or ended.
+    @ivar switches: the latest switches that are over, the oldest first.
+    @ivar under_way: the switches that are not over.
+    @ivar wake_secs: for each model, the average seconds that its wakes have taken lately.
+    @ivar sleep_secs: for each model, the average seconds that its sleep hooks have taken
+        lately.
+    @ivar listeners: functions that are called with the model that has made a step, or with the
+        record of the switch that has begun or ended.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -116,7 +120,7 @@ class Chronicle:
         self._steps: dict[str, deque[tuple[float, Phase, Needs]]] = {}
         self.switches: deque[SwitchRecord] = deque(maxlen=MOST_SWITCHES)
         self.under_way: list[SwitchRecord] = []
-        # Those whose wake is over: the target's next step says how it went.
+        # Switches whose wake is over; the target's next step says whether it succeeded.
         self._waking: dict[str, SwitchRecord] = {}
         self._last: dict[str, SwitchRecord] = {}
         self.wake_secs: dict[str, MovingAverage] = {}
@@ -124,15 +128,21 @@ class Chronicle:
         self.listeners: list[Callable[[Model | SwitchRecord], None]] = []
 
     def steps(self, model: str) -> Iterable[tuple[float, Phase, Needs]]:
-        """When the model came to which phase, and what it holds in that, oldest first."""
+        """
+        Yield, for each step of the model, when it came to which phase, and what it held then;
+        the oldest first.
+        """
         return self._steps.get(model, ())
 
     def last_switch(self, model: str) -> SwitchRecord | None:
-        """The last switch to the model that is over."""
+        """Return the last switch to the model that is over."""
         return self._last.get(model)
 
     def averages(self) -> Mapping[str, tuple[float | None, float | None]]:
-        """For each model that has been moved: seconds of a wake, and of a sleep hook."""
+        """
+        Return, for each model that has been moved, the average seconds of a wake, and of a
+        sleep hook.
+        """
         names = {**self.wake_secs, **self.sleep_secs}
         return {
             name: (_value(self.wake_secs.get(name)), _value(self.sleep_secs.get(name)))
@@ -142,11 +152,11 @@ class Chronicle:
     # ------------------------------------------------------------- told by the switcher
 
     def forget(self, model: str) -> None:
-        """The model is no more: its steps are forgotten, switches to it are not."""
+        """Forget the steps of a model that does not exist any more; switches to it are kept."""
         self._steps.pop(model, None)
 
     def stepped(self, model: Model) -> None:
-        """The model has come to another phase."""
+        """Note that the model has come to another phase."""
         name, phase, now = model.name, model.phase, model.since
         steps = self._steps.get(name)
         if steps is None:
@@ -171,7 +181,7 @@ class Chronicle:
         self._tell(model)
 
     def switch_began(self, switch: ToldSwitch, reason: Why | None) -> None:
-        """A switch has begun."""
+        """Note that a switch has begun."""
         record = SwitchRecord(
             switch.number,
             switch.target.name,
@@ -187,7 +197,7 @@ class Chronicle:
         return next(each for each in self.under_way if each.number == switch.number)
 
     def switch_rebound(self, switch: ToldSwitch) -> None:
-        """The switch leads to another target now, or has other victims make room."""
+        """Note that a switch has another target now, or other victims."""
         record = self._record(switch)
         record.target = switch.target.name
         record.place = switch.place
@@ -195,7 +205,7 @@ class Chronicle:
         self._tell(record)
 
     def switch_ended(self, switch: ToldSwitch) -> None:
-        """The switch has let go of its models, which take their next step now."""
+        """Note that a switch has let go of its models, which make their next step now."""
         record = self._record(switch)
         self.under_way.remove(record)
         record.ended = self._seconds()

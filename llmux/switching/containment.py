@@ -1,6 +1,6 @@
 """
-A policy that raises, or answers nonsense, hurts nobody but itself: each such
-question is answered as FIFO would.
+This module contains the faults of a policy: if the policy raises, or gives an answer that
+cannot be carried out, the question is answered as FIFO would answer.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from llmux.switching.answers import problem_with
 __all__ = ["ContainedPolicy"]
 
 _QUIET = 60.0
-"""Seconds between two lines in the log about the same kind of fault."""
+"""At least this many seconds pass between two lines in the log about the same kind of fault."""
 
 
 @implementer(ISwitchPolicy)
 class ContainedPolicy:
     """
-    Another policy, whose faults are logged once a minute and counted.
+    A L{ContainedPolicy} calls another policy, whose faults are counted, and logged once a
+    minute.
 
     @ivar policy: the other policy.
-    @ivar observe: the other policy's own method, for speed: who calls it
-        catches what it raises, and calls L{listener_failed}.
+    @ivar observe: the other policy's own method, for speed; the caller must catch what it
+        raises, and call L{listener_failed}.
     """
 
     _log = Logger()
@@ -54,13 +55,13 @@ class ContainedPolicy:
         self.observe: Callable[[PolicyEvent], None] = policy.observe
 
     def replace(self, policy: ISwitchPolicy) -> None:
-        """Another policy decides from now on."""
+        """Ask another policy from now on."""
         self.policy = policy
         self.observed = frozenset(policy.observed)
         self.observe = policy.observe
 
     def observed_late(self, event: PolicyEvent) -> None:
-        """Show the policy what has happened before it was there."""
+        """Show the policy an event that happened before the policy was there."""
         if type(event) in self.observed:
             try:
                 self.observe(event)
@@ -68,7 +69,7 @@ class ContainedPolicy:
                 self._failed("observe", "the policy raised in observe")
 
     def decide(self, view: IScheduleView) -> Decision:
-        """See L{ISwitchPolicy.decide}.  What the answer asks for can always be done."""
+        """See L{ISwitchPolicy.decide}.  The answer can always be carried out."""
         try:
             decision = self.policy.decide(view)
             problem = problem_with(decision, view)
@@ -103,7 +104,7 @@ class ContainedPolicy:
             return ()
 
     def forecasts(self, view: IScheduleView) -> Mapping[str, Forecast]:
-        """What the policy expects of models that are waited for, if it says so."""
+        """Return what the policy expects of models that are waited for, if it says so."""
         if not IForecaster.providedBy(self.policy):
             return {}
         try:
@@ -113,7 +114,10 @@ class ContainedPolicy:
             return {}
 
     def goes_in_circles(self) -> None:
-        """The policy has changed its mind in one turn for as often as it may."""
+        """
+        Log and count that the policy has changed its decision too often in one turn of the
+        reactor.
+        """
         self._metrics.policy_failed("circles")
         if self._may_say("circles"):
             self._log.error(
@@ -122,7 +126,7 @@ class ContainedPolicy:
             )
 
     def listener_failed(self, listener: Callable[[PolicyEvent], None]) -> None:
-        """This listener has raised the exception that is being dealt with."""
+        """Log and count the exception that is being handled, which this listener has raised."""
         if listener is self.observe:
             self._failed("observe", "the policy raised in observe")
         else:

@@ -1,4 +1,4 @@
-"""What switches cost, learnt from those that were made."""
+"""This module knows what switches cost, which is learnt from those that were made."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["SwitchCostTracker"]
 
 class SwitchCostTracker:
     """
-    The average seconds that switches took, per pair of models.
+    A L{SwitchCostTracker} has the average seconds that switches took, for each pair of models.
 
-    Each pair has an exponential moving average: the first switch of a pair is its
-    estimate, and each later one moves the estimate by the fraction C{alpha}.
+    Each pair has an exponential moving average: the first switch of a pair gives the estimate,
+    and each later one moves the estimate by the fraction C{alpha} of the difference.
 
     The source of a pair is None when no model was awake.
     """
@@ -24,7 +24,7 @@ class SwitchCostTracker:
         self._averages: dict[tuple[str | None, str], MovingAverage] = {}
 
     def record(self, source: str | None, target: str, seconds: float) -> None:
-        """A switch from C{source} to C{target} took C{seconds}."""
+        """Note that a switch from C{source} to C{target} took C{seconds}."""
         pair = source, target
         average = self._averages.get(pair)
         if average is None:
@@ -32,12 +32,12 @@ class SwitchCostTracker:
         average.add(seconds)
 
     def estimate(self, source: str | None, target: str) -> float | None:
-        """The estimate for the pair in seconds, or None before its first switch."""
+        """Return the estimate for the pair, in seconds, or None before its first switch."""
         average = self._averages.get((source, target))
         return None if average is None else average.value
 
     def __iter__(self) -> Iterator[tuple[str | None, str, float]]:
-        """Every known (source, target, seconds)."""
+        """Yield every known (source, target, seconds)."""
         for (source, target), average in self._averages.items():
             if average.value is not None:
                 yield source, target, average.value

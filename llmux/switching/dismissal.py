@@ -1,6 +1,6 @@
 """
-The story of a model that goes to sleep for nobody: a command, a pause, or the
-time for which the model had nothing to do.
+This module has the story of a model that goes to sleep for no other model, but because of a
+command, a pause, or a time without requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Dismissal"]
 
 class Dismissal(Story):
     """
-    A model drains and goes to sleep, and no other model is woken for that.
+    In a dismissal a model drains and goes to sleep, and no other model is woken for that.
 
     Until the sleep hook begins the story can be called off.
 
@@ -74,7 +74,7 @@ class Dismissal(Story):
             stayed_awake(stage, model, outcome)
 
     def look(self) -> None:
-        """Go on, if nothing is in flight that must finish first."""
+        """Continue, if nothing is in flight that must finish first."""
         if self._goes_on.called:
             return
         if not (self.model.guards and self.stage.settings.drain_before_switch):
@@ -82,14 +82,16 @@ class Dismissal(Story):
 
     @property
     def drains(self) -> bool:
-        """The model's sleep hook has not begun: the story can be called off."""
+        """
+        Tell whether the model's sleep hook has not begun, so that the story can be called off.
+        """
         return self.model.phase is Phase.DRAINING and not self._goes_on.called
 
     def call_off(self) -> None:
-        """The model is to serve on.  Only while it drains."""
+        """Let the model serve again; this is possible only while it drains."""
         self._goes_on.callback(False)
 
     def stop(self) -> None:
-        """See L{Story.stop}: a drain is called off, a sleep hook finishes."""
+        """See L{Story.stop}.  A drain is called off; a sleep hook may finish."""
         if self.drains:
             self.call_off()

@@ -1,6 +1,6 @@
 """
-What commands have left to be done: switches that are to take place whatever the policy
-thinks, and models that are to sleep.
+This module does what commands have left to be done: switches that are to take place whatever
+the policy would decide, and models that are to sleep.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Errands", "Steered"]
 
 
 class Steered(Stage, Protocol):
-    """What the steering needs of the switcher, beyond what stories need."""
+    """A L{Steered} is what the steering needs of the switcher, beyond what stories need."""
 
     def transitions(self) -> Sequence[Transition]:
-        """The switches under way."""
+        """Return the switches under way."""
 
     def stories(self) -> list[Story]:
-        """The stories that are being told."""
+        """Return the stories that run."""
 
     def wanted(self) -> list[Model]:
-        """The models that somebody waits for."""
+        """Return the models that requests wait for."""
 
     def acquire(self, model: str) -> Deferred[InFlightGuard]:
         """Wait for the model, as a request does."""
@@ -44,10 +44,11 @@ class Steered(Stage, Protocol):
 @dataclass(slots=True)
 class _Order:
     """
-    A switch that is to take place as soon as it can, whatever the policy thinks.
+    An order is a switch that is to take place as soon as possible, whatever the policy would
+    decide.
 
-    @ivar done: the Deferreds of those who gave the order.
-    @ivar abort: what is in flight to its victims is cut short.
+    @ivar done: the Deferreds of the commands that gave the order.
+    @ivar abort: whether requests in flight to the victims are aborted.
     """
 
     model: Model
@@ -57,7 +58,10 @@ class _Order:
 
 @dataclass(slots=True)
 class _Rest:
-    """Models that are to sleep, and the Deferred of who wants that."""
+    """
+    A rest is a set of models that are to sleep, and the Deferred of the command that wants
+    that.
+    """
 
     models: set[str]
     done: Deferred[None]
@@ -65,7 +69,7 @@ class _Rest:
 
 class Errands:
     """
-    Does what commands ask for, as soon as that can be done, and tells when it is done.
+    L{Errands} do what commands ask for, as soon as that is possible, and tell when it is done.
 
     A model has at most one order; a model that is pinned, and is asleep, is woken
     like one that has an order, but not before its back-off has ended.
@@ -82,10 +86,10 @@ class Errands:
 
     def order(self, model: Model, abort: bool = False) -> Deferred[None]:
         """
-        Have the model woken whatever the policy thinks.
+        Have the model woken, whatever the policy would decide.
 
-        @param abort: what is in flight to its victims is cut short.
-        @return: fires when the model is awake; fails with L{CommandError}.
+        @param abort: whether requests in flight to the victims are aborted.
+        @return: a Deferred that fires when the model is awake, or fails with L{CommandError}.
         """
         order = self._orders.setdefault(model.name, _Order(model))
         order.abort |= abort
@@ -94,19 +98,22 @@ class Errands:
         return done
 
     def order_quietly(self, model: Model) -> None:
-        """Have the model woken whatever the policy thinks; nobody wants to know when."""
+        """
+        Have the model woken, whatever the policy would decide; nobody is told when that is
+        done.
+        """
         self._orders.setdefault(model.name, _Order(model))
 
     def ordered_models(self) -> list[Model]:
-        """The models that have an order."""
+        """Return the models that have an order."""
         return [order.model for order in self._orders.values()]
 
     def lay_to_rest(self, models: Iterable[Model], abort: bool) -> Deferred[None]:
         """
-        Have these models sleep.
+        Put these models to sleep.
 
-        @param abort: what is in flight to them is cut short.
-        @return: fires when they sleep; fails with L{CommandError}.
+        @param abort: whether requests in flight to these models are aborted.
+        @return: a Deferred that fires when they sleep, or fails with L{CommandError}.
         """
         restless = [model for model in models if model.phase is not Phase.ASLEEP]
         if not restless:
@@ -122,22 +129,25 @@ class Errands:
         return done
 
     def is_ordered(self, model: Model) -> bool:
-        """A switch to the model is not the policy's to change."""
+        """
+        Tell whether the policy must not change a switch to the model, because a command wants
+        it.
+        """
         return model.name in self._orders or model.name in self._lasting.pins
 
     def _sleeps(self) -> bool:
-        """There is a pause, and all models are to sleep for it."""
+        """Tell whether there is a pause for which all models are to sleep."""
         pause = self._lasting.pause
         return pause is not None and pause.sleeps
 
     @property
     def asks(self) -> bool:
-        """There is something to be done, or to be held back."""
+        """Tell whether something is to be done, or to be held back."""
         lasting = self._lasting
         return bool(self._orders or self._rests or lasting.pins or lasting.pause)
 
     def look(self) -> None:
-        """Something has happened: have those go on that wait for that."""
+        """Continue with what waits, because something has happened."""
         for dismissal in self.dismissals():
             dismissal.look()
         if not self.asks:
@@ -159,7 +169,8 @@ class Errands:
         resting = {name for rest in self._rests for name in rest.models}
         now = self._stage.clock.seconds()
         for model in self._stage.models.values():
-            # One that did not sleep is tried again after its back-off, as for any switch.
+            # A model that did not sleep is tried again after its back-off, as it would be for
+            # any switch.
             if model.name in resting or (sleeps and model.sleep_backoff.until <= now):
                 self._move_towards_sleep(model)
 
@@ -172,7 +183,7 @@ class Errands:
                     transition.abandon("it is put to sleep by command")
 
     def decide(self, view: IScheduleView) -> Decision | None:
-        """What an order asks for now; None leaves the decision to the policy."""
+        """Return what an order asks for now; None leaves the decision to the policy."""
         for model in self._ordered():
             if model.phase is Phase.ASLEEP and not model.busy:
                 if model.wake_backoff.until > view.now:
@@ -195,7 +206,7 @@ class Errands:
 
     def _make_room(self, view: IScheduleView, model: Model) -> Decision | None:
         pins, models = self._lasting.pins, self._stage.models
-        # An order tries once what has failed before; a pin lasts, and would try without end.
+        # An order tries a model in back-off once; a pin lasts, so it would try without end.
         is_now = model.name in self._orders
         taken = {victim for switch in view.switches for victim in switch.victims}
         order = sorted(
@@ -221,8 +232,8 @@ class Errands:
 
     def next_time(self, now: float) -> float:
         """
-        The time at which the next back-off ends: of a model that is pinned and to be woken,
-        or of one that is to sleep for that, or during a pause in which all sleep.
+        Return the time at which the next back-off ends: that of a model that is pinned and to
+        be woken, or that of a model that is to sleep for this, or for a pause.
         """
         times = [
             model.wake_backoff.until for model in self._ordered() if model.phase is Phase.ASLEEP
@@ -236,14 +247,14 @@ class Errands:
         return min((time for time in times if time > now), default=INFINITY)
 
     def served(self, model: Model) -> None:
-        """The model serves."""
+        """Fulfil the order for a model that serves now."""
         order = self._orders.pop(model.name, None)
         if order is not None:
             for done in order.done:
                 done.callback(None)
 
     def slept(self, model: Model) -> None:
-        """The model is asleep."""
+        """Note that the model is asleep."""
         for rest in list(self._rests):
             rest.models.discard(model.name)
             if not rest.models:
@@ -251,7 +262,7 @@ class Errands:
                 rest.done.callback(None)
 
     def not_slept(self, model: Model, reason: str) -> None:
-        """The model does not go to sleep."""
+        """Fail the commands that wait for the sleep of a model that does not go to sleep."""
         error = f"{model.name} does not go to sleep ({reason}); the log says more."
         for rest in list(self._rests):
             if model.name in rest.models:
@@ -259,14 +270,14 @@ class Errands:
                 rest.done.errback(CommandError(error, 500, "hook_failed"))
 
     def not_woken(self, model: Model, error: SwitchError) -> None:
-        """A switch to the model has failed."""
+        """Fail the order for a model, because a switch to the model has failed."""
         order = self._orders.pop(model.name, None)
         if order is not None:
             for done in order.done:
                 done.errback(CommandError(f"{error}; the log says more.", 500, "hook_failed"))
 
     def end(self) -> None:
-        """llmux stops: whoever waits for the end of an errand is told so."""
+        """Fail all commands that wait, because llmux stops."""
         orders, self._orders = self._orders, {}
         rests, self._rests = self._rests, []
         for done in [
@@ -276,18 +287,21 @@ class Errands:
             done.errback(CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down"))
 
     def dismissals(self) -> list[Dismissal]:
-        """The stories of models that go to sleep for nobody."""
+        """Return the stories of models that go to sleep for no other model."""
         return [story for story in self._stage.stories() if isinstance(story, Dismissal)]
 
     def supersede(self, name: str) -> None:
-        """The model is not to be woken any more: who has ordered that is told so."""
+        """Fail the order for a model that is not to be woken any more."""
         order = self._orders.pop(name, None)
         if order is not None:
             for done in order.done:
                 done.errback(_superseded())
 
     def end_rests(self, names: Iterable[str]) -> None:
-        """These models need not sleep any more: who has wanted that is told so."""
+        """
+        Fail the commands that wait for the sleep of these models, which need not sleep any
+        more.
+        """
         ended = set(names)
         for rest in list(self._rests):
             if rest.models & ended:

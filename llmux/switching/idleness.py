@@ -1,6 +1,6 @@
 """
-What happens when there is nothing to do: models that go to sleep after a while, and
-the model that is to be awake then.
+This module decides what happens when there is nothing to do: models go to sleep after some
+time, and the default model is woken.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["DefaultModel", "Idleness"]
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
     """
-    The model that is woken when there is nothing to do.
+    The default model is woken when there is nothing to do.
 
-    @ivar after: seconds in which nothing was in flight and nobody waited.
+    @ivar after: after how many seconds in which no request was in flight or waited.
     """
 
     model: str
@@ -32,24 +32,24 @@ class DefaultModel:
 
 
 class Idle(Stage, Protocol):
-    """What this module needs of the switcher, beyond what stories need."""
+    """This protocol is what this module needs of the switcher, beyond what stories need."""
 
     @property
     def steering(self) -> Steering: ...
 
     def is_quiet(self) -> bool:
-        """Nothing is in flight, nobody waits, and no story is being told."""
+        """Tell whether nothing is in flight, no request waits, and no story runs."""
 
 
 class Idleness:
     """
-    Knows since when models have had nothing to do, where that matters.
+    L{Idleness} knows since when models have had nothing to do, if that matters.
 
     A timer runs for each model that serves and is to sleep when it is idle; when the
     timer fires, the time of the model's last request decides, so that requests set no
     timers.
 
-    @ivar counts: somebody wants to know when a model has run out of requests.
+    @ivar counts: whether L{emptied} must be called when a model has run out of requests.
     """
 
     def __init__(self, stage: Idle, default: DefaultModel | None) -> None:
@@ -65,12 +65,12 @@ class Idleness:
         self._ended = False
 
     def begin(self) -> None:
-        """The switcher knows what is awake."""
+        """Begin to count, because the switcher knows which models are awake."""
         self._quiet_since = self._stage.clock.seconds()
         self._set_default_timer()
 
     def reconfigured(self, default: DefaultModel | None) -> None:
-        """Models sleep after other times, or another model is to be awake at last."""
+        """Apply other times of idleness, and another default model."""
         self._default = default
         models = self._stage.models.values()
         self.counts = default is not None or any(
@@ -89,7 +89,7 @@ class Idleness:
         self._set_default_timer()
 
     def serves(self, model: Model) -> None:
-        """The model takes requests from now on."""
+        """Begin to count for a model that takes requests from now on."""
         if not self.counts or self._ended:
             return
         now = self._stage.clock.seconds()
@@ -99,13 +99,16 @@ class Idleness:
             self._set_timer(model, limit)
 
     def emptied(self, model: Model) -> None:
-        """The model has nothing in flight any more."""
+        """Note that the model has nothing in flight any more."""
         self._quiet_since = self._idle_since[model.name] = self._stage.clock.seconds()
         if self._default_timer is None:
             self._set_default_timer()
 
     def sleeps_at(self, model: Model) -> float | None:
-        """The time at which the model goes to sleep unless a request comes; None if never."""
+        """
+        Return the time at which the model goes to sleep unless a request comes; None if it does
+        not.
+        """
         limit = model.settings.idle_sleep
         if limit is None or model.phase is not Phase.AWAKE or model.guards:
             return None
@@ -131,7 +134,7 @@ class Idleness:
             return
         limit = model.settings.idle_sleep
         if limit is None:
-            # It was configured to sleep, and is no more.
+            # The model was configured to sleep when idle, but is not any more.
             return
         left = limit
         if not (model.guards or model.busy or self._is_held(model)):
@@ -154,7 +157,8 @@ class Idleness:
         model = self._stage.models[default.model]
         left = self._quiet_since + default.after - self._stage.clock.seconds()
         if not self._stage.is_quiet():
-            # Whoever ends that sets the timer, but a story that fails does not.
+            # The end of a request would set the timer, but that of a story that fails would
+            # not.
             self._set_default_timer()
         elif left > 0.001:
             self._set_default_timer(left)
@@ -166,7 +170,7 @@ class Idleness:
             self._set_default_timer()
 
     def end(self) -> None:
-        """Set no more timers."""
+        """Cancel all timers, and set no more."""
         self._ended = True
         for timer in (*self._timers.values(), self._default_timer):
             if timer is not None and timer.active():

@@ -1,6 +1,6 @@
 """
-The models that are to be awake always: llmux wakes them by itself, and holds their
-room for them while they are asleep.
+This module has the models that must always be awake: llmux wakes them by itself, and reserves
+their room while they are asleep.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["KeptAwake"]
 
 class KeptAwake:
     """
-    The models with C{keep: always}.
+    L{KeptAwake} are the models with C{keep: always}.
 
-    While such a model is asleep its room is reserved, so that nothing else takes
-    that room between its death and its next wake.
+    While such a model is asleep its room is reserved, so that no other model takes the room
+    between the death of its backend and its next wake.
     """
 
     def __init__(self, models: Mapping[str, Model], capacity: Capacity) -> None:
         """
-        @param models: all models; others change this, and call L{changed} then.
+        @param models: all models; the switcher changes this mapping, and then calls L{changed}.
         """
         self._all = models
         self._models: list[Model] = []
@@ -33,7 +33,7 @@ class KeptAwake:
         self.changed()
 
     def changed(self) -> None:
-        """Other models are kept awake, or they need something else: reserve anew."""
+        """Reserve anew, because other models are kept awake, or they need something else."""
         for reservation in self._reserved.values():
             self._capacity.cancel(reservation)
         self._reserved.clear()
@@ -42,7 +42,7 @@ class KeptAwake:
         ]
 
     def hold_room(self) -> None:
-        """Reserve what those need that have come to be asleep, where there is room."""
+        """Reserve room for the models that have come to be asleep, if there is room."""
         for model in self._models:
             if model.phase is Phase.ASLEEP and not model.busy:
                 self._hold(model)
@@ -54,7 +54,9 @@ class KeptAwake:
                 self._reserved[model.name] = reservation
 
     def due(self, now: float) -> Iterator[tuple[Model, Reservation]]:
-        """The models that are to wake now, each with its room, which is taken with it."""
+        """
+        Yield the models that are to wake now, each with its reservation, which is removed here.
+        """
         for model in self._models:
             if (
                 model.phase is Phase.ASLEEP
@@ -65,7 +67,7 @@ class KeptAwake:
                 yield model, self._reserved.pop(model.name)
 
     def next_time(self, now: float) -> float:
-        """The time at which the next back-off of such a model ends."""
+        """Return the time at which the next back-off of such a model ends."""
         return min(
             (m.wake_backoff.until for m in self._models if m.wake_backoff.until > now),
             default=INFINITY,

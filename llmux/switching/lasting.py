@@ -1,6 +1,4 @@
-"""
-The commands that last: pins and the pause, over a restart of llmux as well.
-"""
+"""This module has the commands that last, pins and the pause, also after a restart of llmux."""
 
 from __future__ import annotations
 
@@ -17,28 +15,28 @@ __all__ = ["ICommandNotes", "LastingCommands"]
 
 
 class ICommandNotes(Interface):
-    """The memory of commands that last, from one llmux to the next."""
+    """L{ICommandNotes} keep commands that last from one llmux to the next."""
 
     def load() -> Mapping[str, Any]:
         """
-        Give what was kept last; an empty mapping if there is nothing, or nothing that
-        can be read.  Never raises.
+        Return what was kept last; an empty mapping if there is nothing, or nothing that can be
+        read.  This method never raises.
         """
 
     def keep(commands: Mapping[str, Any]) -> None:
         """
-        Remember this, in place of what was kept before.  Never raises.
+        Keep these commands, in place of those that were kept before.  This method never raises.
 
-        @param commands: strings, numbers, booleans, None, lists and mappings.
+        @param commands: a mapping of strings, numbers, booleans, None, lists and mappings.
         """
 
 
 class LastingCommands:
     """
-    The pins and the pause, with their ends.
+    L{LastingCommands} are the pins and the pause, with the times of their ends.
 
-    @ivar pins: by the names of their models.
-    @ivar pause: None if switching is not paused.
+    @ivar pins: the pins, by the names of their models.
+    @ivar pause: the pause; None if switching is not paused.
     """
 
     _log = Logger()
@@ -50,9 +48,9 @@ class LastingCommands:
         wall_clock: Callable[[], float] | None = None,
     ) -> None:
         """
-        @param notes: remembers pins and the pause; None to forget them with llmux.
-        @param wall_clock: the time in seconds since 1970, in which notes are written,
-            since the clock of the switcher begins anew with each llmux.
+        @param notes: what keeps pins and the pause; None if they are forgotten when llmux ends.
+        @param wall_clock: a function that returns the time since 1970, in seconds.  Notes use
+            this time, since the clock of the switcher begins anew with each llmux.
         """
         self.pins: dict[str, Pin] = {}
         self.pause: Pause | None = None
@@ -64,12 +62,12 @@ class LastingCommands:
         self._pause_over: Callable[[], None] = _nothing
 
     def call_when_over(self, pin: Callable[[], None], pause: Callable[[], None]) -> None:
-        """Call these when the time of a pin, or of the pause, has come to its end."""
+        """Register functions to be called when the time of a pin, or of the pause, is over."""
         self._pin_over = pin
         self._pause_over = pause
 
     def seconds_left(self, until: float | None) -> float | None:
-        """Tell how long something lasts that ends then; None if nobody knows."""
+        """Return how many seconds are left until this time; None if C{until} is None."""
         return None if until is None else max(0.0, until - self._clock.seconds())
 
     def pin(self, pin: Pin) -> None:
@@ -79,7 +77,7 @@ class LastingCommands:
         self._keep()
 
     def unpin(self, model: str) -> bool:
-        """End a pin; False if the model has none."""
+        """End a pin; return False if the model has none."""
         found = self.pins.pop(model, None) is not None
         self._set_timer(model, None)
         if found:
@@ -93,7 +91,7 @@ class LastingCommands:
         self._keep()
 
     def end_pause(self) -> bool:
-        """End the pause; False if there is none."""
+        """End the pause; return False if there is none."""
         found, self.pause = self.pause is not None, None
         self._set_timer(None, None)
         if found:
@@ -119,7 +117,7 @@ class LastingCommands:
             self._pin_over()
 
     def end(self) -> None:
-        """Set no more timers.  What lasts is remembered."""
+        """Set no more timers.  Pins and the pause are kept for the next llmux."""
         for of in list(self._timers):
             self._set_timer(of, None)
 
@@ -152,9 +150,10 @@ class LastingCommands:
 
     def restore(self, models: Collection[str]) -> None:
         """
-        Take up what an earlier llmux has left, as far as it still lasts.  The log says so.
+        Take over the pins and the pause of an earlier llmux, as far as they still last, and log
+        them.
 
-        @param models: the configured ones; pins of others are forgotten.
+        @param models: the configured models; pins of others are forgotten.
         """
         if self._notes is None:
             return

@@ -1,6 +1,4 @@
-"""
-Those who are told of what happens: the policy, and observers after it.
-"""
+"""This module tells events to the policy, and after it to observers."""
 
 from __future__ import annotations
 
@@ -30,9 +28,9 @@ _REQUEST_EVENTS = frozenset({Arrived, Completed, Forwarded})
 
 class Listeners:
     """
-    Tells the policy of the events that it wants to know, and observers of all events.
+    L{Listeners} tell the policy the events that it wants to know, and observers all events.
 
-    @ivar of_requests: somebody wants to know of each request.
+    @ivar of_requests: whether the policy or an observer wants to know of each request.
     """
 
     def __init__(self, policy: ContainedPolicy, observers: Iterable[Observer]) -> None:
@@ -43,7 +41,7 @@ class Listeners:
         self.choose()
 
     def choose(self) -> None:
-        """The policy is another, or wants to know of other events."""
+        """Choose again who is told which event, because the policy is another one."""
         observed = self._policy.observed
         self._by_kind = {
             kind: ((self._policy.observe,) if kind in observed else ()) + self._observers
@@ -52,21 +50,21 @@ class Listeners:
         self.of_requests = any(self._by_kind[kind] for kind in _REQUEST_EVENTS)
 
     def add(self, observer: Observer) -> None:
-        """Tell this observer of every event from now on."""
+        """Tell this observer every event from now on."""
         self._observers += (observer,)
         self.choose()
 
     def remove(self, observer: Observer) -> None:
-        """Tell this observer of nothing any more."""
+        """Tell this observer nothing any more."""
         self._observers = tuple(each for each in self._observers if each != observer)
         self.choose()
 
     def want(self, kind: type[Any]) -> bool:
-        """Tell whether somebody wants to know of such events."""
+        """Tell whether the policy or an observer wants to know events of this kind."""
         return bool(self._by_kind[kind])
 
     def tell(self, event: PolicyEvent) -> None:
-        """Something has happened: tell those who want to know."""
+        """Tell an event to all that want to know it."""
         for listen in self._by_kind[type(event)]:
             try:
                 listen(event)

@@ -1,5 +1,5 @@
 """
-One model: its phase, the requests that wait for it, and those in flight to it.
+This module has one model: its phase, the requests that wait for it, and those in flight to it.
 """
 
 from __future__ import annotations
@@ -25,27 +25,26 @@ INFINITY = float("inf")
 
 
 class GuardOwner(Protocol):
-    """The owner of guards is told when one of them is released."""
+    """A L{GuardOwner} is told when one of its guards is released."""
 
     def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
-        """The guard is held no longer."""
+        """Note that a guard is not held any more."""
 
 
 class InFlightGuard:
     """
-    The right to be in flight to a model's backend: while one is held, the
-    model is not put to sleep (draining on).
+    A guard is the right of one request to be in flight to a model's backend: while a guard is
+    held, the model is not put to sleep (if requests are drained).
 
     @ivar model: the model's name.
     @ivar state: the model itself.
-    @ivar forwarded: when it was given; None if nobody wanted to know.
-    @ivar on_abort: called with the reason when the exchange must end now.  It
-        aborts the exchange and lets the guard go.
-    @ivar may_wait_again: when L{on_abort} is called: the backend is to blame,
-        so a request whose client has seen nothing yet may wait for another
-        turn.
-    @ivar holder: whoever holds the guard, for who looks; until the guard is released.
-        May be left unset.
+    @ivar forwarded: when the guard was given; None if no listener wanted to know.
+    @ivar on_abort: a function that is called with the reason when the exchange must end now.
+        The function aborts the exchange and releases the guard.
+    @ivar may_wait_again: whether, when L{on_abort} is called, the backend is at fault, so that
+        a request whose client has got nothing yet may wait for another turn.
+    @ivar holder: the object that holds the guard, until the guard is released, for lists of
+        requests.  This may be left unset.
     """
 
     __slots__ = (
@@ -74,14 +73,14 @@ class InFlightGuard:
 
     @property
     def released(self) -> bool:
-        """The guard is held no longer."""
+        """Tell whether the guard is not held any more."""
         return self._issuer is None
 
     def release(self, answered: bool = True) -> None:
         """
-        The exchange is over.  A second call does nothing.
+        Release the guard, because the exchange is over.  A second call does nothing.
 
-        @param answered: the backend's reply arrived whole.
+        @param answered: whether the whole reply of the backend has come.
         """
         issuer = self._issuer
         if issuer is not None:
@@ -91,7 +90,7 @@ class InFlightGuard:
 
 
 class Waiter(WaitingRequest):
-    """A request that waits, and the Deferred of its guard."""
+    """A L{Waiter} is a request that waits, with the Deferred of its guard."""
 
     __slots__ = ("deferred", "guard", "state", "timer")
 
@@ -109,7 +108,7 @@ class Waiter(WaitingRequest):
         self.deferred: Deferred[InFlightGuard] = Deferred(lambda _: cancelled(self))
 
     def stop_timer(self) -> None:
-        """Forget the request's time limit."""
+        """Cancel the request's time limit."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -117,32 +116,33 @@ class Waiter(WaitingRequest):
 
 class Model:
     """
-    One model, from the switcher's point of view.
+    A L{Model} is one model, as the switcher sees it.
 
-    @ivar name: its name in the configuration.
-    @ivar settings: what is particular to it.
-    @ivar phase: where in its life it is.
-    @ivar since: when it came to this phase.
-    @ivar place: the number of the place where it is; None if it is asleep, or
-        nobody knows.
-    @ivar open: it is awake and gives guards at once; then nobody waits.
-    @ivar guards: of the requests that are in flight to it.
-    @ivar woke_at: when it last woke.
-    @ivar answered: it has completed a request since then.
-    @ivar wake_began: when its last wake began; None if llmux has begun none.
-    @ivar said_yes: C{alive} has said yes since the last wake began.
-    @ivar wake_backoff: until when it is not woken, because it has failed.
-    @ivar sleep_backoff: until when it is not put to sleep, because its sleep
+    @ivar name: the name in the configuration.
+    @ivar settings: the settings of this model.
+    @ivar phase: the phase of the model's life.
+    @ivar since: when the model came to this phase.
+    @ivar place: the number of the place where the model is; None if it is asleep, or if that is
+        not known.
+    @ivar open: whether the model is awake and requests get guards at once; then no request
+        waits.
+    @ivar guards: the guards of the requests that are in flight to the model.
+    @ivar woke_at: when the model last woke.
+    @ivar answered: whether the model has completed a request since then.
+    @ivar wake_began: when the last wake began; None if llmux has begun none.
+    @ivar said_yes: whether C{alive} has said yes since the last wake began.
+    @ivar wake_backoff: the pause in which the model is not woken, because it has failed.
+    @ivar sleep_backoff: the pause in which the model is not put to sleep, because its sleep
         hook has failed.
-    @ivar busy: one of the stories moves this model now.
-    @ivar next_settings: what is particular to it from its next sleep on; None if nothing
-        has changed.
-    @ivar leaving: the model is no longer configured: it gives no guards, and is forgotten
-        when it is asleep.
-    @ivar doubts: Deferreds of those whose requests its backend did not
-        answer; each fires with True if the model is found dead.
-    @ivar waited: how long its requests waited.
-    @ivar stepped: called with the model after each step.
+    @ivar busy: whether a story moves this model now.
+    @ivar next_settings: the settings of this model from its next sleep on; None if nothing has
+        changed.
+    @ivar leaving: whether the model is not configured any more; then requests get no guards,
+        and the model is forgotten when it is asleep.
+    @ivar doubts: the Deferreds of requests that the backend did not answer; each fires with
+        True if the backend is found dead.
+    @ivar waited: the histogram of the times that requests waited.
+    @ivar stepped: a function that is called with the model after each step.
     """
 
     __slots__ = (
@@ -199,9 +199,9 @@ class Model:
 
     def step(self, event: Event, now: float) -> None:
         """
-        Something has happened to the model.
+        Change the phase of the model, because something has happened to it.
 
-        @raise ImpossibleEvent: it cannot happen in the present phase.
+        @raise ImpossibleEvent: the event cannot happen in the present phase.
         """
         self.phase = step(self.phase, event)
         self.since = now
@@ -211,8 +211,8 @@ class Model:
 
     def configure(self, settings: ModelSettings) -> None:
         """
-        This is particular to the model from now on, as far as that does not concern what
-        it was woken with; the rest when it is asleep.
+        Set the settings of the model.  Those with which the model was woken change only when it
+        is asleep.
         """
         self.next_settings = None
         if self.phase is Phase.ASLEEP and not self.busy:
@@ -225,24 +225,29 @@ class Model:
             )
 
     def is_asleep(self) -> None:
-        """Nothing is left of how the model was woken: what has been configured holds."""
+        """
+        Apply the settings that were configured while the model was awake, because it is asleep
+        now.
+        """
         if self.next_settings is not None:
             self.settings, self.next_settings = self.next_settings, None
 
     def is_let_go(self) -> None:
-        """No story moves the model any more."""
+        """Note that no story moves the model any more."""
         self.busy = False
         if self.phase is Phase.ASLEEP:
             self.is_asleep()
 
     @property
     def needs(self) -> Needs:
-        """What the model holds, if it is not asleep."""
+        """Return what the model holds, if it is not asleep."""
         places = self.settings.places
         return all_places(places) if self.place is None else places[self.place]
 
     def may_sleep_from(self, min_active: float) -> float:
-        """The time from which the model, which is awake, may be put to sleep for another."""
+        """
+        Return the time from which the model, which is awake, may be put to sleep for another.
+        """
         if self.settings.always:
             return INFINITY
         return max(self.woke_at + min_active, self.sleep_backoff.until)
@@ -251,22 +256,22 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for the model."""
+        """Return how many requests wait for the model."""
         return len(self._order)
 
     def waiters(self) -> Iterable[Waiter]:
-        """The requests that wait, oldest first."""
+        """Yield the requests that wait, the oldest first."""
         return (self._waiters[request] for _, request in self._order)
 
     def waits(self, waiter: Waiter) -> bool:
-        """The request is among those that wait."""
+        """Tell whether the request is among those that wait."""
         return waiter.request in self._waiters
 
     def enqueue(self, waiter: Waiter) -> None:
-        """The request waits; its place in the queue is by when it first arrived."""
+        """Put a request into the queue, by the time when it first arrived."""
         if not self._order:
-            # Ages are summed from a near origin: squares of times since 1970
-            # would leave no digits for the seconds that matter.
+            # Ages are summed from an origin that is near, because the squares of times since
+            # 1970 are so large that no digits would be left for seconds.
             self._epoch = waiter.arrived
             self._sum = self._sum_of_squares = 0.0
         place = waiter.arrived, waiter.request
@@ -278,13 +283,13 @@ class Model:
         self._count(waiter.arrived, 1)
 
     def dequeue(self, waiter: Waiter) -> None:
-        """The request waits no longer."""
+        """Remove a request that does not wait any more."""
         del self._waiters[waiter.request]
         del self._order[bisect_left(self._order, (waiter.arrived, waiter.request))]
         self._count(waiter.arrived, -1)
 
     def take_waiters(self) -> list[Waiter]:
-        """All that wait, oldest first; afterwards none does."""
+        """Remove and return all requests that wait, the oldest first."""
         taken = list(self.waiters())
         self._waiters.clear()
         self._order.clear()
@@ -293,17 +298,20 @@ class Model:
         return taken
 
     def oldest(self) -> float:
-        """When the first of the waiters arrived; infinity if nobody waits."""
+        """Return when the first of the waiters arrived; infinity if no request waits."""
         return self._order[0][0] if self._order else INFINITY
 
     def sum_of_ages(self, now: float) -> float:
-        """The sum of the waiters' ages: n now - S1, with S1 the sum of n arrivals."""
+        """
+        Return the sum of the waiters' ages, in seconds: n now - S1, with S1 the sum of n
+        arrivals.
+        """
         return len(self._order) * (now - self._epoch) - self._sum
 
     def sum_of_squared_ages(self, now: float) -> float:
         """
-        The sum of the squares of the waiters' ages: n now^2 - 2 now S1 + S2,
-        with S1 the sum of n arrivals and S2 the sum of their squares.
+        Return the sum of the squares of the waiters' ages, in square seconds: n now^2 - 2 now
+        S1 + S2, with S1 the sum of n arrivals and S2 the sum of their squares.
         """
         since = now - self._epoch
         return len(self._order) * since * since - 2 * since * self._sum + self._sum_of_squares

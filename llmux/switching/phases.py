@@ -1,10 +1,10 @@
 """
-The life of one model: the phases that a model can be in, and what leads from
-each phase to the next.
+This module has the life of one model: the phases that a model can be in, and the events that
+lead from each phase to the next.
 
-The table below is the whole of it.  A model in any phase but ASLEEP holds what
-it needs of the machine, because it may have it in use.  A pair of phase and
-event that has no row in the table cannot happen; L{step} says so if it does.
+The table below has all transitions.  A model in any phase but ASLEEP holds what it needs of the
+machine, because it may be using it.  A pair of phase and event without a row in the table
+cannot happen; if it does, L{step} raises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["TABLE", "Event", "ImpossibleEvent", "Phase", "step"]
 
 
 class Event(Enum):
-    """What can happen to a model."""
+    """An event is what can happen to a model."""
 
     FOUND_AWAKE = "found awake"
     """At start: C{alive} says yes, and there is room for the model."""
@@ -27,7 +27,7 @@ class Event(Enum):
     FOUND_UNSURE = "found unsure"
     """At start: C{alive} gives no answer, or more models are awake than fit."""
     CHOSEN = "chosen"
-    """There is room, and the policy wants this model."""
+    """There is room, and the policy has chosen this model."""
     WOKE = "woke"
     """The wake hook succeeded, and then C{alive} said yes."""
     NOT_WOKEN = "not woken"
@@ -37,7 +37,7 @@ class Event(Enum):
     REOPENED = "reopened"
     """The switch is called off before a sleep hook has begun."""
     DRAINED = "drained"
-    """Nothing is in flight any more, or what is in flight need not finish."""
+    """Nothing is in flight any more, or the requests in flight need not finish."""
     SLEPT = "slept"
     """The model is asleep."""
     NOT_SLEPT = "not slept"
@@ -51,7 +51,7 @@ class Event(Enum):
     DEAD = "dead"
     """C{alive} says no, or has given no answer for too long."""
     CLEANED = "cleaned"
-    """What may have been awake is asleep."""
+    """A model that may have been awake is asleep."""
 
 
 TABLE: Mapping[tuple[Phase, Event], Phase] = {
@@ -72,7 +72,7 @@ TABLE: Mapping[tuple[Phase, Event], Phase] = {
     (Phase.CHECKING, Event.DEAD): Phase.UNCERTAIN,
     (Phase.UNCERTAIN, Event.CLEANED): Phase.ASLEEP,
 }
-"""Every (phase, event) that can happen, and the phase that follows."""
+"""Each (phase, event) that can happen leads to the phase that is given here."""
 
 
 class ImpossibleEvent(RuntimeError):

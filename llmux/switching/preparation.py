@@ -1,6 +1,4 @@
-"""
-A model's C{prepare} hook, which runs beside a switch that leads to the model.
-"""
+"""This module runs a model's C{prepare} hook, beside a switch to the model."""
 
 from __future__ import annotations
 
@@ -16,10 +14,9 @@ _log = Logger()
 
 class Preparation:
     """
-    The C{prepare} hook of one switch's target, if the target has such a hook.
+    A preparation is the C{prepare} hook of one switch's target, if the target has such a hook.
 
-    Nothing waits for the hook, and nothing depends on its outcome, which the
-    hook runner logs.
+    Nothing waits for the hook, and nothing depends on its result, which the hook runner logs.
     """
 
     def __init__(self, hooks: IHookRunner) -> None:
@@ -39,7 +36,7 @@ class Preparation:
             )
 
     def end(self) -> None:
-        """End the hook: the switch is over, or leads elsewhere."""
+        """End the hook, because the switch is over, or has another target."""
         running, self._running = self._running, None
         if running is not None:
             running.kill()

@@ -1,6 +1,4 @@
-"""
-The questions to the policy: when they are put, and what is done about the answers.
-"""
+"""This module decides when the policy is asked, and carries out the answers."""
 
 from __future__ import annotations
 
@@ -23,18 +21,21 @@ from llmux.switching.view import ScheduleView
 __all__ = ["Questions"]
 
 _MOST_ROUNDS = 1000
-"""Questions to the policy in one turn; each answer that changes something leads to another."""
+"""
+The policy is asked at most this many times in one turn; each answer that changes something
+leads to another question.
+"""
 
 
 class Questions:
     """
-    Asks the policy when its answer may be another than before, and begins the
-    switches that it wants.
+    L{Questions} ask the policy when its answer may have changed, and begin the switches that it
+    wants.
 
-    @ivar asking: a question is being put, or questions are held.
-    @ivar view: what the policy sees.
-    @ivar kept: the models that are to be awake always.
-    @ivar latest: when the policy last answered, and what; None before.
+    @ivar asking: whether the policy is being asked, or questions are held.
+    @ivar view: the policy's view of the switcher.
+    @ivar kept: the models that must always be awake.
+    @ivar latest: when the policy last answered, and its answer; None before the first.
     """
 
     _log = Logger()
@@ -48,8 +49,8 @@ class Questions:
         steering: Steering,
     ) -> None:
         """
-        @param wanted: the models that somebody waits for; others change this.
-        @param transitions: the switches under way; others change this.
+        @param wanted: the models that requests wait for; this mapping is changed elsewhere.
+        @param transitions: the switches under way; this sequence is changed elsewhere.
         """
         self.asking = False
         self.latest: tuple[float, Decision] | None = None
@@ -74,7 +75,7 @@ class Questions:
         self._said_lingers: dict[str, float] = {}
 
     def is_admitted(self, waiter: Waiter, now: float) -> bool:
-        """A request arrives for a model that drains: whether the policy lets it in."""
+        """Tell whether the policy admits a request that arrives for a model that drains."""
         for transition in self._transitions:
             if waiter.state in transition.victims:
                 if self._stage.is_ordered(transition.target):
@@ -85,7 +86,7 @@ class Questions:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have the policy asked only after the block, and not in its middle."""
+        """Have the policy asked only after the block, and not within it."""
         asking, self.asking = self.asking, True
         try:
             yield
@@ -93,7 +94,7 @@ class Questions:
             self.asking = asking
 
     def consider(self) -> None:
-        """Something has happened: ask the policy, until it has nothing more to say."""
+        """Ask the policy, because something has happened, until it changes nothing more."""
         self._ask_again = True
         if self.asking:
             return
@@ -105,7 +106,7 @@ class Questions:
                 rounds += 1
                 now = self._stage.clock.seconds()
                 if rounds > _MOST_ROUNDS:
-                    # A policy that starts a switch and calls it off, over and over.
+                    # The policy begins a switch and calls it off, again and again.
                     self._policy.goes_in_circles()
                     self._ask_at(now + 1.0, now)
                     break
@@ -143,7 +144,8 @@ class Questions:
         if isinstance(decision, Stay):
             self._stay(decision, now)
         else:
-            # What was to be asked later is asked now, about another state of things.
+            # A question that was planned for later is not needed, because the policy is asked
+            # again now.
             self.cancel()
             self._ask_again = True
             self._carry_out(decision)
@@ -152,7 +154,7 @@ class Questions:
         self.kept.hold_room()
         for model, reservation in self.kept.due(now):
             self._begin(model, 0, (), reservation)
-        # Before the policy is asked, which may find nothing to ask for.
+        # This timer is set before the policy is asked, because there may be nothing to ask.
         self._ask_at(self.kept.next_time(now), now)
 
     def _begin(
@@ -162,7 +164,9 @@ class Questions:
         Transition(self._stage, self._begun, target, place, victims, reservation).begin()
 
     def _decision(self, now: float, drains: bool) -> Decision | None:
-        """What a command asks for, or else the policy's answer; None if neither is asked."""
+        """
+        Return what a command asks for, or else the policy's answer; None if neither is asked.
+        """
         view, steering = self.view, self._steering
         if steering.pause is not None:
             self._ask_at(steering.errands.next_time(now), now)
@@ -202,7 +206,7 @@ class Questions:
         return next(each for each in self._transitions if each.number == number)
 
     def _stay(self, decision: Stay, now: float) -> None:
-        """The policy has had its say: switches that have drained go on."""
+        """Let the switches that have drained go on, because the policy changes nothing."""
         view = self.view
         drained = {switch.number for switch in view.switches if switch.drained}
         for transition in list(self._transitions):
@@ -211,8 +215,8 @@ class Questions:
             if self._stage.is_ordered(transition.target):
                 continue
             if not (transition.target.waiting or transition.outwaited):
-                # Those who lost patience would never be served if their loss of
-                # it called off each drain that is longer than that.
+                # If a drain takes longer than the time limit of requests, and each expired
+                # request called the drain off, the model would never be served.
                 transition.call_off()
             elif transition.number in drained:
                 self.cancel()
@@ -224,7 +228,7 @@ class Questions:
             self._say_that_it_lingers(decision.why, now)
 
     def _say_that_it_lingers(self, why: Why, now: float) -> None:
-        """The log says, once for each time, that an idle model is kept awake, and why."""
+        """Log, once for each time, that an idle model is kept awake, and why."""
         until = why.figures.get("until_at", now)
         model = self._stage.models.get(why.model or "")
         if model is None or self._said_lingers.get(model.name) == until:
@@ -241,7 +245,7 @@ class Questions:
         )
 
     def _say_what_is_held_back(self, now: float) -> None:
-        """The log says, once for each failure, that a model in the way did not sleep."""
+        """Log, once for each failure, that a model in the way did not sleep."""
         for name in self._stage.capacity.holders():
             model = self._stage.models[name]
             until = model.sleep_backoff.until
@@ -263,7 +267,7 @@ class Questions:
         timer = self._next
         if timer is not None and timer.active():
             if timer.getTime() <= at:
-                # It asks early, and is then set anew.
+                # The timer fires earlier, and is then set anew.
                 return
             timer.cancel()
             self._next = None
@@ -275,7 +279,7 @@ class Questions:
         self.consider()
 
     def cancel(self) -> None:
-        """Forget when to ask again."""
+        """Cancel the timer of the next question."""
         if self._next is not None:
             self._next.cancel()
             self._next = None

@@ -1,4 +1,7 @@
-"""Whether llmux can do its work: for whoever sends requests only to those that can."""
+"""
+This module tells whether llmux can do its work, for load balancers that send requests only to
+servers that can.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["reason_not_ready"]
 
 _GRACE = 10.0
 """
-Seconds beyond a phase's limit after which the phase counts as stuck: a hook that runs
+A phase counts as stuck when its limit has been exceeded by this many seconds: a hook that runs
 too long gets TERM, and KILL some seconds later.
 """
 
@@ -21,10 +24,10 @@ def reason_not_ready(
     models: Iterable[Model], settings: SwitchSettings, now: float, stopping: bool
 ) -> str | None:
     """
-    Why requests had better go elsewhere; None if llmux does its work.
+    Return why requests should be sent elsewhere; None if llmux does its work.
 
-    A model that wakes, drains or sleeps is work.  A phase that is past its limit is
-    not, and neither is a house in which no model is awake and none can be woken.
+    A model that wakes, drains or goes to sleep counts as work. llmux does not do its work if a
+    phase is past its limit, or if no model is awake and none can be woken.
     """
     if stopping:
         return "llmux is shutting down"

@@ -1,6 +1,6 @@
 """
-Another configuration for a switcher that runs: models come and go, and what is there
-changes, without a request's being lost.
+This module gives a running switcher another configuration: models are added, removed and
+changed, and no request is lost.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["Arrangement", "Reconfiguration"]
 
 
 _GIVE_ROOM = frozenset({Phase.DRAINING, Phase.SLEEPING, Phase.UNCERTAIN, Phase.UNKNOWN})
-"""What a model holds in one of these phases may soon be free."""
+"""A model in one of these phases may soon free what it holds."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """
-    What a configuration wants of the switcher.
+    An arrangement is what a configuration asks of the switcher.
 
-    @ivar models: of each model what is particular to it.
-    @ivar resources: what the machine has.
-    @ivar preload: the models to be woken at start, and when a pause ends.
-    @ivar default: the model to be awake when there is nothing to do.
+    @ivar models: the settings of each model.
+    @ivar resources: the resources of the machine.
+    @ivar preload: the models that are woken at start, and when a pause ends.
+    @ivar default: the model that is woken when there is nothing to do; or None.
     """
 
     models: Mapping[str, ModelSettings]
@@ -46,23 +46,23 @@ class Arrangement:
 
 
 class Reconfigured(Steered, Protocol):
-    """What this module needs of the switcher, beyond what commands need."""
+    """This protocol is what this module needs of the switcher, beyond what commands need."""
 
     def add_model(self, name: str, settings: ModelSettings) -> Model:
-        """There is one more model, of which nobody knows whether it is awake."""
+        """Add a model, of which it is not known whether it is awake."""
 
     def forget_model(self, model: Model) -> None:
-        """The model is asleep, and is no more."""
+        """Remove a model, which is asleep."""
 
 
 class Reconfiguration:
     """
-    Brings a switcher from one arrangement to the next.
+    A reconfiguration brings a switcher from one arrangement to the next.
 
-    What is awake stays as it was woken until it sleeps.  A model that is configured no
-    longer gives no guards, finishes what it has in flight, is put to sleep, and is then
-    forgotten.  Where more is held than there is, models are put to sleep that have
-    nothing to do, before those that have, the longest awake first.
+    A model that is awake keeps the settings with which it was woken, until it sleeps.  If a
+    model is not configured any more, requests get no guards for it, those in flight finish, the
+    model is put to sleep, and is then forgotten.  If more is held than there is, models are put
+    to sleep: idle ones before busy ones, the longest awake first.
     """
 
     _log = Logger()
@@ -73,7 +73,7 @@ class Reconfiguration:
         self._adoptions: list[Adoption] = []
 
     def begin(self, arrangement: Arrangement) -> None:
-        """Change the models and the ledger; what that sets off follows by L{look}."""
+        """Change the models and the ledger; L{look} does what follows from that."""
         stage = self._stage
         capacity = stage.capacity
         if dict(arrangement.resources) != capacity.total:
@@ -100,7 +100,10 @@ class Reconfiguration:
         self._is_at_it = True
 
     def who_would_sleep(self, arrangement: Arrangement) -> list[str]:
-        """Name the models that are awake now, and would be put to sleep for want of room."""
+        """
+        Return the names of the models that are awake now, and would be put to sleep because
+        room is missing.
+        """
         capacity, models = self._stage.capacity, self._stage.models
         staying = {
             name: capacity.held(name)
@@ -142,12 +145,12 @@ class Reconfiguration:
             self._stage.serve(model)
 
     def room_changed(self) -> None:
-        """A model has released what it held."""
+        """Tell the adoptions that a model has released what it held."""
         for adoption in self._adoptions:
             adoption.room_changed()
 
     def look(self) -> None:
-        """Something has happened: go on with what is not done yet."""
+        """Continue with what is not done yet, because something has happened."""
         if not self._is_at_it or self._stage.stopping:
             return
         stage = self._stage
@@ -159,7 +162,7 @@ class Reconfiguration:
                 continue
             is_done = False
             if any(model in transition.victims for transition in stage.transitions()):
-                # The end of that switch is told of with its victims' names.
+                # The end of that switch needs its victims.
                 continue
             if model.phase is Phase.ASLEEP and not model.busy:
                 self._log.info(
@@ -173,7 +176,7 @@ class Reconfiguration:
         self._is_at_it = not (is_done and self._make_room())
 
     def _make_room(self) -> bool:
-        """Put models to sleep where more is held than there is; whether that is done."""
+        """Put models to sleep if more is held than there is, and tell whether that is done."""
         capacity = self._stage.capacity
         overdrawn = capacity.overdrawn_resources()
         if not overdrawn:
@@ -195,7 +198,9 @@ class Reconfiguration:
 
 
 def _goes_first(model: Model) -> tuple[bool, bool, float]:
-    """The least of several goes first where there is less room."""
+    """
+    Return a sort key: the model with the least key is put to sleep first if there is less room.
+    """
     return model.settings.always, bool(model.guards), model.woke_at
 
 

@@ -1,6 +1,6 @@
 """
-The stories of one model that is not as it should be: a clean-up, a check of a
-backend in doubt; and the last sleep before llmux ends.
+This module has the stories of one model that is not as it should be, a clean-up and the check
+of a backend in doubt, and the story of the last sleep before llmux ends.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ __all__ = ["Check", "Cleaning", "LastSleep"]
 
 _FIRST_RECHECK = 0.5
 _LONGEST_RECHECK = 30.0
-"""Seconds between two questions to C{alive} while no answer comes: the first pause, doubled
-each time, and the longest."""
+"""
+While C{alive} gives no answer, the pause between two questions grows from C{_FIRST_RECHECK} to
+this many seconds, doubled each time.
+"""
 
 
 class Cleaning(Story):
     """
-    A model that may be awake, and must not be, is put to sleep, however often
-    that has to be tried.
+    A cleaning puts a model to sleep that may be awake and must not be, however often that has
+    to be tried.
 
-    After a wake that failed, a C{no} of C{alive} counts only when another
-    C{wake_timeout} has passed: a server that is still loading has been saying no
-    all along.
+    After a wake that failed, a C{no} of C{alive} counts only when another C{wake_timeout} has
+    passed, because a server that is still loading says no all the time.
     """
 
     def __init__(self, stage: Stage, model: Model, failed_try: float | None = None) -> None:
         """
-        @param failed_try: when the wake began that has failed; the model's
-            back-off will be at least as long as this try and its clean-up took.
+        @param failed_try: when the wake that has failed began; None if there was none; the
+            model's back-off will be at least as long as this try and its clean-up took.
         """
         super().__init__(stage, [model])
         self._model = model
@@ -94,7 +95,7 @@ class Cleaning(Story):
         self._pausing = False
 
     def believe(self) -> None:
-        """Somebody has freed by hand what the model held: the model counts as asleep."""
+        """Let the model count as asleep, because an operator has freed by hand what it held."""
         self._is_believed = True
         log.warn(
             "{model} counts as asleep, by command",
@@ -107,23 +108,21 @@ class Cleaning(Story):
             self.sequence.kill()
 
     def stop(self) -> None:
-        """See L{Story.stop}: the sleep hook gets one last try, now."""
+        """See L{Story.stop}.  The sleep hook gets one last try, now."""
         if self._pausing:
             self.sequence.wake_up()
 
 
 class Check(Story):
     """
-    A backend is in doubt.  Arrivals wait until C{alive} says whether the model
-    is there: yes, and it serves on; no, and it is cleaned up.  As long as
-    C{alive} gives no answer it is asked again, at growing intervals; after
-    the model's C{wake_timeout} without an answer the model is cleaned up.
+    A check finds out whether a backend in doubt is alive.  New requests wait until C{alive}
+    answers: after a yes the model serves again, after a no it is cleaned up.  As long as
+    C{alive} gives no answer, it is asked again, at growing intervals; after C{wake_timeout}
+    without an answer the model is cleaned up.
     """
 
     def __init__(self, stage: Stage, model: Model, answer: Answer = Answer.UNKNOWN) -> None:
-        """
-        @param answer: what C{alive} has said already.
-        """
+        """@param answer: the answer that C{alive} has given already."""
         super().__init__(stage, [model])
         self._model = model
         self._answer = answer
@@ -155,7 +154,8 @@ class Check(Story):
             if answer is Answer.YES:
                 model.step(Event.ALIVE, self.now())
                 model.said_yes = True
-                # Before those whose requests failed: what they do next must find it open.
+                # The model serves before the failed requests are told, because they must find
+                # it open.
                 stage.serve(model)
                 self._answer_doubts(dead=False)
             elif answer is Answer.UNKNOWN and stage.stopping:
@@ -164,12 +164,12 @@ class Check(Story):
                 self._is_dead()
 
     def _is_dead(self) -> None:
-        """Whatever else the model had in flight is cut off, and its sleep hook cleans up."""
+        """Abort everything that the model had in flight, and have its sleep hook clean up."""
         stage, model = self.stage, self._model
         now = self.now()
         if not model.answered:
-            # The model died without having completed anything since it woke: a
-            # prompt that kills its backend must not make a loop.
+            # The backend died before it had completed anything since the wake.  A prompt that
+            # kills its backend must not lead to an endless loop.
             model.wake_backoff.failed(now, reason="its backend died")
         log.error("the backend of {model} is dead", event="backend_died", model=model.name)
         stage.tell(Failed(now, model.name, None, max(now, model.wake_backoff.until)))
@@ -186,12 +186,15 @@ class Check(Story):
             doubt.callback(dead)
 
     def stop(self) -> None:
-        """See L{Story.stop}: no further question is asked."""
+        """See L{Story.stop}.  No further question is asked."""
         self.sequence.wake_up()
 
 
 class LastSleep(Story):
-    """llmux stops, and an awake model is put to sleep because its owner wants that."""
+    """
+    In this story llmux stops, and an awake model is put to sleep because the configuration asks
+    for that.
+    """
 
     def __init__(self, stage: Stage, model: Model) -> None:
         super().__init__(stage, [model])

@@ -1,5 +1,6 @@
 """
-The requests of a switcher: those that wait for a model, and those that are in flight.
+This module has the requests of a switcher: those that wait for a model, and those that are in
+flight.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Requests"]
 
 
 class Asked(Steered, Protocol):
-    """What requests need of the switcher, beyond what commands need."""
+    """This protocol is what requests need of the switcher, beyond what commands need."""
 
     @property
     def steering(self) -> Steering: ...
@@ -32,21 +33,22 @@ class Asked(Steered, Protocol):
     def idleness(self) -> Idleness: ...
 
     def is_admitted(self, waiter: Waiter, now: float) -> bool:
-        """A request arrives for a model that drains: whether the policy lets it in."""
+        """Tell whether the policy admits a request that arrives for a model that drains."""
 
     def begins_to_wait(self) -> None:
-        """A request has begun to wait."""
+        """Note that a request has begun to wait."""
 
     def begins_to_serve(self, model: Model) -> None:
-        """The model takes requests from now on."""
+        """Note that the model takes requests from now on."""
 
 
 class Requests:
     """
-    Gives guards: at once for a model that is awake, to waiters when their model wakes.
+    L{Requests} give guards: at once for a model that is awake, and to waiters when their model
+    wakes.
 
-    @ivar wanted: the models that somebody waits for, in the order in which that began.
-    @ivar latest: the number of the request that has last asked for a guard.
+    @ivar wanted: the models that requests wait for, in the order in which that began.
+    @ivar latest: the number of the request that was the last to ask for a guard.
     @ivar in_flight: how many guards are held.
     """
 
@@ -61,8 +63,8 @@ class Requests:
         stories: Collection[Story],
     ) -> None:
         """
-        @param models: all models; others change this.
-        @param stories: the stories that are being told; others change this.
+        @param models: all models; this mapping is changed elsewhere.
+        @param stories: the stories that run; this collection is changed elsewhere.
         """
         self.wanted: dict[str, Model] = {}
         self.latest = 0
@@ -75,9 +77,9 @@ class Requests:
 
     def acquire_now(self, model: str) -> InFlightGuard | None:
         """
-        A guard if the model is awake and takes requests, else None.
+        Return a guard if the model is awake and takes requests, else None.
 
-        @raise ModelNotFound: there is no such model.
+        @raise ModelNotFound: no model has this name.
         """
         found = self._models.get(model)
         if found is None:
@@ -94,13 +96,15 @@ class Requests:
         return guard
 
     def _acquire_watched(self, model: Model) -> InFlightGuard | None:
-        """A guard at once, while somebody watches or waits."""
+        """
+        Return a guard at once, while listeners want to know of requests, or requests wait.
+        """
         now = self._stage.clock.seconds()
-        # That a model is busy again which was idle, may change the policy's mind.
+        # If a model was idle and is busy again, the policy may decide otherwise.
         asks = self.wanted and not model.guards
         if asks and not self._stage.settings.drain_before_switch:
-            # Where nothing is drained, a switch that this request sets off would put the
-            # model to sleep with the request on its way: so the question comes first.
+            # If nothing is drained, a switch that begins because of this request would put the
+            # model to sleep while the request is on its way, so the policy is asked first.
             self._stage.consider()
             asks = False
             if not model.open:
@@ -120,14 +124,14 @@ class Requests:
         self, model: str, *, arrived: float | None = None, retry: bool = False
     ) -> Deferred[InFlightGuard]:
         """
-        A guard, as soon as the model is awake and takes requests.  Cancel it
-        when the client leaves.
+        Return a guard as soon as the model is awake and takes requests.  The Deferred must be
+        cancelled when the client leaves.
 
-        @param arrived: when the request first arrived, on the switcher's
-            clock; now if not given.  Its time limit counts from there.
-        @param retry: the request has had a guard before, and its backend failed it.
+        @param arrived: when the request first arrived, on the switcher's clock; None for now.
+            The time limit counts from this time.
+        @param retry: whether the request has had a guard before, and its backend failed.
 
-        @return: fails with a L{SwitchError}.
+        @return: a Deferred that fails with a L{SwitchError} if there will be no guard.
         """
         found = self._models.get(model)
         if found is None or found.leaving:
@@ -174,7 +178,7 @@ class Requests:
         return guard
 
     def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
-        """An exchange is over."""
+        """Note that an exchange is over."""
         model = guard.state
         model.guards.discard(guard)
         self.in_flight -= 1
@@ -190,13 +194,13 @@ class Requests:
             if not model.guards:
                 self._stage.consider()
         elif self._stories or self._shutdown.begun:
-            # A drain that nobody waits for any more, or the end.
+            # A drain may have come to its end although no request waits, or llmux stops.
             self._stage.consider()
         if self._stage.idleness.counts and not model.guards:
             self._stage.idleness.emptied(model)
 
     def serve(self, model: Model) -> None:
-        """The model takes requests: its waiters get their guards, all in this turn."""
+        """Let the model take requests, and give all its waiters their guards in this turn."""
         if self._shutdown.begun or model.leaving:
             return
         now = self._stage.clock.seconds()
@@ -206,10 +210,12 @@ class Requests:
         waiters = model.take_waiters()
         for waiter in waiters:
             waiter.guard = self._guard(waiter, now)
-        # All of them first: what they set off must not close the model before.
+        # All waiters are called before the policy is asked, because a decision could close the
+        # model in between.
         with self._stage.holding_questions():
             for waiter in waiters:
-                # One that another's callback has cancelled has given its guard back.
+                # A waiter that another waiter's callback has cancelled has given its guard
+                # back.
                 guard, waiter.guard = waiter.guard, None
                 if guard is not None and not waiter.deferred.called:
                     waiter.deferred.callback(guard)
@@ -217,7 +223,7 @@ class Requests:
         self._stage.idleness.serves(model)
 
     def refuse(self, model: Model, error: SwitchError) -> None:
-        """The model's waiters go away with this error."""
+        """Fail the model's waiters with this error."""
         now = self._stage.clock.seconds()
         self.wanted.pop(model.name, None)
         waiters = model.take_waiters()

@@ -1,6 +1,6 @@
 """
-The steps that wake a model and put it to sleep: hooks in their order, and what
-their outcomes mean together.
+This module has the steps that wake a model and put it to sleep: hooks in their order, and what
+their results mean together.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _POLL_GROWTH = 1.5
 _ALIVE_AT_ONCE = 16
 
 KILLED = "killed"
-"""The failure of a sequence that was cut short by L{HookSequence.kill}."""
+"""A sequence that was ended by L{HookSequence.kill} has this failure."""
 
 
 class Answer(Enum):
-    """What C{alive} has to say."""
+    """An answer is what C{alive} can say."""
 
     YES = "yes"
     NO = "no"
@@ -35,7 +35,7 @@ class Answer(Enum):
 
 
 def answer_of(result: HookResult) -> Answer:
-    """The answer that the result of an C{alive} hook stands for."""
+    """Return the answer that the result of an C{alive} hook stands for."""
     if result.ok:
         return Answer.YES
     return Answer.NO if result.says_no else Answer.UNKNOWN
@@ -44,11 +44,11 @@ def answer_of(result: HookResult) -> Answer:
 @dataclass(frozen=True, slots=True)
 class SleepOutcome:
     """
-    What became of an attempt to put a model to sleep.
+    A L{SleepOutcome} is the result of an attempt to put a model to sleep.
 
     @ivar failure: why the sleep hook failed, in a few words; None if it
         succeeded, and then the model sleeps.
-    @ivar alive: what C{alive} said after the failure.
+    @ivar alive: the answer of C{alive} after the failure.
     """
 
     failure: str | None = None
@@ -56,14 +56,14 @@ class SleepOutcome:
 
     @property
     def sleeps(self) -> bool:
-        """The model sleeps: its hook has succeeded, or C{alive} says no."""
+        """Tell whether the model sleeps, because its hook has succeeded or C{alive} says no."""
         return self.failure is None or self.alive is Answer.NO
 
 
 @dataclass(frozen=True, slots=True)
 class WakeOutcome:
     """
-    What became of an attempt to wake a model.
+    A L{WakeOutcome} is the result of an attempt to wake a model.
 
     @ivar failure: why the model is not awake, in a few words; None if it is.
     """
@@ -73,13 +73,13 @@ class WakeOutcome:
 
 class HookSequence:
     """
-    The hooks that one story runs.
+    A L{HookSequence} runs the hooks of one story.
 
-    The methods are to be awaited; none of them raises, whatever the hooks do.
-    After L{kill} each of them ends by itself, soon, and runs no further hook.
+    The coroutine methods never raise, whatever the hooks do.  After L{kill} each of them ends
+    soon, and runs no further hook.
 
-    @ivar killed: L{kill} has been called.
-    @ivar last_alive: what C{alive} last said during L{wake}; None before that.
+    @ivar killed: whether L{kill} has been called.
+    @ivar last_alive: the last result of C{alive} during L{wake}; None before that.
     """
 
     _log = Logger()
@@ -105,7 +105,7 @@ class HookSequence:
             pause.cancel()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, unless the sequence has been killed or is woken up."""
+        """Wait for this many seconds, unless the sequence has been killed or is woken up."""
         if self.killed:
             return
         waiting: Deferred[None] = deferLater(self._clock, seconds)
@@ -135,7 +135,7 @@ class HookSequence:
         return [(model, result) for model, (_, result) in zip(names, answers, strict=True)]
 
     async def put_to_sleep(self, model: str, settings: ModelSettings) -> SleepOutcome:
-        """Run the sleep hook; where it fails, ask what C{alive} says."""
+        """Run the sleep hook, and ask C{alive} if it fails."""
         result = await self._run(model, HookKind.SLEEP)
         if result.ok:
             if settings.confirm_sleep:
@@ -147,7 +147,7 @@ class HookSequence:
         return SleepOutcome(f"sleep hook: {result.reason}", answer_of(alive))
 
     async def _confirmed(self, model: str, settings: ModelSettings) -> SleepOutcome:
-        """Ask until C{alive} says no: before that the model's memory is not free."""
+        """Ask until C{alive} says no, because before that the model's memory is not free."""
         limit = settings.sleep_timeout
         deadline = self._clock.seconds() + limit
         poll, longest = settings.polls

@@ -1,6 +1,4 @@
-"""
-The end of the switcher: what is in flight finishes, what runs comes to its end.
-"""
+"""This module ends the switcher: requests in flight finish, and stories come to their ends."""
 
 from __future__ import annotations
 
@@ -22,33 +20,37 @@ __all__ = ["SHUTTING_DOWN", "TRY_AGAIN", "Shutdown"]
 SHUTTING_DOWN = "llmux is shutting down"
 
 TRY_AGAIN = 5.0
-"""Seconds after which a refused client may try again: the next llmux may be up by then."""
+"""
+A client that is refused is told to try again after this many seconds, when the next llmux may
+be running.
+"""
 
 
 class Closing(Stage, Protocol):
-    """What a shutdown needs of the switcher, beyond what stories need."""
+    """This protocol is what a shutdown needs of the switcher, beyond what stories need."""
 
     def end_questions(self) -> None:
         """Ask neither the policy nor any C{alive} any more, and give no guards."""
 
     def wanted(self) -> list[Model]:
-        """The models that somebody waits for."""
+        """Return the models that requests wait for."""
 
     def stories(self) -> list[Story]:
-        """The stories that are being told."""
+        """Return the stories that run."""
 
     def is_settled(self) -> bool:
-        """No story is being told, nothing is in flight, and no question is being put."""
+        """
+        Tell whether no story runs, nothing is in flight, and the policy is not being asked.
+        """
 
 
 class Shutdown:
     """
-    Refuses those who wait, lets what is in flight finish within
-    C{shutdown_timeout}, and puts the awake models to sleep if their owner wants
-    that.
+    A shutdown refuses requests that wait, lets those in flight finish within
+    C{shutdown_timeout}, and puts the awake models to sleep if the configuration asks for that.
 
-    @ivar begun: L{begin} has been called.
-    @ivar aborting: L{abort} has been called.
+    @ivar begun: whether L{begin} has been called.
+    @ivar aborting: whether L{abort} has been called.
     """
 
     _log = Logger()
@@ -65,9 +67,9 @@ class Shutdown:
 
     def begin(self) -> Deferred[None]:
         """
-        Come to the end; harmless when repeated.
+        Begin the shutdown; a second call does no harm.
 
-        @return: fires when nothing runs and nothing is in flight any more.
+        @return: a Deferred that fires when nothing runs and nothing is in flight any more.
         """
         if self._is_over:
             return succeed(None)
@@ -82,18 +84,18 @@ class Shutdown:
         return over
 
     def call_when_over(self, close: Callable[[], None]) -> None:
-        """Call this at the end: nothing is in flight any more."""
+        """Register a function to be called at the end, when nothing is in flight any more."""
         self._closers.append(close)
 
     def abort(self) -> None:
-        """Cut short what L{begin} still waits for: exchanges and hooks."""
+        """Abort what L{begin} still waits for: exchanges and hooks."""
         self.aborting = True
         self._abort_exchanges()
         for story in self._stage.stories():
             story.kill()
 
     def something_ended(self) -> None:
-        """Go on, if what is waited for has come to its end."""
+        """Continue, if everything that is waited for has ended."""
         if self._settling is not None and self._stage.is_settled():
             settling, self._settling = self._settling, None
             settling.callback(None)
@@ -146,7 +148,7 @@ class Shutdown:
 
     def _time_is_up(self) -> None:
         if self._stage.settings.sleep_on_exit and not self._stage.stories():
-            # The awake models still are to be put to sleep, within as long again.
+            # The awake models must still be put to sleep, within the same time again.
             self._give_time(self.abort)
             self._abort_exchanges()
         else:

@@ -1,6 +1,4 @@
-"""
-What can be said of a switcher at one moment.
-"""
+"""This module describes a switcher at one moment."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ __all__ = ["ModelStatus", "SwitchStatus", "status_of_models", "status_of_switche
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
     """
-    What can be said of one model now.
+    A L{ModelStatus} describes one model now.
 
-    @ivar phase: where in its life it is.
-    @ivar since: when it came to this phase, on the switcher's clock.
-    @ivar waiters: how many requests wait for it.
-    @ivar in_flight: how many requests its backend has.
-    @ivar place: the number of the place where it is, from 0; None if it is asleep,
-        or nobody knows.
-    @ivar oldest: when the first of the waiters arrived; None if nobody waits.
+    @ivar phase: the phase of the model's life.
+    @ivar since: when the model came to this phase, in seconds on the switcher's clock.
+    @ivar waiters: how many requests wait for the model.
+    @ivar in_flight: how many requests are in flight to the model's backend.
+    @ivar place: the number of the place where the model is, from 0; None if it is asleep, or if
+        that is not known.
+    @ivar oldest: when the first of the waiters arrived; None if no request waits.
     """
 
     phase: Phase
@@ -39,13 +37,13 @@ class ModelStatus:
 @dataclass(frozen=True, slots=True)
 class SwitchStatus:
     """
-    What can be said of a switch that is under way.
+    A L{SwitchStatus} describes a switch that is under way.
 
     @ivar target: the name of the model that is to wake.
     @ivar victims: the names of the models that make room.
     @ivar phase: DRAINING, SLEEPING or WAKING.
     @ivar place: the number of the place, from 0, in which the target is to wake.
-    @ivar since: when the switch began, on the switcher's clock.
+    @ivar since: when the switch began, in seconds on the switcher's clock.
     """
 
     target: str
@@ -56,7 +54,7 @@ class SwitchStatus:
 
 
 def status_of_models(models: Mapping[str, Model]) -> Mapping[str, ModelStatus]:
-    """Say what can be said of each model now."""
+    """Return the status of each model now."""
     return {
         name: ModelStatus(
             model.phase,
@@ -71,7 +69,7 @@ def status_of_models(models: Mapping[str, Model]) -> Mapping[str, ModelStatus]:
 
 
 def status_of_switches(transitions: Sequence[Transition]) -> Sequence[SwitchStatus]:
-    """Say what can be said of the switches that are under way."""
+    """Return the status of each switch that is under way."""
     return [
         SwitchStatus(
             transition.target.name,

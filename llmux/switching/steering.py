@@ -1,9 +1,9 @@
 """
-What an operator has the switcher do: switch now, sleep, keep a model awake, pause.
+This module takes the commands of operators: switch now, sleep, keep a model awake, pause.
 
-Commands come before the policy.  The invariants of the switcher hold for them as for
-the policy: a switch that a command asks for takes its room from the ledger, drains
-its victims, and is checked like any other.
+Commands have precedence over the policy, but the rules of the switcher hold for them too: a
+switch that a command asks for takes its room from the ledger, drains its victims, and is
+checked like any other.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = ["Steering"]
 @implementer(IControl)
 class Steering:
     """
-    Takes commands, refuses those that cannot be, and remembers those that last: pins and
-    the pause.
+    The steering takes commands, refuses those that are not possible, and keeps those that last:
+    pins and the pause.
 
-    @ivar errands: what commands have left to be done.
+    @ivar errands: the work that commands have left to be done.
     """
 
     def __init__(
         self, stage: Steered, lasting: LastingCommands, preload: Iterable[str]
     ) -> None:
         """
-        @param lasting: the pins and the pause, which outlive llmux.
-        @param preload: the models to be woken when a pause ends.
+        @param lasting: the pins and the pause, which last longer than this llmux.
+        @param preload: the models that are woken when a pause ends.
         """
         self._stage = stage
         self._lasting = lasting
         self.errands = Errands(stage, lasting)
         self._preload = list(preload)
-        # A wait without a request for each model that a command wants awake.
+        # For each model that a command wants awake, a Deferred that waits as a request would.
         self._wakes: dict[str, Deferred[InFlightGuard]] = {}
         lasting.call_when_over(self._pin_is_over, self._pause_is_over)
         lasting.restore(stage.models)
@@ -125,7 +125,7 @@ class Steering:
         return succeed(None)
 
     def want(self, model: Model) -> None:
-        """Wait for the model, as a request does, and do nothing with it then."""
+        """Wait for the model as a request does, and release the guard at once."""
         if model.open or model.name in self._wakes:
             return
         waiting = self._stage.acquire(model.name)
@@ -138,23 +138,20 @@ class Steering:
             if self._wakes.get(model.name) is waiting:
                 del self._wakes[model.name]
             if isinstance(result, Failure):
-                # The log has the reason, and so has the model's back-off.
+                # The log and the model's back-off have the reason.
                 return
             _give_back(result)
 
         waiting.addBoth(over)
 
     def wake_if_quiet(self, model: Model) -> None:
-        """
-        Wake the model that is to be awake when there is nothing to do, unless there is
-        something to do.
-        """
+        """Wake the default model, unless there is something to do."""
         now = self._stage.clock.seconds()
         if model.phase is not Phase.ASLEEP or self.pause or model.wake_backoff.until > now:
             return
         if not self._pinned_in_the_way(model):
-            # Nothing is in flight to its victims, so they sleep at once, and nobody who
-            # comes later can be in time to wait for them.
+            # Nothing is in flight to its victims, so they sleep at once, before a new request
+            # could wait for them.
             self.errands.order_quietly(model)
             self._stage.consider()
 
@@ -172,7 +169,7 @@ class Steering:
         for other in self.errands.ordered_models():
             if other is not model and not self._fit([other.name, model.name]):
                 self.errands.supersede(other.name)
-        # "Now" does not wait for the end of a back-off.
+        # A command that says "now" does not wait for the end of a back-off.
         model.wake_backoff.reset()
         return self.errands.order(model, abort)
 
@@ -253,15 +250,15 @@ class Steering:
             self._stage.consider()
 
     def preload(self) -> None:
-        """Have the models woken that are to be awake from the start, as the policy sees fit."""
+        """Have the models woken that must be awake from the start, when the policy sees fit."""
         if self.pause is None:
             for name in self._preload:
                 self.want(self._stage.models[name])
 
     def reconfigured(self, preload: Iterable[str]) -> None:
         """
-        There are other models, and others are to be woken when a pause ends.  Nobody wakes a
-        model that is configured no longer.
+        Apply other models to be woken when a pause ends, and drop the orders for models that
+        are not configured any more.
         """
         self._preload = list(preload)
         for model in self.errands.ordered_models():
@@ -275,7 +272,9 @@ class Steering:
 
     def _check_may_wake(self, model: Model) -> None:
         """
-        @raise CommandError: there is a pause, or what is pinned leaves no room.
+        Check that a command may wake the model.
+
+        @raise CommandError: there is a pause, or the pinned models leave no room.
         """
         if self.pause is not None:
             raise CommandError("Switching is paused: `llmux resume` ends that.", code="paused")
@@ -312,7 +311,7 @@ class Steering:
             )
 
     def _pinned_in_the_way(self, model: Model) -> list[str]:
-        """The pinned models beside which the model does not fit."""
+        """Return the pinned models beside which the model does not fit."""
         pins = [name for name in self._lasting.pins if name != model.name]
         if not pins or self._fit([*pins, model.name]):
             return []
@@ -320,7 +319,9 @@ class Steering:
         return alone or pins
 
     def _fit(self, names: Sequence[str]) -> bool:
-        """These models can be awake at once, beside those that are kept awake."""
+        """
+        Tell whether these models can be awake at once, beside those that are always kept awake.
+        """
         models = self._stage.models
         kept = [name for name, model in models.items() if model.settings.always]
         needed = [models[name].settings.places for name in dict.fromkeys([*kept, *names])]
@@ -329,7 +330,7 @@ class Steering:
     # ------------------------------------------------------- what the switcher asks
 
     def refusal(self, model: Model) -> SwitchError | None:
-        """The error for a request that would wait for the model; None to let it wait."""
+        """Return the error for a request that would wait for the model; None to let it wait."""
         lasting = self._lasting
         pause = lasting.pause
         if pause is not None and pause.refuses:
@@ -343,11 +344,11 @@ class Steering:
         return None
 
     def is_pinned(self, model: str) -> bool:
-        """Whether a command keeps the model awake."""
+        """Tell whether a command keeps the model awake."""
         return model in self._lasting.pins
 
     def end(self) -> None:
-        """llmux stops: whoever waits for a command's end is told so."""
+        """Fail all commands that wait, because llmux stops."""
         self._lasting.end()
         self.errands.end()
 
@@ -362,4 +363,4 @@ def _give_back(guard: InFlightGuard) -> None:
 
 
 def _ignore(failure: Failure) -> None:
-    """The log has the reason."""
+    """Do nothing, because the log has the reason."""

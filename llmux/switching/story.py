@@ -1,5 +1,5 @@
 """
-What all stories have in common.
+This module has what all stories have in common.
 
 A story is one coroutine that moves models through their phases.  A story has
 its own hooks and timers, and each story ends.  Several stories run side by
@@ -34,11 +34,12 @@ log = Logger()
 
 class Stage(Protocol):
     """
-    What stories need of the switcher.
+    A stage is what stories need of the switcher.
 
     @ivar models: all models by their names.
-    @ivar stopping: llmux stops: nothing is woken, and each story comes to its end.
-    @ivar aborting: what still runs is cut short.
+    @ivar stopping: whether llmux stops, so that nothing is woken, and each story comes to its
+        end.
+    @ivar aborting: whether everything that still runs is aborted.
     """
 
     @property
@@ -61,71 +62,77 @@ class Stage(Protocol):
     def aborting(self) -> bool: ...
 
     def story_began(self, story: Story) -> None:
-        """The story runs from here on."""
+        """Note that the story runs from now on."""
 
     def story_ended(self, story: Story) -> None:
-        """The story has moved what it had to."""
+        """Note that the story has let go of its models."""
 
     def switch_rebound(self, switch: Any) -> None:
-        """The switch leads to another target now."""
+        """Note that the switch has another target now, or other victims."""
 
     def holding_questions(self) -> AbstractContextManager[None]:
-        """Have the policy asked only after the block, and not in its middle."""
+        """Have the policy asked only after the block, and not within it."""
 
     def choose_place(self, model: Model, place: int) -> None:
-        """A switch is to wake the model in this place: its hooks get to know."""
+        """Tell the model's hooks in which place a switch is to wake the model."""
 
     def clean_up(self, model: Model, failed_try: float | None = None) -> None:
         """
-        The model has come to UNCERTAIN: begin to put it to sleep.
+        Begin to put a model to sleep that has come to UNCERTAIN.
 
-        @param failed_try: when the wake began that has failed, if one has.
+        @param failed_try: when the wake that has failed began; None if there was none.
         """
 
     def check(self, model: Model) -> None:
-        """The model has come to CHECKING: begin to ask whether it is alive."""
+        """Begin to ask whether a model that has come to CHECKING is alive."""
 
     def serve(self, model: Model) -> None:
-        """The model has come to AWAKE: give its waiters their guards."""
+        """Give the waiters of a model that has come to AWAKE their guards."""
 
     def refuse(self, model: Model, error: SwitchError) -> None:
-        """The waiters of the model go away with this error."""
+        """Fail the waiters of the model with this error."""
 
     def abort_exchanges(
         self, model: Model, why: str, reason: str, *, may_wait_again: bool = False
     ) -> None:
-        """Cut short what is in flight to the model."""
+        """Abort the requests in flight to the model."""
 
     def consider(self) -> None:
-        """Something has changed: ask the policy."""
+        """Ask the policy, because something has changed."""
 
     def tell(self, event: PolicyEvent) -> None:
-        """Something has happened that the policy and the observers may want to know."""
+        """Tell an event to the policy and to the observers."""
 
     def slept(self, model: Model) -> None:
-        """The model's sleep hook has done its work."""
+        """Note that the model's sleep hook has succeeded."""
 
     def room_changed(self) -> None:
-        """A model has released what it held."""
+        """Note that a model has released what it held."""
 
     def did_not_sleep(self, model: Model, reason: str) -> None:
-        """The model was to go to sleep, and does not; the reason in a few words."""
+        """Note that a model that was to go to sleep does not; the reason is in a few words."""
 
     def is_ordered(self, model: Model) -> bool:
-        """A switch to the model is not the policy's to change: a command wants it."""
+        """
+        Tell whether the policy must not change a switch to the model, because a command wants
+        it.
+        """
 
     def somebody_waits_for_room_of(self, model: Model) -> bool:
-        """A model is waited for that needs what this model holds."""
+        """Tell whether requests wait for a model that needs what this model holds."""
 
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
-        """The names of the models that are waited for and need what this model holds."""
+        """
+        Return the names of the models that requests wait for and that need what this model
+        holds.
+        """
 
 
 class Story:
     """
-    One coroutine that moves models.
+    A story is one coroutine that moves models.
 
-    @ivar models: those that it moves; nobody else moves them meanwhile.
+    @ivar models: the models that the story moves; no other story moves them in the meantime.
     """
 
     def __init__(self, stage: Stage, models: Iterable[Model]) -> None:
@@ -135,7 +142,7 @@ class Story:
         self._over = False
 
     def begin(self) -> None:
-        """Run, from the first step on."""
+        """Run the story from its first step on."""
         for model in self.models:
             assert not model.busy, f"{model.name} is in a story already"
             model.busy = True
@@ -149,11 +156,11 @@ class Story:
 
     async def run(self) -> None:
         """
-        The story, to be written by subclasses.
+        Move the models; subclasses implement this method.
 
-        What follows from its outcome (models step on, waiters are served or
-        refused, another story begins) happens within one
-        L{Stage.holding_questions}, after L{end}.
+        Everything that follows from the result (models change their phase, waiters are served
+        or refused, another story begins) must happen within one L{Stage.holding_questions},
+        after L{end}.
         """
         raise NotImplementedError
 
@@ -170,22 +177,25 @@ class Story:
             self.stage.story_ended(self)
 
     def let_go(self, model: Model) -> None:
-        """Another story may have this model already."""
+        """Let go of one model, which another story may have from now on."""
         self.models.remove(model)
         model.is_let_go()
 
     def stop(self) -> None:
         """
-        llmux stops: come to an end.  What runs may finish, unless a subclass
-        says otherwise.
+        Come to an end, because llmux stops.  Hooks that run may finish, unless a subclass says
+        otherwise.
         """
 
     def kill(self) -> None:
-        """llmux stops at once: end the hooks that run."""
+        """End the hooks that run, because llmux stops at once."""
         self.sequence.kill()
 
     def _broke(self, failure: Failure) -> None:
-        """A defect must not leave a model in the middle of something for ever."""
+        """
+        Log a defect in a story, and clean up its models, so that none of them stays in an
+        unfinished phase for ever.
+        """
         log.failure("a defect in a story", failure)
         models = list(self.models)
         self.end()
@@ -199,11 +209,11 @@ class Story:
     # ------------------------------------------------- parts of several stories
 
     def now(self) -> float:
-        """The time."""
+        """Return the time, in seconds on the switcher's clock."""
         return self.stage.clock.seconds()
 
     def log_sleep_failure(self, model: Model, to: str, outcome: SleepOutcome) -> None:
-        """The log says why a sleep hook has failed, if it has."""
+        """Log why a sleep hook has failed, if it has."""
         if outcome.failure is not None:
             log.error(
                 "the sleep hook of {model} failed: {error}",
@@ -216,9 +226,9 @@ class Story:
 
 def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = None) -> None:
     """
-    The model is asleep and holds nothing any more.
+    Note that the model is asleep, and holds nothing any more.
 
-    @param cost: seconds of its sleep hook; None if it was cleaned up.
+    @param cost: how many seconds its sleep hook took; None if the model was cleaned up.
     """
     now = stage.clock.seconds()
     model.step(event, now)
@@ -235,7 +245,7 @@ def fell_asleep(stage: Stage, model: Model, event: Event, cost: float | None = N
 
 
 def stayed_awake(stage: Stage, model: Model, outcome: SleepOutcome) -> None:
-    """The model has not gone to sleep: it serves on, or is asked whether it is alive."""
+    """Let a model that has not gone to sleep serve again, or ask whether it is alive."""
     known = outcome.alive is Answer.YES
     model.step(Event.NOT_SLEPT if known else Event.NOT_SURE_SLEPT, stage.clock.seconds())
     if stage.stopping:
@@ -247,7 +257,10 @@ def stayed_awake(stage: Stage, model: Model, outcome: SleepOutcome) -> None:
 
 
 def end_drain(stage: Stage, model: Model, limit: float) -> None:
-    """The model has drained for as long as it may, in seconds: cut off what is in flight."""
+    """
+    Abort the requests in flight to a model that has drained for as long as it may, C{limit}
+    seconds.
+    """
     log.warn(
         "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
         event="drain_timeout",

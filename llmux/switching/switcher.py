@@ -1,10 +1,10 @@
 """
-Who waits, who is in flight, and when to change models.
+This module has the switcher, which knows the requests that wait or are in flight, and changes
+models.
 
-The switcher carries out what its policy decides.  It does no I/O and knows no
-reactor: a clock, a hook runner and a policy are given to it.  What moves
-models through their phases is told in stories (L{llmux.switching.story} and the
-modules of its subclasses), which the switcher begins.
+The switcher carries out what its policy decides.  It does no I/O and knows no reactor: a clock,
+a hook runner and a policy are given to it.  Models are moved through their phases by stories
+(L{llmux.switching.story} and the modules of its subclasses), which the switcher begins.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ _COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase
 
 class ModelSwitcher:
     """
-    Gives guards for models, and has awake what fits.
+    The switcher gives guards for models, and keeps awake the models that are needed and fit.
 
-    Requests wait until L{start} has found out what is awake; the first that
-    asks for a guard starts the switcher if nobody has.
+    Requests wait until L{start} has found out which models are awake; the first request that
+    waits starts the switcher, if it has not been started.
 
-    @ivar costs: what switches have cost.
-    @ivar metrics: counts what happens.
-    @ivar chronicle: knows what models and switches have done lately.
+    @ivar costs: the costs of switches, as far as they are known.
+    @ivar metrics: the metrics.
+    @ivar chronicle: the latest steps of models, and the latest switches.
     """
 
     _log = Logger()
@@ -108,16 +108,17 @@ class ModelSwitcher:
         default: DefaultModel | None = None,
     ) -> None:
         """
-        @param models: the models by name; a number is short for settings
-            with this C{wake_timeout}.
-        @param observers: told of every event, after the policy.
-        @param resources: what the machine has.
-        @param wake_notes: knows the models whose wake was cut short by the end
-            of the llmux before this one.
-        @param place_notes: tells hooks the places of their models, and remembers those.
-        @param lasting: remembers pins and the pause.
-        @param preload: models to be woken at start, and when a pause ends.
-        @param default: the model to be awake when there is nothing to do.
+        @param models: the settings of the models, by name; a number stands for settings with
+            this C{wake_timeout}, in seconds.
+        @param observers: functions that are called with every event, after the policy.
+        @param resources: the resources of the machine.
+        @param wake_notes: the notes of wakes that were interrupted by the end of the llmux
+            before this one.
+        @param place_notes: an object that tells hooks the places of their models, and keeps
+            these places.
+        @param lasting: the pins and the pause.
+        @param preload: the models that are woken at start, and when a pause ends.
+        @param default: the model that is woken when there is nothing to do; or None.
         """
         self.clock = clock
         self.hooks = hooks
@@ -145,7 +146,8 @@ class ModelSwitcher:
             self, self._all, self._listeners, self._shutdown, self._stories
         )
         self._wanted = self._requests.wanted
-        # Each request calls these: to pass them on would cost a call.
+        # Each request calls these methods; a method that passes them on would cost one more
+        # call.
         self.acquire_now = self._requests.acquire_now
         self.acquire = self._requests.acquire
         self._transitions: list[Transition] = []
@@ -166,41 +168,43 @@ class ModelSwitcher:
     def _new_model(self, name: str, settings: ModelSettings) -> Model:
         model = Model(name, settings, self.metrics.queue_wait(name))
         model.stepped = self.chronicle.stepped
-        # Until its alive has answered, it may be awake.
+        # The model may be awake until its alive has answered.
         self.capacity.hold(name, model.needs)
         return model
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """The models by their names, sorted."""
+        """Return the models by their names, sorted."""
         return self._all
 
     def status(self) -> Mapping[str, ModelStatus]:
-        """What can be said of each model now."""
+        """Return the status of each model now."""
         return status_of_models(self._all)
 
     def switches(self) -> Sequence[SwitchStatus]:
-        """The switches that are under way."""
+        """Return the status of each switch that is under way."""
         return status_of_switches(self._transitions)
 
     @property
     def latest_decision(self) -> tuple[float, Decision] | None:
-        """When the policy last answered a question, and what; None before the first."""
+        """
+        Return when the policy last answered a question, and the answer; None before the first.
+        """
         return self._questions.latest
 
     @property
     def latest_request(self) -> int:
-        """The number of the request that has last asked for a guard."""
+        """Return the number of the request that was the last to ask for a guard."""
         return self._requests.latest
 
     def reason_not_ready(self) -> str | None:
-        """Why requests had better go elsewhere; None if llmux does its work."""
+        """Return why requests should be sent elsewhere; None if llmux does its work."""
         return reason_not_ready(
             self._all.values(), self.settings, self.clock.seconds(), self.stopping
         )
 
     def forecasts(self) -> Mapping[str, Forecast]:
-        """What the policy expects of the models that are waited for, if it says so."""
+        """Return what the policy expects of the models that are waited for, if it says so."""
         if self.stopping or not self._is_known:
             return {}
         view = self._questions.view
@@ -208,25 +212,25 @@ class ModelSwitcher:
         return self._policy.forecasts(view)
 
     def add_observer(self, observer: Observer) -> None:
-        """Tell this observer of every event from now on."""
+        """Tell this observer every event from now on."""
         self._listeners.add(observer)
 
     def remove_observer(self, observer: Observer) -> None:
-        """Tell this observer of nothing any more."""
+        """Tell this observer nothing any more."""
         self._listeners.remove(observer)
 
     # ------------------------------------------------------------ another configuration
 
     @property
     def policy(self) -> ISwitchPolicy:
-        """The policy that decides."""
+        """Return the policy that decides."""
         return self._policy.policy
 
     def check_arrangement(self, models: Collection[str]) -> None:
         """
         Check that the switcher can go on with these models.
 
-        @raise ValueError: a model that is pinned is not among them.
+        @raise ValueError: a model that is pinned is not among these models.
         """
         for pin in self.steering.pins:
             if pin.model not in models:
@@ -236,11 +240,11 @@ class ModelSwitcher:
         self, arrangement: Arrangement, policy: tuple[ISwitchPolicy, bool] | None
     ) -> None:
         """
-        Go on with another arrangement.  Nobody's request is lost, but for those that wait
-        for a model which is no more.
+        Go on with another arrangement.  No request is lost, except those that wait for a model
+        that is not configured any more.
 
-        @param policy: decides from now on, and whether it knows what the present policy
-            knows; None: the policy is the same.
+        @param policy: the policy that decides from now on, and whether it knows what the
+            present policy knows; None if the policy stays the same.
         @raise ValueError: see L{check_arrangement}; nothing has changed then.
         """
         self.check_arrangement(arrangement.models)
@@ -261,16 +265,22 @@ class ModelSwitcher:
         self.consider()
 
     def who_would_sleep(self, arrangement: Arrangement) -> Sequence[str]:
-        """Name the models that L{reconfigure} would put to sleep for want of room."""
+        """
+        Return the names of the models that L{reconfigure} would put to sleep because room is
+        missing.
+        """
         return self._reconfiguration.who_would_sleep(arrangement)
 
     def restart(self, model: Model) -> None:
-        """Put the model, which is awake, to sleep, and wake it when the policy sees fit."""
+        """
+        Put the model, which is awake, to sleep, and have it woken again when the policy sees
+        fit.
+        """
         Dismissal(self, model, "its configuration has changed").begin()
         self.steering.want(model)
 
     def _tell_what_is_known(self) -> None:
-        """Another policy decides: show it who is awake, and who waits since when."""
+        """Show a new policy which models are awake, and which requests wait since when."""
         for model in self._all.values():
             if model.phase in _COUNTS_AS_AWAKE and not model.leaving:
                 self._policy.observed_late(
@@ -280,7 +290,7 @@ class ModelSwitcher:
                 self._policy.observed_late(Arrived(waiter.arrived, model.name, waiter.request))
 
     def add_model(self, name: str, settings: ModelSettings) -> Model:
-        """There is one more model, of which nobody knows whether it is awake."""
+        """Add a model, of which it is not known whether it is awake."""
         model = self._new_model(name, settings)
         all_models = {**self._all, name: model}
         self._all.clear()
@@ -289,7 +299,7 @@ class ModelSwitcher:
         return model
 
     def forget_model(self, model: Model) -> None:
-        """The model is asleep, and is no more."""
+        """Remove a model, which is asleep."""
         del self._all[model.name]
         self._watches.pop(model.name).end()
         self.chronicle.forget(model.name)
@@ -297,7 +307,9 @@ class ModelSwitcher:
             forgotten(model.name)
 
     def call_when_forgotten(self, forgotten: Callable[[str], None]) -> None:
-        """Call this with the name of each model that has been removed, once it is asleep."""
+        """
+        Register a function to be called with the name of each model that has been removed.
+        """
         self._forgetters.append(forgotten)
 
     # ------------------------------------------------------------ start and stop
@@ -306,7 +318,7 @@ class ModelSwitcher:
         """
         Ask every model whether it is awake.
 
-        @return: fires when that is known.
+        @return: a Deferred that fires when that is known.
         """
         if self._is_known or self.stopping:
             return succeed(None)
@@ -330,29 +342,32 @@ class ModelSwitcher:
 
     def stop(self) -> Deferred[None]:
         """
-        Refuse new requests and those that wait; let what is in flight finish
-        within C{shutdown_timeout}, then abort it.
+        Refuse new requests and those that wait, and let those in flight finish within
+        C{shutdown_timeout}; then abort them.
 
-        @return: fires when nothing runs and nothing is in flight any more.
+        @return: a Deferred that fires when nothing runs and nothing is in flight any more.
         """
         return self._shutdown.begin()
 
     def call_when_stopped(self, close: Callable[[], None]) -> None:
-        """Call this once L{stop} is done: nothing is in flight any more."""
+        """
+        Register a function to be called when L{stop} is done, and nothing is in flight any
+        more.
+        """
         self._shutdown.call_when_over(close)
 
     def abort(self) -> None:
-        """Cut short what L{stop} still waits for: exchanges and hooks."""
+        """Abort what L{stop} still waits for: exchanges and hooks."""
         self._shutdown.abort()
 
     @property
     def stopping(self) -> bool:
-        """llmux stops: no guards are given any more."""
+        """Tell whether llmux stops, so that no guards are given any more."""
         return self._shutdown.begun
 
     @property
     def aborting(self) -> bool:
-        """What still runs is cut short."""
+        """Tell whether everything that still runs is aborted."""
         return self._shutdown.aborting
 
     def end_questions(self) -> None:
@@ -367,56 +382,58 @@ class ModelSwitcher:
         self._now_known()
 
     def transitions(self) -> Sequence[Transition]:
-        """The switches that are under way."""
+        """Return the switches that are under way."""
         return self._transitions
 
     def wanted(self) -> list[Model]:
-        """The models that somebody waits for."""
+        """Return the models that requests wait for."""
         return list(self._wanted.values())
 
     def stories(self) -> list[Story]:
-        """The stories that are being told."""
+        """Return the stories that run."""
         return list(self._stories)
 
     def is_settled(self) -> bool:
-        """No story is being told, nothing is in flight, and no question is being put."""
+        """
+        Tell whether no story runs, nothing is in flight, and the policy is not being asked.
+        """
         return not (self._stories or self._requests.in_flight or self._questions.asking)
 
     # ------------------------------------------------------------------- requests
 
     def is_admitted(self, waiter: Waiter, now: float) -> bool:
-        """A request arrives for a model that drains: whether the policy lets it in."""
+        """Tell whether the policy admits a request that arrives for a model that drains."""
         return self._questions.is_admitted(waiter, now)
 
     def begins_to_wait(self) -> None:
-        """A request has begun to wait."""
+        """Start the switcher, or ask the policy, because a request has begun to wait."""
         if self._adoption is None:
             self.start()
         else:
             self.consider()
 
     def begins_to_serve(self, model: Model) -> None:
-        """The model takes requests from now on."""
+        """Begin to watch a model that takes requests from now on."""
         self._watches[model.name].begin()
 
     def serve(self, model: Model) -> None:
-        """The model takes requests: its waiters get their guards, all in this turn."""
+        """Let the model take requests, and give all its waiters their guards in this turn."""
         self._requests.serve(model)
 
     def refuse(self, model: Model, error: SwitchError) -> None:
-        """The model's waiters go away with this error."""
+        """Fail the model's waiters with this error."""
         self._requests.refuse(model, error)
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """
-        The backend refused the connection, or closed it before the first byte
-        of its reply.  The guard is given back.
+        Find out what is wrong with a backend that refused the connection, or closed it before
+        the first byte of its reply.  The guard is released.
 
-        @return: True if the request may wait for another turn, because the
-            model is asleep or on its way there; False if it is alive, so that
-            another try would not fare better.
+        @return: a Deferred that fires with True if the request may wait for another turn,
+            because the model is asleep or going to sleep; with False if the backend is alive,
+            so that another try would not succeed either.
         """
-        # There is no exchange left to abort, should the answer come here and now.
+        # No exchange is left to abort, in case the answer comes within this call.
         guard.on_abort = None
         model = guard.state
         if self.stopping:
@@ -437,8 +454,8 @@ class ModelSwitcher:
 
     def backend_in_doubt(self, model: str) -> None:
         """
-        The backend has replied with an error of its own: ask C{alive} soon, but
-        at most once in 5 s.  Two noes in a row are a death.
+        Ask C{alive} soon, but at most once in 5 s, because the backend has replied with an
+        error of its own.  After two noes in a row the backend counts as dead.
         """
         self._watches[model].ask_soon()
 
@@ -447,18 +464,21 @@ class ModelSwitcher:
         Check(self, model, Answer.NO).begin()
 
     def others_wait(self, model: str) -> bool:
-        """Somebody waits for room that this model has."""
+        """Tell whether requests wait for room that this model has."""
         found = self._all[model]
         if found.phase is Phase.DRAINING:
             return bool(self._wanted)
         return self.somebody_waits_for_room_of(found)
 
     def somebody_waits_for_room_of(self, model: Model) -> bool:
-        """A model is waited for that needs what this model holds."""
+        """Tell whether requests wait for a model that needs what this model holds."""
         return next(self._waiting_for_room_of(model), None) is not None
 
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
-        """The names of the models that are waited for and need what this model holds."""
+        """
+        Return the names of the models that requests wait for and that need what this model
+        holds.
+        """
         return list(self._waiting_for_room_of(model))
 
     def _waiting_for_room_of(self, model: Model) -> Iterator[str]:
@@ -477,46 +497,49 @@ class ModelSwitcher:
     # ------------------------------------------------------ for the metrics
 
     def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
-        """(model, waiters, requests in flight, awake)."""
+        """
+        Yield (model, number of waiters, number of requests in flight, whether awake) for each
+        model.
+        """
         for name, model in self._all.items():
             yield name, model.waiting, len(model.guards), model.phase in _COUNTS_AS_AWAKE
 
     def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
-        """(from, to, seconds)."""
+        """Yield (from, to, seconds) for each switch whose cost is known."""
         return iter(self.costs)
 
     def resources(self) -> Iterable[tuple[str, float]]:
-        """(resource, how much there is)."""
+        """Yield (resource, capacity) for each resource."""
         for name, amount in self.capacity.total.items():
             yield name, float(amount)
 
     def holdings(self) -> Iterable[tuple[str, str, float]]:
-        """(resource, model, how much the model holds), of those that hold some."""
+        """Yield (resource, model, amount that the model holds), where the amount is not 0."""
         for model in self.capacity.holders():
             for name, amount in self.capacity.held(model).items():
                 yield name, model, float(amount)
 
     def estimates(self) -> Iterable[Estimate]:
-        """What the policy has learnt."""
+        """Return what the policy has learnt."""
         return self._policy.estimates()
 
     def abort_exchanges(
         self, model: Model, why: str, reason: str, *, may_wait_again: bool = False
     ) -> None:
-        """Cut short what is in flight to this model."""
+        """Abort the requests in flight to this model."""
         for guard in list(model.guards):
             self.metrics.exchange_aborted(model.name, reason)
             abort = guard.on_abort
             guard.may_wait_again = may_wait_again
             if abort is not None:
                 abort(why)
-            # Nobody else will, if whoever holds it does not know how to abort.
+            # If the holder of the guard has set no function to abort, it is released here.
             guard.release(answered=False)
 
     # -------------------------------------------------------------- the stories
 
     def story_began(self, story: Story) -> None:
-        """The story runs from here on."""
+        """Note that the story runs from now on."""
         self._stories.add(story)
         if isinstance(story, Transition):
             self._transitions.append(story)
@@ -524,64 +547,70 @@ class ModelSwitcher:
             self.chronicle.switch_began(story, None if latest is None else latest[1].why)
 
     def story_ended(self, story: Story) -> None:
-        """The story has moved what it had to."""
+        """Note that the story has let go of its models."""
         self._stories.discard(story)
         if isinstance(story, Transition):
             self._transitions.remove(story)
             self.chronicle.switch_ended(story)
 
     def switch_rebound(self, switch: Transition) -> None:
-        """The switch leads to another target now."""
+        """Note that the switch has another target now, or other victims."""
         self.chronicle.switch_rebound(switch)
 
     def choose_place(self, model: Model, place: int) -> None:
-        """A switch is to wake the model in this place: its hooks get to know."""
+        """Tell the model's hooks in which place a switch is to wake the model."""
         if self._place_notes is not None:
             self._place_notes.choose_place(model.name, place)
 
     def clean_up(self, model: Model, failed_try: float | None = None) -> None:
-        """The model may be awake, and must not be: put it to sleep."""
+        """Begin to put a model to sleep that may be awake and must not be."""
         Cleaning(self, model, failed_try).begin()
 
     def check(self, model: Model) -> None:
-        """The model is in doubt: ask whether it is alive."""
+        """Begin to ask whether a model in doubt is alive."""
         Check(self, model).begin()
 
     def room_changed(self) -> None:
-        """A model has released what it held."""
+        """Tell the adoptions that a model has released what it held."""
         if self._adoption is not None:
             self._adoption.room_changed()
         self._reconfiguration.room_changed()
 
     def slept(self, model: Model) -> None:
-        """The model's sleep hook has done its work."""
+        """Note that the model's sleep hook has succeeded."""
         self._watches[model.name].slept()
         self.steering.errands.slept(model)
 
     def did_not_sleep(self, model: Model, reason: str) -> None:
-        """The model was to go to sleep, and does not; the reason in a few words."""
+        """Note that a model that was to go to sleep does not; the reason is in a few words."""
         self.steering.errands.not_slept(model, reason)
 
     def is_ordered(self, model: Model) -> bool:
-        """A switch to the model is not the policy's to change: a command wants it."""
+        """
+        Tell whether the policy must not change a switch to the model, because a command wants
+        it.
+        """
         return self.steering.errands.is_ordered(model)
 
     def sleeps_at(self, model: Model) -> float | None:
-        """The time at which the model goes to sleep unless a request comes; None if never."""
+        """
+        Return the time at which the model goes to sleep unless a request comes; None if it does
+        not.
+        """
         return self.idleness.sleeps_at(model)
 
     def is_quiet(self) -> bool:
-        """Nothing is in flight, nobody waits, and no story is being told."""
+        """Tell whether nothing is in flight, no request waits, and no story runs."""
         return not (self._requests.in_flight or self._wanted or self._stories)
 
     # ------------------------------------------------------ asking the policy
 
     def holding_questions(self) -> AbstractContextManager[None]:
-        """Have the policy asked only after the block, and not in its middle."""
+        """Have the policy asked only after the block, and not within it."""
         return self._questions.held()
 
     def consider(self) -> None:
-        """Something has changed: ask the policy, until it has nothing more to say."""
+        """Ask the policy, because something has changed, until it changes nothing more."""
         if not self._questions.asking:
             self._reconfiguration.look()
         self._questions.consider()

@@ -1,6 +1,4 @@
-"""
-The story of a switch: its victims drain and sleep, its target wakes.
-"""
+"""This module has the story of a switch: its victims drain and sleep, and its target wakes."""
 
 from __future__ import annotations
 
@@ -22,28 +20,31 @@ from llmux.switching.story import Stage, Story, end_drain, fell_asleep, log, sta
 __all__ = ["Transition"]
 
 _FIRST_REMARK = 10.0
-"""Seconds after which the log says that a model has not got ready; doubled each time."""
+"""
+After this many seconds the log says that a model is not ready yet; the time to the next such
+line is doubled each time.
+"""
 
 SEVERAL = "several"
-"""What stands for the victims, where there is more than one, in logs and metrics."""
+"""If there is more than one victim, logs and metrics have this word for them."""
 
 
 class Transition(Story):
     """
-    A switch to C{target}.
+    A transition is a switch to C{target}.
 
     All victims drain; when all have drained the policy is asked a last time;
     then they sleep side by side, and the target wakes.  Until the first sleep
     hook begins the switch can be called off, or be bound to another target, another
     place and other victims.
 
-    @ivar number: the switch's own number, which no later switch has.
+    @ivar number: the number of the switch, which no later switch has.
     @ivar target: the model that is to wake.
-    @ivar place: the number of the place in which it is to wake.
+    @ivar place: the number of the place in which the target is to wake.
     @ivar began: when the switch began.
     @ivar victims: the models that make room for the target.
-    @ivar outwaited: a request for the target has waited too long during this
-        switch, which therefore goes on even if nobody waits any more.
+    @ivar outwaited: whether a request for the target has reached its time limit during this
+        switch, which therefore goes on even if no request waits any more.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Transition(Story):
         self._preparation = Preparation(stage.hooks)
         self.began = self.now()
         self._goes_on: Deferred[bool] = Deferred()
-        # Of each victim the end of its drain, if that is limited.
+        # The timer of each victim's drain, if drains are limited.
         self._drain_ends: dict[str, IDelayedCall] = {}
         self._remarks: IDelayedCall | None = None
         self._abandoning: IDelayedCall | None = None
@@ -73,14 +74,16 @@ class Transition(Story):
 
     @property
     def source(self) -> str | None:
-        """The victim's name; "several" for more than one; None if there is none."""
+        """Return the victim's name; "several" for more than one; None if there is none."""
         if not self.victims:
             return None
         return self.victims[0].name if len(self.victims) == 1 else SEVERAL
 
     @property
     def phase(self) -> Phase:
-        """DRAINING as long as the switch may be called off, then SLEEPING, then WAKING."""
+        """
+        Return DRAINING as long as the switch may be called off, then SLEEPING, then WAKING.
+        """
         if self.target.phase is Phase.WAKING:
             return Phase.WAKING
         if self.victims and not self._goes_on.called:
@@ -88,7 +91,10 @@ class Transition(Story):
         return Phase.SLEEPING
 
     def seen(self) -> SwitchView:
-        """The switch as the policy sees it, which must leave alone what a command wants."""
+        """
+        Return the switch as the policy sees it; the policy must not change a switch that a
+        command wants.
+        """
         phase = self.phase
         drains = phase is Phase.DRAINING
         if drains and self.stage.is_ordered(self.target):
@@ -129,11 +135,13 @@ class Transition(Story):
     # -------------------------------------------------------------- draining
 
     async def _drained(self) -> bool:
-        """Wait until the victims have drained; False if the switch is called off first."""
+        """
+        Wait until the victims have drained; return False if the switch is called off first.
+        """
         stage = self.stage
         for model in self.victims:
             self._evict(model)
-        # There may be nothing in flight: then the policy has its last word at once.
+        # If nothing is in flight, the policy is asked for the last time now.
         stage.consider()
         goes_on = await self._goes_on
         for name in list(self._drain_ends):
@@ -159,17 +167,20 @@ class Transition(Story):
         end_drain(self.stage, model, limit)
 
     def is_drained(self) -> bool:
-        """No victim has anything in flight that must finish first."""
+        """Tell whether no victim has anything in flight that must finish first."""
         if not self.stage.settings.drain_before_switch:
             return True
         return not any(model.guards for model in self.victims)
 
     def go_on(self) -> None:
-        """The victims have drained, and the switch is still wanted."""
+        """
+        Go on to the sleep hooks, because the victims have drained and the switch is still
+        wanted.
+        """
         self._goes_on.callback(True)
 
     def call_off(self) -> None:
-        """The victims are to serve on."""
+        """Call the switch off, and let the victims serve again."""
         self._goes_on.callback(False)
 
     def _call_off(self) -> None:
@@ -188,10 +199,10 @@ class Transition(Story):
 
     def rebind(self, target: Model, place: int, victims: Sequence[Model]) -> bool:
         """
-        Lead the switch, as long as its victims drain, to another target or another
-        place, or have other victims make room.  Who is no longer a victim serves on.
+        Change the switch, whose victims still drain, to another target, another place, or other
+        victims.  A model that is no longer a victim serves again.
 
-        @return: False if the room does not suffice; nothing has changed then.
+        @return: whether the room suffices; if it does not, nothing has changed.
         """
         assert self._reservation is not None
         if not self.stage.capacity.rebind(
@@ -240,7 +251,7 @@ class Transition(Story):
         self.models.append(model)
 
     def end(self) -> None:
-        """See L{Story.end}.  What was reserved, and has not been taken, is free."""
+        """See L{Story.end}.  What was reserved, and has not been taken, becomes free."""
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
             self.stage.capacity.cancel(reservation)
@@ -250,7 +261,7 @@ class Transition(Story):
     # -------------------------------------------------------------- sleeping
 
     async def _sleep(self) -> list[tuple[Model, SleepOutcome]]:
-        """Put all victims to sleep, side by side; those that do not sleep are left."""
+        """Put all victims to sleep, side by side, and return those that did not sleep."""
         stage, now = self.stage, self.now()
         failed: list[tuple[Model, SleepOutcome]] = []
 
@@ -276,7 +287,7 @@ class Transition(Story):
     def _not_made_room(
         self, failed: list[tuple[Model, SleepOutcome]], hooks_began: float
     ) -> None:
-        """A victim does not sleep, or llmux stops: there will be no wake."""
+        """End the switch without a wake, because a victim does not sleep, or llmux stops."""
         stage, target, now = self.stage, self.target, self.now()
         self.end()
         if not failed:
@@ -309,7 +320,8 @@ class Transition(Story):
         stage, target, now = self.stage, self.target, self.now()
         assert self._reservation is not None
         if not stage.capacity.can_take(self._reservation):
-            # There is less by now, by configuration: the waiters wait for another switch.
+            # A new configuration has made the room smaller; the waiters wait for another
+            # switch.
             log.warn(
                 "there is no room for {to} any more",
                 event="switch_called_off",
@@ -361,7 +373,7 @@ class Transition(Story):
         stage, target, now = self.stage, self.target, self.now()
         self.end()
         if stage.stopping or self._is_abandoned:
-            # The hook is not to blame, and nobody waits.
+            # The hook is not at fault, and no request waits.
             target.step(Event.NOT_WOKEN, now)
             stage.clean_up(target)
             return
@@ -394,7 +406,7 @@ class Transition(Story):
         )
 
     def _remark(self, since: float) -> None:
-        """The log says that the model has not got ready, ever more rarely."""
+        """Log that the model is not ready yet, at growing intervals."""
         alive = self.sequence.last_alive
         if alive is None:
             last = "its wake hook still runs"
@@ -411,16 +423,17 @@ class Transition(Story):
             limit_secs=self.target.settings.wake_timeout,
             last=last,
         )
-        # Now 10 s have passed since the wake began: then 20 s, 40 s, and so on.
+        # This was called 10 s after the wake began; the next calls come after 20 s, 40 s, and
+        # so on.
         self._remarks = self.stage.clock.callLater(since, self._remark, 2 * since)
 
     # ------------------------------------------------------------ ends from elsewhere
 
     def somebody_waits(self, wanted: bool) -> None:
         """
-        Say, while the target wakes, whether that is wanted still: somebody waits
-        for the target, or nobody waits for its room.  A wake that has not been
-        wanted for long enough is called off.
+        Note, while the target wakes, whether the wake is still wanted, because requests wait
+        for the target, or none wait for its room.  A wake that has not been wanted for
+        C{abandon_wake} seconds is called off.
         """
         limit = self.stage.settings.abandon_wake
         if wanted and self._abandoning is not None:
@@ -435,7 +448,7 @@ class Transition(Story):
 
     def abandon(self, why: str) -> None:
         """
-        Call the wake off, while it is under way: its hook is killed and cleaned up after.
+        Call a wake off that is under way: its hook is killed, and the model is cleaned up.
 
         @param why: the reason, for the log.
         """
@@ -452,7 +465,10 @@ class Transition(Story):
         self.sequence.kill()
 
     def stop(self) -> None:
-        """See L{Story.stop}: a drain is called off, a sleep hook finishes, a wake is killed."""
+        """
+        See L{Story.stop}.  A drain is called off, a sleep hook may finish, and a wake is
+        killed.
+        """
         phase = self.phase
         if phase is Phase.DRAINING:
             self.call_off()

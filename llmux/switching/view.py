@@ -1,4 +1,4 @@
-"""What a policy sees when a question is put to it."""
+"""This module has what a policy sees when it is asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["ScheduleView"]
 
 @implementer(IScheduleView)
 class ScheduleView:
-    """The policy's view of the switcher, brought up to date for each question."""
+    """
+    A L{ScheduleView} is the policy's view of the switcher, which is brought up to date before
+    each question.
+    """
 
     def __init__(
         self,
@@ -28,9 +31,9 @@ class ScheduleView:
         is_pinned: Callable[[str], bool],
     ) -> None:
         """
-        @param wanted: the models that somebody waits for; others change this.
-        @param transitions: the switches under way; others change this.
-        @param is_pinned: whether a command keeps the model awake.
+        @param wanted: the models that requests wait for; this mapping is changed elsewhere.
+        @param transitions: the switches under way; this sequence is changed elsewhere.
+        @param is_pinned: a function that tells whether a command keeps a model awake.
         """
         self._models = models
         self._wanted = wanted
@@ -96,7 +99,9 @@ class ScheduleView:
         ]
 
     def next_time(self) -> float:
-        """The next time at which more can be done, though nothing happens until then."""
+        """
+        Return the next time at which more may be possible, even if nothing happens until then.
+        """
         now = self.now
         times = [model.wake_backoff.until for model in self._wanted.values()]
         for name in self._capacity.holders():

@@ -1,9 +1,9 @@
 """
-Questions to C{alive} beside the stories: whether a model that serves is there
-still, and whether a model that was put to sleep really sleeps.
+This module asks C{alive} outside of the stories: whether the backend of a model that serves is
+still alive, and whether a model that was put to sleep really sleeps.
 
-A backend can die behind a server that still answers, and a sleep hook can
-succeed without having done anything.
+Both questions are needed, because a backend can die behind a server that still answers, and a
+sleep hook can succeed without having done anything.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from llmux.switching.story import Stage
 __all__ = ["Watch"]
 
 _SOON_AGAIN = 5.0
-"""Seconds between two questions for which a backend's errors are the reason."""
+"""After errors of a backend, C{alive} is asked at most once in this many seconds."""
 
 _SECOND_OPINION = 1.0
-"""Seconds between a first no and the question whether that was so."""
+"""After a first no, C{alive} is asked again after this many seconds."""
 
 
 class Watch:
     """
-    Asks one model's C{alive} while no story moves the model.
+    A watch asks one model's C{alive} while no story moves the model.
 
-    @param found_dead: called when the model, though it should be awake, has
-        said no twice in a row.
+    @param found_dead: a function that is called when C{alive} of the model, which should be
+        awake, has said no twice in a row.
     """
 
     _log = Logger()
@@ -47,32 +47,39 @@ class Watch:
         self._timer: IDelayedCall | None = None
         self._sequence: HookSequence | None = None
         self._noes = 0
-        # The log says once that the model answers in its sleep, and not at each switch.
+        # The log says only once, and not at each switch, that the model answers although it was
+        # put to sleep.
         self._said_unconfirmed = False
         self._asked_at = float("-inf")
 
     def begin(self) -> None:
-        """The model is awake: ask now and then, if its settings say so."""
+        """Begin to ask at intervals, if the settings of the model, which is awake, say so."""
         self._noes = 0
         check = self._model.settings.check
         if check is not None and not self._stage.stopping:
             self._ask_in(check)
 
     def ask_soon(self) -> None:
-        """The model's backend answers with errors: ask now, unless that was done just now."""
+        """
+        Ask soon, because the model's backend answers with errors, unless C{alive} has just been
+        asked.
+        """
         if self._sequence is None and self._serves():
             since = self._stage.clock.seconds() - self._asked_at
             self._ask_in(max(0.0, _SOON_AGAIN - since))
 
     def slept(self) -> None:
-        """The model's sleep hook has succeeded: look in a while whether that is so."""
+        """
+        Ask some time after the model's sleep hook has succeeded whether the model really
+        sleeps.
+        """
         self.end()
         delay = self._stage.settings.look_after_sleep
         if delay is not None and not self._stage.stopping:
             self._ask_in(delay)
 
     def end(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
