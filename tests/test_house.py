@@ -141,3 +141,34 @@ def test_the_walks_of_the_design_name_what_there_is() -> None:
     steps = re.findall(r"`([A-Z]\w+)\.(\w+)", text)
     assert len(steps) > 20
     assert [f"{cls}.{name}" for cls, name in steps if not defines(cls, name)] == []
+
+
+_ELSEWHERE = {"Clock", "Deferred", "ProcessProtocol", "ivar"}
+"""These names in design.md are Twisted's, or epytext's."""
+
+
+def test_each_name_and_path_in_the_design_exists() -> None:
+    """Each word in backticks of design.md is defined in llmux, or is a file there."""
+    defined = {module.rpartition(".")[2] for module in MODULES}
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+            elif isinstance(node, ast.arg):
+                defined.add(node.arg)
+    files = {path.relative_to(LLMUX).as_posix() for path in LLMUX.rglob("*")}
+    files |= {path.name for path in LLMUX.rglob("*.py")}
+    text = (LLMUX / "design.md").read_text()
+    unknown = []
+    words = re.findall(r"`([^` ]+|\w+\([^`]*\))`", text)
+    assert len(words) > 80
+    for word in words:
+        if "/" in word or word.endswith(".py"):
+            if word.rstrip("/") not in files and not (LLMUX.parent / word).exists():
+                unknown.append(word)
+        else:
+            names = set(re.findall(r"[A-Za-z_]\w+", word))
+            unknown += sorted(names - defined - _ELSEWHERE)
+    assert unknown == []
