@@ -117,7 +117,7 @@ def _log_file(path: str, options: Options) -> Any:
 
         reactor.callFromThread(log_file.rotate)  # type: ignore[attr-defined]  # a module, to mypy
 
-    # As twistd does with its own log.
+    # twistd does the same with its own log.
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, rotate)
     options.reopen.append(log_file.reopen)
@@ -136,7 +136,7 @@ def _owner(options: Options) -> tuple[int, int] | None:
     if group is None:
         import pwd
 
-        # As twistd does.
+        # twistd takes the user's own group as well.
         group = pwd.getpwuid(user).pw_gid
     return user, group
 

@@ -112,7 +112,7 @@ class EventStream:
         self._bytes = 0
         self._timers: dict[Callable[[], None], IDelayedCall] = {}
         self._ending: IDelayedCall | None = None
-        # What has changed in this turn of the reactor.
+        # The models and switches that have changed in this turn of the reactor.
         self._changed_models: dict[str, Model] = {}
         self._changed_switches: dict[int, SwitchRecord] = {}
         self._flush_later: IDelayedCall | None = None

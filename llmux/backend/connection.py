@@ -71,7 +71,10 @@ class ConnectionOwner(Protocol):
         """Take a connection back whose exchange is over, and which is idle."""
 
     def connection_lost(self, connection: BackendConnection) -> None:
-        """Forget a connection, which will carry nothing any more.  May be called repeatedly."""
+        """
+        Forget a connection, which will carry nothing any more.  This method may be called
+        repeatedly.
+        """
 
     def begin_anew(self, exchange: IExchange) -> None:
         """
@@ -499,7 +502,7 @@ def _last_head(data: bytes, interim: int) -> tuple[int, int]:
     end = -len(_HEAD_END)
     for _ in range(interim + 1):
         begin = end + len(_HEAD_END)
-        # llhttp lets empty lines pass in front of a status line.
+        # llhttp accepts empty lines before a status line.
         while data[begin : begin + 1] in (b"\r", b"\n"):
             begin += 1
         end = data.index(_HEAD_END, begin)

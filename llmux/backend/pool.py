@@ -42,10 +42,7 @@ connection.
 """
 
 _LOG_INTERVAL = 1.0
-"""
-Failures to connect to a backend are logged at most once in this many seconds.  Failures to
-connect to a backend are logged at most so often.
-"""
+"""Failures to connect to a backend are logged at most once in this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class ReplyHead:
         else:
             self.framing = Framing.UNTIL_CLOSE
         if _STATUS_LINE.match(came) is None:
-            # llhttp lets other protocols' names pass, and any byte in the reason.
+            # llhttp accepts the names of other protocols, and any byte in the reason.
             raise BadReply("the backend does not speak HTTP/1.1 or HTTP/1.0")
         if not came.startswith(b"HTTP/1.1 "):
             self.block = b"HTTP/1.1 " + self.block[9:]

@@ -56,7 +56,7 @@ _KINDS = {
     "str": "a string",
 }
 
-# Kept in PolicyConfig or Config, and taken from either place in the file.
+# These keys are kept in PolicyConfig or Config, and may stand in either place of the file.
 EITHER_PLACE = (
     "client_stall_timeout_secs",
     "drain_timeout_secs",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfigFile", "Reloader"]
 
 _WATCH = 2.0
-"""So many seconds pass between two looks at the configuration's file."""
+"""The configuration's file is looked at each time after this many seconds."""
 
 _SETTLE = 1.0
 """A changed file is read when it has not changed again for this many seconds."""

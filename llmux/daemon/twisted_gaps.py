@@ -132,7 +132,7 @@ def adopt_unix_socket(
 
     os.set_blocking(descriptor, False)
     port: Any = Port._fromListeningDescriptor(reactor, descriptor, factory)
-    # Until Twisted 26.4 the path is in another attribute.
+    # Before Twisted 26.4 the path was in another attribute.
     path = "_bindPath" if hasattr(port, "_bindPath") else "port"
     setattr(port, path, b"\0" + getattr(port, path))
     port._shouldShutdown = False

@@ -133,7 +133,8 @@ def _model(name: str, found: _Found, base: str | None, gpus: list[Gpu]) -> Model
         words.append("--reranking" if pooling == _RANK else "--embeddings")
     if len(gpus) > 1:
         if len({(gpu.name, gpu.gib) for gpu in gpus}) > 1:
-            # nvidia-smi counts along the bus; CUDA counts the fastest first.
+            # nvidia-smi numbers GPUs by their place on the bus; CUDA gives the fastest the
+            # first number.
             words.insert(0, "CUDA_DEVICE_ORDER=PCI_BUS_ID")
         words.insert(0, "CUDA_VISIBLE_DEVICES=$LLMUX_RESOURCES")
     size = found.size / 2**30

@@ -193,7 +193,7 @@ class Model:
         self.waited = waited
         self.stepped: Callable[[Model], None] | None = None
         self._waiters: dict[int, Waiter] = {}
-        # Oldest first: (arrival, request number).
+        # (arrival, request number) of each waiter, the oldest first.
         self._order: list[tuple[float, int]] = []
         self._epoch = self._sum = self._sum_of_squares = 0.0
 

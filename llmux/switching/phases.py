@@ -21,13 +21,13 @@ class Event(Enum):
     """An event is what can happen to a model."""
 
     FOUND_AWAKE = "found awake"
-    """At start: C{alive} says yes, and there is room for the model."""
+    """At start, C{alive} says yes, and there is room for the model."""
     FOUND_ASLEEP = "found asleep"
-    """At start: C{alive} says no."""
+    """At start, C{alive} says no."""
     FOUND_UNSURE = "found unsure"
-    """At start: C{alive} gives no answer, or more models are awake than fit."""
+    """At start, C{alive} gives no answer, or more models are awake than fit."""
     CHOSEN = "chosen"
-    """There is room, and the policy has chosen this model."""
+    """The policy has chosen this model, and there is room for it."""
     WOKE = "woke"
     """The wake hook succeeded, and then C{alive} said yes."""
     NOT_WOKEN = "not woken"
@@ -81,9 +81,9 @@ class ImpossibleEvent(RuntimeError):
 
 def step(phase: Phase, event: Event) -> Phase:
     """
-    The phase that follows.
+    Return the phase that follows.
 
-    @raise ImpossibleEvent: the table has no such row: a defect of llmux.
+    @raise ImpossibleEvent: the table has no such row, which is a defect of llmux.
     """
     try:
         return TABLE[phase, event]

@@ -160,9 +160,9 @@ class LlhttpChannel(RequestTransport):
         self._charged = 0
         # The present request came in one piece, and nothing has happened since.
         self._alone = False
-        # The transport is not read.
+        # Whether reading from the transport is paused.
         self._paused = False
-        # L{_work} is running; it is to run in the next turn of the reactor.
+        # Whether L{_work} runs now, and the call that runs it in the next turn of the reactor.
         self._working = False
         self._later: IDelayedCall | None = None
         self._lingers_until = 0.0

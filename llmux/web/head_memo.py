@@ -75,7 +75,7 @@ class HeadMemo:
         self.max_headers = max_headers
         # The heads, by their bytes without the number after Content-Length.
         self._heads: dict[bytes, RequestHead] = {}
-        # Request lines of HTTP/1.1: method, target in origin form, path.
+        # Request lines of HTTP/1.1, each with its method, target in origin form, and path.
         self._starts: dict[bytes, tuple[bytes, bytes, bytes]] = {}
         # Header lines: name and value, and which kind of header this is for us.
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], int]] = {}

@@ -193,9 +193,10 @@ class RequestReader:
         # The beginning of a line that is not complete; after the last chunk, that of the
         # trailer.
         self._tail = b""
-        # Bytes of data that the sizes of the chunks have announced so far and that came.
+        # How many bytes of data have come, by the sizes of the chunks.
         self._content = 0
-        # Bytes of sizes, extensions and trailers since the last byte of data.
+        # How many bytes of sizes, extensions and trailers have come since the last byte of
+        # data.
         self._overhead = 0
         self._complete = False
         self._refusal: Refusal | None = None

@@ -121,7 +121,7 @@ class LlmuxRequest(Request):
     notifications = _Lazy[list["Deferred[None]"]](lambda self: [])
     cookies = _Lazy[list[bytes]](lambda self: [])
     sitepath = _Lazy[list[bytes]](lambda self: [])
-    # Componentized's.
+    # twisted.python.components.Componentized needs this attribute.
     _adapterCache = _Lazy[dict[Any, Any]](lambda self: {})
 
     @_Lazy

@@ -21,8 +21,8 @@ _LLHTTPS = frozenset((b"connection", b"proxy-connection", b"upgrade"))
 
 MEANINGFUL = _OURS | _LLHTTPS
 """
-These fields, in lower case, change how a request is read or whether it is accepted: the first
-by L{interpret}, the others by llhttp.  Any other field is passed on.
+These fields, in lower case, change how a request is read or whether it is accepted: C{_OURS} by
+L{interpret}, C{_LLHTTPS} by llhttp.  Any other field is passed on.
 """
 
 _BLANKS = (b" ", b"\t")
