@@ -152,6 +152,20 @@ def test_the_agents_of_a_machine_go_through_two_or_three_models_by_turns() -> No
         assert models == [models[turn % cycle] for turn in range(len(models))]
 
 
+def test_a_loyal_agent_of_a_machine_sends_some_five_requests_in_a_row_to_a_model() -> None:
+    [scenario] = [
+        s
+        for s in machine_scenarios(1)
+        if s.topology.name == "12on4"
+        and s.traffic.startswith("loyal, 36 agents that think for 1 ")
+    ]
+    assert scenario.regime == "loyal agents"
+    requests = scenario.trace().requests
+    followers = [request for request in requests if request.after is not None]
+    same = sum(request.model == requests[request.after or 0].model for request in followers)
+    assert same / len(followers) == pytest.approx(0.8, abs=0.01)
+
+
 def test_the_hooks_of_a_machine_take_a_fifth_and_four_fifths_of_a_switch() -> None:
     [machine] = [machine for machine in MACHINES if machine.name == "emb+3on24"]
     costs = machine.costs(15)

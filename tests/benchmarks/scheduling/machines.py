@@ -88,7 +88,7 @@ def machine_tables(results: Sequence[Comparison]) -> Iterator[str]:
             longest = max(result.longest_under_fifo for result in some)
             yield f"| {regime} | " + " | ".join(cells) + f" | {longest:.0f} s |"
     yield ""
-    titles = [f"{policy}, {what}" for policy in policies for what in ("open loop", "agents")]
+    titles = [f"{policy}, {what}" for policy in policies for what in _KINDS]
     yield "| machine | " + " | ".join(titles) + " |"
     yield "|---" * (len(titles) + 1) + "|"
     for machine in MACHINES:
@@ -97,17 +97,25 @@ def machine_tables(results: Sequence[Comparison]) -> Iterator[str]:
             continue
         cells = []
         for policy in policies:
-            for agents in (False, True):
+            for kind in _KINDS:
                 cells.append(
                     _cell(
                         [
                             result
                             for result in some
-                            if result.policy == policy and (result.regime == "agents") is agents
+                            if result.policy == policy and _kind(result) == kind
                         ]
                     )
                 )
         yield f"| {machine.name} | " + " | ".join(cells) + " |"
+
+
+_KINDS = ("open loop", "agents", "loyal agents")
+
+
+def _kind(result: Comparison) -> str:
+    """Return in which column of the table by machines a result is."""
+    return result.regime if result.regime in _KINDS else "open loop"
 
 
 def _cell(some: Sequence[Comparison]) -> str:

@@ -184,7 +184,19 @@ BURSTS = (0.15, 0.45)
 AGENTS = (4, 12, 36)
 THOUGHTS = ((1.0, 3.0), (2.0, 10.0), (2.0, 30.0))
 
-MACHINE_REGIMES = ("idle", "light", "medium", "heavy", "overload", "bursts", "agents")
+STAYS = 0.8
+"""The chance that a loyal agent's next request is for the same model: five in a row."""
+
+MACHINE_REGIMES = (
+    "idle",
+    "light",
+    "medium",
+    "heavy",
+    "overload",
+    "bursts",
+    "agents",
+    "loyal agents",
+)
 
 
 def _traffic(
@@ -202,12 +214,20 @@ def _traffic(
 
 
 def _agents(
-    topology: Topology, count: int, think: tuple[float, float], seed: int, horizon: float
+    topology: Topology,
+    count: int,
+    think: tuple[float, float],
+    seed: int,
+    horizon: float,
+    stays: float = 0.0,
 ) -> Trace:
     """
-    Agents that send one request after the other, each to two or three models by turns.
+    Agents send one request after the other, each to two or three models by turns.
 
-    What an agent would send if nothing ever made it wait: most of them send less.
+    The trace has what an agent would send if nothing ever made it wait: most of them send
+    less.
+
+    @param stays: the chance that the next request is for the same model.
     """
     random = Random(f"{topology.name} {count} {think} {seed}")
     shares = {name: shape.share for name, shape in topology.models.items()}
@@ -223,7 +243,8 @@ def _agents(
             requests.append(TraceRequest(name, service, sent, after, pause))
             after, sent = len(requests) - 1, 0.0
             busy += service + pause
-            turn += 1
+            # Without a draw where nobody stays: these traces are as they have always been.
+            turn += not (stays and random.random() < stays)
     return Trace.of(requests)
 
 
@@ -261,6 +282,8 @@ def _of(topology: Topology, seed: int, horizon: float) -> Iterator[MachineScenar
             low, high = think
             traffic = f"{count} agents that think for {low:g} to {high:g} s"
             yield scenario("agents", traffic, cost, trace)
+            trace = partial(_agents, topology, count, think, seed, horizon, STAYS)
+            yield scenario("loyal agents", f"loyal, {traffic}", cost, trace)
 
 
 def machine_scenarios(seed: int, *, quick: bool = False) -> list[MachineScenario]:
