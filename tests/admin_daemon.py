@@ -1,4 +1,4 @@
-"""The owner of a daemon: asks and commands on its Unix socket."""
+"""This module asks and commands a daemon on its Unix socket, as the daemon's owner does."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Owner"]
 
 
 class Owner:
-    """Whoever may open the socket of the daemon of this configuration."""
+    """An owner may open the socket of the daemon of this configuration."""
 
     def __init__(self, file: Path) -> None:
         self.path = path_of(load_config(str(file)))
 
     def connect(self) -> HTTPConnection:
-        """A connection to the socket."""
+        """Connect to the socket."""
         connection = HTTPConnection("localhost", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(PATIENCE)
@@ -32,13 +32,13 @@ class Owner:
         return connection
 
     def get(self, path: str) -> Any:
-        """The JSON of a path."""
+        """Ask for a path, and return the JSON of the answer."""
         with closing(self.connect()) as connection:
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
 
     def post(self, verb: str, keys: dict[str, Any]) -> tuple[int, Any]:
-        """The status and the JSON of the answer to a command."""
+        """Give a command, and return the status and the JSON of the answer."""
         with closing(self.connect()) as connection:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", f"/llmux/{verb}", json.dumps(keys), headers)

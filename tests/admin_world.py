@@ -1,4 +1,7 @@
-"""llmux in memory, as operators see it: doors, clients at each, and a control that notes."""
+"""
+This module has llmux in memory, as operators see it: listeners, clients at each, and a control
+that notes its commands.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ __all__ = ["AdminWorld", "NotingControl", "Reply"]
 
 
 class Reply:
-    """A reply, taken apart."""
+    """This class takes the bytes of a reply apart."""
 
     def __init__(self, data: bytes) -> None:
         head, _, self.body = data.partition(b"\r\n\r\n")
@@ -38,19 +41,19 @@ class Reply:
 
     @property
     def json(self) -> Any:
-        """The body's JSON."""
+        """Return the JSON of the body."""
         return json.loads(self.body)
 
     @property
     def message(self) -> str:
-        """The sentence of an error."""
+        """Return the sentence of an error."""
         return str(self.json["error"]["message"])
 
 
 @implementer(IControl)
 class NotingControl:
     """
-    A control that does nothing but note what it was told.
+    This control does nothing but note the commands that it is given.
 
     @ivar told: each command's name and arguments.
     @ivar answers: the Deferred that the next command gets, if there is one.
@@ -94,11 +97,12 @@ class NotingControl:
 
 class AdminWorld(ReactorWorld):
     """
-    Two models, C{llama} and C{mistral}, whose hooks take no time unless scripted.
+    This world has two models, C{llama} and C{mistral}, whose hooks take no time unless
+    scripted.
 
-    @ivar main: clients' door, on loopback.
-    @ivar socket: the owner's.
-    @ivar public: a door that the whole network reaches.
+    @ivar main: the site of the listener for clients, on loopback.
+    @ivar socket: the site of the owner's Unix socket.
+    @ivar public: the site of a listener that the whole network reaches.
     """
 
     def __init__(
@@ -107,9 +111,7 @@ class AdminWorld(ReactorWorld):
         further: Mapping[str, Mapping[str, Any]] | None = None,
         **keys: Any,
     ) -> None:
-        """
-        @param further: for models, keys of their configurations.
-        """
+        """@param further: by model, further keys of its configuration."""
         self.reactor = MemoryReactorClock()
         self.hooks = FakeHookRunner(self.reactor)
         model = {"port": 8001, "wake": "true", "sleep": "true", "alive": "true"}
@@ -140,7 +142,7 @@ class AdminWorld(ReactorWorld):
 
     @property
     def administration(self) -> Administration:
-        """What is behind the doors."""
+        """Return the object behind the paths of C{/llmux/}."""
         return self.app.entrance.administration
 
     def send(
@@ -152,7 +154,7 @@ class AdminWorld(ReactorWorld):
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> ClientEnd:
-        """A client that has sent a request."""
+        """Send a request, and return the client's end of the connection."""
         given = {"Host": "localhost:3000", **(headers or {})}
         if body or method == "POST":
             given["Content-Length"] = str(len(body))
@@ -164,13 +166,13 @@ class AdminWorld(ReactorWorld):
         return client
 
     def ask(self, site: LlmuxSite, path: str, **kinds: Any) -> Reply:
-        """The reply to a request."""
+        """Send a request, and return the reply."""
         return Reply(self.send(site, path, **kinds).received)
 
     def command(
         self, site: LlmuxSite, verb: str, headers: Mapping[str, str] | None = None, **keys: Any
     ) -> Reply:
-        """The reply to a command."""
+        """Give a command, and return the reply."""
         return self.ask(
             site,
             f"/llmux/{verb}",
@@ -180,7 +182,7 @@ class AdminWorld(ReactorWorld):
         )
 
     def cookie(self) -> str:
-        """The cookie of a browser that has been let in."""
+        """Let a browser in, and return its cookie."""
         self.app.door.url = "http://127.0.0.1:3000"
         url = self.command(self.socket, "open").json["url"]
         reply = self.ask(self.main, url.removeprefix("http://127.0.0.1:3000"))

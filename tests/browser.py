@@ -1,4 +1,4 @@
-"""A real browser without a window, for the page."""
+"""This module opens the page in a real browser that has no window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "llmux" / "admin" / "page.html"
 
 
 def why_not() -> str | None:
-    """Why there can be no browser here; None if there can."""
+    """Tell why there can be no browser here; None if there can."""
     for program in "chromium", "chromedriver":
         if shutil.which(program) is None:
             return f"there is no {program}: apt-get install chromium chromium-driver"
@@ -32,23 +32,23 @@ def why_not() -> str | None:
 
 class Browser:
     """
-    Chromium, driven by selenium.
+    This browser is Chromium, driven by selenium.
 
-    @ivar driver: selenium's own.
+    @ivar driver: the driver of selenium.
     """
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def open(self, url: str) -> None:
-        """Go there, and forget what went before."""
+        """Open this address, and forget the messages of the page before."""
         self.driver.get("about:blank")
         self.messages()
         self.loaded()
         self.driver.get(url)
 
     def look_like(self, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """The size of the window, and what the user likes."""
+        """Set the size of the window in pixels, and whether the user prefers dark colours."""
         command = self.driver.execute_cdp_cmd
         command(
             "Emulation.setDeviceMetricsOverride",
@@ -61,11 +61,11 @@ class Browser:
         )
 
     def script(self, text: str) -> Any:
-        """What a script in the page returns."""
+        """Run a script in the page, and return its value."""
         return self.driver.execute_script(text)
 
     def text(self, selector: str) -> str:
-        """What is to be read there; empty where there is nothing to be seen."""
+        """Return the text that can be read in an element; empty where nothing can be seen."""
         found: str = self.script(
             f"const found = document.querySelector({json.dumps(selector)});"
             "return found && found.checkVisibility() ? found.innerText : ''"
@@ -73,37 +73,37 @@ class Browser:
         return re.sub(r"\n\n+", "\n", found)
 
     def wait_for(self, selector: str, text: str) -> None:
-        """Until this is to be read there."""
+        """Wait until this text can be read in an element."""
         wait_until(lambda: text in self.text(selector), f"{text!r} in {selector}")
 
     def wait_until(self, question: Callable[[], Any], what: str) -> Any:
-        """Its first answer that is not false."""
+        """Wait for the first answer that is not false, and return it."""
         return wait_until(question, what)
 
     def press(self, *keys: str) -> None:
-        """Press keys, wherever the focus is."""
+        """Press keys; they go to the element that has the focus."""
         from selenium.webdriver import ActionChains
 
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def click(self, selector: str) -> None:
-        """Click there as a mouse does."""
+        """Click on an element as a mouse does."""
         from selenium.webdriver.common.by import By
 
         self.driver.find_element(By.CSS_SELECTOR, selector).click()
 
     def button(self, model: str, text: str) -> Any:
-        """A model's button."""
+        """Find a button in the row of a model."""
         return self.driver.find_element(
             "xpath", f"//tr[.//b[text()='{model}']]//button[text()='{text}']"
         )
 
     def messages(self) -> list[str]:
-        """What the console has got since the last time."""
+        """Return the messages that the console has got since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def loaded(self) -> list[str]:
-        """The addresses that were asked for since the last time."""
+        """Return the addresses that were asked for since the last call."""
         found = []
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
@@ -112,7 +112,7 @@ class Browser:
         return found
 
     def picture(self, file: Path, *, whole: bool = False) -> None:
-        """Take a picture of what is to be seen, or of the whole page."""
+        """Take a picture of the visible part of the page, or of the whole page."""
         data = self.driver.execute_cdp_cmd(
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole}
         )
@@ -121,7 +121,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """One that lives as long as the block."""
+    """Run a browser until the end of the C{with} block."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

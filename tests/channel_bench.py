@@ -1,4 +1,6 @@
-"""A site without sockets, its clients, and Resources that answer as a test wants."""
+"""
+This module has a site without sockets, its clients, and Resources that answer as a test wants.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ LIMITS = Limits(body=1000, head=2000, uri=500, headers=20)
 
 
 class Held(Leaf):
-    """Answers when the test says so."""
+    """This Resource answers when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +38,7 @@ class Held(Leaf):
         return NOT_DONE_YET
 
     def answer(self, body: bytes = b"ok") -> None:
-        """Answer the oldest."""
+        """Answer the request that has waited for the longest time."""
         request = self.requests.pop(0)
         request.setHeader(b"content-length", b"%d" % len(body))
         request.write(body)
@@ -44,7 +46,7 @@ class Held(Leaf):
 
 
 class Echo(Leaf):
-    """Answers with what it was asked."""
+    """This Resource answers with the method, the target and the body of the request."""
 
     def render(self, request: LlmuxRequest) -> bytes:
         return b"%s %s %s" % (request.method, request.uri, request.content.read())
@@ -52,7 +54,7 @@ class Echo(Leaf):
 
 @implementer(IPushProducer)
 class Producer:
-    """Records."""
+    """This producer records the calls of its methods."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -68,7 +70,7 @@ class Producer:
 
 
 class Client:
-    """A connection to a site, seen from the client."""
+    """A client is a connection to a site, seen from the client's end."""
 
     def __init__(self, site: LlmuxSite) -> None:
         self.wire = Wire()
@@ -97,7 +99,7 @@ class Client:
 
 
 class Bench:
-    """A site with a clock of its own."""
+    """This site has a clock of its own."""
 
     def __init__(self, resource: Resource, **options: Any) -> None:
         self.clock = Clock()

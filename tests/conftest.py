@@ -1,7 +1,7 @@
 """
-No test passes that leaves something behind: a failure in the log, a Deferred whose
-failure nobody saw, a timer or a socket in the reactor.  Nor does a test pass in which
-one turn of the reactor took more than 100 ms of CPU.
+These fixtures let no test pass that leaves something behind: a failure in the log, a Deferred
+whose failure nobody saw, a timer or a socket in the reactor.  A test also fails if one turn of
+the reactor took more than 100 ms of CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PATIENCE_TURNS = 200
 
 @pytest.fixture(autouse=True, scope="session")
 def state_home() -> Iterator[None]:
-    """What llmux keeps from one start to the next does not get into anybody's home."""
+    """Keep llmux from writing its state into the home of the user who runs the tests."""
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         # pytest's directories are closed to others, and a daemon becomes another user.
         os.chmod(directory, 0o755)
@@ -43,12 +43,15 @@ def state_home() -> Iterator[None]:
 
 class LoggedFailures(list[Failure]):
     """
-    The failures that were logged during a test.  A test that expects some
-    takes them with L{flush}.
+    This list has the failures that were logged during a test.  A test that expects some takes
+    them with L{flush}.
     """
 
     def flush(self, *types: type[BaseException]) -> list[Failure]:
-        """Take those of these types (all, if none is named) away and return them."""
+        """
+        Take the failures of these types (all, if none is named) out of the list, and return
+        them.
+        """
         taken = [f for f in self if not types or f.check(*types)]
         self[:] = [f for f in self if f not in taken]
         return taken
@@ -56,7 +59,7 @@ class LoggedFailures(list[Failure]):
 
 @pytest.fixture(autouse=True)
 def logged_failures() -> Iterator[LoggedFailures]:
-    """What was logged as a failure; the test fails if any is left at its end."""
+    """Collect the failures that are logged; the test fails if any is left at its end."""
     failures = LoggedFailures()
 
     def observe(event: LogEvent) -> None:
@@ -82,22 +85,22 @@ def logged_failures() -> Iterator[LoggedFailures]:
 
 class LoggedEvents:
     """
-    What was logged during a test.
+    This object has all events that were logged during a test.
 
-    @ivar events: in order.
+    @ivar events: the events, in the order of time.
     """
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
 
     def of(self, event: str) -> list[str]:
-        """The messages that have this C{event}."""
+        """Return the messages of the events whose C{event} is this one."""
         return [formatEvent(e) for e in self.events if e.get("event") == event]
 
 
 @pytest.fixture
 def logged() -> Iterator[LoggedEvents]:
-    """What is logged from here on."""
+    """Collect what is logged from here to the end of the test."""
     logged = LoggedEvents()
     observer = cast(ILogObserver, logged.events.append)
     globalLogPublisher.addObserver(observer)
@@ -121,7 +124,7 @@ def _work(reactor: Any) -> set[Any]:
 
 @pytest.fixture(autouse=True)
 def clean_reactor() -> Iterator[None]:
-    """Nothing is in the reactor after a test that was not there before."""
+    """Check after each test that the reactor holds nothing that was not there before."""
     from twisted.internet import reactor
 
     before = _work(reactor)
@@ -136,7 +139,7 @@ def clean_reactor() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make our marker known."""
+    """Make the marker C{own_cpu} known to pytest."""
     config.addinivalue_line(
         "markers",
         "own_cpu(reason): the test itself keeps the reactor's thread busy, so that its turns "
@@ -146,7 +149,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def turn_meter() -> TurnMeter | None:
-    """What measures the turns of the reactor; None if the reactor does not use epoll."""
+    """Measure the turns of the reactor; the value is None if the reactor does not use epoll."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
@@ -163,10 +166,11 @@ def short_turns(
     request: pytest.FixtureRequest, turn_meter: TurnMeter | None, clean_reactor: None
 ) -> Iterator[None]:
     """
-    No turn of the reactor takes more than L{LIMIT} seconds of CPU in a test that polls.
+    Check that no turn of the reactor takes more than L{LIMIT} seconds of CPU in a test that
+    polls.
 
-    In the tests' process the test itself is part of a turn: one that works hard between
-    two polls bears the mark C{own_cpu}, which says why.
+    In the tests' process the test itself is part of a turn: a test that works hard between two
+    polls bears the mark C{own_cpu}, which says why.
     """
     if turn_meter is None or sys.gettrace() is not None:
         # Where coverage is measured, each turn takes several times as long.
@@ -183,14 +187,17 @@ def short_turns(
 
 @pytest.fixture
 def behind() -> Iterator[Backend]:
-    """A model server that answers at once."""
+    """Run a model server that answers at once."""
     with backend() as one:
         yield one
 
 
 @pytest.fixture
 def configure(tmp_path: Path, behind: Backend) -> Callable[..., Config]:
-    """Makes a configuration of two models at the model server, with further keys."""
+    """
+    Return a function that makes a configuration of two models at the model server, with further
+    keys.
+    """
 
     def configure(**keys: Any) -> Config:
         write_config(tmp_path, behind.port, **keys)

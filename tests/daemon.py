@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, and a backend for it to stand before."""
+"""This module runs the daemon as a process of its own, and a backend behind it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,22 @@ LLMUX = (sys.executable, "-m", "llmux")
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0
-"""Seconds for what takes a fraction of one, unless the machine is very busy."""
+"""
+The tests wait for so many seconds for what takes a fraction of a second, unless the machine is
+very busy.
+"""
 
 
 def environment() -> dict[str, str]:
-    """This checkout's llmux, whatever else is installed."""
+    """
+    Return an environment in which Python finds this checkout's llmux, whatever else is
+    installed.
+    """
     return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def free_port() -> int:
-    """One on which nothing listens."""
+    """Find a port on which nothing listens."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return cast(int, probe.getsockname()[1])
@@ -53,7 +59,7 @@ def free_port() -> int:
 def run(
     *arguments: str, cwd: Path, command: Sequence[str] = LLMUX
 ) -> subprocess.CompletedProcess[str]:
-    """The command with these arguments, to its end."""
+    """Run the command with these arguments, to its end."""
     return subprocess.run(
         [*command, *arguments],
         cwd=cwd,
@@ -66,7 +72,7 @@ def run(
 
 
 def wait_until(question: Callable[[], Any], what: str) -> Any:
-    """Its first answer that is not false."""
+    """Ask until an answer is not false, and return that answer."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         answer = question()
@@ -78,7 +84,7 @@ def wait_until(question: Callable[[], Any], what: str) -> Any:
 
 def write_config(directory: Path, backend_port: int, **keys: Any) -> int:
     """
-    A C{config.json} there, of two models at this backend with hooks that do
+    Write a C{config.json} into the directory, with two models at this backend whose hooks do
     nothing.
 
     @return: the port on which llmux will listen.
@@ -94,10 +100,11 @@ def write_config(directory: Path, backend_port: int, **keys: Any) -> int:
 
 class Backend:
     """
-    A model server.  It answers at once, or holds its answers back until let go.
+    This backend is a model server.  The server answers at once, or holds its answers back until
+    C{let_go} is set.
 
-    @ivar port: where it listens.
-    @ivar holding: hold answers back.
+    @ivar port: the port on which the server listens.
+    @ivar holding: True to hold answers back.
     """
 
     def __init__(self) -> None:
@@ -133,7 +140,7 @@ class Backend:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop serving."""
         self.let_go.set()
         self._server.shutdown()
         self._server.server_close()
@@ -142,7 +149,7 @@ class Backend:
 
 @contextmanager
 def backend() -> Iterator[Backend]:
-    """One that lives as long as the block."""
+    """Run a backend until the end of the C{with} block."""
     one = Backend()
     one.start()
     try:
@@ -152,23 +159,23 @@ def backend() -> Iterator[Backend]:
 
 
 def ask(connection: HTTPConnection, model: str = "a") -> tuple[int, bytes]:
-    """The status and the body of a reply."""
+    """Send a request for a model, and return the status and the body of the reply."""
     connection.request("POST", "/v1/completions", json.dumps({"model": model}))
     reply = connection.getresponse()
     return reply.status, reply.read()
 
 
 def connect(port: int) -> HTTPConnection:
-    """A client's connection."""
+    """Return a client's connection to this port."""
     return HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
 
 class Daemon:
     """
-    llmux in the foreground, and what it writes to stderr (C{llmux}) or to
-    stdout (C{twistd -n}).
+    A daemon is llmux in the foreground, with what it writes to stderr (C{llmux}) or to stdout
+    (C{twistd -n}).
 
-    @ivar lines: what it has written so far.
+    @ivar lines: the lines that the daemon has written so far.
     """
 
     def __init__(
@@ -211,7 +218,7 @@ class Daemon:
         self.wait()
 
     def wait_for(self, text: str) -> str:
-        """The first line that holds this text."""
+        """Wait for the first line that holds this text, and return it."""
 
         def look() -> str | None:
             found = next((line for line in self.lines if text in line), None)
@@ -224,11 +231,14 @@ class Daemon:
         return cast(str, wait_until(look, f"{text!r} in the log"))
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit status, once it has ended and all that it wrote is in C{lines}."""
+        """
+        Wait until the process has ended and all that it wrote is in C{lines}, and return its
+        exit status.
+        """
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         assert self.process.stdout is not None

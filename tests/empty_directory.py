@@ -1,4 +1,6 @@
-"""An empty directory, and what tests of C{llmux init} put into one."""
+"""
+This module makes an empty directory, and the files that tests of C{llmux init} put into it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 
 @pytest.fixture(name="here")
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory, in which there is no GPU, no llama-server and no Ollama."""
+    """Make an empty directory, and hide any GPU, llama-server and Ollama."""
     directory = tmp_path / "here"
     directory.mkdir()
     monkeypatch.chdir(directory)
@@ -34,7 +36,7 @@ def text(value: str) -> bytes:
 
 
 def gguf(path: Path, size: int = 0, **keys: str | int | list[str]) -> None:
-    """Write the beginning of a GGUF file, and as much more as it is to have."""
+    """Write the beginning of a GGUF file, and fill it with zeros up to C{size} bytes."""
     data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys))
     for key, value in keys.items():
         data += text(key.replace("__", "."))

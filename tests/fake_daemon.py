@@ -1,4 +1,4 @@
-"""A daemon that does nothing but answer as llmux does under C{/llmux/}."""
+"""This module has a daemon that does nothing but answer as llmux does under C{/llmux/}."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PATIENCE = 30.0
 
 
 def ago(seconds: float) -> str:
-    """A moment as the daemon writes it; a negative number is to come."""
+    """Write a moment as the daemon writes it; a negative number of seconds is in the future."""
     moment = datetime.now(UTC) - timedelta(seconds=seconds)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def model(name: str, **changes: Any) -> dict[str, Any]:
-    """An entry of C{models}: one that sleeps, but for the changes."""
+    """Return an entry of C{models}: a model that sleeps, with these changes."""
     return {
         "name": name,
         "aliases": [],
@@ -53,7 +53,7 @@ def model(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def two_models(**changes: Any) -> dict[str, Any]:
-    """A status: llama is awake, two wait for mistral."""
+    """Return a status in which llama is awake and two requests wait for mistral."""
     return {
         "schema": 1,
         "version": "0.2.0",
@@ -122,10 +122,10 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who leaves early is no error."""
+        """Ignore the errors of clients that leave early."""
 
     def drop_all(self) -> None:
-        """Close the connections that there are."""
+        """Close all open connections."""
         for request in list(self._open):
             with suppress(OSError):
                 request.shutdown(SHUT_RDWR)
@@ -146,21 +146,22 @@ class _UnixServer(_Server):
 
 class FakeDaemon:
     """
-    Answers what it is told to answer, and remembers what it was asked.
+    This daemon answers what it is told to answer, and remembers what it was asked.
 
-    @ivar status: what C{/llmux/status} says; C{now} is put in.
-    @ivar history: what C{/llmux/history} says.
+    @ivar status: the document of C{/llmux/status}, to which C{now} is added.
+    @ivar history: the document of C{/llmux/history}.
     @ivar requests: the rows of C{/llmux/requests}.
     @ivar log: the lines of C{/llmux/log}.
-    @ivar roles: what C{/llmux/whoami} says.
+    @ivar roles: the roles that C{/llmux/whoami} names.
     @ivar told: the commands that came, with their JSON.
     @ivar asked: the paths that were asked for.
-    @ivar does: what happens at a command, by its verb; it may return a status and a document
-        in place of the status object.
-    @ivar denied: why nobody may look; None if who asks may.
-    @ivar has_no_streams: nobody may listen to events.
-    @ivar may_answer: set, unless answers of C{/llmux/status} are to be held back on their way.
-    @ivar page: the file that is served as the page, and the header it is served with.
+    @ivar does: by verb, a function that is called at each such command; it may return a status
+        and a document in place of the status object.
+    @ivar denied: the reason for which every question is refused; None to answer all.
+    @ivar has_no_streams: True to refuse streams of events.
+    @ivar may_answer: an event that is set, unless answers of C{/llmux/status} are to be held
+        back.
+    @ivar page: the file that is served as the page, and the header with which it is served.
     """
 
     def __init__(self, status: dict[str, Any] | None = None) -> None:
@@ -186,12 +187,12 @@ class FakeDaemon:
     # ------------------------------------------------------------- what it tells
 
     def now(self) -> dict[str, Any]:
-        """The status as of now."""
+        """Return the status as of now."""
         with self.lock:
             return deepcopy(self.status) | {"now": ago(0)}
 
     def entry(self, name: str) -> dict[str, Any]:
-        """A model's entry of the status, to be changed."""
+        """Find a model's entry of the status, which the test may change."""
         found: dict[str, Any] = next(m for m in self.status["models"] if m["name"] == name)
         return found
 
@@ -203,7 +204,7 @@ class FakeDaemon:
             reader.put(text.encode())
 
     def change(self, name: str, **changes: Any) -> None:
-        """Change a model, and tell of it."""
+        """Change a model's entry, and send the event that says so."""
         with self.lock:
             self.entry(name).update(changes)
         self.tell("model", {"schema": 1, "at": ago(0)} | self.entry(name))
@@ -242,11 +243,13 @@ class FakeDaemon:
         self._servers.clear()
 
     def subscribers(self) -> int:
-        """How many streams there have been."""
+        """Return how many streams of events there have been."""
         return len(self._readers)
 
     def subscribe(self) -> queue.Queue[bytes | None]:
-        """A queue of what is told from here on; None at its end."""
+        """
+        Return a queue of the events that are sent from now on; None is put into it at the end.
+        """
         reader: queue.Queue[bytes | None] = queue.Queue()
         self._readers.append(reader)
         return reader
@@ -371,7 +374,7 @@ def _error(message: str) -> dict[str, Any]:
 
 @contextmanager
 def fake_daemon(status: dict[str, Any] | None = None) -> Iterator[FakeDaemon]:
-    """One that lives as long as the block; it listens where it is told to."""
+    """Run a fake daemon until the end of the C{with} block; a test tells it where to listen."""
     daemon = FakeDaemon(status)
     try:
         yield daemon

@@ -1,4 +1,7 @@
-"""What must be true of a switcher at every moment, whatever its hooks and its policy do."""
+"""
+This module checks what must be true of a switcher at every moment, whatever its hooks and its
+policy do.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ def check_invariants(switcher: ModelSwitcher) -> None:
     """
     Raise L{AssertionError} if something is true that must never be.
 
-    This looks at every model, every holder and every story anew, and believes no sum.
+    The function looks at every model, every holder and every story, and adds up each sum by
+    itself.
     """
     capacity = switcher.capacity
     models = switcher.models
@@ -55,7 +59,7 @@ def check_invariants(switcher: ModelSwitcher) -> None:
 
 
 def check_a_wake(switcher: ModelSwitcher, model: str) -> None:
-    """A wake hook starts: with the model's own needs, what is held must fit."""
+    """Check, as a wake hook starts, that all that is held fits, with the model's own needs."""
     capacity = switcher.capacity
     assert switcher.models[model].phase is Phase.WAKING
     for resource in capacity.held(model):

@@ -1,5 +1,6 @@
 """
-Configurations of llama-swap, of the shapes that its users post: written for these tests.
+This module has configurations of llama-swap that were written for these tests, in the shapes
+that its users post.
 """
 
 from __future__ import annotations
@@ -254,7 +255,7 @@ groups: {all: {members: [good, bad]}}
 frobnicate: 1
 """,
 }
-"""By what is of interest in each."""
+"""This mapping has each file by the subject of its test."""
 
 EVERY_KEY = """
 healthCheckTimeout: 240
@@ -311,4 +312,4 @@ models:
   other: {cmd: "${base} -m other.gguf"}
   third: {cmd: "${base} -m third.gguf"}
 """
-"""All keys that llama-swap's own example and its schema have, once each."""
+"""This file has all keys that llama-swap's own example and its schema have, once each."""

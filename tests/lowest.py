@@ -1,5 +1,5 @@
 """
-The lowest versions that setup.cfg admits, as constraints for pip.
+This script prints the lowest versions that setup.cfg admits, as constraints for pip.
 
     python tests/lowest.py > lowest.txt && pip install -c lowest.txt -e '.[test]'
 """
@@ -11,7 +11,7 @@ SETUP = Path(__file__).parent.parent / "setup.cfg"
 
 
 def lowest() -> list[str]:
-    """A line C{name==version} for each requirement, C{name >= version, ...}."""
+    """Return a line C{name==version} for each requirement, C{name >= version, ...}."""
     parser = ConfigParser()
     parser.read(SETUP)
     required = parser["options"]["install_requires"].split("\n")

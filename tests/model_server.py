@@ -1,11 +1,12 @@
 """
-A model's server as a process: it answers health and requests on LLMUX_PORT.
+This script is a model's server: it answers health and requests on LLMUX_PORT.
 
     python -S model_server.py [--delay SECS] [--ignore-term] [--child] [--torrent]
 
-C{GET /health} is answered 503 until it is ready.  Each request is answered with the
-process id.  Each start is a line in C{starts} of the working directory, and while it runs
-it holds a lock on C{running}: a second one at the same time says so in C{twice}.
+C{GET /health} is answered 503 until the server is ready.  Each request is answered with the
+process id.  Each start writes a line into C{starts} of the working directory.  While a server
+runs, it holds a lock on C{running}; a second server at the same time writes a line into
+C{twice}.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
-What a policy sees and answers that knows of one model awake at a time, and how such a
-policy takes part where questions are put in general terms.
+This module has what a policy sees and answers that knows of one model awake at a time, and it
+lets such a policy take part where questions are put in general terms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["OneSlotContext", "OneSlotPolicy", "PolicyDecision", "SlotPhase"]
 
 
 class SlotPhase(Enum):
-    """What the slot does when a policy is asked."""
+    """These are the phases of the slot in which a policy is asked."""
 
     IDLE = "idle"
     """No model is awake."""
@@ -48,7 +48,8 @@ class SlotPhase(Enum):
 
 class PolicyDecision(Struct, frozen=True):
     """
-    The answer of a policy for one slot.  Use L{stay}, L{switch} and L{reopen} to make one.
+    This is the answer of a policy for one slot.  Use L{stay}, L{switch} and L{reopen} to make
+    one.
 
     @ivar target: the model to wake, or to which a drain is to lead; None to
         change nothing.
@@ -65,22 +66,22 @@ class PolicyDecision(Struct, frozen=True):
     def stay(
         cls, ask_again_at: float | None = None, *, holds_while_busy: bool = False
     ) -> PolicyDecision:
-        """The decision to change nothing."""
+        """Make the decision to change nothing."""
         return cls(ask_again_at=ask_again_at)
 
     @classmethod
     def switch(cls, target: str) -> PolicyDecision:
-        """The decision to wake C{target}."""
+        """Make the decision to wake C{target}."""
         return cls(target=target)
 
     @classmethod
     def reopen(cls) -> PolicyDecision:
-        """The decision that the awake model, which drains, is to serve on."""
+        """Make the decision that the awake model, which drains, is to go on serving."""
         return cls(reopens=True)
 
 
 class OneSlotContext:
-    """What a policy for one slot sees, made from the view of all."""
+    """This object has what a policy for one slot sees, made from the view of all models."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -111,32 +112,32 @@ class OneSlotContext:
         self._wanted = wanted
 
     def wanted(self) -> Sequence[str]:
-        """The models that have waiters and may be woken now, the target included."""
+        """Return the models that have waiters and may be woken now, the target included."""
         return self._wanted
 
     def waiting(self, model: str) -> int:
-        """The number of requests that wait for C{model}."""
+        """Return the number of requests that wait for C{model}."""
         return self._view.waiting(model)
 
     def oldest(self, model: str) -> float:
-        """The time at which the first waiter of C{model} arrived."""
+        """Return the time at which the first waiter of C{model} arrived."""
         return self._view.oldest(model)
 
     def sum_of_ages(self, model: str) -> float:
-        """The sum of the ages of the waiters of C{model}."""
+        """Return the sum of the ages of the waiters of C{model}, in seconds."""
         return self._view.sum_of_ages(model)
 
     def sum_of_squared_ages(self, model: str) -> float:
-        """The sum of the squared ages of the waiters of C{model}."""
+        """Return the sum of the squared ages of the waiters of C{model}, in squared seconds."""
         return self._view.sum_of_squared_ages(model)
 
     def switch_cost(self, source: str | None, target: str) -> float | None:
-        """The average seconds that a switch from C{source} to C{target} took lately."""
+        """Return the average seconds that a switch from C{source} to C{target} took lately."""
         average = self._costs.get((source, target))
         return None if average is None else average.value
 
     def learn(self, source: str | None, target: str, seconds: float) -> None:
-        """A switch took so long."""
+        """Note how many seconds a switch took."""
         average = self._costs.get((source, target))
         if average is None:
             average = self._costs[source, target] = MovingAverage(0.3)
@@ -144,7 +145,7 @@ class OneSlotContext:
 
 
 class PolicyForOneSlot(Protocol):
-    """What is asked of a policy for one slot."""
+    """This protocol is what a policy for one slot must have."""
 
     observed: frozenset[type[Any]]
 
@@ -156,7 +157,10 @@ class PolicyForOneSlot(Protocol):
 
 @implementer(ISwitchPolicy)
 class OneSlotPolicy:
-    """A policy for one slot, where each model needs the whole of the one resource."""
+    """
+    This class makes a policy for one slot out of a policy for all, where each model needs the
+    whole of the one resource.
+    """
 
     def __init__(self, policy: PolicyForOneSlot) -> None:
         self.policy = policy

@@ -1,6 +1,6 @@
 """
-The policy C{cost_aware} as it was for one model awake at a time: what the policy for
-several is held to, decision by decision.
+This module has the policy C{cost_aware} as it was for one model awake at a time: the decisions
+of the policy for several models are compared with it, one by one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["OneSlotCostAwarePolicy", "SwitchCosts"]
 
 class SwitchCosts:
     """
-    The expected cost of a switch that was never made, in seconds: the average over
-    the switches to the same model; without any, the average over all switches;
-    without any, C{initial}.  Both are exponential moving averages with step 0.3.
+    This class estimates the cost of a switch that was never made, in seconds: the average over
+    the switches to the same model; without any, the average over all switches; without any,
+    C{initial}.  Both are exponential moving averages with step 0.3.
     """
 
     __slots__ = ("_all", "_by_target", "_initial")
@@ -41,7 +41,7 @@ class SwitchCosts:
         average.add(seconds)
 
     def guess(self, target: str) -> float:
-        """The expected seconds of a switch to C{target} from any model."""
+        """Return the expected seconds of a switch to C{target} from any model."""
         average = self._by_target.get(target, self._all).value
         return self._initial if average is None else average
 
@@ -51,12 +51,11 @@ class OneSlotCostAwarePolicy:
     The policy stays at a model as long as that costs those who wait for other
     models less than to leave would cost the model's own clients.
 
-    A model that has just woken is not left for a quantum.  After that it begins to
-    drain as soon as another model is wanted, and its door decides about each
-    further request: the request goes in if the delay that it causes to all who
-    wait is less than the wait that it is spared, or if the model has so much in
-    flight that it answers faster than llmux does on the whole.  A model that has
-    nothing to do is left at once, unless it pays to linger.
+    A model that has just woken is not left for a quantum.  After that it begins to drain as
+    soon as another model is wanted, and L{admit} decides about each further request: the
+    request goes in if the delay that it causes to all who wait is less than the wait that it is
+    spared, or if the model has so much in flight that it answers faster than llmux does on the
+    whole.  A model that has nothing to do is left at once, unless it pays to linger.
 
     The next model is the one that starves for the longest time, if any does;
     otherwise the one whose waiters have the largest sum of ages per second that it
@@ -157,10 +156,10 @@ class OneSlotCostAwarePolicy:
 
     def _come_back(self, model: ModelKnowledge, now: float, window: float) -> bool:
         """
-        Whether the model's clients tend to come back in time when others wait.
+        Tell whether the model's clients tend to come back in time when others wait.
 
-        Requests that come independently of replies come in time now and then by chance.
-        To wait for these saves nothing: the next of them would come during the next
+        Requests that come independently of replies come in time now and then by chance.  To
+        wait for these requests saves nothing: the next of them would come during the next
         absence instead.  What counts is what comes in time beyond that.
 
         @param window: the seconds from a reply within which a request is in time.
@@ -169,7 +168,7 @@ class OneSlotCostAwarePolicy:
         return model.gaps.returning > by_chance + LEAST_RETURNING * (1 - by_chance)
 
     def admit(self, context: OneSlotContext, request: WaitingRequest) -> bool:
-        """See L{ISwitchPolicy.admit}.  This is the door."""
+        """See L{ISwitchPolicy.admit}.  This decides about requests for a model that drains."""
         wanted = context.wanted()
         if not wanted:
             return True
@@ -199,8 +198,8 @@ class OneSlotCostAwarePolicy:
         self, context: OneSlotContext, wanted: Sequence[str], model: ModelKnowledge
     ) -> bool:
         """
-        Whether the draining model answers faster than llmux does on the whole, so
-        that it is worth to go on with it.
+        Tell whether the draining model answers faster than llmux does on the whole, so that it
+        is worth to go on with it.
 
         This is the marginal value theorem (Charnov, 1976), which says when to leave a
         patch: when it yields less than going from patch to patch yields on the whole.
@@ -220,7 +219,7 @@ class OneSlotCostAwarePolicy:
         return here > self._settings.pace * overall
 
     def _toll(self, context: OneSlotContext, wanted: Sequence[str], absence: float) -> float:
-        """The cost of one more second of drain to all waiters, in weighted seconds."""
+        """Return the cost of one more second of drain to all waiters, in weighted seconds."""
         toll = 0.0
         scale = absence**-2 if absence else 0.0
         for name in wanted:
@@ -233,7 +232,10 @@ class OneSlotCostAwarePolicy:
     # ------------------------------------------------------------- choosing
 
     def _pick(self, context: OneSlotContext, wanted: Sequence[str], drain: float) -> str:
-        """The model of the oldest demand if that starves, else that of the largest index."""
+        """
+        Choose the model of the oldest demand if that starves, else the model with the largest
+        index.
+        """
         oldest = min(wanted, key=lambda name: self._demand_since(context, name))
         if self._starves_at(context, oldest, drain) <= context.now + TICK:
             return oldest
@@ -241,8 +243,8 @@ class OneSlotCostAwarePolicy:
 
     def _index(self, context: OneSlotContext, name: str) -> float:
         """
-        How urgent a model is: the sum of its waiters' ages, over the seconds until
-        half of them will have been served (after Duenyas and Van Oyen, 1996).
+        Compute how urgent a model is: the sum of its waiters' ages, over the seconds until half
+        of them will have been served (after Duenyas and Van Oyen, 1996).
         """
         model = self._models[name]
         ages = context.sum_of_ages(name)
@@ -264,7 +266,7 @@ class OneSlotCostAwarePolicy:
         self, context: OneSlotContext, name: str, drain: float, *, at_most: bool = False
     ) -> float:
         """
-        The time at which the model's demand reaches the limit.
+        Return the time at which the model's demand reaches the limit.
 
         @param at_most: take the limit that holds under the worst overload, instead of
             the present one.
@@ -294,7 +296,7 @@ class OneSlotCostAwarePolicy:
         drain: float,
     ) -> float:
         """
-        The seconds for which the awake model is away if it is left now: its drain, one
+        Return the seconds for which the awake model is away if it is left now: its drain, one
         request of each wanted model, and the switches between them.
         """
         seconds = drain
@@ -305,7 +307,7 @@ class OneSlotCostAwarePolicy:
         return seconds + self._cost(context, previous, awake)
 
     def _drain(self, context: OneSlotContext) -> float:
-        """The expected seconds until the awake model has nothing in flight."""
+        """Return the expected seconds until the awake model has nothing in flight."""
         awake = context.awake
         if awake is None or not self._drains:
             return 0.0

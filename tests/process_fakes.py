@@ -1,8 +1,8 @@
 """
 This module has processes made of numbers, for tests under a L{Clock}.
 
-As treq's testing module does for requests: the same interfaces as the real
-thing, and the tests of both are the same (tests/test_hooks_contract.py).
+They have the same interfaces as real processes, and the tests of both are the same
+(tests/test_hooks_contract.py), as treq's testing module does it for requests.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ class Plan:
     """
     A plan is what a process does.
 
-    @ivar delay: seconds until it exits, None for never.
+    @ivar delay: seconds until the process exits, None for never.
     @ivar exit_code: its status; None if signal 9 ends it.
-    @ivar ignores_term: TERM does not end it.
-    @ivar leaves: seconds for which a background child outlives it in its
-        group; that one ignores TERM.
-    @ivar writes: what comes out, by the number of the descriptor, before the
-        exit.
+    @ivar ignores_term: True if TERM does not end the process.
+    @ivar leaves: seconds for which a background child outlives the process in its group; that
+        child ignores TERM.
+    @ivar writes: by the number of a descriptor, what the process writes there before the exit.
     """
 
     delay: float | None = None
@@ -48,10 +47,10 @@ class MemoryProcesses(MemoryReactorClock):
     This is a reactor whose processes are L{MemoryProcess}es.  C{spawnProcess} gives
     them groups of their own, as L{llmux.hooks.spawn} has it.
 
-    @ivar processes: all that were started.
-    @ivar plans: what the next ones do; without one a process never ends.
-    @ivar error: raised in place of starting one, if not None.
-    @ivar at_shutdown: what is to be done when the reactor stops.
+    @ivar processes: all processes that were started.
+    @ivar plans: the plans of the next processes; a process without a plan never ends.
+    @ivar error: an error that is raised in place of starting a process; None to start it.
+    @ivar at_shutdown: the triggers that are to be called when the reactor stops.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 """
-What a backend connection is tested with: an exchange that keeps what it is
+This module has what a backend connection is tested with: an exchange that keeps what it is
 told, and connections whose bytes are put in by hand.
 """
 
@@ -27,7 +27,7 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"
 @dataclass
 class Reply:
     """
-    What an exchange came to.
+    A reply is what an exchange came to.
 
     @ivar outcome: "ended", or the reason why it failed; empty before that.
     @ivar in_doubt: as L{IExchange.failed} was told of its backend.
@@ -43,7 +43,7 @@ class Reply:
 
 @implementer(IExchange)
 class RecordedExchange:
-    """Sends C{request} and keeps the reply."""
+    """This exchange sends C{request} and keeps the reply."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class RecordedExchange:
 
 
 class Transport(StringTransport):
-    """Knows that it was aborted, and ends like a real one."""
+    """This transport notes that it was aborted, and ends like a real transport."""
 
     aborted = False
     lost = False
@@ -105,7 +105,7 @@ class Transport(StringTransport):
 
 @dataclass
 class BackendEnd:
-    """The backend's end of a connection."""
+    """This is the backend's end of a connection."""
 
     connection: BackendConnection
     transport: Transport = field(default_factory=Transport)
@@ -115,11 +115,11 @@ class BackendEnd:
 
     @property
     def closed(self) -> bool:
-        """Our side has closed it."""
+        """Tell whether llmux has closed the connection."""
         return self.transport.disconnecting
 
     def take(self) -> bytes:
-        """What was sent since the last time."""
+        """Return what was sent since the last call."""
         io = self.transport.io
         sent = io.getvalue()
         io.seek(0)
@@ -127,12 +127,12 @@ class BackendEnd:
         return sent
 
     def send(self, data: bytes) -> None:
-        """Reply; what comes after we have closed is lost, as on a socket."""
+        """Send a part of a reply; what comes after llmux has closed is lost, as on a socket."""
         if data and not self.closed:
             self.connection.dataReceived(data)
 
     def close(self, *, cleanly: bool = True) -> None:
-        """The connection ends, whoever wished it."""
+        """End the connection, whoever wished it."""
         if not self.transport.lost:
             self.transport.lost = True
             producer = self.transport.producer
@@ -143,7 +143,7 @@ class BackendEnd:
 
 
 class Network:
-    """A pool of one backend, whose connections are made when told to."""
+    """This class has a pool of one backend, whose connections are made when a test says so."""
 
     def __init__(self, settings: PoolSettings | None = None, host: str = "10.0.0.1") -> None:
         self.reactor = MemoryReactorClock()
@@ -152,18 +152,18 @@ class Network:
         self._connected = 0
 
     def attempts(self) -> int:
-        """How many wait for L{connect} or L{refuse}."""
+        """Return how many attempts wait for L{connect} or L{refuse}."""
         connectors = self.reactor.connectors[self._connected :]
         return sum(not connector.stoppedConnecting for connector in connectors)
 
     def connect(self, transport: Transport | None = None) -> BackendEnd:
-        """The oldest attempt succeeds."""
+        """Let the oldest attempt succeed."""
         connection = self._factory().buildProtocol(None)
         assert isinstance(connection, BackendConnection)
         return BackendEnd(connection, transport or Transport())
 
     def refuse(self, error: Exception) -> None:
-        """The oldest attempt fails."""
+        """Let the oldest attempt fail."""
         factory = self._factory()
         connector = self.reactor.connectors[self._connected - 1]
         factory.clientConnectionFailed(connector, Failure(error))
@@ -179,7 +179,7 @@ class Network:
 def begin(
     network: Network, count: int = 1, repeats: Repeats = Repeats.IF_UNSEEN
 ) -> list[RecordedExchange]:
-    """So many exchanges, which send C{1}, C{2} and so on."""
+    """Begin so many exchanges, which send C{1}, C{2} and so on."""
     exchanges = [
         RecordedExchange(b"%d\r\n" % number, repeats=repeats) for number in range(1, count + 1)
     ]

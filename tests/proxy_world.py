@@ -1,5 +1,5 @@
 """
-The whole way from a client to a backend and back, in memory: a Site, the
+This module has the whole way from a client to a backend and back, in memory: a Site, the
 switcher with hooks made of numbers, and backends whose bytes are put in by hand.
 """
 
@@ -50,7 +50,7 @@ def chat(
     headers: bytes = b"",
     padding: int = 0,
 ) -> bytes:
-    """A request for a model."""
+    """Write the bytes of a request for a model."""
     body = b'{"model": "%s", "x": "%s"}' % (model.encode(), b"x" * padding)
     return (
         b"%s /v1/chat/completions?q=1 %s\r\nHost: llmux\r\n%sContent-Length: %d\r\n\r\n%s"
@@ -76,9 +76,9 @@ class _ClientTransport(StringTransport):
 
 class ClientEnd:
     """
-    A client's end of a connection.
+    This is a client's end of a connection.
 
-    @ivar received: all that it was sent.
+    @ivar received: all bytes that the client was sent.
     """
 
     def __init__(self, site: Site) -> None:
@@ -91,7 +91,7 @@ class ClientEnd:
         self.gone = False
 
     def send(self, data: bytes) -> None:
-        """Some of a request."""
+        """Send some bytes of a request."""
         if not self.gone:
             self.channel.dataReceived(data)
 
@@ -101,26 +101,29 @@ class ClientEnd:
 
     @property
     def closed(self) -> bool:
-        """llmux has closed the connection, in one way or the other."""
+        """Tell whether llmux has closed the connection, in one way or the other."""
         return self.transport.disconnecting
 
     @property
     def cut_off(self) -> bool:
-        """It was closed in the way that says that the reply is not complete."""
+        """
+        Tell whether llmux has closed the connection in the way that says that the reply is not
+        complete.
+        """
         return self.transport.aborted
 
     def block(self) -> None:
-        """It reads no more, and llmux's buffers are full."""
+        """Read no more, as if llmux's buffers were full."""
         assert self.transport.producer is not None
         self.transport.producer.pauseProducing()
 
     def unblock(self) -> None:
-        """It reads again."""
+        """Read again."""
         assert self.transport.producer is not None
         self.transport.producer.resumeProducing()
 
     def leave(self) -> None:
-        """It closes the connection (or sees it closed)."""
+        """Close the connection, or see that it is closed."""
         if not self.gone:
             self.gone = True
             producer = self.transport.producer
@@ -141,7 +144,7 @@ class _Root(Resource):
 
 
 class _Switcher(ModelSwitcher):
-    """A switcher that notes of which models' backends it was told that they are in doubt."""
+    """This switcher notes of which models' backends it was told that they are in doubt."""
 
     doubts: list[str]
 
@@ -151,7 +154,7 @@ class _Switcher(ModelSwitcher):
 
 @implementer(IGuardedResource)
 class Guarded(Resource):
-    """A resource that minds guards, made of a function."""
+    """This resource minds guards, and is made of a function."""
 
     isLeaf = True
 
@@ -165,10 +168,11 @@ class Guarded(Resource):
 
 class ProxyWorld(ReactorWorld):
     """
-    Two models, C{a} and C{b}, whose hooks take no time unless scripted otherwise.
+    This world has two models, C{a} and C{b}, whose hooks take no time unless scripted
+    otherwise.
 
-    @ivar completed: if C{observed}: for each exchange that has ended, whether it was
-        answered whole.
+    @ivar completed: for each exchange that has ended, whether it was answered whole; only if
+        the world was made with C{observed}.
     """
 
     def __init__(
@@ -231,26 +235,26 @@ class ProxyWorld(ReactorWorld):
             self.completed.append(event.answered)
 
     def in_flight(self, model: str = "a") -> int:
-        """How many guards are out."""
+        """Return how many guards of a model have not been released."""
         return {name: count for name, _, count, _ in self.switcher.per_model()}[model]
 
     def client(self) -> ClientEnd:
-        """One more."""
+        """Make one more client."""
         return ClientEnd(self.site)
 
     def attempts(self) -> int:
-        """How many connections are being made to backends."""
+        """Return how many connections are being made to backends."""
         connectors = self.reactor.connectors[self._accepted :]
         return sum(not connector.stoppedConnecting for connector in connectors)
 
     def accept(self) -> BackendEnd:
-        """The oldest of them succeeds."""
+        """Let the oldest attempt to connect succeed."""
         connection = self._factory().buildProtocol(None)
         assert isinstance(connection, BackendConnection)
         return BackendEnd(connection, Transport())
 
     def refuse(self, error: Exception) -> None:
-        """The oldest of them fails."""
+        """Let the oldest attempt to connect fail."""
         factory = self._factory()
         connector = self.reactor.connectors[self._accepted - 1]
         factory.clientConnectionFailed(connector, Failure(error))

@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, whose screen can be looked at."""
+"""This module runs a program in a terminal of its own, whose screen can be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["PseudoTerminal", "pseudo_terminal"]
 
 class PseudoTerminal:
     """
-    A program's terminal.
+    This is the terminal of a program.
 
     @ivar process: the program.
     """
@@ -71,21 +71,21 @@ class PseudoTerminal:
                 self._stream.feed(data)
 
     def lines(self) -> list[str]:
-        """The lines of the screen, without what is blank at their ends."""
+        """Return the lines of the screen, without the blanks at their ends."""
         with self._lock:
             return [line.rstrip() for line in self._screen.display]
 
     def text(self) -> str:
-        """The whole screen."""
+        """Return the text of the whole screen."""
         return "\n".join(self.lines())
 
     def style(self, row: int, column: int) -> Any:
-        """The character there, with its colours."""
+        """Return the character at this place, with its colours."""
         with self._lock:
             return self._screen.buffer[row][column]
 
     def wait_for(self, text: str) -> None:
-        """Until this is on the screen, lines' ends counting as blanks."""
+        """Wait until this text is on the screen; an end of a line counts as a blank."""
         try:
             wait_until(lambda: text in " ".join(map(str.strip, self.lines())), repr(text))
         except AssertionError:
@@ -102,18 +102,20 @@ class PseudoTerminal:
         self._set_size(columns, lines)
 
     def wait(self) -> int:
-        """The program's exit status."""
+        """Wait for the program's end, and return its exit status."""
         return self.process.wait(PATIENCE)
 
     def is_taken(self) -> bool:
-        """Whether the terminal's modes are others than before, or a program's screen is on."""
+        """
+        Tell whether the terminal's modes are others than before, or a program's screen is on.
+        """
         with self._lock:
             entered = self.written.rfind(b"\x1b[?1049h") > self.written.rfind(b"\x1b[?1049l")
             hidden = self.written.rfind(b"\x1b[?25l") > self.written.rfind(b"\x1b[?25h")
         return entered or hidden or termios.tcgetattr(self._theirs) != self.before
 
     def wait_until_given_back(self) -> None:
-        """Until the terminal is as it was before."""
+        """Wait until the terminal is as it was before."""
         wait_until(lambda: not self.is_taken(), "the terminal to be given back")
 
     def hang_up(self) -> None:
@@ -139,7 +141,7 @@ class PseudoTerminal:
 def pseudo_terminal(
     arguments: Sequence[str], cwd: Path, columns: int = 100, lines: int = 30, **extra: str
 ) -> Iterator[PseudoTerminal]:
-    """One that lives as long as the block."""
+    """Run a program in a terminal until the end of the C{with} block."""
     terminal = PseudoTerminal(arguments, cwd, columns, lines, **extra)
     try:
         yield terminal

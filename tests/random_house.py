@@ -1,7 +1,7 @@
 """
-A house of random size in random weather: resources, models and their needs, clients that
-come and leave, hooks that fail and hang, backends that die, a policy that answers what it
-likes, and llmux itself, which stops, is killed, and starts again.
+This module simulates llmux on a machine of random size with random faults: resources, models
+and their needs, clients that come and leave, hooks that fail and hang, backends that die, a
+policy that answers what it likes, and llmux itself, which stops, is killed, and starts again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MakePolicy = Callable[[PolicyContext, Random], ISwitchPolicy]
 
 
 class ErraticPolicy(FifoPolicy):
-    """FIFO, which now and then answers something at random, or raises."""
+    """This policy is FIFO, but now and then it answers something at random, or raises."""
 
     def __init__(self, context: PolicyContext, random: Random) -> None:
         super().__init__(context)
@@ -74,26 +74,26 @@ class ErraticPolicy(FifoPolicy):
 
 
 def plain_fifo(context: PolicyContext, random: Random) -> ISwitchPolicy:
-    """The policy C{fifo}."""
+    """Make the policy C{fifo}."""
     return FifoPolicy(context)
 
 
 def plain_cost_aware(context: PolicyContext, random: Random) -> ISwitchPolicy:
-    """The policy C{cost_aware}, which leaves a model soon."""
+    """Make the policy C{cost_aware}, which leaves a model soon."""
     factory = CostAwarePolicyFactory()
     assert factory.settings is not None
     return factory.build(context, factory.settings(quantum=0.5, initial_switch_cost_secs=1.0))
 
 
 def erratic(context: PolicyContext, random: Random) -> ISwitchPolicy:
-    """A policy that answers what it likes."""
+    """Make a policy whose answers are random now and then."""
     return ErraticPolicy(context, random)
 
 
 def random_room(
     random: Random,
 ) -> tuple[dict[str, Amount], dict[str, Sequence[Needs]], set[str]]:
-    """Resources, places of models, and those that are kept awake; each place fits."""
+    """Choose resources, places of models, and models that are kept awake; each place fits."""
     names = [f"gpu{n}" for n in range(random.randint(1, 3))]
     if random.random() < 0.2:
         return dict(ONE_SLOT), dict.fromkeys("abc", (ONE_SLOT,)), set()
@@ -122,9 +122,9 @@ def random_room(
 
 class House:
     """
-    One run of it.
+    A house is one run of this simulation.
 
-    @ivar events: how many events and hooks there have been in all lives.
+    @ivar events: how many events and hooks there have been since the first start of llmux.
     """
 
     def __init__(self, seed: int, policy: MakePolicy) -> None:
@@ -149,7 +149,7 @@ class House:
     def _begin(
         self, awake: Sequence[str], remembered: dict[str, int], interrupted: Sequence[str]
     ) -> None:
-        """llmux starts."""
+        """Start llmux."""
         context = PolicyContext(
             weights=dict.fromkeys(self.models, 1.0),
             resources=self.resources,
@@ -191,7 +191,7 @@ class House:
         return self._start(model, hook)
 
     def roll(self) -> None:
-        """Another weather."""
+        """Choose other faults at random."""
         random = self.random
         for model in self.models:
             for hook, failing in ((WAKE, 0.15), (SLEEP, 0.15)):
@@ -203,7 +203,7 @@ class House:
                 self.hooks.once(model, ALIVE, 0.0, 75)
 
     def act(self) -> None:
-        """Something happens."""
+        """Let one event happen, chosen at random."""
         random = self.random
         deed = random.random()
         flying = [c for c in self.clients if c.guard is not None and not c.guard.released]
@@ -227,7 +227,7 @@ class House:
             self.world.advance(random.choice([0.1, 0.5, 3.0]))
 
     def command(self) -> None:
-        """An operator wants something, which may be refused."""
+        """Give a command of an operator, which may be refused."""
         random, steering = self.random, self.world.switcher.steering
         model = random.choice(self.models)
         flip, secs = random.random() < 0.5, random.choice([None, 2.0])
@@ -246,13 +246,15 @@ class House:
         )
 
     def freed(self, model: str) -> str:
-        """The operator has ended what may be left of a model that nobody is certain of."""
+        """
+        Note that the operator has ended what may be left of a model that nobody is certain of.
+        """
         if self.world.phase(model) is Phase.UNCERTAIN:
             self.hooks.awake.discard(model)
         return model
 
     def check(self) -> None:
-        """Nothing is true that must not be."""
+        """Check the invariants of the switcher and of the clients."""
         check_invariants(self.world.switcher)
         for client in self.clients:
             # One answer each: a guard or an error, never both.
@@ -267,7 +269,7 @@ class House:
         ]
 
     def live(self, steps: int) -> None:
-        """A life of llmux, up to its end by one thing or the other."""
+        """Let so many events happen, and then end llmux in one way or another."""
         for _ in range(steps):
             self.act()
             self.check()
@@ -279,7 +281,7 @@ class House:
         self.hooks.started.clear()
 
     def calm_down(self) -> None:
-        """The weather clears: everybody is served, and each model can be had."""
+        """End all faults: everybody is served, and each model can be woken."""
         if isinstance(self.policy, ErraticPolicy):
             self.policy.calm = True
         self.world.switcher.steering.unpin(None, "test")
@@ -302,7 +304,7 @@ class House:
         self._count()
 
     def stop(self) -> None:
-        """llmux is told to stop, and what is in flight ends in time or is cut off."""
+        """Tell llmux to stop; what is in flight ends in time or is cut off."""
         for client in self.clients:
             if client.guard is not None and self.random.random() < 0.5:
                 client.guard.release()
@@ -314,11 +316,14 @@ class House:
         self._count()
 
     def restart(self) -> None:
-        """llmux starts again, on what the last one has left."""
+        """Start llmux again, on what the last llmux has left."""
         self._begin(sorted(self.hooks.awake), self._places_of(self.hooks.awake), ())
 
     def kill(self) -> None:
-        """kill -9, and llmux starts again: a wake is cut short, a sleep hook runs on."""
+        """
+        Kill llmux as C{kill -9} does, and start it again: a wake is cut short, a sleep hook
+        runs on.
+        """
         awake = set(self.hooks.awake)
         for run in self.hooks.running:
             if run.hook is SLEEP and self.random.random() < 0.5:

@@ -1,9 +1,9 @@
 """
-How much of the processor the reactor's turns take.
+This module measures how much CPU time each turn of the reactor takes.
 
-A turn is what happens between two polls: as long as one lasts, no other client is
-served.  The CPU time of the reactor's thread is taken, which other processes on the
-same machine do not lengthen.
+A turn is what happens between two polls: as long as a turn lasts, no other client is served.
+The CPU time of the reactor's thread is taken, which other processes on the same machine do not
+lengthen.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 __all__ = ["LIMIT", "Turn", "TurnMeter", "watch_stacks"]
 
 LIMIT = 0.1
-"""Seconds of CPU that a turn may take at most."""
+"""A turn may take at most so many seconds of CPU."""
 
 _WORTH_A_LOOK = 0.03
-"""Seconds of CPU after which the stack of a turn is taken."""
+"""The stack of a turn is taken after so many seconds of CPU."""
 
 _LOOKS_EVERY = 0.015
 _DEEP = 14
@@ -32,11 +32,11 @@ _DEEP = 14
 @dataclass(frozen=True)
 class Turn:
     """
-    One turn that has ended, or that L{watch_stacks} found still under way.
+    This turn has ended, or L{watch_stacks} has found it still under way.
 
     @ivar cpu: seconds of CPU of the reactor's thread.
-    @ivar wall: seconds.
-    @ivar at: when it ended, or was looked at, by L{time.monotonic}.
+    @ivar wall: seconds of time.
+    @ivar at: the time at which the turn ended, or was looked at, by L{time.monotonic}.
     @ivar stack: what ran in the middle of the turn, as lines; empty if nobody looked.
     """
 
@@ -48,17 +48,15 @@ class Turn:
 
 class TurnMeter:
     """
-    An epoll object in place of another: it measures from each return of C{poll} to the
-    next call.  Everything else goes to the object behind it.
+    This object takes the place of an epoll object, and measures from each return of C{poll} to
+    the next call.  Everything else goes to the object behind it.
 
     @ivar worst: the turn that took most CPU since L{start_anew}.
-    @ivar count: turns since then.
+    @ivar count: the number of turns since L{start_anew}.
     """
 
     def __init__(self, epoll: Any, ended: Callable[[Turn], object] | None = None) -> None:
-        """
-        @param ended: is told of each turn that took longer than a third of L{LIMIT}.
-        """
+        """@param ended: is called with each turn that took longer than a third of L{LIMIT}."""
         self._epoll = epoll
         self._poll = epoll.poll
         self._ended = ended
@@ -68,7 +66,7 @@ class TurnMeter:
         self.start_anew()
 
     def start_anew(self) -> None:
-        """Forget what was, the time that the present turn has taken so far included."""
+        """Forget all turns so far, with the time that the present turn has taken already."""
         self.worst = Turn(0.0, 0.0, "")
         self.count = 0
         if self.began_cpu is not None:
@@ -77,7 +75,7 @@ class TurnMeter:
             self.stack = ""
 
     def close_turn(self) -> None:
-        """The present turn, if there is one, is over."""
+        """Note the end of the present turn, if there is one."""
         began = self.began_cpu
         if began is None:
             return
@@ -125,11 +123,11 @@ def _stack(thread: int) -> str:
 
 def watch_stacks(meter: TurnMeter, still_running: Callable[[Turn], object]) -> None:
     """
-    From now on a thread looks at this thread, and keeps the stack of a turn that takes
-    long, for L{Turn.stack}.
+    Start a thread that looks at this thread, and keeps the stack of a turn that takes long, for
+    L{Turn.stack}.
 
-    @param still_running: is told once of a turn that has taken five seconds of CPU and
-        has not ended; it is called in the other thread.
+    @param still_running: is called once with a turn that has taken five seconds of CPU and has
+        not ended; it is called in the other thread.
     """
     thread = threading.get_ident()
     clock = time.pthread_getcpuclockid(thread)

@@ -1,7 +1,7 @@
 """
 C{python -m tests.watched_daemon FILE ARGUMENTS...} is C{python -m llmux ARGUMENTS...} whose
-reactor is watched: FILE gets a JSON object a line for each turn that took more than 100 ms of
-CPU, and for each that took more than 33 ms and more than all before.
+reactor is watched: FILE gets a line with a JSON object for each turn that took more than 100 ms
+of CPU, and for each turn that took more than 33 ms and more than all before.
 """
 
 from __future__ import annotations

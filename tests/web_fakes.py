@@ -1,6 +1,6 @@
 """
-The two ends of a connection in memory: a transport that records, and the
-replies on it taken apart by another's parser.
+This module has the two ends of a connection in memory: a transport that records, and a function
+that takes the replies on it apart with another parser, h11.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["Leaf", "Reply", "Wire", "replies"]
 
 class Wire(StringTransportWithDisconnection):
     """
-    A transport without a socket.
+    This transport has no socket.
 
-    @ivar reading: the protocol has not paused it.
+    @ivar reading: True unless the protocol has paused the transport.
     """
 
     connected = True
@@ -30,12 +30,12 @@ class Wire(StringTransportWithDisconnection):
         StringTransportWithDisconnection.__init__(self)
 
     def connect(self, protocol: IProtocol) -> None:
-        """Make the connection."""
+        """Connect a protocol with this transport."""
         self.protocol = protocol
         protocol.makeConnection(self)
 
     def said(self) -> bytes:
-        """All that has been written."""
+        """Return all bytes that have been written."""
         return self.io.getvalue()
 
     @property
@@ -43,13 +43,13 @@ class Wire(StringTransportWithDisconnection):
         return self.producerState == "producing"
 
     def lose(self) -> None:
-        """The client goes away."""
+        """Lose the connection, as if the client had gone away."""
         self.connected = False
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
 class Leaf(Resource):
-    """A Resource whose maker has types."""
+    """This is a Resource whose constructor has types."""
 
     isLeaf = True
 
@@ -59,7 +59,7 @@ class Leaf(Resource):
 
 @dataclass
 class Reply:
-    """One reply, as a client sees it."""
+    """This is a reply, as a client sees it."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -68,15 +68,15 @@ class Reply:
     interim: list[int] = field(default_factory=list)
 
     def header(self, name: bytes) -> bytes | None:
-        """Its value, or None."""
+        """Return the value of a header, or None."""
         return dict(self.headers).get(name)
 
 
 def replies(data: bytes, methods: list[bytes], *, closed: bool) -> list[Reply]:
     """
-    What h11 makes of C{data}, the answers to requests with these methods.
+    Parse C{data} with h11, as the answers to requests with these methods.
 
-    @param closed: nothing more comes.
+    @param closed: True if the connection has been closed after C{data}.
     """
     found: list[Reply] = []
     for method in methods:

@@ -1,4 +1,7 @@
-"""A switcher under a clock, with hooks made of numbers and clients made of Deferreds."""
+"""
+This module has a switcher under a clock, with hooks made of numbers and clients made of
+Deferreds.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +41,21 @@ WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing is awake."""
+    """This state says that nothing is awake."""
 
 
 @dataclass(frozen=True)
 class Active:
-    """This model serves, and nothing else happens."""
+    """This state says that a model serves, and nothing else happens."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class Switching:
-    """A switch is under way, or models are put to sleep (target None)."""
+    """
+    This state says that a switch is under way, or that models are put to sleep (target None).
+    """
 
     source: str | None
     target: str | None
@@ -58,7 +63,7 @@ class Switching:
 
 @implementer(IWakeNotes)
 class Notes:
-    """What a former llmux has left."""
+    """These notes say what a former llmux has left."""
 
     def __init__(self, interrupted: frozenset[str]) -> None:
         self.interrupted = interrupted
@@ -71,7 +76,7 @@ class Notes:
 
 @implementer(IPlaceNotes)
 class RememberedPlaces:
-    """The places of models, without a disk."""
+    """This class keeps the places of models, without a disk."""
 
     def __init__(self, places: Mapping[str, int]) -> None:
         self.places = dict(places)
@@ -84,7 +89,7 @@ class RememberedPlaces:
 
 
 class Client:
-    """One request: what it got, and what may be done with it."""
+    """A client has one request, and notes what became of it."""
 
     def __init__(self, world: World, model: str, deferred: Deferred[InFlightGuard]) -> None:
         self.world = world
@@ -114,12 +119,12 @@ class Client:
         return self.guard is not None
 
     def finish(self) -> None:
-        """Its reply has arrived whole."""
+        """End the request, whose reply has arrived whole."""
         assert self.guard is not None
         self.guard.release()
 
     def leave(self) -> None:
-        """Its client goes away."""
+        """Let the client go away."""
         if self.guard is not None:
             self.guard.release(answered=False)
         else:
@@ -127,7 +132,7 @@ class Client:
             assert isinstance(self.error, CancelledError)
 
     def report_dead(self) -> list[bool]:
-        """Its backend refused; the list gets the verdict."""
+        """Report that the backend refused the request; the list gets the verdict."""
         assert self.guard is not None
         verdict: list[bool] = []
         self.world.switcher.backend_failed(self.guard).addCallback(verdict.append)
@@ -143,11 +148,11 @@ class Client:
 
 class World:
     """
-    Three models a, b and c, all asleep; hooks take a second each unless
-    scripted otherwise.
+    This world has three models a, b and c, all asleep; hooks take a second each unless scripted
+    otherwise.
 
-    @param places: of each model its places, for several models awake at a time.
-    @param remembered: where models were woken by a former llmux.
+    @param places: by model, the places of the model, for several models awake at a time.
+    @param remembered: by model, the place at which a former llmux woke it.
     """
 
     def __init__(
@@ -207,12 +212,15 @@ class World:
         return Client(self, model, self.switcher.acquire(model))
 
     def settle(self) -> None:
-        """Let what takes no time happen."""
+        """Let everything happen that takes no time."""
         for _ in range(20):
             self.clock.advance(0)
 
     def advance(self, seconds: float) -> None:
-        """In steps, so that what is due in between happens at its time."""
+        """
+        Let so many seconds pass, in steps, so that each call that is due in between is made at
+        its time.
+        """
         end = self.clock.seconds() + seconds
         while True:
             self.settle()
@@ -224,18 +232,21 @@ class World:
         self.settle()
 
     def wake(self, model: str) -> Client:
-        """Have this model awake, with one request in flight."""
+        """Wake this model, and leave one request in flight."""
         client = self.ask(model)
         self.advance(5)
         assert client.served
         return client
 
     def ran(self, *kinds: HookKind) -> list[str]:
-        """The hooks that were started, as "a wake"; only those of these kinds."""
+        """
+        Return the hooks that were started, as "a wake"; only those of these kinds, if any are
+        named.
+        """
         return [f"{m} {k.value}" for m, k in self.hooks.started if k in (kinds or HookKind)]
 
     def switches(self) -> list[str]:
-        """Who woke and slept, as "+a" and "-a"."""
+        """Return the models that woke and slept, as "+a" and "-a"."""
         return [
             ("+" if isinstance(event, Woke) else "-") + event.model
             for event in self.events
@@ -243,17 +254,17 @@ class World:
         ]
 
     def stop(self) -> list[None]:
-        """Told to stop; the list gets an item when that is done."""
+        """Tell the switcher to stop; the list gets an item when that is done."""
         done: list[None] = []
         self.switcher.stop().addCallback(done.append)
         return done
 
     def phase(self, model: str) -> Phase:
-        """Where in its life the model is."""
+        """Return the phase of the model."""
         return self.switcher.status()[model].phase
 
     def state(self) -> Idle | Active | Switching:
-        """What the switcher says of its one slot."""
+        """Return what the switcher says of its one slot."""
         for switch in self.switcher.switches():
             return Switching(next(iter(switch.victims), None), switch.target)
         status = self.switcher.status()
@@ -266,11 +277,11 @@ class World:
         return Idle()
 
     def clients_in_flight(self) -> list[InFlightGuard]:
-        """Every guard that is out."""
+        """Return all guards that have not been released."""
         return [guard for model in self.switcher.models.values() for guard in model.guards]
 
     def nothing_left(self) -> None:
-        """No hook, no timer, no guard, no waiter."""
+        """Check that no hook, timer, guard or waiter is left."""
         assert self.hooks.running == []
         assert self.clock.getDelayedCalls() == []
         for model, waiting, in_flight, _ in self.switcher.per_model():
@@ -278,7 +289,10 @@ class World:
 
 
 def eager_cost_aware() -> ISwitchPolicy:
-    """Cost-aware, but leaving as soon as somebody waits elsewhere, as these rows expect."""
+    """
+    Make the policy C{cost_aware} with settings by which it leaves as soon as somebody waits for
+    another model.
+    """
     factory = CostAwarePolicyFactory()
     assert factory.settings is not None
     return factory.build(
