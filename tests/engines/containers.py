@@ -1,5 +1,6 @@
 """
-Containers of a real engine, with a llama-server in each, and llmux before two of them.
+This module has containers of a real engine, with a llama-server in each, and llmux in front of
+two of them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _PATIENCE = 120.0
 @dataclass(frozen=True)
 class Engine:
     """
-    A program that runs containers, and the example that has it run models.
+    An engine is a program that runs containers, with the example whose hooks use it.
 
-    @ivar keeps: what sleeps is a checkpoint, and not merely stopped.
+    @ivar keeps: True if a model that sleeps is a checkpoint, and not merely a stopped
+        container.
     """
 
     program: str
@@ -41,7 +43,7 @@ class Engine:
     keeps: bool
 
     def __call__(self, *arguments: str) -> str:
-        """Run it; what it says."""
+        """Run the program with these arguments, and return its output."""
         done = subprocess.run(
             [self.program, *arguments],
             capture_output=True,
@@ -53,7 +55,7 @@ class Engine:
         return done.stdout.strip()
 
     def wanting(self) -> str:
-        """What keeps it from running here; empty if nothing does."""
+        """Say what keeps the engine from running here; empty if nothing does."""
         if shutil.which(self.program) is None:
             return f"there is no {self.program} on the PATH"
         for name in ("ENGINE_IMAGE", "ENGINE_MODELS"):
@@ -74,11 +76,11 @@ ENGINES = {
 
 class World:
     """
-    Two models in containers of their own, and as many llmuxes before them, one after
-    the other, as a test wants.
+    This world has two models in containers of their own, and as many llmuxes in front of them,
+    one after the other, as a test wants.
 
-    @ivar answers: what each model has answered the first time.
-    @ivar seconds: for each request, the model and how long it took.
+    @ivar answers: by model, its first answer.
+    @ivar seconds: for each request, the model and the seconds that the request took.
     """
 
     def __init__(self, engine: Engine, directory: Path) -> None:
@@ -93,7 +95,7 @@ class World:
             self.add(model.name, "-m", f"/models/{model.filename}")
 
     def add(self, name: str, *arguments: str) -> None:
-        """One more model, whose llama-server has these arguments."""
+        """Add a model, whose llama-server has these arguments."""
         container = self.container(name)
         port = free_port()
         self.engine(
@@ -109,7 +111,7 @@ class World:
         }
 
     def container(self, name: str) -> str:
-        """The name of a model's container."""
+        """Return the name of a model's container."""
         return f"llmux-test-{os.getpid()}-{name}"
 
     def close(self) -> None:
@@ -119,7 +121,7 @@ class World:
 
     @contextmanager
     def llmux(self, **keys: Any) -> Iterator[Daemon]:
-        """A llmux, with further keys for its models."""
+        """Run llmux until the end of the C{with} block, with further keys for its models."""
         models = {name: {**model, **keys} for name, model in self.models.items()}
         (self.directory / "config.json").write_text(
             json.dumps(
@@ -140,7 +142,10 @@ class World:
                 print("\n".join(daemon.lines))
 
     def ask(self, name: str) -> tuple[int, str]:
-        """A request's status, and the text that a model has generated, or what went wrong."""
+        """
+        Send a request, and return its status and the text that a model has generated, or what
+        went wrong.
+        """
         body = {
             "model": name,
             "temperature": 0,
@@ -165,26 +170,29 @@ class World:
         return 200, answer["choices"][0]["message"]["content"]
 
     def expect(self, name: str) -> None:
-        """Ask a model, which must answer as it did the first time."""
+        """Ask a model, and check that it answers as it did the first time."""
         status, text = self.ask(name)
         assert (status, bool(text)) == (200, True), text
         assert self.answers.setdefault(name, text) == text
 
     def state(self, name: str) -> str:
-        """What the engine says of a model's container: running, paused, exited, created."""
+        """
+        Return the state of a model's container, as the engine tells it: running, paused,
+        exited, created.
+        """
         return self.engine(
             "container", "inspect", "--format", "{{.State.Status}}", self.container(name)
         )
 
     def is_kept(self, name: str) -> bool:
-        """There is a checkpoint of a model's container."""
+        """Tell whether there is a checkpoint of a model's container."""
         said = self.engine(
             "container", "inspect", "--format", "{{.State.Checkpointed}}", self.container(name)
         )
         return said == "true"
 
     def started(self, name: str) -> str:
-        """When a model's container was started."""
+        """Return the time at which a model's container was started, as the engine tells it."""
         return self.engine(
             "container", "inspect", "--format", "{{.State.StartedAt}}", self.container(name)
         )
@@ -195,6 +203,6 @@ class World:
 
 
 def kill(daemon: Daemon) -> None:
-    """End a llmux in the hardest way."""
+    """Send a llmux SIGKILL, and wait for its end."""
     daemon.signal(signal.SIGKILL)
     daemon.wait()

@@ -1,6 +1,6 @@
 """
-Docker, and podman with CRIU, with two real models: three rounds of switching, and each
-fault.  See README.md here.
+These tests run docker, and podman with CRIU, with two real models: three rounds of switching,
+and each fault.  See README.md here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ A, B = "smollm2", "gemma3"
 
 
 def _or_skip(engine: Engine) -> Engine:
-    """An engine that C{ENGINES} names must work; others are not wanted."""
+    """Skip the test unless C{ENGINES} names this engine, which must work then."""
     if engine.program not in os.environ.get("ENGINES", "").split():
         pytest.skip(f"ENGINES does not name {engine.program}: see tests/engines/README.md")
     wanting = engine.wanting()
@@ -103,7 +103,7 @@ def test_what_is_awake_is_adopted_after_llmux_was_killed(world: World) -> None:
 def test_a_model_whose_checkpoint_fails_is_stopped_and_started_anew(
     keeping: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As without CRIU: podman says that it cannot, and the container runs on."""
+    """Podman says that it cannot, as without CRIU, and the container runs on."""
     podman = tmp_path / "bin" / "podman"
     podman.parent.mkdir()
     podman.write_text(
@@ -122,7 +122,7 @@ def test_a_model_whose_checkpoint_fails_is_stopped_and_started_anew(
 
 
 def test_a_checkpoint_that_is_cut_short_leaves_no_server_behind(keeping: World) -> None:
-    """CRIU's lock of the network would keep everybody from it."""
+    """CRIU's lock of the network would keep everybody from such a server."""
     with keeping.llmux():
         keeping.expect(A)
     with keeping.llmux(sleep_timeout_secs=0.35):

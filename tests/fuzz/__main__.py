@@ -67,7 +67,7 @@ def _report(storm: Storm, seconds: float) -> dict[str, Any]:
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    """Several storms at once, each in a process of its own."""
+    """Run several storms at once, each in a process of its own."""
     command = [sys.executable, "-m", "tests.fuzz", "--json", "--minutes", str(options.minutes)]
     running = [
         subprocess.Popen(
@@ -107,7 +107,7 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """The command; 1 if there is a finding."""
+    """Run the command; the exit status is 1 if there is a finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,7 @@
-"""One input: what a client sends, how, and when it leaves.  A function of seed and number."""
+"""
+A case is one input: what a client sends, how, and when it leaves.  The seed and the number of a
+case determine it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ __all__ = ["Case", "Leaving", "departures", "make_case"]
 
 
 class Leaving(Enum):
-    """How a client ends."""
+    """These are the ways in which a client can end."""
 
     STAYS = "stays for all replies"
     CLOSES = "closes"
@@ -26,8 +29,10 @@ class Leaving(Enum):
 @dataclass(frozen=True)
 class Case:
     """
-    @ivar data: what is sent.
-    @ivar cuts: where the pieces begin; C{pause} seconds lie between them.
+    A case is one input of the fuzzer.
+
+    @ivar data: the bytes that are sent.
+    @ivar cuts: the offsets at which pieces begin; C{pause} seconds lie between two pieces.
     @ivar leaving: what happens at byte C{leaves_at}.
     """
 
@@ -42,18 +47,21 @@ class Case:
 
     @property
     def pieces(self) -> list[bytes]:
-        """What is sent before the client leaves, piece by piece."""
+        """Return what is sent before the client leaves, piece by piece."""
         data = self.data[: self.leaves_at]
         at = [0, *(c for c in self.cuts if 0 < c < len(data)), len(data)]
         return [data[a:b] for a, b in pairwise(at) if a != b]
 
     def reply_to(self, ordinal: int, key: str, method: bytes) -> Script:
-        """What the backend does about the request of that number."""
+        """Return what the backend does about the request of that number."""
         random = Random(f"reply {self.seed} {self.number} {ordinal}")
         return script(random, key, method, calm=self.calm)
 
     def with_data(self, data: bytes) -> Case:
-        """The same with another stream; its pieces begin where they did, as far as may be."""
+        """
+        Return the same case with another stream; its pieces begin at the same offsets, as far
+        as possible.
+        """
         at = min(self.leaves_at, len(data))
         if self.leaves_at == len(self.data):
             at = len(data)
@@ -62,9 +70,10 @@ class Case:
 
 def make_case(seed: int, number: int, prefix: str = "") -> Case:
     """
-    The input of that number.
+    Make the input of that number.
 
-    @param prefix: tells it from the same input, sent before to the same daemon.
+    @param prefix: a text by which this input differs from the same input, if the same daemon
+        has been sent that before.
     """
     random = Random(f"case {seed} {number}")
     data = stream(random, f"{prefix}s{seed}n{number}")
@@ -95,8 +104,8 @@ def make_case(seed: int, number: int, prefix: str = "") -> Case:
 
 def departures(seed: int, number: int) -> list[Case]:
     """
-    A short stream whose client leaves after the first byte, after the second, and so on: it
-    closes or resets, by turns.
+    Return cases of one short stream whose client leaves after the first byte, after the second,
+    and so on: it closes or resets, by turns.
     """
     tries = 0
     while True:

@@ -1,4 +1,4 @@
-"""The daemon that is fuzzed, seen from outside."""
+"""This module runs the daemon that is fuzzed, and looks at it from outside."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SERIES = re.compile(r"^(llmux_[a-z_]+)(?:\{([^}]*)\})? ([0-9.e+-]+)$", re.MULTI
 
 async def get(port: int, path: str, patience: float = 10.0) -> bytes:
     """
-    The body of llmux's answer.
+    Ask llmux for a path, and return the body of the answer.
 
-    @raise OSError, TimeoutError, EOFError: there is none.
+    @raise OSError, TimeoutError, EOFError: there is no answer.
     """
 
     async def ask() -> bytes:
@@ -46,13 +46,13 @@ async def get(port: int, path: str, patience: float = 10.0) -> bytes:
 
 class State:
     """
-    What a daemon holds at a moment.
+    A state is what a daemon holds at a moment.
 
-    @ivar busy: exchanges in flight and waiters, by its own count.
-    @ivar clients: descriptors of connections from clients.
-    @ivar backends: of connections to backends.
-    @ivar others: all other descriptors.
-    @ivar resident: MiB.
+    @ivar busy: exchanges in flight and waiters, as the daemon counts them.
+    @ivar clients: how many descriptors are connections from clients.
+    @ivar backends: how many descriptors are connections to backends.
+    @ivar others: how many other descriptors there are.
+    @ivar resident: the resident memory in MiB.
     """
 
     def __init__(self, pid: int, port: int, exposition: str) -> None:
@@ -86,9 +86,9 @@ class State:
 
 class WatchedDaemon:
     """
-    C{python -m tests.watched_daemon} in a directory of its own.
+    This daemon is C{python -m tests.watched_daemon} in a directory of its own.
 
-    @ivar port: where it listens.
+    @ivar port: the port on which the daemon listens.
     """
 
     def __init__(
@@ -98,9 +98,7 @@ class WatchedDaemon:
         prefix: tuple[str, ...] = (),
         **keys: Any,
     ) -> None:
-        """
-        @param prefix: a command that runs the daemon's.
-        """
+        """@param prefix: a command that is put before the daemon's command and runs it."""
         self.directory = directory
         self.port = free_port()
         self._prefix = prefix
@@ -114,12 +112,12 @@ class WatchedDaemon:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Return the id of the daemon's process."""
         assert self.process is not None
         return self.process.pid
 
     def start(self, environ: Mapping[str, str] | None = None) -> None:
-        """Start it; it listens a little later."""
+        """Start the daemon, which listens a little later."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 (
@@ -134,7 +132,7 @@ class WatchedDaemon:
             )
 
     async def up(self, patience: float = 30.0) -> bool:
-        """Whether it answers within so many seconds."""
+        """Tell whether the daemon answers within so many seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         while loop.time() < until:
@@ -149,21 +147,23 @@ class WatchedDaemon:
         return False
 
     async def state(self) -> State:
-        """What it holds; this asks over a connection that counts as a client's."""
+        """
+        Find out what the daemon holds; this asks over a connection that counts as a client's.
+        """
         exposition = (await get(self.port, "/metrics")).decode()
         return State(self.pid, self.port, exposition)
 
     def cpu(self) -> float:
-        """Seconds of CPU that it has taken."""
+        """Return the seconds of CPU that the daemon has taken."""
         words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def trouble(self, final: bool = False) -> list[tuple[str, str]]:
         """
-        What has come to the log since the last call and should never be there: each entry's
-        last line, and the whole.
+        Return what has come to the log since the last call and should never be there: each
+        entry's last line, and the whole entry.
 
-        @param final: nothing more will come, so that the last entry is whole.
+        @param final: True if nothing more will come, so that the last entry is whole.
         """
         text, end = _new(self._log, self._log_read)
         entries: list[list[str]] = []
@@ -182,12 +182,12 @@ class WatchedDaemon:
         ]
 
     def turns(self) -> list[dict[str, Any]]:
-        """The long turns since the last call."""
+        """Return the long turns since the last call."""
         text, self._turns_read = _new(self._turns, self._turns_read)
         return [json.loads(line) for line in text.splitlines()]
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the daemon at once."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()

@@ -1,7 +1,7 @@
 """
-What h11 finds in bytes: it judges what llmux passes on and what llmux answers.
+This module parses with h11 what llmux passes on and what llmux answers, and so judges it.
 
-Where h11 is known to be stricter or more lenient than llmux on purpose, it is said here.
+Comments here say where h11 is known to be stricter or more lenient than llmux on purpose.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class Unparsable(Exception):
-    """These are no HTTP/1.1 messages."""
+    """This error says that the bytes are no HTTP/1.1 messages."""
 
 
 @dataclass
 class Found:
     """
-    A request in a stream, without what concerns one connection only.
+    This is a request in a stream, without what concerns one connection only.
 
-    @ivar key: of all that has to reach the backend unchanged.
+    @ivar key: all that has to reach the backend unchanged.
     @ivar raw: the fields as they came.
     """
 
@@ -73,7 +73,7 @@ def _origin(target: bytes) -> bytes:
 
 
 def _one_request(data: bytes) -> tuple[Found | None, bool, bytes]:
-    """The first request, whether another may follow, and the rest."""
+    """Return the first request, whether another may follow, and the rest of the data."""
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST)
     server.receive_data(data)
     request: h11.Request | None = None
@@ -106,8 +106,8 @@ def _one_request(data: bytes) -> tuple[Found | None, bool, bytes]:
 
 def requests_in(data: bytes) -> tuple[list[Found], str]:
     """
-    The requests in a stream, and how it ends: C{"whole"}, C{"last"} (the
-    connection's last request, come what may behind), C{"partial"} or C{"bad"}.
+    Return the requests in a stream, and how it ends: C{"whole"}, C{"last"} (the connection's
+    last request, whatever follows), C{"partial"} or C{"bad"}.
     """
     found: list[Found] = []
     while True:
@@ -127,7 +127,9 @@ def requests_in(data: bytes) -> tuple[list[Found], str]:
 
 
 def head_problem(request: Found) -> str:
-    """What is wrong with the head of a request that llmux has passed on, or nothing."""
+    """
+    Say what is wrong with the head of a request that llmux has passed on; empty if nothing is.
+    """
     names = [name for name, _ in request.raw]
     if names.count(b"host") != 1:
         return "not one Host"
@@ -146,10 +148,10 @@ def head_problem(request: Found) -> str:
 @dataclass
 class Reply:
     """
-    A final reply.
+    This is a final reply.
 
-    @ivar whole: its end has come.
-    @ivar by_close: it had no end but the connection's.
+    @ivar whole: True if the end of the reply has come.
+    @ivar by_close: True if only the connection's end shows the end of the reply.
     """
 
     status: int
@@ -159,7 +161,7 @@ class Reply:
     by_close: bool = False
 
     def get(self, name: bytes) -> bytes | None:
-        """The first field of that name."""
+        """Return the value of the first field of that name, or None."""
         return next((v for n, v in self.fields if n == name), None)
 
 
@@ -210,11 +212,11 @@ def _one_reply(data: bytes, method: bytes, closed: bool) -> tuple[Reply | None, 
 
 def replies_in(data: bytes, methods: list[bytes], closed: bool) -> list[Reply]:
     """
-    The final replies in what a client was sent.
+    Return the final replies in what a client was sent.
 
-    @param methods: of the requests, as far as they are known.
-    @param closed: the stream has ended.
-    @raise Unparsable: there is something else in it.
+    @param methods: the methods of the requests, as far as they are known.
+    @param closed: True if the stream has ended.
+    @raise Unparsable: there is something else in the data.
     """
     replies: list[Reply] = []
     while data:

@@ -1,4 +1,4 @@
-"""The clients of the fuzzer, and its backends."""
+"""This module has the clients of the fuzzer, and its backends."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tests.fuzz.replies import Close, Script
 __all__ = ["Backend", "Heard", "Registry", "speak"]
 
 _HOLDS = 0.4
-"""Seconds for which a backend that hangs keeps its connection."""
+"""A backend that hangs keeps its connection for so many seconds."""
 
 _MOST_PER_REQUEST = 2
-"""How often the same request may reach a backend: it may be begun anew once."""
+"""The same request may reach a backend so often: it may be begun anew once."""
 
 _NOTICED = 10.0
 """
-Seconds after which llmux has noticed a client's departure, and the fuzzer what llmux has
-passed on, however busy the machine.
+After so many seconds llmux has noticed a client's departure, and the fuzzer has noticed what
+llmux has passed on, however busy the machine is.
 """
 
 _LONGEST = 30.0
-"""Seconds in which each client has got its replies, unless the daemon is stuck."""
+"""Within so many seconds each client has got its replies, unless the daemon is stuck."""
 
 
 @dataclass
 class Expected:
-    """A case that is under way, and what of it may be passed on."""
+    """This is a case that is under way, with the requests of it that may be passed on."""
 
     case: Case
     requests: list[Found]
@@ -48,11 +48,11 @@ class Expected:
 
 
 class Registry:
-    """Which requests may be passed on at present, and who sent them."""
+    """The registry knows which requests may be passed on at present, and who sent them."""
 
     def __init__(self, found: Callable[[str, str, Case | None], None]) -> None:
         """
-        @param found: called with the kind, the particulars and the input of each finding.
+        @param found: is called with the kind, the particulars and the input of each finding.
 
         C{lag} is to be set to the seconds by which the fuzzer itself has been late.
         """
@@ -63,7 +63,7 @@ class Registry:
         self.lag = 0.0
 
     def begin(self, case: Case) -> Expected:
-        """This input is being sent."""
+        """Note that this input is being sent."""
         # Bytes after the departure may not arrive; those before it may be read.
         data = case.data[: case.leaves_at]
         requests, ending = requests_in(data)
@@ -74,7 +74,7 @@ class Registry:
         return expected
 
     def end(self, expected: Expected) -> None:
-        """Nothing of it may be passed on any more."""
+        """Note that no request of this input may be passed on any more."""
         del self.active[id(expected)]
         for key in set(expected.keys):
             self._by_key[key].remove(expected)
@@ -82,7 +82,9 @@ class Registry:
                 del self._by_key[key]
 
     def passed_on(self, request: Found) -> Expected | None:
-        """A backend has received this."""
+        """
+        Check a request that a backend has received, and return the case that it belongs to.
+        """
         self.forwarded += 1
         problem = head_problem(request)
         owners = self._by_key.get(request.key)
@@ -124,7 +126,7 @@ class Registry:
 
 
 class Backend:
-    """A backend that answers as its cases say."""
+    """This backend answers as its cases say."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -133,12 +135,12 @@ class Backend:
         self.port = 0
 
     async def start(self, port: int) -> None:
-        """Listen."""
+        """Listen on this port."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", port, backlog=512)
         self.port = port
 
     async def stop(self) -> None:
-        """Listen no more, and hang up."""
+        """Stop listening, and close all connections."""
         assert self._server is not None
         self._server.close()
         for task in list(self._tasks):
@@ -235,11 +237,11 @@ def _reset_on_close(sock: socket.socket) -> None:
 @dataclass
 class Heard:
     """
-    What a client got.
+    This is what a client got.
 
-    @ivar closed: llmux has closed the connection.
-    @ivar reset: and not cleanly.
-    @ivar patient: the client waited for all that it could expect.
+    @ivar closed: True if llmux has closed the connection.
+    @ivar reset: True if llmux has reset the connection.
+    @ivar patient: True if the client waited for all that it could expect.
     """
 
     data: bytes = b""
@@ -255,8 +257,10 @@ async def speak(
     """
     Send a case's stream to a port as the case says.
 
-    @param enough: whether a client that stays needs nothing more than these bytes.
-    @param longest: seconds that it waits for a byte; three times as long for all.
+    @param enough: a function that tells whether a client that stays needs nothing more than
+        these bytes.
+    @param longest: the seconds for which the client waits for a byte; for all bytes it waits
+        three times as long.
     """
     loop = asyncio.get_running_loop()
     heard = Heard()

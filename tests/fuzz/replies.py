@@ -1,4 +1,7 @@
-"""What the hostile backend answers: replies made from a grammar, and spoilt a little."""
+"""
+This module makes the answers of the hostile backend: replies made from a grammar, and spoilt a
+little.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,25 @@ __all__ = ["Close", "Script", "script"]
 
 
 class Close(Enum):
-    """What happens to the connection after the last byte."""
+    """This says what happens to the connection after the last byte."""
 
     KEPT = "kept"
     CLOSED = "closed"
     RESET = "reset"
     HELD = "held"
-    """Nothing more is sent for a while; then it is closed."""
+    """The backend sends nothing more for a while, and then closes the connection."""
 
 
 @dataclass
 class Script:
     """
-    What the backend does about one request.
+    A script says what the backend does about one request.
 
-    @ivar pieces: what it writes, with a pause before each (seconds).
-    @ivar sound: it is a reply whose status and body have to reach the client.
-    @ivar early: it is written before the request's body is read.
-    @ivar tainted: the connection had sent what nobody asked for before.
+    @ivar pieces: the pieces that the backend writes, with the seconds to wait before each.
+    @ivar sound: True if this is a reply whose status and body have to reach the client.
+    @ivar early: True to write before the request's body is read.
+    @ivar tainted: True if the backend has sent bytes that nobody asked for on this connection
+        before.
     """
 
     pieces: list[tuple[float, bytes]]
@@ -84,8 +88,11 @@ def _cut(random: Random, data: bytes) -> list[tuple[float, bytes]]:
 
 def script(random: Random, key: str, method: bytes, *, calm: bool = False) -> Script:
     """
-    @param key: of the request; the reply repeats it, so that it can be told from others.
-    @param calm: only what an honest backend does.
+    Draw at random what the backend does about a request.
+
+    @param key: the key of the request; the reply repeats it, so that replies can be told from
+        each other.
+    @param calm: True to draw only what an honest backend does.
     """
     status = 200 if calm else random.choice(_STATUSES)
     size = random.choice((0, 1, 50, 600, 5000)) if random.random() < 0.97 else 200_000

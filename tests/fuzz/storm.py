@@ -1,4 +1,6 @@
-"""A daemon, its backends, and a crowd of clients that send what the seed says."""
+"""
+This module has a daemon, its backends, and a crowd of clients that send what the seed says.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,21 @@ __all__ = ["Finding", "Storm"]
 
 _AT_ONCE = 64
 _ROUND = 10.0
-"""Seconds of a round, after each of which the daemon has to come to rest."""
+"""A round lasts so many seconds; after each round the daemon has to come to rest."""
 
 _REST = 15.0
-"""Seconds within which it has."""
+"""The daemon has to come to rest within so many seconds."""
 
 _IDLE_BACKENDS = 200
-"""Connections to backends that may be kept for later."""
+"""So many connections to backends may be kept for later."""
 
 _GROWTH = 60.0
-"""MiB that the resident memory may be larger at the end than after the first two rounds."""
+"""
+The resident memory may be larger at the end than after the first two rounds by so many MiB.
+"""
 
 _SHRINKING = 25.0
-"""Seconds spent on making the input of a finding small."""
+"""The fuzzer spends so many seconds on making the input of a finding small."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 [0-9]{3} ")
 
@@ -46,9 +50,11 @@ HOOKS = {"wake": "true", "sleep": "true", "alive": "true"}
 @dataclass
 class Finding:
     """
-    @ivar kind: what is wrong, in words that are the same for the same defect.
-    @ivar number: of the input, as far as it is known.
-    @ivar stream: the smallest that was found to bring it about.
+    A finding is something that is wrong.
+
+    @ivar kind: the defect, in words that are the same for the same defect.
+    @ivar number: the number of the input, as far as it is known.
+    @ivar stream: the smallest stream that was found to cause the defect.
     """
 
     kind: str
@@ -62,11 +68,13 @@ class Finding:
 
 class Storm:
     """
-    @ivar figures: counted since the beginning.
-    @ivar findings: by kind.
-    @ivar longest_turn: seconds of the daemon's CPU.
-    @ivar longest_neighbour: seconds that the neighbour waited for an answer.
-    @ivar longest_lag: seconds by which the fuzzer itself was late.
+    A storm sends one input after the other to a daemon, and collects findings.
+
+    @ivar figures: counts since the beginning, by name.
+    @ivar findings: the findings, by kind.
+    @ivar longest_turn: the seconds of CPU that the daemon's longest turn took.
+    @ivar longest_neighbour: the most seconds for which the neighbour waited for an answer.
+    @ivar longest_lag: the most seconds by which the fuzzer itself was late.
     """
 
     def __init__(self, seed: int, directory: Path, say: Callable[[str], None]) -> None:
@@ -93,7 +101,7 @@ class Storm:
 
     @property
     def forwarded(self) -> int:
-        """How many requests have reached a backend."""
+        """Return how many requests have reached a backend."""
         return self._registry.forwarded
 
     # ------------------------------------------------------------- life
@@ -126,7 +134,7 @@ class Storm:
             raise RuntimeError(f"the daemon does not start: see {self.daemon.directory}/log")
 
     async def stop(self) -> None:
-        """End everything."""
+        """End the daemon and the backends."""
         self.daemon.kill()
         await self._backend.stop()
         await self._calm.stop()
@@ -148,7 +156,7 @@ class Storm:
         self._say(f"FINDING {kind} (input {number}): {detail[:2000]}")
 
     def _around(self, moment: float) -> list[Case]:
-        """The inputs that were under way then, the latest first."""
+        """Return the inputs that were under way at this moment, the latest first."""
         found = [
             case for began, ended, case in self._recent if began - 1 <= moment <= ended + 1
         ]
@@ -279,7 +287,7 @@ class Storm:
     # ---------------------------------------------------------- neighbours
 
     async def _neighbour(self) -> None:
-        """A client on a connection of its own, that has to be answered all the time."""
+        """Run a client on a connection of its own, which has to be answered all the time."""
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while self._storming:
             began = time.monotonic()
@@ -310,7 +318,7 @@ class Storm:
             await asyncio.sleep(0.03)
 
     async def _calm_neighbour(self) -> None:
-        """A client of a model whose backend is honest."""
+        """Run a client of a model whose backend is honest."""
         number = 0
         while self._storming:
             number += 1
@@ -342,10 +350,10 @@ class Storm:
 
     async def round(self, first: int, until: float, most: int | None = None) -> int:
         """
-        One storm from this input on, and the calm after it.
+        Send inputs from this number on, and wait for the daemon to come to rest.
 
-        @param until: moment (L{time.monotonic}) at which it ends at the latest.
-        @param most: inputs.
+        @param until: the time (L{time.monotonic}) at which the sending ends at the latest.
+        @param most: the most inputs that are sent; None for no limit.
         @return: the number of the next input.
         """
         self.suspects = {}
@@ -397,7 +405,7 @@ class Storm:
         return next_number
 
     async def _rest(self, first: int, end: int) -> None:
-        """Nothing of the storm may be left."""
+        """Check that nothing of the round is left."""
         daemon = self.daemon
         span = f"inputs {first} to {end - 1}"
         if daemon.process is None or daemon.process.poll() is not None:
@@ -450,7 +458,7 @@ class Storm:
     # ------------------------------------------------------------ shrinking
 
     async def _shows(self, case: Case, kind: str) -> bool:
-        """Whether this input, alone, brings a finding of that kind about."""
+        """Tell whether this input, alone, causes a finding of that kind."""
         self._look_at_daemon()
         self._alone = found = set[str]()
         try:

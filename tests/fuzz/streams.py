@@ -1,5 +1,6 @@
 """
-What clients send: streams of requests made from a grammar, and spoilt a little.
+This module makes what clients send: streams of requests made from a grammar, and spoilt a
+little.
 
 Everything is drawn from the generator that is passed in, so that a seed and a number give
 the same stream each time.
@@ -250,7 +251,7 @@ def _own(random: Random, nonce: bytes) -> bytes:
 
 
 def _special(random: Random, nonce: bytes) -> bytes:
-    """Shapes that have been trouble once."""
+    """Make a request of a shape that has caused trouble once."""
     size = random.choice((100, 1000, 16_000))
     kind = random.randrange(9)
     if kind == 0:
@@ -283,7 +284,7 @@ def _special(random: Random, nonce: bytes) -> bytes:
 
 
 def mutate(random: Random, data: bytes, most: int = 4) -> bytes:
-    """The same with a few bytes put in, left out, swapped or said twice."""
+    """Return the data with a few bytes put in, left out, swapped or repeated."""
     for _ in range(random.randint(1, most)):
         at = random.randint(0, len(data))
         kind = random.randrange(6)
@@ -302,9 +303,9 @@ def mutate(random: Random, data: bytes, most: int = 4) -> bytes:
 
 def stream(random: Random, nonce: str) -> bytes:
     """
-    Everything that a client sends on a connection.
+    Make everything that a client sends on a connection.
 
-    @param nonce: stands in each of the requests; no other stream has it.
+    @param nonce: a text that stands in each of the requests, and in no other stream.
     """
     count = random.choice((1, 1, 1, 1, 2, 2, 3, 5, 10, 17, 18, 40))
     parts = []

@@ -2,8 +2,8 @@
 C{python -m tests.soak --minutes N [--seed S]} runs llmux with real servers and hooks while
 all that can go wrong does, and fails if one of its promises is broken.
 
-It is a row of episodes; C{--episode K} runs the one of that number again: its configuration,
-clients and faults are drawn from the seed and the number.
+A run is a series of episodes; C{--episode K} runs the episode of that number again: its
+configuration, clients and faults are drawn from the seed and the number.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _one(seed: int, number: int, reports: Path) -> Episode:
 
 
 def main() -> int:
-    """The command; 1 if a promise was broken."""
+    """Run the command; the exit status is 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)

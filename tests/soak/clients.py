@@ -1,4 +1,7 @@
-"""The clients of the soak: some stay, some leave, some are slow; all know what is theirs."""
+"""
+This module has the clients of the soak: some stay, some leave, some are slow; each can tell its
+own reply from others.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,23 @@ from tests.soak.server import reply_of
 __all__ = ["ASLEEP", "Outcome", "converse"]
 
 ASLEEP = "a model that sleeps was asked"
-"""A problem of a reply."""
+"""This is the problem of a reply that came from a model that sleeps."""
 
 
 @dataclass
 class Outcome:
     """
-    What became of one request.
+    An outcome is what became of one request.
 
-    @ivar stayed: the client waited to the end.
-    @ivar status: of the reply; 0 if none came.
-    @ivar whole: the reply has come to its end.
-    @ivar problem: what is wrong with the reply, or nothing.
+    @ivar stayed: True if the client waited to the end.
+    @ivar status: the status of the reply; 0 if none came.
+    @ivar whole: True if the reply has come to its end.
+    @ivar problem: what is wrong with the reply; empty if nothing is.
     @ivar end: what the server was told to do in the end.
-    @ivar began: when (ns) the request was sent; C{ended}, when all was over.
-    @ivar size: bytes of the request's body.
-    @ivar life: of the daemon, when the connection was made; C{last_life}, at the end.
+    @ivar began: the time (ns) at which the request was sent; C{ended} is that of its end.
+    @ivar size: the size of the request's body in bytes.
+    @ivar life: the number of the daemon's process when the connection was made; C{last_life} is
+        that at the end.
     """
 
     nonce: str
@@ -52,7 +56,7 @@ class Outcome:
 
     @property
     def short(self) -> str:
-        """For counting."""
+        """Return the outcome in a word or two, for counting."""
         if not self.stayed:
             return "left"
         if self.status and self.whole:
@@ -81,7 +85,7 @@ def _ask(random: Random, model: str, nonce: str) -> dict[str, Any]:
 async def converse(
     port: int, model: str, nonce: str, random: Random, patience: float
 ) -> list[Outcome]:
-    """One connection with one request or several."""
+    """Make one connection, and send one request or several on it."""
     count = random.choice((1, 1, 1, 2, 4))
     leaves = random.random() < 0.2
     outcomes = []

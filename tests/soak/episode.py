@@ -1,6 +1,7 @@
 """
-An episode of the soak: a daemon with one configuration, its models, clients and faults for a
-minute or so, then a calm in which everything has to come to an end.
+This module runs an episode of the soak: a daemon with one configuration, its models, clients
+and faults for a minute or so, then a time without faults in which everything has to come to an
+end.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from tests.turns import LIMIT
 __all__ = ["Episode", "Life", "Violation", "save"]
 
 _STORM = 50.0
-"""Seconds of load and faults."""
+"""Load and faults last so many seconds."""
 
 _CALM = 60.0
-"""Seconds without faults within which all who wait have been answered."""
+"""Within so many seconds without faults, all who wait have been answered."""
 
 _CLIENTS = 12
 
@@ -46,17 +47,19 @@ _TOGETHER = (
     {"sleep": "fail-after", "alive": "unknown"},
     {"sleep": "fail", "alive": "kill"},
 )
-"""Faults of one model's hooks that are worse than each alone."""
+"""These faults of one model's hooks are worse together than each alone."""
 
 _SPOOL = 6
-"""MiB of the small disk."""
+"""The small disk has so many MiB."""
 
 
 @dataclass(frozen=True)
 class Violation:
     """
-    @ivar kind: what was broken, in words that are the same for the same defect.
-    @ivar at: when (ns).
+    A violation is a promise of llmux that was broken.
+
+    @ivar kind: the promise, in words that are the same for the same defect.
+    @ivar at: the time (ns).
     """
 
     kind: str
@@ -67,10 +70,10 @@ class Violation:
 @dataclass
 class Life:
     """
-    A process of the daemon.
+    A life is one process of the daemon.
 
-    @ivar began: when (ns) it was started; C{up}, when it answered; C{told}, when it was told
-        to stop; C{ended}, when it was gone.
+    @ivar began: the time (ns) at which the process was started; C{up} is when it answered,
+        C{told} when it was told to stop, C{ended} when it was gone.
     """
 
     number: int
@@ -85,9 +88,11 @@ class Life:
 
 class Episode:
     """
-    @ivar violations: what was broken.
-    @ivar figures: counted.
-    @ivar faults: when (ns), what, to whom.
+    An episode is a daemon with one configuration, its models, clients and faults.
+
+    @ivar violations: the promises that were broken.
+    @ivar figures: counts, by name.
+    @ivar faults: for each fault, the time (ns), the fault, and whom it concerned.
     @ivar outcomes: what became of each request.
     """
 
@@ -120,7 +125,7 @@ class Episode:
         self._restarting = asyncio.Lock()
 
     def describe(self) -> str:
-        """The configuration in a line."""
+        """Describe the configuration in a line."""
         return (
             f"{self.policy}, draining {self.draining}, kinds {self.kinds}, "
             f"few descriptors {self.few_descriptors}, small disk {self.small_disk}, "
@@ -135,7 +140,7 @@ class Episode:
     # ------------------------------------------------------------ running
 
     async def run(self) -> None:
-        """The whole, with its cleaning up."""
+        """Run the whole episode, and clean up after it."""
         self.directory.mkdir(parents=True)
         write_scripts(self.directory)
         self.ports = {name: free_port() for name in self.kinds}
@@ -258,7 +263,7 @@ class Episode:
         )
 
     async def _supervise(self) -> None:
-        """A resident server that has died is started again, asleep."""
+        """Start a resident server that has died again, asleep."""
         for name, process in self._residents.items():
             if process.poll() is not None:
                 self._start_resident(name)
@@ -454,7 +459,7 @@ class Episode:
     # ---------------------------------------------------------- afterwards
 
     async def _rest(self) -> None:
-        """With no client left, nothing is in flight and no descriptor is held."""
+        """Check that nothing is in flight and no descriptor is held, as no client is left."""
         until = time.monotonic() + 20
         while True:
             try:
@@ -501,7 +506,7 @@ class Episode:
             self.broken(f"in the log: {last}", text)
 
     def _processes(self) -> set[int]:
-        """All that descend from this episode."""
+        """Return the ids of all processes that descend from this episode."""
         mark = f"SOAK={self.mark}\0".encode()
         found = set()
         for entry in Path("/proc").iterdir():
@@ -550,7 +555,7 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def save(episode: Episode, where: Path) -> None:
-    """Keep what an episode wrote, and its faults and outcomes, for who looks into it."""
+    """Keep what an episode wrote, and its faults and outcomes, for a later look."""
     where.mkdir(parents=True, exist_ok=True)
     for name in ("log", "truth", "config.json", "turns"):
         with suppress(OSError):

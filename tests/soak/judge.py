@@ -1,4 +1,4 @@
-"""What clients saw and what servers and hooks wrote down, held against each other."""
+"""This module compares what clients saw with what servers and hooks wrote down."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ __all__ = ["judge"]
 _SECOND = 10**9
 
 _TOLERANCE = _SECOND // 2
-"""A request that went out just before a sleep hook began may be read just after (ns)."""
+"""
+A request that went out just before a sleep hook began may be read so many nanoseconds later.
+"""
 
 _NOTICED = 15 * _SECOND
-"""Time after which llmux knows that a server that answers has lost its model (ns)."""
+"""After so many nanoseconds llmux knows that a server that answers has lost its model."""
 
 _OF_NO_MODEL = ("408", "413", "507")
-"""Refused before the model's name is read: no model's counter has them."""
+"""
+Requests with these statuses are refused before the model's name is read: no model's counter has
+them.
+"""
 
 _WAIT_SLACK = 12.0
-"""Seconds beyond request_timeout_secs, for the reply and a busy machine."""
+"""A reply may come so many seconds after request_timeout_secs, since the machine is busy."""
 
 
 class Line(NamedTuple):
@@ -37,7 +42,7 @@ class Line(NamedTuple):
 
 
 def read_truth(path: Path) -> list[Line]:
-    """What servers and hooks wrote, by time."""
+    """Read what servers and hooks wrote, in the order of time."""
     lines = []
     for text in path.read_text(errors="replace").splitlines():
         words = text.split(" ", 3)
@@ -47,7 +52,7 @@ def read_truth(path: Path) -> list[Line]:
 
 
 def judge(episode: Episode) -> None:
-    """Add what was broken to the episode's violations."""
+    """Add the broken promises to the episode's violations."""
     truth = read_truth(episode.directory / "truth")
     episode.figures["switches"] += sum(line.what == "sleep-begin" for line in truth)
     by_nonce: dict[str, list[Line]] = defaultdict(list)
@@ -76,7 +81,7 @@ def _killed(episode: Episode, model: str, start: int, end: int) -> bool:
 
 
 def _restarted(episode: Episode, start: int, end: int) -> bool:
-    """Whether the daemon was not there for a part of this time, or was stopping."""
+    """Tell whether the daemon was not there for a part of this time, or was stopping."""
     gaps = zip(episode.lives[:-1], episode.lives[1:], strict=True)
     return any(
         start <= after.up and (before.told or before.ended) <= end for before, after in gaps
@@ -115,7 +120,10 @@ def _executions(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
 
 
 def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]) -> None:
-    """No sleep hook runs beside a request, and no request comes after one has begun."""
+    """
+    Check that no sleep hook runs beside a request, and that no request comes after a sleep hook
+    has begun.
+    """
     sleeps: dict[str, list[int]] = defaultdict(list)
     wakes: dict[str, list[int]] = defaultdict(list)
     for line in truth:
@@ -174,7 +182,7 @@ def _sleeps(episode: Episode, truth: list[Line], by_nonce: dict[str, list[Line]]
 
 def _lost(episode: Episode, truth: list[Line], model: str, woken: int, now: int) -> bool:
     """
-    Whether the server has died since it woke, and somebody else has started it again,
+    Tell whether the server has died since it woke, and somebody else has started it again,
     asleep: llmux learns that from its replies of 500, within some seconds.
     """
     deaths = [line.at for line in truth if line.what == "died" and line.model == model]
@@ -188,8 +196,8 @@ def _lost(episode: Episode, truth: list[Line], model: str, woken: int, now: int)
 
 def _sleep_failed(truth: list[Line], model: str, start: int, end: int) -> bool:
     """
-    Whether alive was asked after this sleep hook: it had failed or was cut short, and a
-    model that says yes is served on.
+    Tell whether alive was asked after this sleep hook: it had failed or was cut short, and a
+    model whose alive says yes is served on.
     """
     return any(
         start < line.at < end and line.model == model and line.what == "alive-begin"
@@ -247,12 +255,16 @@ def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
 
 
 def _stalled(episode: Episode, start: int, end: int) -> bool:
-    """A process was stopped: a client, too, may then seem not to read."""
+    """
+    Tell whether a process was stopped at this time: a client, too, may then seem not to read.
+    """
     return any(a <= end and start <= b for a, b in episode.stopped)
 
 
 def _cleaned(episode: Episode, outcome: Outcome) -> bool:
-    """The model was in doubt: a request was told to end without a byte of reply."""
+    """
+    Tell whether the model was in doubt: a request was told to end without a byte of reply.
+    """
     return any(
         other.end in ("silent", "dies")
         and other.model == outcome.model

@@ -1,4 +1,4 @@
-"""The hooks of the soak, which fail as they are told to in files."""
+"""This module writes the hooks of the soak, which fail as files tell them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FAULTS = {
     "alive": "hang unknown kill slow flood",
 }
 """
-What a hook can be told: before its work, or after it.  Alive never lies: of a model that
-serves and says no nobody could know that it holds the GPU's memory.
+A hook can be told these faults: before its work, or after it.  C{alive} never lies: if a model
+served while C{alive} said no, nobody could know that it holds the GPU's memory.
 """
 
 _START = """\
@@ -81,7 +81,7 @@ _ALIVE = f"\n{_CURL}health\nstatus=$?\n"
 
 
 def write_scripts(directory: Path) -> None:
-    """The scripts, into this directory."""
+    """Write the scripts into this directory."""
     names = {"directory": directory, "root": ROOT, "python": sys.executable}
     work = {
         "wake-process": _WAKE_PROCESS,
@@ -98,7 +98,7 @@ def write_scripts(directory: Path) -> None:
 
 
 def hooks(directory: Path, kind: str) -> dict[str, str]:
-    """The three hooks of a model whose server is of this kind."""
+    """Return the three hooks of a model whose server is of this kind."""
     return {
         "wake": f". {directory}/wake-{kind}",
         "sleep": f". {directory}/sleep-{kind}",

@@ -1,11 +1,13 @@
 """
-C{python -m tests.soak.server MODEL PORT DIRECTORY KIND}: a model server that keeps the truth.
+C{python -m tests.soak.server MODEL PORT DIRECTORY KIND}: a model server that writes down what
+is true.
 
 A server that is awake holds a lock on the file C{gpu}, which the kernel takes back when the
-process dies: who finds it taken writes down that two models are awake.  Everything that
-happens gets a line in the file C{truth}: when (ns), what, which model, who.
+process dies: a server that finds the lock taken writes down that two models are awake.
+Everything that happens gets a line in the file C{truth}: the time (ns), what happened, to which
+model, and who it was.
 
-A server of the kind C{process} is awake as long as it runs.  One of the kind C{resident}
+A server of the kind C{process} is awake as long as it runs.  A server of the kind C{resident}
 sleeps at first, and wakes and sleeps by C{POST /wake} and C{POST /sleep}.
 """
 
@@ -26,12 +28,12 @@ __all__ = ["Server", "digest", "main", "reply_of"]
 
 
 def digest(body: bytes) -> str:
-    """What an honest reply to a request with this body ends with."""
+    """Return what an honest reply to a request with this body ends with."""
     return hashlib.sha256(body).hexdigest()
 
 
 def reply_of(body: bytes) -> bytes:
-    """The whole body of an honest reply."""
+    """Return the whole body of an honest reply."""
     asked = json.loads(body)
     nonce = asked["nonce"]
     pieces = [f"{nonce}:{i}:".ljust(asked["size"], ".") for i in range(asked["pieces"])]
@@ -39,7 +41,7 @@ def reply_of(body: bytes) -> bytes:
 
 
 class Server:
-    """One model."""
+    """A server has one model."""
 
     def __init__(self, model: str, directory: Path, kind: str) -> None:
         self.model = model
@@ -52,13 +54,13 @@ class Server:
         self._load = directory / f"{model}.load"
 
     def say(self, what: str, who: object = "") -> None:
-        """Write it down."""
+        """Write a line into the file C{truth}."""
         line = f"{time.time_ns()} {what} {self.model} {who or os.getpid()}\n"
         os.write(self._truth, line.encode())
 
     @property
     def awake(self) -> bool:
-        """The GPU's memory is ours."""
+        """Tell whether this server has the GPU's memory."""
         return self._lock is not None
 
     def wake(self) -> None:
@@ -77,14 +79,14 @@ class Server:
         self.say("up")
 
     def sleep(self) -> None:
-        """Give it back."""
+        """Give the GPU's memory back."""
         if self._lock is not None:
             self.say("down")
             os.close(self._lock)
             self._lock = None
 
     async def serve(self, port: int) -> None:
-        """Until somebody sends SIGTERM."""
+        """Serve until somebody sends SIGTERM."""
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, told.set)
@@ -175,7 +177,7 @@ class Server:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run the server, as the module's docstring says."""
     model, port, directory, kind = sys.argv[1:]
     asyncio.run(Server(model, Path(directory), kind).serve(int(port)))
 
