@@ -1,5 +1,5 @@
 """
-What the measurements share: the backend, the cores, and how much is measured.
+This module has what the measurements share: the backend, the cores, and how much is measured.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.benchmarks.processes import tree_cpu
 __all__ = ["Bench", "Effort", "Figures", "bench", "quiet"]
 
 Figures = dict[str, float]
-"""What a measurement found, by name: seconds, bytes, counts."""
+"""This mapping has what a measurement found, by name: seconds, bytes, counts."""
 
 MiB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how much."""
+    """An effort says for how long and how much to measure."""
 
     seconds: float = 4.0
     warm_up: float = 1.0
@@ -47,7 +47,7 @@ class Effort:
 
     @classmethod
     def short(cls) -> Effort:
-        """Only enough to see that each measurement works."""
+        """Make an effort that only shows that each measurement works."""
         return cls(
             seconds=0.3,
             warm_up=0.1,
@@ -67,9 +67,9 @@ class Effort:
 @dataclass(frozen=True)
 class Bench:
     """
-    What the measurements share: the backend, the cores, and how long to measure.
+    A bench is what the measurements share: the backend, the cores, and how long to measure.
 
-    @ivar wrk: the program, or None: then load.py does what it does.
+    @ivar wrk: the path of the program wrk; None if load.py makes the load in its place.
     """
 
     backend: int
@@ -86,11 +86,11 @@ class Bench:
         self, contestant: Contestant, *, pinned: bool = True, **more: Any
     ) -> contextlib.AbstractContextManager[Daemon]:
         """
-        Start it for a scene.
+        Start a contestant for a scene.
 
-        @param pinned: on the daemons' core alone, which makes its CPU time
-            steady.  Where time passes, it may run everywhere: a peer with
-            several threads shall not be held back.
+        @param pinned: True to run it on the daemons' core alone, which makes its CPU time
+            steady.  Where time is measured, it may run on every core: a peer with several
+            threads must not be held back.
         """
         core = self.cores.daemon if pinned else None
         return running(contestant, self.scene(**more), core)
@@ -98,7 +98,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(cores: Cores, effort: Effort, wrk: str | None) -> Iterator[Bench]:
-    """A backend that runs, on the core of the load, where this process goes too."""
+    """Run a backend on the core of the load, and move this process to that core too."""
     if cores.load is not None:
         os.sched_setaffinity(0, {cores.load})
     with tempfile.TemporaryDirectory(prefix="llmux-bench-") as name:
@@ -120,7 +120,7 @@ def bench(cores: Cores, effort: Effort, wrk: str | None) -> Iterator[Bench]:
 
 
 def quiet(pid: int, limit: float = 60.0) -> None:
-    """Return when the tree has had next to nothing to do for a fifth of a second."""
+    """Wait until the process tree has had next to nothing to do for a fifth of a second."""
     end = time.perf_counter() + limit
     calm = 0
     before = tree_cpu(pid)

@@ -1,5 +1,5 @@
 """
-Who is measured, and how each is configured and started.
+This module says who is measured, and how each contestant is configured and started.
 
 llmux and its Rust namesake get the same configuration file.  The others switch
 nothing: they pass everything on to the one backend.
@@ -29,19 +29,21 @@ __all__ = ["Contestant", "Cores", "Daemon", "Scene", "find_contestants"]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ALL_CORES = os.sched_getaffinity(0)
-"""Where this process might run when it began."""
+"""These are the cores on which this process might run when it began."""
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Who runs where.  None: anywhere."""
+    """
+    This says on which core the daemon runs, and on which the load.  None stands for any core.
+    """
 
     daemon: int | None
     load: int | None
 
     @classmethod
     def choose(cls, available: Sequence[int]) -> Cores:
-        """The daemon gets a core of its own, if there are two."""
+        """Give the daemon a core of its own, if there are two."""
         if len(available) < 2:
             return cls(None, None)
         return cls(available[-1], available[0])
@@ -50,11 +52,11 @@ class Cores:
 @dataclass(frozen=True)
 class Scene:
     """
-    What a daemon is configured for.
+    A scene is what a daemon is configured for.
 
-    @ivar backend: the port of the fake backend, which plays every model.
-    @ivar models: names of the models.
-    @ivar wake: a wake script for some of them; the others have C{true}.
+    @ivar backend: the port of the fake backend, which answers for every model.
+    @ivar models: the names of the models.
+    @ivar wake: by model, a wake script; the other models have C{true}.
     @ivar settings: further keys of the configuration file.
     """
 
@@ -65,7 +67,7 @@ class Scene:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, port: int) -> dict[str, Any]:
-        """The configuration file of llmux and of its namesake."""
+        """Return the configuration file of llmux and of its namesake."""
         models = {
             name: {
                 "port": self.backend,
@@ -84,10 +86,12 @@ Command = Callable[[Scene, int, Path], Sequence[str]]
 @dataclass(frozen=True)
 class Contestant:
     """
-    @ivar command: writes what configuration it needs into a directory and
-        gives the command line to be run there.
-    @ivar switches: it takes llmux's configuration and switches models.
-    @ivar ours: it is this project.
+    A contestant is a program that is measured.
+
+    @ivar command: a function that writes the configuration into a directory and returns the
+        command line to be run there.
+    @ivar switches: True if the program takes llmux's configuration and switches models.
+    @ivar ours: True if the program is this project's llmux.
     """
 
     name: str
@@ -99,9 +103,9 @@ class Contestant:
 
 class Daemon:
     """
-    A contestant that runs.
+    A daemon is a contestant that runs.
 
-    @ivar started: seconds from its start until it accepted a connection.
+    @ivar started: the seconds from the start until the daemon accepted a connection.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Daemon:
         raise RuntimeError(f"{self.contestant.name} does not listen:\n{self.tail()}")
 
     def ready(self, model: str = "a") -> None:
-        """Return when it has answered a request for C{model}, which is thus awake."""
+        """Wait until the daemon has answered a request for C{model}, which is thus awake."""
         client = Client(self.port)
         try:
             client.ask(quick_post(model))
@@ -167,7 +171,7 @@ class Daemon:
         return self.log.read_text(errors="replace")[-2000:]
 
     def stop(self) -> None:
-        """End it and whatever it has started."""
+        """End the daemon and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
         try:
@@ -181,7 +185,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def running(contestant: Contestant, scene: Scene, core: int | None) -> Iterator[Daemon]:
-    """It runs, in a directory of its own, for as long as the context lasts."""
+    """Run a contestant in a directory of its own until the end of the C{with} block."""
     with tempfile.TemporaryDirectory(prefix="llmux-bench-") as directory:
         daemon = Daemon(contestant, scene, core, Path(directory))
         try:
@@ -299,7 +303,7 @@ def _version(command: Sequence[str]) -> str:
 
 
 def another_llmux(name: str, program: Sequence[str]) -> Contestant:
-    """Another version of this project's llmux, to be compared with."""
+    """Make a contestant of another version of this project's llmux."""
     return Contestant(name, "", _llmux(program), switches=True)
 
 
@@ -308,11 +312,11 @@ def find_contestants(
     paths: Mapping[str, str | None],
 ) -> list[Contestant]:
     """
-    Everyone who is present.
+    Find all contestants that are installed here.
 
     @param ours: the command that starts this project's llmux.
-    @param paths: where a peer is, by name, for those that were said: rust, nginx,
-        llama-swap, litellm.  The others are looked for where they usually are.
+    @param paths: by name, the path of a peer, for those that the command line names: rust,
+        nginx, llama-swap, litellm.  The others are looked for where they usually are.
     """
 
     def find(name: str, *usual: str) -> str | None:

@@ -1,5 +1,5 @@
 """
-What the data plane costs, beside its peers:
+This script measures what the data plane costs, beside its peers:
 
     python tests/benchmarks/data_plane.py [--short] [--only NAME] [--rounds N] [--json FILE]
 
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Run:
-    """All rounds of one run, and what came of them."""
+    """A run has all rounds, and their results."""
 
     def __init__(self, contestants: Sequence[Contestant], only: Sequence[str] | None) -> None:
         self.contestants = contestants

@@ -1,5 +1,5 @@
 """
-A model server that costs little: one thread, epoll, and no parsing of a request
+This script is a model server that costs little: one thread, epoll, and no parsing of a request
 that it has seen before.
 
     python fake_backend.py COUNTER_FILE
@@ -32,7 +32,7 @@ __all__ = ["EVENT_BYTES", "EVENT_MARK", "PLAIN_BODY", "main"]
 EVENT_INTERVAL = 0.005
 EVENT_BYTES = 160
 EVENT_MARK = b"~"
-"""Is in every event once, however a proxy cuts or frames them."""
+"""This byte is in every event once, however a proxy cuts or frames the events."""
 
 _LISTENER = 0
 _SLICE = 1 << 20
@@ -93,14 +93,14 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 class _Connection:
     socket: socket.socket
     data: bytearray = field(default_factory=bytearray)
-    """What has arrived of a request's head, or of a small or chunked one."""
+    """These bytes have arrived of a request's head, or of a small or chunked request."""
     skip: int = 0
-    """Bytes of a large body yet to come."""
+    """So many bytes of a large body are yet to come."""
     unsent: bytes = b""
     zeros: int = 0
-    """Bytes of a large reply yet to go."""
+    """So many bytes of a large reply are yet to go."""
     events: int = -1
-    """Events of a stream yet to go; -1: there is no stream."""
+    """So many events of a stream are yet to go; -1: there is no stream."""
     endless: bool = False
     open: bool = True
 
@@ -262,7 +262,10 @@ class _Backend:
             heapq.heapreplace(self.due, (after, number, connection))
 
     def send_event(self, connection: _Connection) -> bool:
-        """Send one event, or what is left of the last.  False when it was the end."""
+        """
+        Send one event, or what is left of the last.  Return False if that was the end of the
+        stream.
+        """
         if connection.unsent:
             connection.unsent = connection.unsent[connection.socket.send(connection.unsent) :]
             return True

@@ -1,13 +1,13 @@
 """
-Random faults on random machines, with the production switcher under a clock that jumps::
+This program makes random faults on random machines, with the production switcher under a clock
+that jumps::
 
     python -m tests.benchmarks.faults [--events 1000000] [--seed 1] [--processes 2]
 
 Each episode has a machine of its own (resources, models, needs, places), settings, traffic and
-a policy.  Hooks fail, hang and die, C{alive} does not answer, backends die, clients leave,
-and an operator gives commands.  After each event the invariants of the design must hold;
-then the weather clears, and everybody must be served.  An episode that fails can be run
-again by its seed::
+a policy.  Hooks fail, hang and die, C{alive} does not answer, backends die, clients leave, and
+an operator gives commands.  After each event the invariants of the design must hold; then the
+faults end, and everybody must be served.  An episode that fails can be run again by its seed::
 
     python -m tests.benchmarks.faults --episode 4711
 """
@@ -50,7 +50,7 @@ MAY_HAVE_GUARDS = {Phase.AWAKE, Phase.DRAINING, Phase.CHECKING}
 @dataclass(frozen=True)
 class Machine:
     """
-    Resources, and models with their needs in each of their places.
+    A machine has resources, and models with their needs in each of their places.
 
     @ivar always: the model that is to be awake always, if there is one.
     """
@@ -61,7 +61,7 @@ class Machine:
 
     @classmethod
     def drawn(cls, random: Random) -> Machine:
-        """A machine at random: one slot now and then, else up to four resources."""
+        """Draw a machine at random: one slot now and then, else up to four resources."""
         names = [f"m{number}" for number in range(random.randint(2, 7))]
         if random.random() < 0.15:
             return cls({"gpu": 1}, {name: [{"gpu": 1}] for name in names})
@@ -86,7 +86,10 @@ class Machine:
         return cls(resources, places)
 
     def _with_one_kept(self, kept: str) -> Machine:
-        """The same with a model that is to be awake always, if the others have room beside."""
+        """
+        Return the same machine with a model that is to be awake always, if the others have room
+        beside it.
+        """
         own = self.places[kept][0]
         places = {
             name: [
@@ -103,7 +106,7 @@ class Machine:
 
 
 class _FaultyHooks(FakeHookRunner):
-    """Hooks that fail, hang, die and do not answer, until the weather clears."""
+    """These hooks fail, hang, die and do not answer, until the episode is calm."""
 
     def __init__(self, episode: Episode, random: Random) -> None:
         limits = {HookKind.WAKE: 30.0, HookKind.SLEEP: 20.0, HookKind.ALIVE: 2.0}
@@ -147,7 +150,7 @@ class _FaultyHooks(FakeHookRunner):
 
 
 class _Request:
-    """A client's request, from its sending to its answer."""
+    """This is a client's request, from its sending to its answer."""
 
     def __init__(self, episode: Episode, model: str) -> None:
         self.episode = episode
@@ -251,12 +254,12 @@ class _Request:
 
 class Episode:
     """
-    One machine, its traffic and its faults.
+    An episode is one machine, its traffic and its faults.
 
-    @ivar counts: how often what happened.
+    @ivar counts: by kind of event, how often it happened.
     @ivar open: the requests that have not been answered.
-    @ivar problems: what was not as it must be when a hook started.
-    @ivar is_calm: nothing goes wrong any more.
+    @ivar problems: sentences about what was wrong when a hook started.
+    @ivar is_calm: True as soon as no more faults are made.
     """
 
     def __init__(self, seed: int) -> None:
@@ -331,7 +334,7 @@ class Episode:
 
     def run(self, events: int) -> None:
         """
-        Run that many events, then let the weather clear.
+        Run that many events, then end all faults, and check that everybody is served.
 
         @raise AssertionError: an invariant is broken.
         """
@@ -345,7 +348,7 @@ class Episode:
         self._clear_up()
 
     def _clear_up(self) -> None:
-        """Nothing fails any more: whoever waits must be served, and llmux must stop."""
+        """End all faults: whoever waits must be served, and llmux must stop."""
         self.is_calm = True
         self.hooks.badness = 0.0
         for freed in (
@@ -374,7 +377,7 @@ class Episode:
             self.clock.callLater(self.random.expovariate(self._rate), self._send)
 
     def _strike(self) -> None:
-        """A backend dies now and then, or is started by somebody else."""
+        """Let a backend die now and then, or let somebody else start it."""
         if self.is_calm:
             return
         if self.hooks.awake and self.random.random() < self._deaths:
@@ -387,7 +390,7 @@ class Episode:
         self.clock.callLater(self.random.expovariate(1.0), self._strike)
 
     def _command(self) -> None:
-        """An operator's command, at random."""
+        """Give a random command, as an operator does."""
         random, steering = self.random, self.switcher.steering
         model = random.choice(self._names)
         flag = random.random() < 0.5
@@ -421,7 +424,7 @@ class Episode:
     # ------------------------------------------------------------ the invariants
 
     def problems_with(self, model: str, hook: HookKind) -> Iterator[str]:
-        """Say what is not as it must be when a hook starts."""
+        """Say what is wrong when a hook starts."""
         self.counts[f"{hook.value} hooks"] += 1
         if hook is HookKind.ALIVE:
             return
@@ -451,9 +454,9 @@ class Episode:
 
     def check(self) -> None:
         """
-        Check what must be so after each event.
+        Check the invariants, which must hold after each event.
 
-        @raise AssertionError: it is not.
+        @raise AssertionError: an invariant is broken.
         """
         assert not self.problems, "; ".join(self.problems)
         switcher = self.switcher
@@ -518,7 +521,7 @@ def _one(job: tuple[int, int]) -> tuple[int, str, Counter[str], str]:
 
 
 def main() -> int:
-    """Run it; the exit status is 1 if an invariant was broken."""
+    """Run the program; the exit status is 1 if an invariant was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.faults")
     parser.add_argument("--events", type=int, default=1_000_000, help="in all (default: 10^6)")
     parser.add_argument("--per-episode", type=int, default=4000)

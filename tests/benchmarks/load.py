@@ -1,8 +1,8 @@
 """
-Load that costs little, for what C{wrk} cannot do: requests one at a time, streams,
-bodies of any size, thousands of clients that wait.
+This module makes load that costs little, for what C{wrk} cannot do: requests one at a time,
+streams, bodies of any size, thousands of clients that wait.
 
-Also a program, for the load that must not share an interpreter with another:
+The module is also a program, for load that must not share an interpreter with another process:
 
     python load.py closed PORT CONNECTIONS SECONDS    what wrk does, where it is absent
     python load.py gaps PORT SECONDS                  one stream; prints when each read came
@@ -39,11 +39,11 @@ PATH = "/v1/chat/completions"
 
 
 class LoadError(Exception):
-    """A reply was not what the measurement needs; no figure can be had from it."""
+    """A reply was not what the measurement needs, so that no figure can be computed from it."""
 
 
 def json_body(model: str, **more: object) -> bytes:
-    """A small chat request."""
+    """Return the JSON of a small chat request."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], **more}
     return json.dumps(body).encode()
 
@@ -56,7 +56,7 @@ def head(length: int) -> bytes:
 
 
 def post(body: bytes) -> bytes:
-    """The bytes of a whole request."""
+    """Return the bytes of a whole request."""
     return head(len(body)) + body
 
 
@@ -77,7 +77,7 @@ def vanish(connection: socket.socket) -> None:
 
 
 def missing(data: bytes | bytearray) -> int:
-    """How many bytes of this reply are still to come; -1: nobody can tell yet."""
+    """Return how many bytes of this reply are still to come; -1 if that cannot be known yet."""
     end = data.find(b"\r\n\r\n") + 4
     if end < 4:
         return -1
@@ -94,13 +94,13 @@ def check_status(data: bytes | bytearray, what: str) -> None:
 
 
 class Client:
-    """One client, one request at a time, on a connection that is kept."""
+    """A client sends one request at a time, on a connection that is kept."""
 
     def __init__(self, port: int) -> None:
         self.socket = connect(port)
 
     def ask(self, request: bytes) -> None:
-        """Send, and wait for the whole reply."""
+        """Send a request, and wait for the whole reply."""
         self.socket.sendall(request)
         self.read_reply()
 
@@ -132,7 +132,7 @@ class Client:
 
 
 class Streams:
-    """Clients that read an endless stream each, and count its events."""
+    """These clients read an endless stream each, and count its events."""
 
     def __init__(self, port: int, model: str, count: int) -> None:
         self.epoll = select.epoll()
@@ -149,7 +149,7 @@ class Streams:
             self.epoll.register(connection.fileno(), select.EPOLLIN)
 
     def read_for(self, seconds: float) -> int:
-        """Read all of them for so long.  How many events came."""
+        """Read all streams for so many seconds, and return how many events came."""
         before = self.events
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
@@ -167,12 +167,12 @@ class Streams:
 
 
 class Waiters:
-    """Clients that have asked and wait."""
+    """These clients have sent a request each, and wait."""
 
     PACE = 0.0005
     """
-    Seconds between two arrivals: faster than a proxy accepts, a listener's
-    backlog overflows, and the kernel tries again only a second later.
+    Two arrivals are so many seconds apart: if they came faster than a proxy accepts, a
+    listener's backlog would overflow, and the kernel would try again only a second later.
     """
 
     def __init__(self, port: int, request: bytes, count: int) -> None:
@@ -188,7 +188,7 @@ class Waiters:
             self.sockets[connection.fileno()] = connection
 
     def read_replies(self, limit: float) -> None:
-        """Wait for a whole reply of 200 to each.  The limit is in seconds."""
+        """Wait for a whole reply of 200 to each.  The wait lasts C{limit} seconds at most."""
         epoll = select.epoll()
         replies: dict[int, bytearray] = {}
         for fd in self.sockets:
@@ -217,7 +217,10 @@ class Waiters:
 
 
 def closed_loop(port: int, request: bytes, connections: int, seconds: float) -> int:
-    """Each connection asks again as soon as it is answered.  How many were answered."""
+    """
+    Send a request on each connection again as soon as the last is answered, and return how many
+    were answered.
+    """
     epoll = select.epoll()
     sockets: dict[int, socket.socket] = {}
     replies: dict[int, bytearray] = {}
@@ -248,7 +251,7 @@ def closed_loop(port: int, request: bytes, connections: int, seconds: float) -> 
 
 
 def stamps(port: int, request: bytes, seconds: float) -> list[float]:
-    """When each piece of one stream came, on the monotonic clock."""
+    """Return the time of each piece of one stream, on the monotonic clock."""
     connection = connect(port)
     connection.sendall(request)
     found: list[float] = []

@@ -1,4 +1,6 @@
-"""Every measurement, by name, and whom it makes sense for."""
+"""
+This module lists every measurement, by name, with the contestants for which it makes sense.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ __all__ = ["MEASUREMENTS", "Measurement"]
 @dataclass(frozen=True)
 class Measurement:
     """
-    @ivar measures: which contestants it makes sense for.
+    A measurement has a name, and a function that returns its figures.
+
+    @ivar measures: a function that tells whether the measurement makes sense for a contestant.
     """
 
     name: str

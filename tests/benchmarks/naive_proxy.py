@@ -1,11 +1,12 @@
 """
-The proxy that one would write first on Twisted: L{Site}, a L{Resource} and L{Agent}.
+This script is the proxy that one would write first on Twisted: L{Site}, a L{Resource} and
+L{Agent}.
 
     python naive_proxy.py PORT BACKEND_PORT
 
-It reads C{model} from the body and passes everything on; it switches nothing.
-A peer for the benchmark: what a data plane in Python costs when nobody has
-looked at what it costs.
+The proxy reads C{model} from the body and passes everything on; it switches nothing.  The
+benchmark compares llmux with it: this is what a data plane in Python costs if nobody has looked
+at its cost.
 """
 
 # twisted.web has no annotations:

@@ -1,6 +1,6 @@
 """
-What an open page costs each request: a thousand requests a second, by turns without a
-page and with one that follows all events::
+This script measures what an open page costs each request: a thousand requests a second, by
+turns without a page and with one that follows all events::
 
     python tests/benchmarks/page_open.py [--rounds 8] [--seconds 3]
 """
@@ -34,7 +34,7 @@ CONNECTIONS = 8
 
 
 def paced(port: int, seconds: float) -> int:
-    """Send C{RATE} requests a second; give how many were answered."""
+    """Send C{RATE} requests a second, and return how many were answered."""
     request = quick_post("a")
     selector = selectors.DefaultSelector()
     idle: list[socket.socket] = []
@@ -64,7 +64,10 @@ def paced(port: int, seconds: float) -> int:
 
 
 class Page:
-    """An open page: follows all events, and asks for the requests now and then as it does."""
+    """
+    An open page follows all events, and asks for the requests as often as llmux's own page
+    does.
+    """
 
     def __init__(self, port: int) -> None:
         self.bytes = 0
@@ -85,7 +88,7 @@ class Page:
 
 @contextmanager
 def daemon(directory: Path, backend: int) -> Iterator[tuple[int, int]]:
-    """The process id and the port of an llmux of its own."""
+    """Run an llmux, and return its process id and its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

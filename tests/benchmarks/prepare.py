@@ -1,13 +1,13 @@
 """
-What a C{prepare} hook saves, with the demo's two models.
+This script measures what a C{prepare} hook saves, with the demo's two models.
 
     python tests/benchmarks/prepare.py [--rounds 8]
 
-Two models by turns: while one still answers a long request, a request for the other comes,
-whose weights are not in the page cache.  They are put out of it by
+Two models wake by turns: while one still answers a long request, a request for the other comes,
+whose weights are not in the page cache.  The weights are put out of the cache by
 C{posix_fadvise(POSIX_FADV_DONTNEED)} on copies of the files that nobody else uses; C{mincore}
-says how much is left.  The time is that of the wake hook: from the end of the sleep hook to
-the server's being ready.  Three configurations take turns: no C{prepare}, with it
+says how much is left.  The measured time is that of the wake hook: from the end of the sleep
+hook to the server's being ready.  Three configurations take turns: no C{prepare}, with it
 (C{cat FILE >/dev/null}), and with the weights in the page cache already.
 """
 
@@ -40,7 +40,7 @@ KINDS = ("cold", "cold, with prepare", "warm")
 
 
 def put_out_of_cache(file: Path) -> None:
-    """Have the file's next reader read it from the disk."""
+    """Put the file out of the page cache, so that its next reader reads it from the disk."""
     descriptor = os.open(file, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -48,7 +48,7 @@ def put_out_of_cache(file: Path) -> None:
 
 
 def share_in_cache(file: Path) -> float:
-    """Tell how much of the file is in the page cache, from 0 to 1."""
+    """Return how much of the file is in the page cache, from 0 to 1."""
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
         pages = -(-len(mapped) // mmap.PAGESIZE)
         found = (ctypes.c_ubyte * pages)()
@@ -61,7 +61,7 @@ def share_in_cache(file: Path) -> float:
 
 
 def ask(port: int, model: str, tokens: int, *, began: threading.Event | None = None) -> None:
-    """Ask for so many tokens, to the end of the reply."""
+    """Ask for so many tokens, and read the reply to its end."""
     request = {
         "model": model,
         "max_tokens": tokens,
@@ -85,7 +85,10 @@ def ask(port: int, model: str, tokens: int, *, began: threading.Event | None = N
 
 
 class Measurement:
-    """One directory with the models' files and, for each configuration, a daemon."""
+    """
+    A measurement has one directory with the models' files and, for each configuration, a
+    daemon.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -95,7 +98,7 @@ class Measurement:
             shutil.copyfile(gguf_of(MODELS[name], directory), self.files[name])
 
     def wake_times(self, kind: str, rounds: int) -> list[float]:
-        """Measure so many switches."""
+        """Measure so many switches, and return the seconds of each wake hook."""
         port = free_port()
         models = {}
         for name, file in self.files.items():

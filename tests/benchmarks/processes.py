@@ -1,8 +1,8 @@
 """
-What a daemon's process tree has used: CPU in nanoseconds, memory in bytes.
+This module says what a daemon's process tree has used: CPU in nanoseconds, memory in bytes.
 
-The clock of a live process has a resolution of nanoseconds; that of its
-reaped children (C{cutime} and C{cstime}) one of a clock tick, 10 ms.
+The clock of a live process has a resolution of nanoseconds; the clock of its reaped children
+(C{cutime} and C{cstime}) has a resolution of a clock tick, 10 ms.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def tree(root: int) -> list[int]:
-    """The live processes below C{root}, itself first."""
+    """Return the live processes below C{root}, with C{root} itself as the first."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -46,8 +46,8 @@ def tree(root: int) -> list[int]:
 
 def tree_cpu(root: int) -> int:
     """
-    User and system time of C{root} and everything below it, in nanoseconds,
-    reaped children included.
+    Return the user and system time of C{root} and everything below it, in nanoseconds, reaped
+    children included.
     """
     total = 0
     for pid in tree(root):
@@ -75,17 +75,17 @@ def _status_bytes(root: int, key: str) -> int:
 
 
 def resident_memory(root: int) -> int:
-    """Bytes resident now, the tree's processes summed."""
+    """Return the bytes that are resident now, summed over the processes of the tree."""
     return _status_bytes(root, "VmRSS:")
 
 
 def peak_memory(root: int) -> int:
-    """The most bytes that were ever resident since the start or L{reset_peak}."""
+    """Return the most bytes that were ever resident since the start or L{reset_peak}."""
     return _status_bytes(root, "VmHWM:")
 
 
 def reset_peak(root: int) -> None:
-    """Forget the peak so far: proc(5), clear_refs."""
+    """Forget the peak so far (see clear_refs in proc(5))."""
     for pid in tree(root):
         try:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -94,5 +94,5 @@ def reset_peak(root: int) -> None:
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may run on."""
+    """Return the cores that this process may run on."""
     return sorted(os.sched_getaffinity(0))

@@ -1,11 +1,12 @@
 """
-A million events of random houses with random faults, and no broken invariant.
+This program runs a million events of random houses with random faults, and fails if an
+invariant is broken.
 
-C{python -m tests.benchmarks.random_faults [EVENTS [SEED]]} runs lives of llmux, each with
-random resources, needs, hooks, clients and policy, until so many events have happened: events
-that a policy is told, and hooks that were started.  After each step all invariants are
-checked.  The first that is broken ends the run with the seed of its house.  A million take
-some minutes on one core.
+C{python -m tests.benchmarks.random_faults [EVENTS [SEED]]} runs houses, each with random
+resources, needs, hooks, clients and policy, until so many events have happened: events that a
+policy is told, and hooks that were started.  After each step all invariants are checked.  The
+first broken invariant ends the run with the seed of its house.  A million events take some
+minutes on one core.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main(events: int, seed: int) -> int:
 
 @implementer(ILogObserver)
 def _note_defects(event: LogEvent) -> None:
-    """What is logged as a defect ends the run; what the erratic policy raises does not."""
+    """End the run if a defect is logged; what the erratic policy raises is none."""
     failure = event.get("log_failure")
     if failure is not None and failure.type is not ZeroDivisionError:
         defects.append(failure)

@@ -1,14 +1,13 @@
 """
-How soon the first request reaches a server that has become ready, and what a switch
-between two servers costs.
+This script measures how soon a ready server gets its first request, and what a switch costs.
 
     python tests/benchmarks/readiness.py [--rounds 100]
 
 Two models with a C{serve} command are woken by turns.  One refuses connections until it is
-ready, which is 0.2 to 0.4 s after its start, the other answers 503 as long.  The clock is
-the servers' own: from their being ready to the first request's arrival.  Then the same with
-servers that are ready at once: the time of a request that makes a switch, begun when the
-reply before is complete.
+ready, which is 0.2 to 0.4 s after its start, the other answers 503 until then.  The servers
+themselves measure the time from the moment when they are ready to the arrival of the first
+request.  Then servers that are ready at once are measured: the time of a request that makes a
+switch, which is sent when the reply before is complete.
 """
 
 from __future__ import annotations
@@ -30,7 +29,10 @@ from tests.daemon import Daemon, ask, connect, free_port
 __all__: list[str] = []
 
 MUST = 0.050
-"""Seconds: the 95th percentile from a server's being ready to the first request."""
+"""
+The 95th percentile of the seconds from the moment when a server is ready to the first request
+must be less.
+"""
 
 SERVER = Path(__file__).with_name("ready_server.py")
 KINDS = {"a": "refused", "b": "503"}

@@ -1,12 +1,12 @@
 """
-A model's server for readiness.py, which knows when it was ready and when the first
-request came.
+This script is a model's server for readiness.py, which knows when it was ready and when the
+first request came.
 
     python -S ready_server.py FILE DELAY refused|503
 
-Until DELAY seconds have passed it listens nowhere, or answers 503 to everything.  With
-the first request a line goes to FILE: how it said no, and the seconds from its being
-ready to that request.
+Until DELAY seconds have passed, the server does not listen, or answers 503 to everything.  With
+the first request it writes a line into FILE: how it refused until then, and the seconds from
+the moment when it was ready to that request.
 """
 
 from __future__ import annotations

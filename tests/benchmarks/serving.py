@@ -1,5 +1,5 @@
 """
-Measurements of a model that is awake: requests, streams, bodies, start.
+This module has the measurements of a model that is awake: requests, streams, bodies, start.
 
 CPU is that of the contestant's whole process tree, read before and after a
 stretch of work, never during it.
@@ -26,7 +26,10 @@ MiB = 1 << 20
 
 
 def _script(varied: bool) -> str:
-    """What wrk sends: the same bytes each time, or with a header that is never the same."""
+    """
+    Return the script that says what wrk sends: the same bytes each time, or with a header that
+    is never the same.
+    """
     body = load.json_body("a").decode()
     if not varied:
         return (
@@ -70,8 +73,8 @@ def cpu_per_request(
     bench: Bench, daemon: Daemon, connections: int, *, varied: bool = False
 ) -> float:
     """
-    Seconds of CPU for each plain request that the backend has answered, in
-    the midst of a closed loop: connecting and closing are left out.
+    Return the seconds of CPU for each plain request that the backend has answered, in the
+    middle of a closed loop: connecting and closing are left out.
     """
     effort = bench.effort
     # wrk counts whole seconds.
@@ -146,7 +149,10 @@ def streams(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def large_body(size: int) -> bytes:
-    """A chat request of C{size} bytes with an image in it, the model's name last."""
+    """
+    Return a chat request of C{size} bytes with an image in it, and with the model's name at the
+    end.
+    """
     before = (
         b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": '
         b'{"url": "data:image/png;base64,'
@@ -196,7 +202,7 @@ def bodies(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def huge(bench: Bench, contestant: Contestant) -> Figures:
-    """A body and a reply of 1 GiB each: how much the peak of memory grows."""
+    """Measure by how much the peak of memory grows for a body and a reply of 1 GiB each."""
     size = bench.effort.huge_bytes
     before, after = b'{"prompt": "', b'", "model": "a"}'
     filler = b"lorem ipsum dolor sit amet, consectetur " * (MiB // 40)

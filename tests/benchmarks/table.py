@@ -1,5 +1,5 @@
 """
-Figures as text: medians over the rounds, ratios within a round, the machine.
+This module writes figures as text: medians over the rounds, ratios within a round, the machine.
 """
 
 # The multiplication sign is meant.
@@ -18,7 +18,10 @@ from pathlib import Path
 __all__ = ["FIGURES", "Figure", "Results", "describe_machine", "markdown"]
 
 Results = Mapping[str, Mapping[str, Sequence[float | None]]]
-"""Contestant, figure, and one value a round; None where a round gave none."""
+"""
+This mapping has, by contestant and figure, one value for each round; None where a round gave
+none.
+"""
 
 
 def _scaled(value: float, factor: float, unit: str) -> str:
@@ -50,10 +53,10 @@ def times(value: float) -> str:
 @dataclass(frozen=True)
 class Figure:
     """
-    A row of the table.
+    A figure is a row of the table.
 
-    @ivar key: its name among a measurement's figures.
-    @ivar absolute: judged by itself, not by its ratio to the reference.
+    @ivar key: the name of the figure in a measurement's results.
+    @ivar absolute: True if the value itself is judged, and not its ratio to the reference.
     """
 
     key: str
@@ -174,7 +177,10 @@ def _median(values: Sequence[float | None] | None) -> float | None:
 
 
 def _ratios(values: Sequence[float | None], reference: Sequence[float | None]) -> list[float]:
-    """Value by value within each round, since what disturbs a round disturbs all in it."""
+    """
+    Divide the values of each round by one another, since what disturbs a round disturbs all of
+    its values.
+    """
     return [
         value / other
         for value, other in zip(values, reference, strict=False)
@@ -209,12 +215,12 @@ def markdown(
     reference: str | None,
 ) -> str:
     """
-    The table.  A peer's cell is its ratio to C{reference} (the median of the
-    rounds' ratios), its median, and the least and greatest ratio; without a
-    reference, or in its own column, the median, the least and the greatest value.
+    Write the table in Markdown.  A peer's cell is its ratio to C{reference} (the median of the
+    rounds' ratios), its median, and the least and greatest ratio; without a reference, or in
+    its own column, the median, the least and the greatest value.
 
-    @param titles: what the figures' titles have in braces.
-    @param names: the columns: contestants, in order.
+    @param titles: by name, the values that replace names in braces in the figures' titles.
+    @param names: the contestants, in the order of the columns.
     """
     lines = [
         "| " + " | ".join(["figure", *names, "must", "goal"]) + " |",
@@ -229,7 +235,7 @@ def markdown(
 
 
 def describe_machine() -> str:
-    """The processor, the kernel, and the versions that decide what Python costs."""
+    """Describe the processor, the kernel, and the versions that decide what Python costs."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,5 +1,6 @@
 """
-Measurements of switches and of those who wait for one, and of work that grows.
+This module has the measurements of switches, of clients that wait for a switch, and of work
+that grows.
 
 CPU is that of the contestant's whole process tree, read before and after a
 stretch of work, never during it.
@@ -38,7 +39,7 @@ def switch(bench: Bench, contestant: Contestant) -> Figures:
 
 
 class _Gate:
-    """A wake script that ends when it is told to, and costs nothing until then."""
+    """This wake script ends when it is told to, and costs nothing until then."""
 
     def __init__(self, bench: Bench, name: str) -> None:
         self.path = bench.directory / name
@@ -118,8 +119,8 @@ def models(bench: Bench, contestant: Contestant) -> Figures:
 
 def elsewhere(bench: Bench, contestant: Contestant) -> Figures:
     """
-    Thousands wait for another model while the awake one may not go yet: what a
-    request costs, and a waiter's arrival and departure.
+    Measure what a request costs, and a waiter's arrival and departure, while thousands of
+    clients wait for another model and the awake model may not be left yet.
     """
     effort = bench.effort
 

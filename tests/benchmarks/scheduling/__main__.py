@@ -1,5 +1,5 @@
 """
-Compare policies on invented and on recorded traffic, and print README's tables::
+This program compares policies on invented and on recorded traffic, and prints README's tables::
 
     python -m tests.benchmarks.scheduling [--seeds 1,2] [--quick] [--every N] [--details]
         [--only families|recorded|machines] [--policy cost_aware:quantum=2]... [--readme]
@@ -35,11 +35,14 @@ from tests.benchmarks.scheduling.topologies import MachineScenario, machine_scen
 __all__ = ["compare", "main", "measure", "table"]
 
 SHORTEST_WAIT = 0.01
-"""Seconds; a scenario in which fifo's mean wait is less says nothing."""
+"""
+Scenarios in which fifo's mean wait is less than so many seconds are left out, for they say
+nothing.
+"""
 
 
 def measure(scenario: Scenario, policy: ISwitchPolicy, trace: Trace, name: str) -> Figures:
-    """The figures of one run."""
+    """Run a scenario under a policy, and return the figures."""
     pairs = {(a, b): s for (a, b), s in scenario.costs.items() if b is not None}
     costs = HookTimes(scenario.costs[None, None], pairs, scenario.jitter)
     record = Run(
@@ -62,7 +65,10 @@ def _policy(word: str, trace: Trace) -> ISwitchPolicy:
 
 
 def compare(scenario: Scenario, policies: Sequence[str]) -> list[Comparison]:
-    """Each of the policies with fifo; nothing if fifo hardly ever made anybody wait."""
+    """
+    Compare each of the policies with fifo; return nothing if fifo hardly ever made anybody
+    wait.
+    """
     trace = scenario.trace()
     if not trace.requests:
         return []
@@ -81,7 +87,7 @@ def compare(scenario: Scenario, policies: Sequence[str]) -> list[Comparison]:
 
 
 def table(results: Sequence[Comparison]) -> Iterator[str]:
-    """In Markdown."""
+    """Write the table in Markdown, line by line."""
     yield (
         "| traffic | policy | runs | mean wait | (worst) | p99 | (worst) | answered | (least) "
         "| worst model | (worst) | longest wait, fifo's |"
@@ -122,7 +128,10 @@ README_TITLES = {
 
 
 def readme_table(results: Sequence[Comparison]) -> Iterator[str]:
-    """The README's table for one model awake at a time, and what it says of the others."""
+    """
+    Write the README's table for one model awake at a time, and its sentence about the other
+    traffic.
+    """
     yield "| traffic | mean wait | wait, 99 % under | answered |"
     yield "|---|---|---|---|"
     for regime, title in README_TITLES.items():
@@ -180,7 +189,7 @@ def _run(job: _Job) -> list[Comparison]:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scheduling")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--only", choices=("families", "recorded", "machines"))

@@ -1,4 +1,4 @@
-"""One scenario under two policies."""
+"""This module compares one scenario under two policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Comparison", "compared", "geometric_mean"]
 @dataclass(frozen=True)
 class Comparison:
     """
-    One scenario under fifo and under another policy.
+    A comparison is one scenario under fifo and under another policy.
 
     @ivar topology: the name of the machine; empty for one slot.
     """
@@ -34,7 +34,7 @@ class Comparison:
 def compared(
     scenario: str, regime: str, fifo: Figures, other: Figures, topology: str = ""
 ) -> Comparison:
-    """The ratios of another policy's figures to fifo's."""
+    """Compute the ratios of another policy's figures to fifo's."""
     return Comparison(
         scenario,
         regime,
@@ -54,5 +54,5 @@ def _ratio(one: float | None, other: float | None) -> float:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The geometric mean of values above 0."""
+    """Return the geometric mean of values above 0."""
     return exp(sum(map(log, values)) / len(values))

@@ -1,5 +1,5 @@
 """
-Families of invented traffic to judge policies by.
+This module has families of invented traffic to judge policies by.
 
 Open loop: requests come whatever happens to those before them, as a Poisson
 process per model or one that is modulated (bursts).  Closed loop: agents, each
@@ -45,10 +45,11 @@ MEAN_SERVICE = 5.0
 @dataclass(frozen=True)
 class Scenario:
     """
-    One run.
+    A scenario is what one run simulates.
 
     @ivar regime: how much there is to do, or what agents are like; one of C{REGIMES}.
-    @ivar costs: seconds of a switch, per pair; the pair (None, None) is all others.
+    @ivar costs: the seconds of a switch, per pair of models; the pair (None, None) stands for
+        all others.
     """
 
     name: str
@@ -62,12 +63,12 @@ class Scenario:
 
 
 def lognormal(random: Random, mean: float = MEAN_SERVICE, sigma: float = 0.9) -> float:
-    """A service time, capped at eight means."""
+    """Draw a service time, which is eight means at most."""
     return min(exp(random.gauss(log(mean) - sigma * sigma / 2, sigma)), 8 * mean)
 
 
 def zipf(count: int, exponent: float = 1.0) -> list[float]:
-    """Shares of C{count} models, the first the most wanted."""
+    """Return the shares of C{count} models in the requests; the first model has the largest."""
     weights = [1 / (rank + 1) ** exponent for rank in range(count)]
     return [weight / sum(weights) for weight in weights]
 
@@ -81,7 +82,9 @@ def open_loop(
     horizon: float = HORIZON,
     mean: float = MEAN_SERVICE,
 ) -> Trace:
-    """Poisson arrivals; with C{bursts}, five sixths of them in a fifth of the time."""
+    """
+    Draw Poisson arrivals; with C{bursts}, five sixths of them come in a fifth of the time.
+    """
     random = Random(seed)
     rate = load * SLOTS / mean
     requests = []
@@ -123,7 +126,7 @@ def agents(
     mean: float = MEAN_SERVICE,
 ) -> Trace:
     """
-    Agents that send one request after the other, for ever.
+    Draw the requests of agents that send one request after the other, without end.
 
     @param think: the range of the seconds between reply and next request.
     @param loyalty: the chance that the next request is for the same model.
@@ -149,7 +152,9 @@ def agents(
 def batches(
     seed: int, every: float, size: int, models: int, *, horizon: float = HORIZON
 ) -> Trace:
-    """Now and then somebody sends C{size} requests for one model at once."""
+    """
+    Draw traffic in which now and then somebody sends C{size} requests for one model at once.
+    """
     random = Random(seed)
     requests = []
     now = random.expovariate(1 / every)
@@ -189,7 +194,7 @@ LOADS = [
     (0.8, "heavy"),
     (1.1, "overload"),
 ]
-"""At the least of them hardly two requests meet: there is next to nothing to decide."""
+"""At the least of these loads hardly two requests meet: there is next to nothing to decide."""
 
 AGENTS = [
     (2, 2, 1.0),
@@ -200,7 +205,10 @@ AGENTS = [
     (24, 2, 1.0),
     (48, 4, 0.9),
 ]
-"""How many, with how many models, and how loyal to them."""
+"""
+These tuples have the number of agents, the number of models, and the agents' loyalty to a
+model.
+"""
 
 THOUGHTS = [
     ("agents, 2 s", (1.0, 3.0)),
@@ -208,8 +216,9 @@ THOUGHTS = [
     ("agents, 16 s", (2.0, 30.0)),
 ]
 """
-How long they think from reply to request.  It decides what there is to be gained:
-whoever thinks for as long as a switch takes may as well be left for another.
+These tuples say for how long agents think from reply to request, in seconds.  The time of
+thought decides what a policy can gain: an agent that thinks for as long as a switch takes may
+as well be left for another.
 """
 
 REGIMES = (
@@ -262,5 +271,5 @@ def _batch(seed: int) -> Iterator[Scenario]:
 
 
 def FAMILIES(seed: int) -> list[Scenario]:
-    """Every family with this seed."""
+    """Make the scenarios of every family with this seed."""
     return [*_open(seed), *_closed(seed), *_batch(seed)]

@@ -1,12 +1,12 @@
 """
-Measure how honest forecasts of turns are::
+This program measures how honest forecasts of turns are::
 
     python -m tests.benchmarks.scheduling.forecasts [--seeds 1,2] [--every N] [--machines]
 
 In each family a forecast is taken whenever a model begins to be waited for, and each
-C{INTERVAL} seconds while somebody waits.  A forecast holds if the model's waiters get
-their turn within the range.  The range's width is told in seconds, and in waits that
-were still to come.
+C{INTERVAL} seconds while somebody waits.  A forecast holds if the model's waiters get their
+turn within the range.  The width of the range is printed in seconds, and in waits that were
+still to come.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ INTERVAL = 7.0
 
 class Outcome(NamedTuple):
     """
-    What came of one forecast.
+    An outcome is what became of one forecast.
 
-    @ivar rest: seconds until the turn.
+    @ivar rest: the seconds until the turn.
     """
 
     low: float
@@ -51,12 +51,12 @@ class Outcome(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """The turn began within the range."""
+        """Tell whether the turn began within the range."""
         return self.low <= self.rest <= self.high
 
 
 class Judge:
-    """Takes forecasts of one run and sees what comes of them."""
+    """A judge takes forecasts of one run, and notes what becomes of them."""
 
     def __init__(self, run: Run, warm_up: float) -> None:
         self.outcomes: list[Outcome] = []
@@ -101,7 +101,7 @@ def _cost_aware(trace: Trace) -> ISwitchPolicy:
 
 
 def judge(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
-    """The outcomes of one scenario."""
+    """Return the outcomes of one scenario."""
     trace = scenario.trace()
     if not trace.requests:
         return scenario.name, scenario.regime, []
@@ -122,7 +122,7 @@ def judge(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
 
 
 def judge_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]]:
-    """The outcomes of one scenario with several models awake."""
+    """Return the outcomes of one scenario with several models awake."""
     machine, trace = scenario.topology, scenario.trace()
     run = Run(
         trace,
@@ -140,7 +140,7 @@ def judge_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]
 
 
 def line(name: str, outcomes: Sequence[Outcome]) -> str:
-    """One row of the table."""
+    """Write one row of the table."""
     if not outcomes:
         return f"{name:12} none"
     holds = sum(each.holds for each in outcomes) / len(outcomes)

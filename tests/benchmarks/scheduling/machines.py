@@ -1,4 +1,4 @@
-"""Comparisons of policies on machines where several models fit, and their tables."""
+"""This module compares policies on machines where several models fit, and writes the tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["build_on_machine", "compare_on_machine", "machine_tables", "measure_
 
 
 def build_on_machine(word: str, scenario: MachineScenario, trace: Trace) -> ISwitchPolicy:
-    """The policy that a word of C{--policy} names, for the machine of a scenario."""
+    """Make the policy that a word of C{--policy} names, for the machine of a scenario."""
     machine = scenario.topology
     [(_, config)] = candidates([word], None, trace)
     context = PolicyContext(
@@ -40,7 +40,7 @@ def build_on_machine(word: str, scenario: MachineScenario, trace: Trace) -> ISwi
 def measure_on_machine(
     scenario: MachineScenario, policy: ISwitchPolicy, trace: Trace, name: str
 ) -> Figures:
-    """The figures of one run."""
+    """Run a scenario under a policy, and return the figures."""
     machine = scenario.topology
     record = Run(
         trace,
@@ -56,7 +56,7 @@ def measure_on_machine(
 
 
 def compare_on_machine(scenario: MachineScenario, policies: Sequence[str]) -> list[Comparison]:
-    """Each of the policies with fifo."""
+    """Compare each of the policies with fifo."""
     trace = scenario.trace()
     fifo = measure_on_machine(
         scenario, build_on_machine("fifo", scenario, trace), trace, "fifo"
@@ -75,8 +75,8 @@ def compare_on_machine(scenario: MachineScenario, policies: Sequence[str]) -> li
 
 def machine_tables(results: Sequence[Comparison]) -> Iterator[str]:
     """
-    In Markdown: a table by regimes and a table by machines, with a column for each
-    policy.  A cell is mean / p99 / worst model's mean / answered (longest wait).
+    Write the tables in Markdown: a table by regimes and a table by machines, with a column for
+    each policy.  A cell is mean / p99 / worst model's mean / answered (longest wait).
     """
     policies = list(dict.fromkeys(result.policy for result in results))
     yield "| traffic | " + " | ".join(policies) + " | `fifo`'s longest |"
@@ -114,7 +114,7 @@ _KINDS = ("open loop", "agents", "loyal agents")
 
 
 def _kind(result: Comparison) -> str:
-    """Return in which column of the table by machines a result is."""
+    """Return the column of the table by machines to which a result belongs."""
     return result.regime if result.regime in _KINDS else "open loop"
 
 

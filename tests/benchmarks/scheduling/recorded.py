@@ -1,6 +1,6 @@
 """
-Recorded traffic as scenarios: conversations, or clients, are dealt to four
-models by a seeded draw, and time is stretched until the load is what is wanted.
+This module makes scenarios of recorded traffic: conversations, or clients, are given to four
+models by a seeded draw, and time is stretched until the load is the wanted one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ LOADS = [(0.02, "light"), (0.15, "medium"), (0.45, "heavy"), (0.8, "heavy")]
 
 
 def service_seconds(input_tokens: int, output_tokens: int) -> float:
-    """Prefill at 5000 tokens a second, then 50 tokens a second."""
+    """
+    Return the seconds of a service, with prefill at 5000 tokens a second, then 50 tokens a
+    second.
+    """
     return input_tokens / 5000 + output_tokens / 50 + 0.05
 
 
 @lru_cache(maxsize=1)
 def _mooncake_rows() -> list[tuple[float, float, int]]:
-    """When, service, conversation."""
+    """
+    Read for each request the time, the seconds of its service, and the number of its
+    conversation.
+    """
     rows = []
     with open(DATA / "mooncake.csv") as lines:
         next(lines)
@@ -43,9 +49,9 @@ def _stretched(
     requests: list[TraceRequest], load: float, longest: float
 ) -> tuple[Trace, float]:
     """
-    The same requests at that load, and how long they last now.
+    Return the same requests at that load, and how many seconds they last now.
 
-    Where they would last for longer than C{longest}, only the first are kept.
+    If they would last for longer than C{longest} seconds, only the first of them are kept.
     """
     work = sum(request.service for request in requests)
     length = max(request.sent for request in requests)
@@ -59,7 +65,9 @@ def _stretched(
 
 
 def mooncake(seed: int, load: float, longest: float = 28800.0) -> tuple[Trace, float]:
-    """Every request when it was sent; each conversation is held with one model."""
+    """
+    Return every request at the time when it was sent; each conversation is held with one model.
+    """
     random = Random(seed)
     names = [f"m{number}" for number in range(MODELS)]
     dealt: dict[int, str] = {}
@@ -73,8 +81,9 @@ def mooncake(seed: int, load: float, longest: float = 28800.0) -> tuple[Trace, f
 
 def mooncake_agents(seed: int, count: int, think: tuple[float, float], horizon: float) -> Trace:
     """
-    Agents that hold one conversation after the other, each of at least three turns, each
-    with one model; the next request follows the reply after a moment's thought.
+    Return the requests of agents that hold one conversation after the other, each of at least
+    three turns, each with one model; the next request follows the reply after the seconds of
+    thought.
     """
     random = Random(seed)
     names = [f"m{number}" for number in range(MODELS)]
@@ -98,8 +107,8 @@ def mooncake_agents(seed: int, count: int, think: tuple[float, float], horizon: 
 
 def servegen(seed: int, load: float, longest: float = 28800.0) -> tuple[Trace, float]:
     """
-    Clients with their recorded rates and burstiness (gamma intervals of the
-    recorded coefficient of variation), dealt to models.
+    Return the requests of clients with their recorded rates and burstiness (gamma intervals of
+    the recorded coefficient of variation), given to models at random.
     """
     random = Random(seed)
     names = [f"m{number}" for number in range(MODELS)]
@@ -140,7 +149,10 @@ def _same(trace: Trace) -> Trace:
 
 
 def RECORDED(seed: int) -> list[Scenario]:
-    """The two traces at every load and cost, and agents made of conversations."""
+    """
+    Make the scenarios of the two traces at every load and cost, and of agents made of
+    conversations.
+    """
     scenarios = []
     sources: list[tuple[str, Callable[[int, float, float], tuple[Trace, float]]]] = [
         ("mooncake", mooncake),

@@ -1,4 +1,4 @@
-"""Another's policy, to compare with."""
+"""This module has the policy of another program, to compare with."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["ExhaustivePolicy"]
 
 class ExhaustivePolicy(FifoPolicy):
     """
-    Serves all that is queued, arrivals included, then goes to the model of the
-    oldest waiter: what llama-swap does with one model at a time.
+    This policy serves all that is queued, arrivals included, then goes to the model of the
+    oldest waiter: llama-swap does that with one model at a time.
     """
 
     observed: frozenset[type[Any]] = frozenset()
 
     def observe(self, event: PolicyEvent) -> None:
-        """Nothing that happened matters."""
+        """Ignore all events."""
 
     def decide(self, view: IScheduleView) -> Decision:
         """Leave when nothing is in flight."""
@@ -45,5 +45,5 @@ class ExhaustivePolicy(FifoPolicy):
         return decision if isinstance(decision, Switch) else Stay()
 
     def admit(self, view: IScheduleView, request: WaitingRequest) -> bool:
-        """The door is never closed on anybody."""
+        """Let every request in."""
         return True

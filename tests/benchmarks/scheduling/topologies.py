@@ -1,5 +1,5 @@
 """
-Machines on which several models fit at a time, and traffic for them.
+This module has machines on which several models fit at a time, and traffic for them.
 
 A load of 1 is what the machine could just carry if every model were always awake
 and C{fits} backends with 16 slots each were all that works at a time.
@@ -42,11 +42,11 @@ Amounts = Mapping[str, int]
 @dataclass(frozen=True)
 class Shape:
     """
-    What a model is like.
+    A shape says what a model is like.
 
     @ivar places: what the model needs, in each of the places where it fits.
-    @ivar share: its part of the requests, beside the shares of the others.
-    @ivar cost: its sleep and its wake take this many times as long as others'.
+    @ivar share: the model's part of the requests, in proportion to the shares of the others.
+    @ivar cost: how many times as long as others' the model's sleep and wake take.
     @ivar service: the mean seconds of a request.
     """
 
@@ -59,7 +59,7 @@ class Shape:
 @dataclass(frozen=True)
 class Topology:
     """
-    A machine and its models.
+    A topology is a machine and its models.
 
     @ivar fits: how many models of the usual size fit at a time.
     """
@@ -70,13 +70,15 @@ class Topology:
     fits: int
 
     def costs(self, switch: float) -> HookTimes:
-        """The times of hooks where a usual model takes C{switch} seconds to sleep and wake."""
+        """
+        Return the times of hooks where a usual model takes C{switch} seconds to sleep and wake.
+        """
         sleeps = {n: SLEEP_PART * switch * shape.cost for n, shape in self.models.items()}
         wakes = {n: WAKE_PART * switch * shape.cost for n, shape in self.models.items()}
         return HookTimes(switch, sleeps=sleeps, wakes=wakes, jitter=0.1)
 
     def document(self) -> dict[str, object]:
-        """The part of a configuration that describes the machine."""
+        """Return the part of a configuration that describes the machine."""
         models = {
             name: {
                 "port": 1,
@@ -90,7 +92,7 @@ class Topology:
         return {"resources": dict(self.resources), "models": models}
 
     def rates(self, load: float) -> dict[str, float]:
-        """The requests a second of each model, at a load."""
+        """Return the requests a second of each model, at a load."""
         shares = sum(shape.share for shape in self.models.values())
         mean = sum(shape.share * shape.service for shape in self.models.values()) / shares
         rate = load * self.fits * SLOTS / mean
@@ -98,7 +100,7 @@ class Topology:
 
 
 def _slots(number: int, shares: Sequence[float]) -> tuple[Amounts, dict[str, Shape]]:
-    """A machine on which any C{number} of the models fit."""
+    """Return a machine on which any C{number} of the models fit."""
     shapes = {f"m{i}": Shape([{"gpu": 1}], share) for i, share in enumerate(shares)}
     return {"gpu": number}, shapes
 
@@ -108,7 +110,7 @@ def _gpus(*numbers: int) -> Amounts:
 
 
 SMALL, BIG, EMBEDDER = 0.7, 2.0, 0.15
-"""How long their hooks take, beside those of a usual model."""
+"""The hooks of such models take so many times as long as those of a usual model."""
 
 MACHINES: tuple[Topology, ...] = (
     Topology("eq4on2", *_slots(2, [1.0] * 4), fits=2),
@@ -154,7 +156,7 @@ MACHINES: tuple[Topology, ...] = (
 
 @dataclass(frozen=True)
 class MachineScenario:
-    """One hour of traffic for one machine."""
+    """This scenario is one hour of traffic for one machine."""
 
     topology: Topology
     regime: str
@@ -167,7 +169,7 @@ class MachineScenario:
 
     @property
     def name(self) -> str:
-        """A name that no other scenario has."""
+        """Return a name that no other scenario has."""
         return f"{self.topology.name}, {self.traffic}, cost {self.switch:g}"
 
 
@@ -185,7 +187,10 @@ AGENTS = (4, 12, 36)
 THOUGHTS = ((1.0, 3.0), (2.0, 10.0), (2.0, 30.0))
 
 STAYS = 0.8
-"""The chance that a loyal agent's next request is for the same model: five in a row."""
+"""
+This is the chance that a loyal agent's next request is for the same model: five in a row on
+average.
+"""
 
 MACHINE_REGIMES = (
     "idle",
@@ -202,7 +207,7 @@ MACHINE_REGIMES = (
 def _traffic(
     topology: Topology, load: float, seed: int, horizon: float, bursts: bool = False
 ) -> Trace:
-    """Requests come whatever happens to those before them."""
+    """Draw requests that come whatever happens to those before them."""
     random = Random(f"{topology.name} {load} {seed}")
     requests = [
         TraceRequest(name, lognormal(random, topology.models[name].service), sent)
@@ -222,7 +227,9 @@ def _agents(
     stays: float = 0.0,
 ) -> Trace:
     """
-    Agents send one request after the other, each to two or three models by turns.
+    Draw the requests of agents that send one request after the other, each to two or three
+    models by turns.  The trace has what an agent would send if nothing ever made it wait: most
+    of them send less.
 
     The trace has what an agent would send if nothing ever made it wait: most of them send
     less.
@@ -249,7 +256,7 @@ def _agents(
 
 
 def _some(random: Random, shares: Mapping[str, float], count: int) -> list[str]:
-    """Different models, drawn by their shares."""
+    """Draw different models by their shares."""
     left = dict(shares)
     drawn = []
     for _ in range(count):
@@ -288,10 +295,10 @@ def _of(topology: Topology, seed: int, horizon: float) -> Iterator[MachineScenar
 
 def machine_scenarios(seed: int, *, quick: bool = False) -> list[MachineScenario]:
     """
-    Every machine with every kind of traffic.
+    Make the scenarios of every machine with every kind of traffic.
 
-    @param quick: a twentieth of it: a quarter of an hour, with switches of 15 s, and
-        without overload.
+    @param quick: True to make a twentieth of it: a quarter of an hour, with switches of 15 s,
+        and without overload.
     """
     if not quick:
         return [each for topology in MACHINES for each in _of(topology, seed, HOUR)]
