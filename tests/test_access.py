@@ -1,6 +1,4 @@
-"""
-The rules that keep web pages out, by themselves and on a connection.
-"""
+"""These tests check the rules that keep web pages out, by themselves and on a connection."""
 
 from __future__ import annotations
 
@@ -107,7 +105,10 @@ REFUSED = [
 def test_a_page_that_may_not_gets_told_and_nothing_is_asked(
     headers: bytes, status: int, remedy: bytes
 ) -> None:
-    """Neither on its first request nor on its hundredth, whole or in pieces (S4)."""
+    """
+    A page that is not allowed is told so on its first request and on its hundredth, whole or in
+    pieces (S4).
+    """
     bench = Bench(Held(), access=CHECKED)
     data = b"POST / HTTP/1.1\r\n" + headers + b"Content-Length: 2\r\n\r\n{}"
     for pieces in ([data], [data], [data[:30], data[30:]]):

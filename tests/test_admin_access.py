@@ -1,6 +1,4 @@
-"""
-Who may see what, and who may command: each rule, and an attack on it.
-"""
+"""These tests check who may see what, and who may command: each rule, and an attack on it."""
 
 from __future__ import annotations
 
@@ -39,7 +37,10 @@ def test_controls_provide_their_interface() -> None:
 def test_no_command_is_given_by_another_method_than_post(
     world: AdminWorld, verb: str, method: str
 ) -> None:
-    """As by the address of an image: C{<img src=http://localhost:3000/llmux/sleep>}."""
+    """
+    The address of an image, for example, makes browsers send a GET: C{<img
+    src=http://localhost:3000/llmux/sleep>}.
+    """
     for site in (world.main, world.socket):
         reply = world.ask(site, f"/llmux/{verb}?model=llama", method=method)
         assert reply.status == 405
@@ -59,7 +60,9 @@ def test_no_command_is_given_by_another_method_than_post(
     ],
 )
 def test_no_command_is_given_by_a_form(world: AdminWorld, kind: str) -> None:
-    """What pages of other origins can send without being asked for leave (CORS)."""
+    """
+    Pages of other origins can send these kinds of content without being asked for leave (CORS).
+    """
     cookie = world.cookie()
     for site, headers in ((world.socket, {}), (world.main, {"Cookie": cookie})):
         reply = world.ask(
@@ -78,7 +81,10 @@ def test_no_command_is_given_by_a_form(world: AdminWorld, kind: str) -> None:
     "origin", ["https://evil.example", "null", "http://localhost:5173", "http://127.0.0.1"]
 )
 def test_no_command_is_given_from_a_foreign_origin(world: AdminWorld, origin: str) -> None:
-    """Another port of this host is one: browsers send it the cookie (SameSite is no help)."""
+    """
+    Another port of this host is a foreign origin: browsers send it the cookie (SameSite is no
+    help).
+    """
     cookie = world.cookie()
     for site in (world.socket, world.main):
         reply = world.command(
@@ -90,7 +96,7 @@ def test_no_command_is_given_from_a_foreign_origin(world: AdminWorld, origin: st
 
 
 def test_an_origin_that_may_use_models_may_not_command_with_the_browsers_cookie() -> None:
-    """C{cors_origins} is for the data paths."""
+    """The setting C{cors_origins} holds for the data paths only."""
     world = AdminWorld()
     world.main.access = type(world.main.access)(checks_host=True, origins=["*"])  # type: ignore[misc]
     foreign = {"Origin": "http://localhost:5173", "Cookie": world.cookie()}
@@ -127,7 +133,7 @@ def test_no_command_is_given_over_tcp_without_a_key(world: AdminWorld, verb: str
 
 
 def test_no_command_is_given_through_a_reverse_proxy(world: AdminWorld) -> None:
-    """Whoever comes through one comes from 127.0.0.1, whatever its headers say."""
+    """All clients of a reverse proxy come from 127.0.0.1, whatever their headers say."""
     said = {
         "X-Forwarded-For": "127.0.0.1",
         "X-Real-IP": "127.0.0.1",
@@ -202,7 +208,7 @@ def test_a_token_is_used_once_and_becomes_a_cookie(world: AdminWorld) -> None:
 
 
 def test_nobody_asks_for_a_token_but_on_the_socket(world: AdminWorld) -> None:
-    """A cookie must not make another one that lives on."""
+    """A cookie must not make another cookie that lives on."""
     reply = world.command(world.main, "open", {"Cookie": world.cookie()})
     assert reply.status == 403
 
@@ -404,7 +410,9 @@ def test_who_leaves_does_not_take_the_command_back(
 
 
 def test_in_another_application_nothing_shows_itself_but_to_who_is_let_in() -> None:
-    """Nobody knows who can reach a Site of theirs, and a stock one checks no Origin."""
+    """
+    Nobody knows who can reach a Site of another application, and a stock Site checks no Origin.
+    """
     world = AdminWorld()
     cookie = world.cookie()
     world.app.door.is_private = False

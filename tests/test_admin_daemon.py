@@ -1,4 +1,4 @@
-"""A real daemon, as its owner, browsers and others meet it."""
+"""These tests run a real daemon, as its owner, browsers and others meet it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def owner(tmp_path: Path, daemon: Daemon) -> Owner:
 def send(
     port: int, method: str, path: str, body: str = "", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
-    """The status, the headers and the body of a reply over TCP."""
+    """Send a request over TCP, and return the status, the headers and the body of the reply."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body or None, named)
@@ -58,7 +58,7 @@ def send(
 
 
 class Follower:
-    """A reader of events over TCP, in a thread."""
+    """A follower reads events over TCP, in a thread."""
 
     def __init__(self, port: int, query: str = "") -> None:
         self.events: list[tuple[str, Any]] = []
@@ -82,11 +82,11 @@ class Follower:
         self._connection.close()
 
     def of(self, kind: str) -> list[Any]:
-        """The data of these events."""
+        """Return the data of the events of this kind."""
         return [data for each, data in list(self.events) if each == kind]
 
     def has_seen(self, model: str, state: str) -> bool:
-        """The model has come to this state, as far as the reader knows."""
+        """Tell whether the model has come to this state, as far as the reader knows."""
         return (model, state) in [(each["name"], each["state"]) for each in self.of("model")]
 
     def join(self) -> None:
@@ -133,7 +133,10 @@ def test_a_browser_that_is_let_in(owner: Owner, port: int) -> None:
 
 
 class _ReverseProxy(BaseHTTPRequestHandler):
-    """What nginx does by default: the name of the upstream in Host, everybody from loopback."""
+    """
+    This proxy does what nginx does by default: Host has the name of the upstream, and everybody
+    comes from loopback.
+    """
 
     upstream = 0
 

@@ -1,4 +1,6 @@
-"""The stream of events: what is told, to whom, and what a slow reader gets."""
+"""
+These tests check the stream of events: what is told, to whom, and what a slow reader gets.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ Event = tuple[str, Any, str]
 
 
 def events_in(data: bytes) -> list[Event]:
-    """(kind, data, id) of each event of a reply in chunks."""
+    """Return the kind, the data and the id of each event of a reply in chunks."""
     _, _, rest = data.partition(b"\r\n\r\n")
     text = b""
     while rest:
@@ -252,7 +254,10 @@ def test_a_reader_that_takes_nothing_is_cut_off(world: AdminWorld) -> None:
 
 
 def _in_memory() -> int:
-    """Bytes, without those of the lines of code that the tests' watchdog keeps."""
+    """
+    Return the bytes that Python has allocated, without those of the lines of code that the
+    tests' watchdog keeps.
+    """
     gc.collect()
     taken = tracemalloc.take_snapshot()
     others = tracemalloc.Filter(False, linecache.__file__)
@@ -261,7 +266,7 @@ def _in_memory() -> int:
 
 
 def test_ten_readers_one_of_them_stuck_do_not_make_llmux_grow(world: AdminWorld) -> None:
-    """A mebibyte at most, whatever happens meanwhile."""
+    """llmux may grow by a mebibyte at most, whatever happens meanwhile."""
     readers: list[ClientEnd] = []
 
     def work(times: int) -> None:

@@ -1,4 +1,7 @@
-"""The page as it is served: what a browser may run of it, and what it is without a script."""
+"""
+These tests check the page as it is served: what a browser may run of it, and what it is without
+a script.
+"""
 
 from __future__ import annotations
 

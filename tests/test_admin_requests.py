@@ -1,4 +1,7 @@
-"""The requests that llmux has and had, and the end that an operator puts to one."""
+"""
+These tests check the list of requests that llmux has and had, and the command by which an
+operator ends one.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def owner(tmp_path: Path, port: int) -> Iterator[Owner]:
 
 
 def in_thread(port: int, model: str = "a") -> tuple[threading.Thread, list[Any]]:
-    """A client that waits for its answer, and the list that will hold that."""
+    """Send a request in a thread; return the thread, and the list that will hold the answer."""
     answers: list[Any] = []
 
     def converse() -> None:

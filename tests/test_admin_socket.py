@@ -1,4 +1,7 @@
-"""The daemon's Unix socket: where it is, whose it is, and what may be in its place."""
+"""
+These tests check the daemon's Unix socket: where it is, whose it is, and what may be in its
+place.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ reactor: Any = installed
 
 
 def status_of(path: Path) -> int:
-    """The HTTP status of /llmux/status on this socket."""
+    """Return the HTTP status of /llmux/status on this socket."""
     with closing(HTTPConnection("localhost", timeout=30)) as connection:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(30)
@@ -103,7 +106,7 @@ async def test_the_socket_of_a_live_process_is_an_error_and_is_left(
 def test_a_directory_that_is_not_ours_alone_is_an_error(
     configure: Callable[..., Config], tmp_path: Path, monkeypatch: Any, kind: str
 ) -> None:
-    """Whoever made it first could put a socket of its own in there."""
+    """Whoever made the directory first could put a socket of their own there."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     directory = tmp_path / "llmux"
     if kind == "open":
@@ -159,7 +162,7 @@ def test_a_place_that_is_none_is_named_by_its_key(configure: Callable[..., Confi
 def test_the_daemon_is_found_by_its_configuration_and_cleans_up(
     tmp_path: Path, behind: Backend
 ) -> None:
-    """Killed, it leaves the socket behind, and the next daemon takes the place."""
+    """A daemon that is killed leaves the socket behind, and the next daemon takes the place."""
     write_config(tmp_path, behind.port)
     file = tmp_path / "config.json"
     path = path_of(load_config(str(file)))

@@ -1,4 +1,7 @@
-"""The status, the history, and whether llmux is ready: what they say, and what they cost."""
+"""
+These tests check the status, the history, and whether llmux is ready: what they say, and what
+they cost.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +151,7 @@ def test_an_unknown_model_is_not_found() -> None:
     sys.gettrace() is not None, reason="where coverage is measured all takes longer"
 )
 def test_a_status_of_a_thousand_models_takes_10_ms_at_most() -> None:
-    """The best of some: what else the machine does is not counted."""
+    """The best of several runs counts, so that other work of the machine does not."""
     names = [f"model-{number}" for number in range(1000)]
     world = AdminWorld(names)
     for name in names[:3]:

@@ -1,4 +1,7 @@
-"""Accepting pauses while connections or descriptors run short, and goes on afterwards."""
+"""
+These tests check that accepting pauses while connections or descriptors run short, and goes on
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from tests.daemon import LLMUX, Daemon, backend, connect, write_config
 
 
 class Port:
-    """A listening port that is asked for nothing but pauses."""
+    """This listening port is asked for nothing but pauses."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -34,7 +37,7 @@ class Port:
 
 
 class House:
-    """An admission, the clients that it has let in, and the descriptors that there are."""
+    """A house has an admission, the clients that it has let in, and a number of descriptors."""
 
     def __init__(self, most: int = 10_000, limit: int | None = None) -> None:
         self.clock = Clock()
@@ -93,7 +96,7 @@ def test_a_reserve_of_descriptors_is_kept() -> None:
 
 
 def test_descriptors_that_others_take_are_seen_in_time() -> None:
-    """Each client brings a backend and a body on disk, which is the most that it can."""
+    """Each client brings a backend and a body on disk, which is the most that a client can."""
     house = House(limit=1000)
     while not house.port.paused:
         house.accept(1)
@@ -146,7 +149,9 @@ def answer(client: socket.socket) -> bytes:
 
 
 def test_clients_that_wait_do_not_keep_hooks_from_running(tmp_path: Path) -> None:
-    """They hold more descriptors than there are; nobody is served before a hook can run."""
+    """
+    The clients hold more descriptors than there are; nobody is served before a hook can run.
+    """
     limit = 'ulimit -Sn 64 && ulimit -Hn 64 && exec "$0" "$@"'
     with backend() as behind:
         hooks = {"port": behind.port, "sleep": "true", "alive": "true"}

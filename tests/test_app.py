@@ -1,4 +1,7 @@
-"""The parts put together: what a configuration says reaches the part that it is for."""
+"""
+These tests check the parts put together: each setting of a configuration reaches the part that
+it is for.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ MODEL = ModelConfig(port=8001, host="10.0.0.1", wake="w", sleep="s", alive="a")
 
 
 class App:
-    """An application whose model C{a} is awake, under a clock."""
+    """An application has a model C{a} that is awake, under a clock."""
 
     def __init__(self, model: ModelConfig) -> None:
         self.reactor = MemoryReactorClock()
@@ -30,7 +33,7 @@ class App:
         self.client = ClientEnd(LlmuxSite(root, self.reactor))
 
     def settle(self) -> None:
-        """Let what takes no time happen."""
+        """Let everything happen that takes no time."""
         for _ in range(30):
             self.reactor.advance(0)
 

@@ -1,4 +1,4 @@
-"""Replies of every kind, whole and in pieces, right and wrong."""
+"""These tests read replies of every kind, whole and in pieces, right and wrong."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ INVALID = "the backend sent an invalid reply"
 @dataclass
 class Case:
     """
-    @ivar sent: by the backend, in as many pieces as the network likes.
-    @ivar closes: the backend then closes ("lost": by a reset).
-    @ivar reused: the connection may carry another request.
+    A case is a reply of the backend.
+
+    @ivar sent: the bytes that the backend sends, in as many pieces as the network makes of
+        them.
+    @ivar closes: True if the backend then closes the connection ("lost": by a reset).
+    @ivar reused: True if the connection may carry another request.
     """
 
     name: str
@@ -250,7 +253,7 @@ TRUNCATED = [
 
 
 def pieces(sent: bytes) -> list[Sequence[bytes]]:
-    """In one piece, cut in two at every byte, cut at every byte."""
+    """Return the bytes in one piece, cut in two at every byte, and cut at every byte."""
     ways: list[Sequence[bytes]] = [[sent]]
     ways += [[sent[:cut], sent[cut:]] for cut in range(1, len(sent))]
     ways.append([sent[i : i + 1] for i in range(len(sent))])

@@ -1,4 +1,4 @@
-"""The address that a wake hook leaves in $LLMUX_STATE/backend."""
+"""These tests check the address that a wake hook leaves in $LLMUX_STATE/backend."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_rubbish_is_told_as_such(text: str, why: str) -> None:
 
 
 class World:
-    """One model, whose file the test writes as its wake hook would."""
+    """This world has one model, whose file the test writes as its wake hook would."""
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.clock = Clock()
@@ -65,7 +65,7 @@ class World:
         self.start_llmux()
 
     def start_llmux(self) -> None:
-        """As after a restart."""
+        """Start llmux, as after a restart."""
         addresses = {name: model.address for name, model in self.models.items()}
         self.whereabouts = Whereabouts(addresses)
         self.hooks = AddressReading(
@@ -172,7 +172,7 @@ def test_a_place_where_no_backend_is_any_more_is_vacated() -> None:
 
 
 def configure(directory: Path, behind: Backend, **model: str) -> int:
-    """A model whose backend's address only its wake script knows."""
+    """Configure a model whose backend's address only its wake script knows."""
     port = free_port()
     scripts = {
         "wake": f"echo 127.0.0.1:{behind.port} > $LLMUX_STATE/backend; touch awake",

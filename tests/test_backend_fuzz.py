@@ -1,4 +1,7 @@
-"""Replies made at random, whole and damaged, beside what h11 makes of them."""
+"""
+These tests compare what llmux reads from random replies, whole and damaged, with what h11 reads
+from them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ INTERIM = st.lists(
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[bytes, bool]:
-    """The bytes of a reply, and whether the backend closes after them."""
+    """Draw the bytes of a reply, and whether the backend closes after them."""
     version = draw(st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]))
     status = draw(st.sampled_from([b"200 OK", b"204 No Content", b"304 Not", b"503 Busy \xff"]))
     fields = draw(FIELDS)
@@ -84,7 +87,7 @@ def ours(sent: bytes, cuts: list[int], closes: bool, *, is_head: bool) -> Record
 def by_h11(
     sent: bytes, closes: bool, *, is_head: bool
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
-    """Status, headers and body of a whole reply, or None."""
+    """Return status, headers and body of a whole reply as h11 reads it, or None."""
     client = h11.Connection(h11.CLIENT)
     method = b"HEAD" if is_head else b"GET"
     client.send(h11.Request(method=method, target="/", headers=[("Host", "b")]))

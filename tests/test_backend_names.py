@@ -1,4 +1,4 @@
-"""Backends that are known by name."""
+"""These tests check backends that are known by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Resolution:
 
 
 class Names:
-    """A resolver that answers when told to."""
+    """This resolver answers when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[IResolutionReceiver] = []

@@ -1,4 +1,6 @@
-"""Which connection carries what, and what happens when there is none."""
+"""
+These tests check which connection carries which exchange, and what happens when there is none.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ REFUSED = "the backend refused the connection"
 
 
 def used_before(network: Network) -> BackendEnd:
-    """An idle connection that has carried an exchange."""
+    """Make an idle connection that has carried an exchange."""
     begin(network)
     end = network.connect()
     end.send(PLAIN)

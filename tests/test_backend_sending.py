@@ -1,4 +1,4 @@
-"""How requests get onto a connection."""
+"""These tests check how requests are written to a connection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHOUT_REPLY = "the backend closed the connection without a reply"
 
 @implementer(IBodyProducer)
 class Body:
-    """An upload that goes as far as it is told to."""
+    """This upload sends as much as the test says."""
 
     length = 10
 
@@ -84,9 +84,7 @@ def test_a_body_follows_its_head() -> None:
 
 
 class Socket:
-    """
-    Takes at most C{room} bytes at a time, and notes how they came.
-    """
+    """This socket takes at most C{room} bytes at a time, and notes how they came."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -101,7 +99,7 @@ class Socket:
 
 @implementer(ISystemHandle)
 class SocketTransport(Transport):
-    """One whose socket can be written to past its own queue."""
+    """The socket of this transport can be written to past the transport's own queue."""
 
     def __init__(self, socket: Socket) -> None:
         StringTransport.__init__(self)

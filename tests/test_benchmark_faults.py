@@ -1,4 +1,7 @@
-"""The storm of faults on random machines: a small part of it, and that it notices defects."""
+"""
+These tests run a small part of the random faults on random machines, and check that defects are
+noticed.
+"""
 
 from __future__ import annotations
 

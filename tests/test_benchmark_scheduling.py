@@ -1,4 +1,4 @@
-"""The benchmark of policies works; what comes out is nobody's business here."""
+"""These tests check that the benchmark of policies works; its results do not matter here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-What the benchmark's table says of given figures.
-"""
+"""These tests check what the benchmark's table says of given figures."""
 
 # The multiplication sign is meant.
 # ruff: noqa: RUF001
@@ -11,7 +9,7 @@ from tests.benchmarks.table import markdown
 
 
 def row(table: str, title: str) -> list[str]:
-    """The cells of the line that begins with this title."""
+    """Return the cells of the line that begins with this title."""
     lines = [line for line in table.splitlines() if line.startswith(f"| {title}")]
     assert len(lines) == 1
     return [cell.strip() for cell in lines[0].split("|")[2:-1]]
@@ -36,7 +34,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_a_round_without_a_figure_is_left_out() -> None:
-    """On either side."""
+    """The figure may be missing on either side."""
     results = {
         "Rust llmux": {"event": [10e-6, None, 10e-6]},
         "llmux": {"event": [None, 7e-6, 8e-6]},
@@ -46,7 +44,7 @@ def test_a_round_without_a_figure_is_left_out() -> None:
 
 
 def test_without_the_reference_there_are_no_ratios() -> None:
-    """Nothing to compare with."""
+    """Without a reference there is nothing to compare with."""
     table = markdown({"llmux": {"switch": [0.002]}}, TITLES, ["llmux"], None)
     assert row(table, "a switch")[0] == "2.00 ms"
 

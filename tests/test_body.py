@@ -1,5 +1,5 @@
 """
-Bodies in memory and on disk: what is written can be read, any number of
+These tests check bodies in memory and on disk: what is written can be read, any number of
 times, and nothing is left open.
 """
 
@@ -40,7 +40,7 @@ LARGE = bytes(range(256)) * (IN_MEMORY // 256 * 2 + 77)
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Neither a file with a name, nor an open one without."""
+    """Check that a test leaves neither a file with a name, nor an open file without one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     assert list(tmp_path.iterdir()) == []
@@ -57,7 +57,7 @@ def incoming(data: bytes, step: int = 60_000) -> RequestBody:
 
 @implementer(IConsumer)
 class Taker:
-    """Takes so many pieces between pauses."""
+    """This consumer takes so many pieces between pauses."""
 
     def __init__(self, at_once: int = 1000) -> None:
         self.taken: list[bytes] = []
@@ -132,7 +132,7 @@ def test_too_large() -> None:
 
 
 class Full(io.RawIOBase):
-    """A file on a disk without room."""
+    """This is a file on a disk without room."""
 
     def write(self, data: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -165,7 +165,7 @@ KIB = 1024
 
 
 def some(storage: BodyStorage, size: int) -> IncomingBody:
-    """A body of this size, which has come in pieces and is not complete."""
+    """Make a body of this size, which has come in pieces and is not complete."""
     body = IncomingBody(10**9, None, storage)
     for at in range(0, size, 10 * KIB):
         body.write(b"x" * min(10 * KIB, size - at))
@@ -236,7 +236,7 @@ def test_what_does_not_fit_on_disk_is_refused_with_the_remedy() -> None:
 def test_the_error_that_is_told_is_the_one_that_happened(
     number: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No descriptor is not a missing directory (S13)."""
+    """The lack of a descriptor is not told as a missing directory (S13)."""
 
     def fails(**_: Any) -> IO[bytes]:
         raise OSError(number, os.strerror(number))
@@ -314,7 +314,7 @@ def test_a_producer_whose_file_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -
 
 
 class WithoutDescriptor(io.RawIOBase):
-    """A file that is none."""
+    """This file has no descriptor."""
 
     def __init__(self, data: bytes) -> None:
         self._data = io.BytesIO(data)

@@ -1,4 +1,4 @@
-"""What becomes of a body: against json.loads and plain dictionaries."""
+"""These tests compare edits of a body with json.loads and plain dictionaries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BLANKS = st.sampled_from(["", " ", "\n\t", "   "])
 def edited(
     plan: BodyPlan | None, body: RequestBody, content_type: bytes | None = None
 ) -> RequestBody:
-    """The body that comes of it, whether at once or in turns."""
+    """Return the edited body, whether it is made at once or in turns."""
     assert plan is not None
     turns: list[Callable[[], None]] = []
     later: Any = turns.append
@@ -78,7 +78,7 @@ def changed(data: bytes, steps: list[EditStep], model: str | None) -> bytes:
 
 @st.composite
 def documents(draw: st.DrawFn) -> str:
-    """An object as its text: keys may be there twice, and be spelt in any way."""
+    """Draw an object as text: keys may be there twice, and be spelt in any way."""
 
     def blank() -> str:
         return draw(BLANKS)
@@ -112,7 +112,7 @@ STEPS = st.lists(
 
 
 def plainly(document: dict[str, Any], steps: list[EditStep], model: str | None) -> Any:
-    """The same on a dictionary."""
+    """Make the same edits on a dictionary."""
     document = dict(document)
     for step in steps:
         for key in step.strip:
@@ -124,7 +124,7 @@ def plainly(document: dict[str, Any], steps: list[EditStep], model: str | None) 
 
 
 def first_of_each(pairs: Pairs) -> dict[str, Any]:
-    """As parsers do that take the first of several."""
+    """Take the first of several members with the same key, as some parsers do."""
     return dict(reversed(pairs))
 
 
@@ -138,7 +138,9 @@ def first_of_each(pairs: Pairs) -> dict[str, Any]:
 def test_an_edited_object_is_what_a_dictionary_would_be(
     piece: int, document: str, steps: list[EditStep], model: str | None
 ) -> None:
-    """However the document is cut into pieces; which of several members counts is no matter."""
+    """
+    This holds however the document is cut into pieces, and whichever of several members counts.
+    """
     plan = body_plan(steps, model)
     if plan is None:
         return
@@ -270,7 +272,9 @@ def test_a_client_that_leaves_ends_the_edit() -> None:
     ],
 )
 def test_a_mebibyte_holds_nobody_up(data: bytes) -> None:
-    """S5: the fastest of three runs of the slowest turn, for the machine may be busy."""
+    """
+    The slowest turn of the fastest of three runs counts, for the machine may be busy (S5).
+    """
     plan = body_plan([EditStep(["top_k"], {}, {"t": 1})], "b")
     assert plan is not None
     longest = []

@@ -1,4 +1,4 @@
-"""The ledger of capacity, alone and under random use."""
+"""These tests check the ledger of capacity, alone and under random use."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_what_a_victim_holds_beyond_the_targets_needs_is_free() -> None:
 
 def test_a_victim_that_wakes_again_elsewhere_gives_nothing_to_the_switch_any_more() -> None:
     """
-    Two make room, and one of them sleeps first; before the other does, the first is awake
-    again, in room that the switch does not need.
+    Two models make room, and one of them sleeps first; before the other sleeps, the first is
+    awake again, in room that the switch does not need.
     """
     capacity = Capacity({"gpu": 5})
     capacity.hold("a", {"gpu": 2})
@@ -126,8 +126,8 @@ def test_models_found_awake_may_overdraw_and_nothing_is_reserved_meanwhile() -> 
 
 class Ledger(RuleBasedStateMachine):
     """
-    A switcher of the simplest kind, which does at random what the ledger allows: with random
-    resources, and models that have several places each.
+    This is a switcher of the simplest kind, which does at random what the ledger allows, with
+    random resources, and models that have several places each.
     """
 
     @initialize(data=st.data())

@@ -1,5 +1,5 @@
 """
-The channel without sockets: order, the fast path, back-pressure, its end.
+These tests check the channel without sockets: order, the fast path, back-pressure, its end.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def test_a_large_body_sent_ahead_is_taken(held: Bench) -> None:
 
 
 def test_what_is_sent_ahead_counts_as_memory_and_is_bounded_by_it(held: Bench) -> None:
-    """What one client sends ahead is part of what all together may take (S6)."""
+    """
+    The bytes that one client sends ahead are part of what all clients together may take (S6).
+    """
     storage = held.site.storage = BodyStorage(max_memory=100_000)
     first, second = held.client(), held.client()
     for client in (first, second):
@@ -174,7 +176,7 @@ def test_a_client_that_takes_no_replies_is_not_read_on(held: Bench) -> None:
 
 
 def test_one_turn_of_the_reactor_answers_some_and_no_more(echo: Bench) -> None:
-    """The others have their turn before a thousand pipelined requests are answered (S5)."""
+    """Other clients have their turn before a thousand pipelined requests are answered (S5)."""
     client = echo.client()
     client.channel.dataReceived(GET * 1000)
     assert 1 <= client.wire.said().count(b"HTTP/1.1 200") <= 16
@@ -460,7 +462,10 @@ def test_abort_all(held: Bench) -> None:
 @pytest.mark.parametrize("target", [b"/\nr:", b"HTTP://\nr:", b"http://x/\nr:", b"/a\nr:"])
 @pytest.mark.parametrize("size", [1, 9000])
 def test_a_line_feed_in_the_target_is_refused(echo: Bench, target: bytes, size: int) -> None:
-    """Passed on, it would begin another line for a backend that takes LF for a line's end."""
+    """
+    A line feed that is passed on would begin another line for a backend that takes LF for a
+    line's end.
+    """
     client = echo.client()
     client.send(b"GET %b HTTP/1.1\r\nHost: x\r\nA: %b\r\n\r\n" % (target, b"a" * size))
     assert client.statuses() == [400]

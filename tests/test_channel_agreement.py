@@ -1,6 +1,6 @@
 """
-However a client's bytes are cut, and whether heads are remembered or parsed,
-the same comes out; and another parser, h11, sees the same requests.
+These tests check that the same comes out however a client's bytes are cut, and whether heads
+are remembered or parsed; another parser, h11, sees the same requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.own_cpu("hypothesis thinks up hundreds of streams betwe
 
 @dataclass
 class Seen:
-    """A request as a reader gave it."""
+    """This is a request as a reader gave it."""
 
     method: bytes
     uri: bytes
@@ -54,7 +54,7 @@ def read(pieces: list[bytes]) -> list[Seen | tuple[int, str]]:
 
 
 def read_by_h11(data: bytes) -> tuple[list[Seen], bool]:
-    """The requests, and whether it ended with a refusal."""
+    """Return the requests as h11 reads them, and whether it ended with a refusal."""
     seen: list[Seen] = []
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=10**6)
     server.receive_data(data)
@@ -187,7 +187,7 @@ spoilers = st.sampled_from(
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
-    """A stream in which a few bytes have been put in, left out or swapped."""
+    """Draw a stream in which a few bytes have been put in, left out or swapped."""
     data = draw(stream)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
@@ -231,8 +231,8 @@ def test_remembered_heads_change_nothing(
     data: st.DataObject, before: list[bytes], requests: list[bytes]
 ) -> None:
     """
-    One site has seen most of it before, and is given each request whole; the
-    other parses everything, from pieces.
+    One site has seen most of the stream before, and is given each request whole; the other site
+    parses everything, from pieces.
     """
     knowing, naive = Bench(Echo()), Bench(Echo())
     knowing.site.limits = naive.site.limits = LIMITS
@@ -339,7 +339,7 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("unusual", UNUSUAL)
 def test_lines_that_mean_something(unusual: bytes) -> None:
-    """Whatever stands among lines that are known, it is seen."""
+    """A line with a meaning is seen wherever it stands among known lines."""
     line = b"POST /x HTTP/1.1"
     heads = [
         [line, b"Host: x", unusual],

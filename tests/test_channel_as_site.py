@@ -1,5 +1,6 @@
 """
-Any Resource answers the same under L{LlmuxSite} as under twisted.web's Site.
+These tests check that any Resource answers the same under L{LlmuxSite} as under twisted.web's
+Site.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def content_of(request: Request) -> bytes:
 
 
 class Everything(Leaf):
-    """Shows all that a Request offers."""
+    """This Resource shows all that a Request offers."""
 
     def render(self, request: Request) -> bytes:
         known = {
@@ -79,7 +80,7 @@ class Cookies(Leaf):
 
 
 class Streams(Leaf):
-    """Writes in parts, later, without a length."""
+    """This Resource writes in parts, later, without a length."""
 
     def render_GET(self, request: Request) -> int:
         request.write(b"one")
@@ -104,7 +105,7 @@ class Raises(Leaf):
 
 
 class Notified(Leaf):
-    """Writes down how its requests ended."""
+    """This Resource writes down how its requests ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,7 +309,7 @@ class Stable(Everything):
 
 
 class Counting(Leaf):
-    """A dynamic resource that says how often it was asked for a child."""
+    """This dynamic resource says how often it was asked for a child."""
 
     isLeaf = False
 

@@ -1,4 +1,4 @@
-"""What the channel refuses, and when a client may send its body."""
+"""These tests check what the channel refuses, and when a client may send its body."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ UPGRADES = [
 def test_an_offer_of_another_protocol_is_ignored(
     echo: Bench, offer: bytes, framing: str
 ) -> None:
-    """Java's HttpClient and curl --http2 make one with each request (D1; RFC 9110, 7.8)."""
+    """
+    Java's HttpClient and curl --http2 make such an offer with each request (D1; RFC 9110, 7.8).
+    """
     body = b"Content-Length: 3\r\n\r\nabc"
     if framing == "chunked":
         body = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -174,7 +176,7 @@ def test_an_error_of_the_readers_own_is_a_reply_and_one_entry_in_the_log(
 
 
 def test_a_head_of_too_many_fields_is_refused_before_its_end(echo: Bench) -> None:
-    """Sixteen thousand of them would take 30 ms in one turn (S5)."""
+    """Sixteen thousand fields would take 30 ms in one turn (S5)."""
     client = echo.client()
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 2000)
     assert client.statuses() == [431]

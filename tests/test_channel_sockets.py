@@ -1,6 +1,4 @@
-"""
-The channel on real sockets: TCP, UNIX and TLS.
-"""
+"""These tests check the channel on real sockets: TCP, UNIX and TLS."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Collects(Protocol):
-    """A client that takes what comes, unless told to stop."""
+    """This client takes all that comes, unless told to stop."""
 
     transport: Any
 
@@ -56,7 +54,7 @@ class Collects(Protocol):
             waiting.callback(None)
 
     def received(self, count: int) -> Deferred[None]:
-        """Fires when so many bytes have come."""
+        """Make a Deferred that fires when so many bytes have come."""
         waiting: Deferred[None] = Deferred()
         self._until = (count, waiting)
         self.dataReceived(b"")
@@ -67,7 +65,7 @@ class Collects(Protocol):
 
 
 class Echo(Leaf):
-    """Answers with what it was sent."""
+    """This Resource answers with the body that it was sent."""
 
     def render(self, request: LlmuxRequest) -> bytes:
         with request.body.open() as reader:
@@ -76,7 +74,7 @@ class Echo(Leaf):
 
 @implementer(IPushProducer)
 class Streams(Leaf):
-    """Answers by the channel's own way, as fast as the client takes it."""
+    """This Resource answers by the channel's own methods, as fast as the client takes it."""
 
     PIECE = b"x" * 50_000
 
@@ -121,7 +119,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def certificate(directory: Path) -> Path:
-    """A key and its own certificate for localhost, in a file."""
+    """Write a key and its own certificate for localhost into a file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -146,7 +144,7 @@ def certificate(directory: Path) -> Path:
 
 
 def a_turn() -> Deferred[None]:
-    """Fires when the reactor has gone round."""
+    """Make a Deferred that fires when the reactor has ended its present turn."""
     from twisted.internet import reactor
 
     turn: Deferred[None] = Deferred()
@@ -155,7 +153,7 @@ def a_turn() -> Deferred[None]:
 
 
 class Served:
-    """A site that listens, and clients of it."""
+    """This object has a site that listens, and clients of it."""
 
     def __init__(self, site: LlmuxSite, where: Any) -> None:
         self.site = site

@@ -1,4 +1,6 @@
-"""What C{llmux check} tells of hooks: without running them, and by running them."""
+"""
+These tests check what C{llmux check} tells of hooks: without running them, and by running them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tests.daemon import free_port, run
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """A directory with scripts that are right and scripts that are not."""
+    """Make a directory with scripts that are right and scripts that are not."""
     for name, text, mode in [
         ("good", "#!/bin/sh\necho good\n", 0o755),
         ("idle", "#!/bin/sh\n", 0o644),
@@ -130,7 +132,7 @@ class TestDoubts:
 
 @implementer(IRunningHook)
 class Ran:
-    """A hook that has exited."""
+    """This is a hook that has exited."""
 
     def __init__(self, status: int | None) -> None:
         reason = "time limit of 9 s" if status is None else f"exit status {status}"
@@ -144,7 +146,7 @@ class Ran:
 
 @implementer(IHookRunner)
 class Scripted:
-    """Hooks whose exit statuses are known beforehand."""
+    """This runner's hooks have exit statuses that are known beforehand."""
 
     def __init__(self, *statuses: int | None) -> None:
         self.started: list[str] = []

@@ -1,4 +1,4 @@
-"""The C{llmux} command, run for real."""
+"""These tests run the C{llmux} command as a process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.daemon import (
 
 
 class Asker(Thread):
-    """Asks in a thread of its own."""
+    """This thread sends a request."""
 
     def __init__(self, port: int, model: str = "a") -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TestServing:
         log = tmp_path / "requests.jsonl"
 
         def lines() -> list[str]:
-            """Those of requests: switches have lines too."""
+            """Return the lines of requests; switches have lines too."""
             text = log.read_text() if log.exists() else ""
             return [line for line in text.splitlines() if '"service_s"' in line]
 
@@ -187,7 +187,9 @@ class TestServing:
 
 class TestStopping:
     def test_started_with_int_ignored(self, tmp_path: Path, behind: Backend) -> None:
-        """As by C{llmux &} in a script: INT stops it all the same."""
+        """
+        A shell that runs C{llmux &} in a script has it ignore INT: INT stops it all the same.
+        """
         write_config(tmp_path, behind.port)
         command = ("sh", "-c", 'trap "" INT; exec "$@"', "sh", *LLMUX)
         with Daemon(["-c", "config.json"], tmp_path, command=command) as daemon:

@@ -1,4 +1,7 @@
-"""A step of the system's clock changes nothing, where llmux owns the process."""
+"""
+These tests check that a step of the system's clock changes nothing, where llmux owns the
+process.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import os, sys, time
 real = time.time
 time.time = lambda: real() - 600 * os.path.exists("stepped")
 """
-"""The clock stands ten minutes earlier as soon as there is a file of this name."""
+"""This program sets the clock ten minutes back as soon as there is a file called C{stepped}."""
 
 _LLMUX = _STEPPED + "from llmux.command.main import main; sys.exit(main())"
 _TWISTD = _STEPPED + "from twisted.scripts.twistd import run; run()"

@@ -1,4 +1,7 @@
-"""Which models may be awake together: sets in, resources and needs out, exactly."""
+"""
+These tests check that sets of models that may be awake together become resources and needs that
+say exactly the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completion of the command line, by the shells themselves."""
+"""These tests have the shells themselves complete the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ models:
 
 @pytest.fixture
 def shell_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a configuration, and on the PATH a C{llmux} that says its words."""
+    """
+    Make a directory with a configuration, and put a C{llmux} on the PATH that prints its
+    arguments.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     llmux = programs / "llmux"
@@ -124,7 +127,7 @@ class TestDescription:
 
 @contextmanager
 def typed_into(*command: str) -> Iterator[int]:
-    """A shell with a terminal of its own; what is written to it is as if typed."""
+    """Run a shell in a terminal of its own; what is written to the terminal is as if typed."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(PS1="READY ", TERM="dumb", INPUTRC="/dev/null", COLUMNS="200")
@@ -208,7 +211,7 @@ def test_fish_completes(shell_directory: Path, typed: str, words: set[str]) -> N
 
 
 def complete_in_bash(line: str) -> list[str]:
-    """Ask bash's own function what may stand at the end of a line."""
+    """Ask bash's own function which words may stand at the end of a line."""
     ended = subprocess.run(
         [
             "bash",

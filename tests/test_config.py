@@ -1,4 +1,7 @@
-"""What a configuration may be, and what is said of one that may not."""
+"""
+These tests check what a configuration may be, and what is said of a configuration that is not
+allowed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ NO_LIMIT = ", or leave it out for no limit"
 
 
 def complaint(text: str | bytes, name: str = "c.yaml", port: int | None = None) -> str:
-    """What is said of a file that is not sound: one line."""
+    """Return what is said of a file that is not sound, which is one line."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     with pytest.raises(ConfigError) as caught:
         parse_config(data, name, port=port)
@@ -41,7 +44,7 @@ def complaint(text: str | bytes, name: str = "c.yaml", port: int | None = None) 
 
 
 def model(**changes: str) -> str:
-    """A file whose one model has these keys too, or has them changed."""
+    """Write a file whose one model has these keys too, or has them changed."""
     keys = {"port": "8001", "wake": "up", "sleep": "down", "alive": "ask"} | changes
     return f"models: {{a: {{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}}}\n"
 

@@ -1,4 +1,7 @@
-"""What a configuration says of names and bodies, and what is wrong with that."""
+"""
+These tests check what a configuration says of names and bodies, and how mistakes in it are
+reported.
+"""
 
 from __future__ import annotations
 

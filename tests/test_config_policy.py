@@ -1,4 +1,4 @@
-"""Policies: found by name, their settings checked."""
+"""These tests check that policies are found by name, and that their settings are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twisted.plugins import llmux_policies
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policy of these tests takes."""
+    """The policy of these tests takes these settings."""
 
     patience: float = 2.0
     mode: str = "quick"
@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @implementer(ISwitchPolicyFactory)
 class ThoughtfulFactory:
-    """Makes FIFO policies, and is particular about its settings."""
+    """This factory makes FIFO policies, and is strict about its settings."""
 
     name = "thoughtful"
     settings = Settings
@@ -75,7 +75,10 @@ def test_ours() -> None:
 
 
 def test_the_default() -> None:
-    """Whether it comes from a file or is made by hand."""
+    """
+    The default policy is the same, whether a configuration comes from a file or is made by
+    hand.
+    """
     assert isinstance(build_policy(configure()), CostAwarePolicy)
     by_hand = Config(models=configure().models)
     assert isinstance(build_policy(by_hand), CostAwarePolicy)
@@ -160,7 +163,7 @@ theirs = Theirs()
 
 @pytest.fixture
 def plugin_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a third party's distribution would put its plugins."""
+    """Make a directory where a third party's distribution would put its plugins."""
     import twisted.plugins
 
     directory = tmp_path / "twisted" / "plugins"

@@ -1,6 +1,4 @@
-"""
-The demo without its models: its directory, its ports, its options.
-"""
+"""These tests check the demo without its models: its directory, its ports, its options."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ class TestDirectory:
         assert directory.path.stat().st_mode & 0o777 == 0o700
 
     def prepare(self, path: Path) -> None:
-        """As an earlier demo has left it."""
+        """Leave the directory as an earlier demo would have left it."""
         directory = DemoDirectory(path)
         path.chmod(0o755)
         directory.models.mkdir()
@@ -73,7 +71,7 @@ class TestDirectory:
             second.claim()
 
     def test_half_a_file(self, tmp_path: Path) -> None:
-        """What a demo that was killed has left unfinished goes away, no more."""
+        """The demo removes what a demo that was killed has left unfinished, and no more."""
         models = tmp_path / "models"
         models.mkdir()
         (models / "a.gguf").touch()
@@ -95,7 +93,7 @@ class TestDirectory:
             DemoDirectory(tmp_path / "file" / "x").claim()
 
     def test_contents(self, tmp_path: Path) -> None:
-        """What is written is a sound configuration, of one line for each model."""
+        """The demo writes a sound configuration, with one line for each model."""
         directory = DemoDirectory(tmp_path)
         directory.claim()
         directory.write_config("/a path/it's: python #3", 3001)
@@ -115,7 +113,7 @@ class TestDirectory:
 
 
 class TestLock:
-    """A backend that is tied to a demo by its lock."""
+    """These tests check a backend that is tied to a demo by its lock."""
 
     TIED = """
 import signal, sys
@@ -185,7 +183,7 @@ class TestMain:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """One line, with commands to paste; nothing is written."""
+        """The demo prints one line, with commands to paste, and writes nothing."""
         monkeypatch.setattr(llmux.demo.launch, "install_commands", lambda python: ["a", "b"])
         assert main(["demo", "--directory", str(tmp_path / "x")]) == 1
         said = capsys.readouterr().err

@@ -1,5 +1,5 @@
 """
-The demo, end to end: llmux as a process, two real models, the openai client.
+These tests run the demo end to end: llmux as a process, two real models, the openai client.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass
 class Demo:
-    """A running C{llmux demo}."""
+    """This is a running C{llmux demo}."""
 
     process: subprocess.Popen[str]
     port: int
@@ -46,7 +46,7 @@ class Demo:
         return f"http://127.0.0.1:{self.port}"
 
     def read_until(self, text: str) -> None:
-        """Read its output up to a line that holds C{text}, within a minute."""
+        """Read the demo's output up to a line that holds C{text}, within a minute."""
         assert self.process.stdout is not None
         patience = Timer(60, self.process.kill)
         patience.start()
@@ -62,7 +62,7 @@ class Demo:
 
 @contextmanager
 def running_demo(tmp_path: Path, mark: str) -> Iterator[Demo]:
-    """Run it in an environment where it could write nothing unseen."""
+    """Run the demo in an environment where it could write nothing unseen."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for name in ("home", "tmp", "cwd"):
@@ -94,7 +94,7 @@ def running_demo(tmp_path: Path, mark: str) -> Iterator[Demo]:
 
 
 def processes_with(mark: str) -> list[str]:
-    """The command lines of all processes that were given this environment."""
+    """Return the command lines of all processes that were given this environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -147,7 +147,7 @@ def test_demo(tmp_path: Path) -> None:
 
 
 def ask(client: openai.OpenAI, model: str) -> str:
-    """A whole reply's text."""
+    """Return the text of a whole reply."""
     reply = client.chat.completions.create(
         model=model, max_tokens=8, messages=[{"role": "user", "content": "Say hello."}]
     )
@@ -157,7 +157,7 @@ def ask(client: openai.OpenAI, model: str) -> str:
 
 
 def stream(client: openai.OpenAI, model: str) -> str:
-    """A streamed reply's text, which must have come in pieces and to its end."""
+    """Return the text of a streamed reply, which must have come in pieces and to its end."""
     pieces = []
     finished = None
     for chunk in client.chat.completions.create(
@@ -177,13 +177,14 @@ def stream(client: openai.OpenAI, model: str) -> str:
 
 
 def running_models(tmp_path: Path) -> list[str]:
-    """The models whose servers llmux has started and not stopped."""
+    """Return the models whose servers llmux has started and not stopped."""
     return [path.parent.name for path in (tmp_path / "demo/state/models").glob("*/.server")]
 
 
 def wait_until_gone(mark: str) -> None:
     """
-    Those whose parent has gone may be seen for a moment after their end.
+    Wait until no process has this environment; orphans may be seen for a moment after their
+    end.
     """
     for _ in range(100):
         if not processes_with(mark):

@@ -1,4 +1,4 @@
-"""Lengths of time on the command line."""
+"""These tests check lengths of time on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The paths that llmux answers itself, through its own channel and a stock Site."""
+"""
+These tests ask for the paths that llmux answers itself, through its own channel and a stock
+Site.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from tests.web_fakes import Wire, replies
 
 
 class Rest(Resource):
-    """Stands for the models."""
+    """This resource stands for the models."""
 
     isLeaf = True
     route_is_stable = True
@@ -40,7 +43,7 @@ class Rest(Resource):
 
 
 def model_list(clock: Clock, *names: str) -> ModelList:
-    """The list of models with these names, all asleep."""
+    """Make a list of models with these names, all asleep."""
     metrics = Metrics()
     settings = ModelSettings(1.0)
     models = {name: Model(name, settings, metrics.queue_wait(name)) for name in names}
@@ -105,7 +108,7 @@ def test_an_unknown_model(site: Site) -> None:
 
 
 def test_one_model_after_another(site: Site) -> None:
-    """What one path has is not remembered for another."""
+    """The answer for one path is not remembered for another path."""
     for name in ("a", "b", "a"):
         assert json.loads(ask(site, f"GET /v1/models/{name}")[2])["id"] == name
 
@@ -149,7 +152,7 @@ def test_every_other_path_is_the_models(site: Site, path: str) -> None:
 
 
 class Scraped:
-    """A site with metrics of so many models, and a clock of its own."""
+    """This site has metrics of so many models, and a clock of its own."""
 
     def __init__(self, models: int) -> None:
         self.clock = Clock()
@@ -167,7 +170,7 @@ class Scraped:
         return wire
 
     def turn(self) -> bool:
-        """Run what is due, as one turn of the reactor does; False if nothing is."""
+        """Run what is due, as one turn of the reactor does; return False if nothing is."""
         due: list[Any]
         due = [c for c in self.clock.getDelayedCalls() if c.getTime() <= self.clock.seconds()]
         for call in due:
@@ -184,7 +187,7 @@ def metrics_of(wire: Wire) -> bytes:
 
 
 def test_a_thousand_models_are_exposed_a_little_in_each_turn() -> None:
-    """The whole is what prometheus_client makes of it in one go (S5)."""
+    """The parts together are what prometheus_client makes at once (S5)."""
     scraped = Scraped(1000)
     first, second, third = scraped.ask(), scraped.ask(), scraped.ask()
     third.lose()
@@ -243,7 +246,9 @@ def test_the_head_of_the_metrics_costs_no_exposition(monkeypatch: pytest.MonkeyP
 def test_a_scrape_that_fails_says_why(
     error: Exception, reason: bytes, monkeypatch: pytest.MonkeyPatch, logged_failures: Any
 ) -> None:
-    """It is a 503 and no page with a traceback (K10, S13); the next one is tried anew."""
+    """
+    The answer is a 503 and no page with a traceback (K10, S13); the next scrape is tried anew.
+    """
 
     def broken(_: object) -> Iterator[bytes]:
         yield b"some"

@@ -1,6 +1,6 @@
 """
-The examples: each configuration loads, each script parses, and those that talk
-to an API or a program do so with one that behaves like it.
+These tests check the examples: each configuration loads, each script parses, and the scripts
+that talk to an API or a program do so with a stand-in that behaves like it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ BACKENDS = (
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_configuration(name: str) -> None:
-    """It loads, its README is there, and what its hooks name is there and may be run."""
+    """
+    An example's configuration loads, its README is there, and the files that its hooks name are
+    there and may be run.
+    """
     directory = EXAMPLES / name
     assert (directory / "README.md").read_text().startswith("# ")
     config = load_config(str(directory / "config.yaml"))
@@ -67,7 +70,7 @@ def test_script_parses(script: Path) -> None:
 
 @pytest.mark.parametrize("page", sorted(EXAMPLES.glob("*/README.md")), ids=str)
 def test_every_request_that_a_page_shows_says_that_it_is_json(page: Path) -> None:
-    """Real vLLM refuses others."""
+    """Real vLLM refuses other requests."""
     text = page.read_text().replace("\\\n", " ")
     for line in text.splitlines():
         if "curl" in line and " -d " in line:
@@ -76,7 +79,7 @@ def test_every_request_that_a_page_shows_says_that_it_is_json(page: Path) -> Non
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of programs that hooks find before all others."""
+    """Make a directory of programs that hooks find before all others."""
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
@@ -89,12 +92,10 @@ def program(path: Path, script: str) -> None:
 
 
 class Example:
-    """An example's hooks, with another port for its backends."""
+    """An example has its hooks, with another port for its backends."""
 
     def __init__(self, name: str, port: int, **renamed: str) -> None:
-        """
-        @param renamed: for new names of models those in the example.
-        """
+        """@param renamed: by new name of a model, its name in the example."""
         from twisted.internet import reactor
 
         self.config = load_config(str(EXAMPLES / name / "config.yaml"))
@@ -117,7 +118,7 @@ class Example:
 
 @implementer(IResource)
 class Api:
-    """A stand-in for a backend's API, listening from C{listen} on."""
+    """This is a stand-in for a backend's API, which listens from the call of C{listen} on."""
 
     isLeaf = True
     server = None
@@ -152,7 +153,7 @@ class Api:
         return b"" if value is None else json.dumps(value, separators=(",", ":")).encode()
 
     def answer(self, request: Request) -> tuple[int, Any]:
-        """Status and JSON value."""
+        """Return the status and the JSON value of the answer."""
         raise NotImplementedError
 
 
@@ -161,7 +162,9 @@ class Api:
 
 class Ollama(Api):
     """
-    @ivar loaded: what is in memory, and for how long it stays.
+    This API answers as Ollama does.
+
+    @ivar loaded: by model in memory, for how long it stays.
     @ivar lists_as: the name by which C{/api/ps} lists what is loaded.
     @ivar unloads_after: how many more times C{/api/ps} lists what was unloaded.
     """
@@ -205,7 +208,7 @@ def ollama() -> Iterator[Ollama]:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama(ollama: Ollama) -> None:
-    """Two models on one port: alive tells them apart."""
+    """C{alive} tells two models on one port apart."""
     example = Example("ollama", ollama.listen())
     assert not await example.is_awake("qwen3:8b")
     assert (await example.run("qwen3:8b", WAKE)).ok
@@ -221,7 +224,9 @@ async def test_ollama(ollama: Ollama) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama_again(ollama: Ollama) -> None:
-    """Waking what is awake, and putting to sleep what sleeps, does no harm."""
+    """
+    A hook does no harm that wakes a model that is awake, or puts one to sleep that sleeps.
+    """
     example = Example("ollama", ollama.listen())
     for hook in (SLEEP, WAKE, WAKE, SLEEP, SLEEP):
         assert (await example.run("qwen3:8b", hook)).ok
@@ -230,7 +235,7 @@ async def test_ollama_again(ollama: Ollama) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama_without_the_model(ollama: Ollama) -> None:
-    """The log says why."""
+    """The log says why the wake failed."""
     ollama.installed.clear()
     example = Example("ollama", ollama.listen())
     result = await example.run("qwen3:8b", WAKE)
@@ -240,7 +245,7 @@ async def test_ollama_without_the_model(ollama: Ollama) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
-    """Ollama completes it, and lists the whole name."""
+    """Ollama completes such a name, and lists the whole name."""
     example = Example("ollama", ollama.listen(), mistral="mistral:7b")
     assert (await example.run("mistral", WAKE)).ok
     assert ollama.loaded == {"mistral:latest": -1}
@@ -250,7 +255,7 @@ async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
-    """What Ollama loads under such a name is seen, and unloaded again."""
+    """The scripts see what Ollama loads under such a name, and unload it again."""
     example = Example("ollama", ollama.listen(), **{"Mistral:7B": "mistral:7b"})
     assert (await example.run("Mistral:7B", WAKE)).ok
     assert await example.is_awake("Mistral:7B")
@@ -262,7 +267,7 @@ async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
 async def test_ollama_calls_the_model_what_the_scripts_are_told(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hook's argument, where llmux has another name for the model."""
+    """The hook's argument is the name where llmux has another name for the model."""
     port = str(ollama.listen())
     monkeypatch.setenv("LLMUX_HOST", "127.0.0.1")
     monkeypatch.setenv("LLMUX_PORT", port)
@@ -315,10 +320,12 @@ async def test_ollama_is_down() -> None:
 
 class Vllm(Api):
     """
-    @ivar asleep: what C{/is_sleeping} says.
-    @ivar obeys: whether C{/sleep} puts it to sleep.
-    @ivar development: VLLM_SERVER_DEV_MODE.
-    @ivar dead: whether its engine has died.
+    This API answers as vLLM does.
+
+    @ivar asleep: the answer of C{/is_sleeping}.
+    @ivar obeys: True if C{/sleep} puts the server to sleep.
+    @ivar development: True if VLLM_SERVER_DEV_MODE is set.
+    @ivar dead: True if the engine of the server has died.
     """
 
     def __init__(self) -> None:
@@ -367,7 +374,7 @@ def docker_log(programs: Path) -> list[str]:
 
 @pytest_twisted.ensureDeferred
 async def test_vllm(vllm: Vllm, programs: Path) -> None:
-    """It is alive when it does not sleep."""
+    """The model is alive when the server does not sleep."""
     example = Example("vllm-sleep", vllm.listen())
     assert await example.is_awake("qwen3-8b")
     assert (await example.run("qwen3-8b", SLEEP)).ok
@@ -381,7 +388,9 @@ async def test_vllm(vllm: Vllm, programs: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_vllm_again(vllm: Vllm) -> None:
-    """Waking what is awake, and putting to sleep what sleeps, asks for nothing."""
+    """
+    A hook asks for nothing if the model to wake is awake, or the model to put to sleep sleeps.
+    """
     example = Example("vllm-sleep", vllm.listen())
     assert (await example.run("qwen3-8b", WAKE)).ok
     vllm.asleep = True
@@ -391,7 +400,7 @@ async def test_vllm_again(vllm: Vllm) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_vllm_starts(vllm: Vllm, programs: Path) -> None:
-    """Where no server runs, waking starts it, and waits for it."""
+    """The wake hook starts a server where none runs, and waits for it."""
     from twisted.internet import reactor
 
     port = free_port()
@@ -443,7 +452,7 @@ async def test_vllm_whose_engine_is_dead(vllm: Vllm, programs: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_vllm_does_not_sleep(vllm: Vllm, programs: Path) -> None:
-    """Then it is stopped: the GPU must be free."""
+    """A server that does not sleep is stopped: the GPU must be free."""
     vllm.obeys = False
     example = Example("vllm-sleep", vllm.listen())
     assert (await example.run("qwen3-8b", SLEEP)).ok
@@ -452,7 +461,7 @@ async def test_vllm_does_not_sleep(vllm: Vllm, programs: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_vllm_does_not_answer(programs: Path) -> None:
-    """It may be loading, on the GPU."""
+    """A server that does not answer may be loading, on the GPU."""
     program(programs / "docker", DOCKER)
     assert (await Example("vllm-sleep", free_port()).run("qwen3-8b", SLEEP)).ok
     assert docker_log(programs) == ["stop vllm-qwen3"]
@@ -493,7 +502,7 @@ esac
 
 
 class Podman:
-    """The state of a container called vllm-qwen3."""
+    """This program has the state of a container called vllm-qwen3."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -516,7 +525,7 @@ class Podman:
         (self._directory / f"no-{verb}").touch()
 
     async def run(self, hook: HookKind) -> list[str]:
-        """What the hook had podman do, inspections left out."""
+        """Return what the hook had podman do, inspections left out."""
         log = self._directory / "podman.log"
         log.write_text("")
         assert (await self.example.run("qwen3-8b", hook)).ok
@@ -532,7 +541,10 @@ def podman(programs: Path) -> Podman:
 
 @pytest_twisted.ensureDeferred
 async def test_podman(podman: Podman) -> None:
-    """Started the first time, then checkpointed and restored; once is enough."""
+    """
+    The container is started the first time, then checkpointed and restored; a repeated hook
+    does nothing.
+    """
     assert await podman.run(SLEEP) == []
     assert await podman.run(WAKE) == ["start"]
     assert await podman.run(WAKE) == []
@@ -579,7 +591,7 @@ async def test_podman_without_the_container(podman: Podman, programs: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_podman_paused(podman: Podman) -> None:
-    """A paused container holds its memory: it is no sleeping one."""
+    """A paused container holds its memory, and so it does not count as asleep."""
     podman.pause()
     assert await podman.run(SLEEP) == ["unpause", "checkpoint"]
     podman.pause()
@@ -590,7 +602,7 @@ async def test_podman_paused(podman: Podman) -> None:
 
 
 def test_podman_checkpoint_that_is_cut_short(podman: Podman, programs: Path) -> None:
-    """It would leave a server that nobody can reach: the container is ended."""
+    """Such a checkpoint would leave a server that nobody can reach: the container is ended."""
     (programs / "podman.state").write_text("running false\n")
     (programs / "slow").touch()
     script = [str(EXAMPLES / "podman-criu" / "sleep.sh"), "vllm-qwen3"]
@@ -615,7 +627,7 @@ def curl(*arguments: str) -> str:
 
 
 def copied(name: str, directory: Path, *replacements: tuple[str, str]) -> Path:
-    """A copy of an example, with other text in its files."""
+    """Copy an example, with other text in its files."""
     copy = directory / name
     shutil.copytree(EXAMPLES / name, copy)
     for path in copy.iterdir():
@@ -649,7 +661,7 @@ def test_systemd_socket_activation(tmp_path: Path) -> None:
 
 
 def test_systemd_unit() -> None:
-    """What the README says of it."""
+    """The unit has what the README says of it."""
     unit = (EXAMPLES / "systemd" / "llmux.service").read_text().splitlines()
     assert "KillMode=process" in unit
     (stop,) = (int(line.partition("=")[2]) for line in unit if line.startswith("TimeoutStop"))
@@ -662,7 +674,7 @@ def test_systemd_unit() -> None:
 
 
 def test_embedding(tmp_path: Path) -> None:
-    """llmux and another service in one process; both answer, both stop."""
+    """llmux and another service run in one process; both answer, and both stop."""
     port, status_port, backend_port = (free_port() for _ in range(3))
     copy = copied(
         "embedding",

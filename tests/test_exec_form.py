@@ -1,4 +1,4 @@
-"""Which commands of servers make their shell give way."""
+"""These tests check which commands of servers replace their shell."""
 
 from __future__ import annotations
 

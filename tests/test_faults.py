@@ -1,6 +1,6 @@
 """
-What can go wrong, row by row of the design's table, and what must happen then.
-Each row holds under every policy.
+These tests check what can go wrong, row by row of the design's table, and what must happen
+then.  Each row holds under every policy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_sleep_fails_and_alive_says_yes(make: Callable[..., World]) -> None:
 def test_sleep_fails_and_alive_gives_no_answer(
     make: Callable[..., World], code: int | None, sleeps: bool
 ) -> None:
-    """Nobody is sent to a model of which nobody knows whether it sleeps (K4)."""
+    """No request is sent to a model of which nobody knows whether it sleeps (K4)."""
     world = make()
     world.wake("a").finish()
     world.hooks.once("a", SLEEP, 5.0, 1)
@@ -79,7 +79,10 @@ def test_sleep_fails_and_alive_gives_no_answer(
 
 
 def test_the_back_off_of_a_failed_sleep(make: Callable[..., World]) -> None:
-    """It holds for all targets, as long as the failed try took, and arrivals wait it out."""
+    """
+    The back-off holds for all targets, lasts as long as the failed try took, and arrivals wait
+    for its end.
+    """
     world = make()
     world.wake("a").finish()
     world.hooks.once("a", SLEEP, 20.0, 1)
@@ -163,7 +166,7 @@ def test_the_back_off_of_a_wake_doubles(make: Callable[..., World]) -> None:
 
 
 def test_clean_up_fails_after_a_failed_wake(make: Callable[..., World]) -> None:
-    """Nothing is woken until it succeeds; it is tried with back-off."""
+    """No model is woken until the clean-up succeeds; it is tried again with back-off."""
     world = make()
     world.hooks.once("a", WAKE, 1.0, 1)
     for _ in range(3):
@@ -190,8 +193,8 @@ def test_a_clean_up_that_fails_is_not_saved_by_a_model_that_is_still_loading(
     make: Callable[..., World],
 ) -> None:
     """
-    After a failed wake C{alive} has been saying no all along: that no counts
-    only after another time limit, and nothing is woken beside (K3).
+    After a failed wake C{alive} has been saying no all along: that no counts only after another
+    time limit, and nothing is woken before (K3).
     """
     world = make(wake_limit=60.0)
     world.hooks.once("a", WAKE, 60.0, 1)
@@ -211,7 +214,7 @@ def test_a_clean_up_that_fails_is_not_saved_by_a_model_that_is_still_loading(
 def test_alives_no_ends_a_clean_up_when_the_wakes_time_limit_is_over(
     make: Callable[..., World],
 ) -> None:
-    """A typo in a sleep script does not block the house for ever."""
+    """A typo in a sleep script does not block llmux for ever."""
     world = make(wake_limit=60.0)
     world.hooks.once("a", WAKE, 1.0, 1)
     world.hooks.script("a", SLEEP, 0.0, 127)
@@ -462,7 +465,7 @@ def test_a_backend_refuses_and_is_dead(make: Callable[..., World]) -> None:
 def test_a_backend_refuses_and_alive_gives_no_answer(
     make: Callable[..., World], code: int | None, lives: bool
 ) -> None:
-    """No answer is no death: alive is asked again until it says something."""
+    """A missing answer does not mean death: alive is asked again until it says something."""
     world = make()
     client, bystander = world.wake("a"), world.ask("a")
     for _ in range(3):

@@ -1,6 +1,6 @@
 """
-The table "When something fails", row by row, with models on two resources: what a fault on one
-resource does there, and that it does nothing on the other.
+These tests check the table "When something fails", row by row, with models on two resources:
+what a fault on one resource does there, and that it does nothing on the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ PLACES: dict[str, Sequence[Needs]] = {
 
 
 class House(World):
-    """Two resources; left and rival need the one, right the other, both needs both."""
+    """
+    This world has two resources; left and rival need the one, right the other, both needs both.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -43,7 +45,7 @@ class House(World):
 
 
 def both_awake(**settings: Any) -> House:
-    """Left and right are awake, and idle."""
+    """Make a world in which left and right are awake, and idle."""
     world = House(**settings)
     world.wake("left").finish()
     world.wake("right").finish()

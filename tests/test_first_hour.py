@@ -1,6 +1,7 @@
 """
-A stranger's first minutes, from an empty directory: install, write a configuration for two
-model files, serve them, see llmux and a model killed, and stop with nothing left behind.
+These tests do what a new user does in the first minutes, from an empty directory: install,
+write a configuration for two model files, serve them, see llmux and a model killed, and stop
+with nothing left behind.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ REQUEST: Any = {
 
 class Stranger:
     """
-    Somebody with an empty directory, model files in it, and C{llama-server} on the PATH.
+    A stranger has an empty directory, model files in it, and C{llama-server} on the PATH.
 
-    @ivar mark: in the environment of every process that comes of what is done here.
+    @ivar mark: a text in the environment of every process that is started here, directly or
+        not.
     """
 
     def __init__(self, home: Path) -> None:
@@ -90,7 +92,7 @@ class Stranger:
             (home / name).mkdir()
 
     def run(self, *command: str, **environment: str) -> str:
-        """Run a command to its end, which must be a success; return what it has said."""
+        """Run a command to its end, which must be a success; return its output."""
         ended = subprocess.run(
             command,
             cwd=self.here,
@@ -105,7 +107,7 @@ class Stranger:
         return ended.stdout
 
     def install(self) -> None:
-        """Build the wheel, and install it and what it asks for."""
+        """Build the wheel, and install it with its requirements."""
         python, dist, venv = sys.executable, self.home / "dist", self.home / "venv"
         # What pip and compilers leave in a home directory is none of llmux's.
         home = {"HOME": os.environ["HOME"]}
@@ -125,7 +127,7 @@ class Stranger:
 
     @contextmanager
     def serving(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Run llmux."""
+        """Run llmux until the end of the C{with} block."""
         log = (self.home / "llmux.log").open("ab")
         process = subprocess.Popen(
             ["llmux", "-p", str(self.port)],
@@ -170,7 +172,9 @@ class Stranger:
             return "".join(piece.choices[0].delta.content or "" for piece in pieces)
 
     def processes(self, word: str = "") -> dict[int, str]:
-        """The processes that have come of all this, and have this word in their command."""
+        """
+        Return the processes that were started here and have this word in their command, by id.
+        """
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:

@@ -1,4 +1,4 @@
-"""Forecasts of turns: ranges that hold, from a policy that gives them."""
+"""These tests check forecasts of turns: ranges that hold, from a policy that gives them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def test_ranges_reach_further_where_waits_grow() -> None:
     ],
 )
 def test_in_nine_cases_of_ten_the_turn_begins_within_the_range(name: str) -> None:
-    """Two simulated hours each; the benchmark C{scheduling.forecasts} has all families."""
+    """
+    Two hours are simulated for each family; the benchmark C{scheduling.forecasts} has all
+    families.
+    """
     (scenario,) = [each for each in FAMILIES(1) if each.name == name]
     _, _, outcomes = judge(scenario)
     assert len(outcomes) > 100
@@ -90,7 +93,7 @@ def test_in_nine_cases_of_ten_the_turn_begins_within_the_range(name: str) -> Non
 
 @implementer(IForecaster)
 class _Prophet(FifoPolicy):
-    """A policy that forecasts what it is told, or raises."""
+    """This policy forecasts what it is told to, or raises."""
 
     what: Any = ()
 

@@ -1,4 +1,7 @@
-"""The fuzzer: that it does the same again, and that it sees what is wrong."""
+"""
+These tests check that the fuzzer does the same again with the same seed, and that it sees what
+is wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-What C{llmux simulate --json} says of recorded and invented traffic, held to
-the byte against files that were made before the switcher was changed.
+These tests compare what C{llmux simulate --json} says of recorded and invented traffic, byte by
+byte, with files that were made before the switcher was changed.
 
 C{python -m tests.test_golden_simulations} makes the files anew.  Whoever does
 that says in the commit which decisions changed, and why.
@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Callable[[], Trace], tuple[str, ...]]] = {
 
 
 def written(trace: Trace) -> str:
-    """The trace as the lines of a file."""
+    """Return the trace as the lines of a file."""
     lines = []
     for number, request in enumerate(trace.requests):
         line: dict[str, object] = {
@@ -71,7 +71,7 @@ def written(trace: Trace) -> str:
 
 
 def simulated(name: str, directory: Path) -> str:
-    """What C{llmux simulate --json} prints of this case."""
+    """Return what C{llmux simulate --json} prints of this case."""
     trace, options = CASES[name]
     file = directory / f"{name}.jsonl"
     file.write_text(written(trace()))

@@ -1,4 +1,4 @@
-"""Models without an alive script: llmux asks their backends itself."""
+"""These tests check models without an alive script: llmux asks their backends itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.proxy_fakes import BackendEnd
 
 
 class Asked:
-    """A question that is on its way to a backend."""
+    """This is a question that is on its way to a backend."""
 
     def __init__(self, **model: Any) -> None:
         self.reactor = MemoryReactorClock()
@@ -195,7 +195,7 @@ def test_the_rest_of_a_long_reply_is_not_waited_for_longer_than_for_its_head() -
 
 
 def test_a_question_imports_nothing_large() -> None:
-    """OpenSSL costs 70 ms at the start, and 13 MiB."""
+    """OpenSSL would cost 70 ms at the start, and 13 MiB."""
     code = (
         "import sys\n"
         "from llmux.daemon.reactor_choice import install_reactor\n"

@@ -1,6 +1,4 @@
-"""
-Hooks as processes: C{/bin/sh}, pipes and process groups.
-"""
+"""These tests check hooks as processes: C{/bin/sh}, pipes and process groups."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ GRACE = 0.2
 
 
 class Hooks:
-    """Starts scripts as the hooks of a model called C{a}."""
+    """This object starts scripts as the hooks of a model called C{a}."""
 
     def __init__(self, reactor: Any, directory: Path, log: HookLog, spawn: Spawner) -> None:
         self.reactor = reactor
@@ -73,7 +71,7 @@ class Hooks:
         self.finished.append((model, hook, ok))
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Look again and again until it is so; 30 s at most."""
+        """Look again and again until the condition holds, for 30 s at most."""
 
         def look() -> None:
             if true():
@@ -102,7 +100,7 @@ both_spawners = pytest.mark.parametrize(
 
 
 def alive(pid: int) -> bool:
-    """There is such a process, and it is no zombie."""
+    """Tell whether there is such a process, and it is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -110,12 +108,12 @@ def alive(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    """Our own, zombies too."""
+    """Return the ids of this process's children, zombies included."""
     return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
 
 
 def descriptors() -> dict[str, str]:
-    """What we have open."""
+    """Return the descriptors that this process has open."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -136,7 +134,7 @@ async def test_directory(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_odd_directory(hooks: Hooks) -> None:
-    """Nothing in its name is an option, or is expanded."""
+    """No part of the directory's name is taken for an option, or expanded."""
     hooks.directory = hooks.directory / "-x $(false) 'é\n"
     hooks.directory.mkdir()
     (hooks.directory / "wake.sh").write_text("echo found\n")
@@ -146,7 +144,7 @@ async def test_odd_directory(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours, and who it is for."""
+    """A hook has llmux's environment, and variables that say which model it is for."""
     monkeypatch.setenv("OF_OURS", "ours")
     await hooks.start(
         'echo "$LLMUX_MODEL $LLMUX_HOOK $LLMUX_HOST $LLMUX_PORT $LLMUX_TIMEOUT_SECS $OF_OURS"',
@@ -159,7 +157,7 @@ async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_input_is_empty(hooks: Hooks) -> None:
-    """Even if ours is not."""
+    """The input of a hook is empty even if llmux's own is not."""
     read, write = os.pipe()
     os.write(write, b"ours\n")
     ours = os.dup(0)
@@ -174,7 +172,7 @@ async def test_input_is_empty(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_session_of_its_own(hooks: Hooks) -> None:
-    """Ctrl-C in our terminal is not for hooks, and they have no terminal to stop at."""
+    """Ctrl-C in llmux's terminal is not for hooks, and they have no terminal to stop at."""
     await hooks.run("echo $$; ps -o pgid= -o sid= -o tty= -p $$")
     pid, columns = hooks.log.lines()
     assert columns.split() == [pid, pid, "?"]
@@ -182,7 +180,10 @@ async def test_session_of_its_own(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_descriptor_of_ours(hooks: Hooks) -> None:
-    """Not even one that may be inherited: a server would keep our port for hours."""
+    """
+    A hook has no descriptor of llmux, even if it may be inherited: a server would keep llmux's
+    port for hours.
+    """
     ours = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(ours, True)
     try:
@@ -198,8 +199,8 @@ async def test_no_signal_ignored_or_blocked(
     hooks: Hooks, monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
     """
-    Whatever we were started with, a hook's C{kill -INT} works.  (dash, which
-    is sh to many, unblocks signals by itself.)
+    A hook's C{kill -INT} works, whatever signals llmux was started with. (dash, which is sh on
+    many systems, unblocks signals by itself.)
     """
     monkeypatch.setattr("llmux.hooks.runner.SHELL", shell)
     was = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -255,7 +256,7 @@ async def test_script_that_no_shell_takes(hooks: Hooks, script: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_vanished_directory(hooks: Hooks) -> None:
-    """Its alive hook must not seem to say no."""
+    """The alive hook of a vanished directory must not seem to say no."""
     hooks.directory = hooks.directory / "gone"
     result = await hooks.run("exit 1", HookKind.ALIVE)
     assert result.reason == "could not be started"
@@ -272,7 +273,7 @@ async def test_directory_is_a_file(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_descriptor_left(hooks: Hooks) -> None:
-    """Out of descriptors, a hook fails like any other, and none is lost."""
+    """If no descriptor is left, a hook fails like any other, and none is lost."""
     before = descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for spare in range(8):
@@ -288,7 +289,10 @@ async def test_no_descriptor_left(hooks: Hooks) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_exit_status_taken_by_others(hooks: Hooks) -> None:
-    """Who waits for all children takes ours too: then nothing is known of it."""
+    """
+    Code that waits for all children takes llmux's children too: then nothing is known of a
+    hook's exit.
+    """
     run = hooks.start("echo $$; until [ -e go ]; do sleep 0.01; done; exit 0")
     await hooks.until(lambda: hooks.log.lines() != [])
     (hooks.directory / "go").touch()
@@ -307,8 +311,8 @@ def steal(pid: int) -> None:
 @pytest_twisted.ensureDeferred
 async def test_output_is_logged(hooks: Hooks) -> None:
     """
-    Line by line, with where it comes from in fields of their own, and before
-    the outcome (but for the last line, if it has no end).
+    Each line is logged with its source in fields of their own, and before the outcome (but for
+    the last line, if it has no end).
     """
     await hooks.run("echo one; echo 'two {not a format}' >&2; printf three")
     said = [event.get("line", "completed") for event in hooks.log.events]
@@ -332,8 +336,8 @@ async def test_bytes_that_are_no_text(hooks: Hooks) -> None:
 @pytest_twisted.ensureDeferred
 async def test_tail_of_stderr(hooks: Hooks) -> None:
     """
-    The last 4 KiB of it go with a failure, complete although the exit is seen
-    in the same turn of the reactor.
+    The last 4 KiB of stderr are logged with a failure, complete although the exit is seen in
+    the same turn of the reactor.
     """
     before = children()
     run = hooks.start("seq 1 2000 >&2; exit 3")
@@ -354,7 +358,7 @@ def await_exit(pid: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_100_megabytes_without_a_newline(hooks: Hooks) -> None:
-    """However much it writes, a hook ends, and we do not grow."""
+    """A hook ends and llmux does not grow, however much the hook writes."""
     hooks.log.keep_lines = False
     before = resident()
     assert (await hooks.run("head -c 100000000 /dev/zero", limit=300)).ok
@@ -375,7 +379,7 @@ async def test_thousands_of_lines_are_logged_in_order_and_the_rest_is_counted(
 
 @pytest_twisted.ensureDeferred
 async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
-    """While a hook writes as fast as it can, others have their turn."""
+    """Other work has its turn while a hook writes as fast as it can."""
     hooks.log.keep_lines = False
     run = hooks.start("yes", limit=60)
     seconds = []
@@ -398,7 +402,7 @@ async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
 
 
 def resident() -> int:
-    """Bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -457,7 +461,9 @@ async def test_whole_group_dies(hooks: Hooks, by: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_term_first(hooks: Hooks) -> None:
-    """A hook may tidy up; whatever it then exits with, it did not end by itself."""
+    """
+    A hook may tidy up after TERM; whatever its exit status is then, it did not end by itself.
+    """
     script = "trap 'echo tidy; exit 0' TERM; echo begun; while :; do sleep 0.01; done"
     run = hooks.start(script)
     await hooks.log.line("begun")
@@ -490,7 +496,7 @@ async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
 @both_spawners
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left(hooks: Hooks) -> None:
-    """No zombie, no descriptor, no timer, nothing to do at the shutdown."""
+    """A hook leaves no zombie, no descriptor, no timer, and nothing to do at the shutdown."""
     at_shutdown = hooks.reactor._eventTriggers["shutdown"].after
     timers = hooks.reactor.getDelayedCalls()
     triggers = list(at_shutdown)
@@ -566,8 +572,8 @@ async def test_events_and_metrics(hooks: Hooks) -> None:
 @pytest_twisted.ensureDeferred
 async def test_alive_is_quiet(hooks: Hooks) -> None:
     """
-    An alive hook is asked again and again: what it says is for debugging, and
-    its no is an answer, no failure.
+    An alive hook is asked again and again: its output is for debugging, and its no is an
+    answer, no failure.
     """
     await hooks.run("echo fine", HookKind.ALIVE)
     await hooks.run("echo refused >&2; exit 7", HookKind.ALIVE)
@@ -663,8 +669,8 @@ async def test_kill_while_the_reactor_stops(hooks: Hooks, phase: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_server_survives_us(hooks: Hooks) -> None:
     """
-    A server that was left awake for the next start does not die of its next
-    line, though the pipe that it inherited was ours.
+    A server that was left awake for the next start does not die of its next line, though the
+    pipe that it inherited was llmux's.
     """
     script = """
         sh -c 'echo $$ >pid; until [ -e go ]; do sleep 0.01; done
@@ -680,5 +686,5 @@ async def test_server_survives_us(hooks: Hooks) -> None:
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfd")
 @pytest_twisted.ensureDeferred
 async def test_an_exit_is_noticed_where_nobody_listens_to_signals(hooks: Hooks) -> None:
-    """As in a reactor that does not run in the main thread."""
+    """A reactor that does not run in the main thread, for example, gets no signals."""
     await end_of_reactor(hooks, "sleep 0.2", "never", "without")

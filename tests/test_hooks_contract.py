@@ -1,5 +1,6 @@
 """
-What every hook runner does, be its hooks numbers, or processes of any spawner.
+These tests check what every hook runner does, whether its hooks are numbers, or processes of
+any spawner.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from .hook_log import HookLog
 from .process_fakes import MemoryProcesses, Plan
 
 LIMIT = 1.0
-"""Seconds: enough for a shell to start on a busy machine."""
+"""This time limit in seconds is enough for a shell to start on a busy machine."""
 GRACE = 0.2
 
 
 class World(ABC):
-    """A runner with two models, and the means to say what their hooks do."""
+    """A world has a runner with two models, and the means to say what their hooks do."""
 
     @abstractmethod
     def start(
@@ -41,19 +42,19 @@ class World(ABC):
         ignores_term: bool = False,
         hook: HookKind = HookKind.SLEEP,
     ) -> IRunningHook:
-        """Start a hook that does so; the sleep hook's time limit is a minute."""
+        """Start a hook that behaves so; the sleep hook's time limit is a minute."""
 
     @abstractmethod
     async def begun(self, run: IRunningHook) -> None:
-        """It has come so far that it ignores TERM, if it does."""
+        """Wait until the hook ignores TERM, if it is to do so."""
 
     @abstractmethod
     async def result(self, run: IRunningHook) -> HookResult:
-        """Wait for its end."""
+        """Wait for the end of the hook."""
 
 
 class OnAClock(World):
-    """Where no time passes by itself."""
+    """In this world no time passes by itself."""
 
     clock: Clock
 
@@ -69,7 +70,7 @@ class OnAClock(World):
 
 
 class Numbers(OnAClock):
-    """The stand-in for a hook runner."""
+    """This world has the stand-in for a hook runner."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -88,7 +89,7 @@ class Numbers(OnAClock):
 
 
 class Memory(OnAClock):
-    """The runner, with a stand-in for processes."""
+    """This world has the real runner, with a stand-in for processes."""
 
     def __init__(self) -> None:
         self.clock = self.reactor = MemoryProcesses()
@@ -114,7 +115,7 @@ class Memory(OnAClock):
 
 
 class Processes(World):
-    """The runner, with C{/bin/sh}."""
+    """This world has the real runner, with C{/bin/sh}."""
 
     def __init__(self, reactor: Any, directory: Path, spawn: Spawner) -> None:
         self.log = HookLog()
@@ -226,7 +227,9 @@ async def test_exit_status(world: World, code: int) -> None:
 async def test_a_status_that_is_no_answer_says_neither_yes_nor_no(
     world: World, code: int, reason: str
 ) -> None:
-    """EX_TEMPFAIL, and what a shell says of a command that it could not run."""
+    """
+    Such statuses are EX_TEMPFAIL, and those of a shell for a command that it could not run.
+    """
     result = await world.result(world.start(exit_code=code, hook=HookKind.ALIVE))
     assert (result.exit_code, result.reason) == (code, reason)
     assert not result.ok and not result.says_no
@@ -265,7 +268,7 @@ async def test_time_limit(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_time_limit_of_a_stubborn_hook(world: World) -> None:
-    """KILL ends one that ignores TERM, when the grace is over."""
+    """KILL ends a hook that ignores TERM, when the grace is over."""
     run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
     result = await world.result(run)
     assert (result.exit_code, result.timed_out) == (None, True)
@@ -313,6 +316,6 @@ async def test_kill_after_the_exit(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_several_at_once(world: World) -> None:
-    """Each has its own verdict."""
+    """Each of several hooks has its own verdict."""
     runs = [world.start(delay=0.05, exit_code=code) for code in range(5)]
     assert [(await world.result(run)).exit_code for run in runs] == [0, 1, 2, 3, 4]

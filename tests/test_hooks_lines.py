@@ -1,4 +1,6 @@
-"""How the output of hooks is cut into lines, and how many of them are logged."""
+"""
+These tests check how the output of hooks is cut into lines, and how many of them are logged.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ PIECES = st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"x" * 50
 
 @given(PIECES, st.integers(1, 5))
 def test_pieces_do_not_matter(pieces: list[bytes], most: int) -> None:
-    """However it comes, and is taken, output is cut into the same lines."""
+    """Output is cut into the same lines, in whatever pieces it comes and is taken."""
     assert lines_of(*pieces, most=most) == lines_of(b"".join(pieces))
 
 
@@ -83,7 +85,10 @@ def test_a_long_line_that_is_skipped_is_not_kept_until_it_ends() -> None:
 
 
 class Turns(Clock):
-    """A clock with turns, as a reactor has them: what they schedule is for the next one."""
+    """
+    This clock has turns, as a reactor has them: calls that are scheduled in a turn are for the
+    next turn.
+    """
 
     def turn(self) -> None:
         calls: list[Any] = list(self.getDelayedCalls())
@@ -95,7 +100,7 @@ class Turns(Clock):
 
 
 class Outputs:
-    """Pipes of hooks, and what is logged of them."""
+    """This object has pipes of hooks, and what is logged of them."""
 
     def __init__(self, log: HookLog) -> None:
         self.clock = Turns()
@@ -106,7 +111,7 @@ class Outputs:
         return OutputLog(self.budget, model, "wake", stream, LogLevel.info)
 
     def turn(self) -> int:
-        """A turn of the reactor: how many lines it has logged."""
+        """Run a turn of the reactor, and return how many lines it has logged."""
         before = len(self.log.lines())
         self.clock.turn()
         return len(self.log.lines()) - before
@@ -161,7 +166,7 @@ def test_an_end_while_lines_wait_loses_none(outputs: Outputs) -> None:
 
 
 def test_lines_beyond_a_models_rate_are_left_out_and_counted(outputs: Outputs) -> None:
-    """Another model's are not."""
+    """Lines of another model are not left out."""
     output = outputs.open("a")
     sent = 0
     for _ in range(1000):
@@ -198,7 +203,7 @@ def test_a_model_that_goes_on_logs_as_many_lines_as_its_rate_allows(outputs: Out
 
 
 def test_what_waits_is_bounded(outputs: Outputs) -> None:
-    """Even if others take all of a turn's lines."""
+    """The bound holds even if others take all of a turn's lines."""
     output = outputs.open()
     for _ in range(100):
         output.received(b"y\n" * 4096)
@@ -212,7 +217,10 @@ def test_what_waits_is_bounded(outputs: Outputs) -> None:
 
 
 def test_a_mebibyte_of_empty_lines_costs_little(outputs: Outputs) -> None:
-    """Turns too: what 100 lines cost, which includes this test's observers."""
+    """
+    Each single turn costs little too: as much as 100 lines cost, which includes this test's
+    observers.
+    """
     import time
 
     output = outputs.open()
@@ -232,7 +240,7 @@ def test_a_mebibyte_of_empty_lines_costs_little(outputs: Outputs) -> None:
 
 
 def test_the_end_of_a_pipe_says_what_was_left_out(outputs: Outputs) -> None:
-    """No timer is left for it."""
+    """The line is logged at the end, and no timer is left for it."""
     output = outputs.open()
     for _ in range(100):
         output.received(b"y\n" * 4096)

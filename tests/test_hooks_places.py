@@ -1,4 +1,4 @@
-"""The places of models: what hooks are told, and what outlives llmux."""
+"""These tests check the places of models: what hooks are told, and what outlives llmux."""
 
 from __future__ import annotations
 

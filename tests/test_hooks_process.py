@@ -1,4 +1,7 @@
-"""The time limit of a hook, TERM and KILL, on a clock and with processes made of numbers."""
+"""
+These tests check the time limit of a hook, TERM and KILL, on a clock and with processes made of
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ TERM, KILL = signal.SIGTERM, signal.SIGKILL
 
 
 class World:
-    """A model whose hooks are limited to 10 s (wake), 20 s (sleep) and 5 s (alive)."""
+    """
+    This world has a model whose hooks are limited to 10 s (wake), 20 s (sleep) and 5 s (alive).
+    """
 
     def __init__(self, log: HookLog) -> None:
         self.reactor = MemoryProcesses()
@@ -53,7 +58,7 @@ class World:
         return self.reactor.processes[-1]
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, in steps that add up exactly."""
+        """Let so many seconds pass, in steps that add up exactly."""
         self.reactor.pump([1 / 16] * round(seconds * 16))
 
     def nothing_is_left(self) -> bool:
@@ -61,7 +66,7 @@ class World:
 
 
 class HookCounter:
-    """Keeps what is counted."""
+    """This counter keeps what is counted."""
 
     def __init__(self, counted: list[tuple[Any, ...]]) -> None:
         self._counted = counted
@@ -77,7 +82,7 @@ def world() -> Iterator[World]:
 
 
 def result(run: IRunningHook) -> HookResult:
-    """The result of a hook that has ended."""
+    """Return the result of a hook that has ended."""
     found: list[HookResult] = []
 
     def keep(value: HookResult) -> HookResult:
@@ -199,7 +204,7 @@ def test_what_a_hook_leaves_in_the_background_is_not_waited_for(world: World) ->
 
 
 def test_a_hook_that_cannot_be_killed_is_given_up(world: World) -> None:
-    """It has become another user's: C{sudo}."""
+    """A hook that runs C{sudo} has become another user's."""
     run = world.start()
     world.process.refuses_signals = True
     world.advance(10 + 2 * GRACE - 0.1)
@@ -234,7 +239,7 @@ def test_kill_is_sent_at_once_when_the_reactor_stops(world: World) -> None:
 def test_a_process_that_exits_while_it_is_started_is_judged_in_the_next_turn(
     world: World,
 ) -> None:
-    """Nobody could have waited for it yet."""
+    """Nobody could have waited for such a process yet."""
     spawn = world.reactor.spawnProcess
 
     def quick(*args: Any, **kwargs: Any) -> IProcessTransport:

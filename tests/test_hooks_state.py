@@ -1,4 +1,4 @@
-"""What llmux keeps on disk from one start to the next."""
+"""These tests check what llmux keeps on disk from one start to the next."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ class TestPath:
 
 class TestDirectories:
     def test_each_model_has_one_that_is_private(self, tmp_path: Path) -> None:
-        """Whatever its name, it is another one for each model, and inside."""
+        """
+        Each model has another directory, inside the state directory, whatever the model's name
+        is.
+        """
         state = StateDirectory(str(tmp_path / "new" / "state"))
         paths = [state.model_directory(name) for name in NAMES]
         assert len(set(paths)) == len(NAMES)
@@ -158,7 +161,7 @@ class TestDirectories:
             StateDirectory(str(tmp_path)).create()
 
     def test_our_own_link_may_lead_to_it(self, tmp_path: Path) -> None:
-        """As with systemd's DynamicUser."""
+        """systemd makes such a link where a service has DynamicUser."""
         (tmp_path / "private").mkdir()
         (tmp_path / "state").symlink_to(tmp_path / "private")
         StateDirectory(str(tmp_path / "state")).model_directory("a")
@@ -181,7 +184,7 @@ class TestDirectories:
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
-    """A process that leads a group."""
+    """Run a process that leads a group."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     yield process.pid
     process.kill()
@@ -227,7 +230,10 @@ class TestNotes:
     def test_a_note_that_cannot_be_read_is_an_interrupted_wake(
         self, tmp_path: Path, text: bytes
     ) -> None:
-        """Its writer was killed in the middle of it, and no process is signalled for it."""
+        """
+        The writer of such a note was killed in the middle of it, and no process is signalled
+        for it.
+        """
         state = StateDirectory(str(tmp_path / "state"))
         Path(state.model_directory("a"), ".wake").write_bytes(text)
         note = state.interrupted_wakes(["a"])["a"]
@@ -253,7 +259,7 @@ def left_by_the_dead(state: StateDirectory, model: str, group: int) -> None:
 
 
 class Groups:
-    """Process groups made of numbers; C{stubborn} ones ignore TERM."""
+    """This object has process groups made of numbers; C{stubborn} groups ignore TERM."""
 
     def __init__(self, stubborn: bool) -> None:
         self.sent: list[tuple[int, int]] = []
@@ -309,7 +315,7 @@ def is_noted(state: StateDirectory) -> bool:
 
 
 def ended_by(child: int) -> int:
-    """The signal that ended a child of ours which has exited."""
+    """Return the signal that ended a child of this process which has exited."""
     return os.waitpid(child, os.WNOHANG)[1]
 
 
@@ -335,7 +341,9 @@ class TestRunner:
     async def test_a_rehearsal_leaves_and_heeds_no_note(
         self, tmp_path: Path, sleeper: int
     ) -> None:
-        """C{llmux check --hooks}: the notes are those of the llmux that serves."""
+        """
+        A rehearsal is C{llmux check --hooks}: the notes are those of the llmux that serves.
+        """
         from twisted.internet import reactor
 
         state = StateDirectory(str(tmp_path / "state"))
@@ -366,7 +374,7 @@ class TestRunner:
 
     @pytest_twisted.ensureDeferred
     async def test_a_wake_is_noted_until_alive_says_yes(self, tmp_path: Path) -> None:
-        """The wake hook's own end says nothing: the model may be loading."""
+        """The end of the wake hook says nothing: the model may be loading."""
         state = StateDirectory(str(tmp_path / "state"))
         hooks = runner(state, alive="test -e yes")
         run = hooks.start("a", HookKind.WAKE)
@@ -396,7 +404,9 @@ class TestRunner:
     async def test_an_interrupted_wake_is_ended_before_the_first_hook(
         self, tmp_path: Path, sleeper: int
     ) -> None:
-        """Its model stays interrupted for this llmux; the next one knows how it ended."""
+        """
+        The wake's model stays interrupted for this llmux; the next llmux knows how it ended.
+        """
         state = StateDirectory(str(tmp_path / "state"))
         left_by_the_dead(state, "a", sleeper)
         hooks = runner(state)
@@ -414,8 +424,8 @@ class TestRunner:
 
 def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) -> None:
     """
-    K10: alive says no, and would have let another model be woken beside a
-    wake script that nobody watches.
+    C{alive} says no, and would have let another model be woken beside a wake script that nobody
+    watches (K10).
     """
     with backend() as behind:
         port = free_port()
@@ -449,7 +459,7 @@ def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) 
 
 
 def text_of(file: Path) -> str:
-    """What is in a file; nothing if there is none."""
+    """Return the text of a file; empty if there is none."""
     try:
         return file.read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -457,5 +467,5 @@ def text_of(file: Path) -> str:
 
 
 def is_gone(pid: int) -> bool:
-    """The process has exited, even if nobody reaps it."""
+    """Tell whether the process has exited, even if nobody reaps it."""
     return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] in ([], ["Z"])

@@ -1,4 +1,4 @@
-"""The house: which room may import which, and that no name occurs twice."""
+"""These tests check which package may import which, and that no name occurs twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ FLOORS = {
     "socket_path": 0,
     "_version": 0,
 }
-"""Of each room; DESIGN: imports go from a higher floor to a lower one, or stay in the room."""
+"""
+This is the floor of each package (room); by the design, imports go from a higher floor to a
+lower one, or stay in the room.
+"""
 
 
 def _modules() -> Iterator[tuple[str, ast.Module]]:
@@ -53,7 +56,9 @@ MODULES = dict(_modules())
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """All of them: those within functions and those for types only as well."""
+    """
+    Yield the names of all imports, those within functions and those for types only included.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,14 +84,17 @@ def test_imports_go_downstairs() -> None:
 
 
 def _between(known: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Those of the modules that import, directly or not, one of them that is left."""
+    """
+    Return the modules that are part of a circle of imports, or import one that is, directly or
+    not.
+    """
     while leaves := {module for module, names in known.items() if not names & known.keys()}:
         known = {module: names for module, names in known.items() if module not in leaves}
     return known
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Not even for types only, or within a function."""
+    """This holds for imports for types only and for those within functions as well."""
     imports = {
         module: {name for name in _imports(tree) if name in MODULES and name != module}
         for module, tree in MODULES.items()

@@ -1,4 +1,4 @@
-"""C{llmux init}: the file that it writes, and the GPUs that it finds."""
+"""These tests check C{llmux init}: the file that it writes, and the GPUs that it finds."""
 
 from __future__ import annotations
 

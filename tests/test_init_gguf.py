@@ -1,4 +1,7 @@
-"""C{llmux init --from gguf}: which files are models, their names and their commands."""
+"""
+These tests check C{llmux init --from gguf}: which files are models, their names and their
+commands.
+"""
 
 from __future__ import annotations
 

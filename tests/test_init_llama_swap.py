@@ -1,4 +1,7 @@
-"""C{llmux init --from llama-swap}: llmux does what a configuration says, or says what not."""
+"""
+These tests check C{llmux init --from llama-swap}: llmux does what a configuration says, or says
+what it does not do.
+"""
 # ruff: noqa: E501
 
 from __future__ import annotations
@@ -336,7 +339,9 @@ def test_what_is_no_such_configuration_is_refused_in_one_line(
 
 
 def places(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all keys of a document, down to where names and values are the user's."""
+    """
+    Yield the paths of all keys of a document, down to where names and values are the user's.
+    """
     users = (
         "macros",
         "profiles",
@@ -375,7 +380,9 @@ EVERY_PLACE = [
 
 @pytest.mark.parametrize("path", EVERY_PLACE, ids=".".join)
 def test_no_key_is_left_out_in_silence(tmp_path: Path, path: tuple[str, ...]) -> None:
-    """It makes a difference to what is made, or to what is said to be left out."""
+    """
+    Each key makes a difference to the made configuration, or to the list of what is left out.
+    """
     document = yaml.safe_load(EVERY_KEY)
     # What is the default there needs no word here.
     if path == ("groups", "pair", "exclusive"):

@@ -1,4 +1,4 @@
-"""C{llmux init --from ollama}: the models of a server, or of a directory."""
+"""These tests check C{llmux init --from ollama}: the models of a server, or of a directory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("here")
 @contextmanager
 def ollama(answer: Any) -> Iterator[int]:
     """
-    What answers as Ollama does: to the question for its models as it is told to, and to
-    those of the scripts.  C{embed:latest} is for embeddings only.
+    Run a server that answers as Ollama does: to the question for its models as it is told to,
+    and to those of the scripts.  C{embed:latest} is for embeddings only.
     """
     loaded: set[str] = set()
 

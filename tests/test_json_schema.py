@@ -1,4 +1,7 @@
-"""The JSON schema that editors use: it agrees with the reader, and has every key."""
+"""
+These tests check the JSON schema that editors use: it agrees with the reader, and has every
+key.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ MODEL = {"port": 8001, "wake": "up", "sleep": "down", "alive": "ask"}
 
 
 def policy_keys(name: str) -> Any:
-    """What the schema says of the keys of C{policy:} for this policy."""
+    """Return what the schema says of the keys of C{policy:} for this policy."""
     found = [each for each in SCHEMA["properties"]["policy"]["anyOf"] if "title" in each]
     return next(each["properties"] for each in found if each["title"] == name)
 
@@ -58,7 +61,7 @@ def reader_refuses(document: object) -> str | None:
 
 
 def with_key(place: str, key: str, value: object) -> dict[str, Any]:
-    """A sound document in which one key has another value."""
+    """Return a sound document in which one key has another value."""
     document: dict[str, Any] = {"models": {"a": dict(MODEL)}}
     target = {"top": document, "model": document["models"]["a"]}.get(place)
     if target is None:
@@ -268,7 +271,9 @@ BLOCKS = dict(blocks_of_yaml())
 
 @pytest.mark.parametrize("place", BLOCKS)
 def test_every_block_of_the_readme_is_valid(place: str) -> None:
-    """A block without models, or whose models have no hooks, shows what is to be added."""
+    """
+    A block without models, or whose models have no hooks, shows what to add to a configuration.
+    """
     document = {"models": {"a": MODEL}} | BLOCKS[place]
     document["models"] = {
         name: model if {"serve", "wake", "sleep"} & set(model) else MODEL | model

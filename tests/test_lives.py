@@ -1,6 +1,6 @@
 """
-Stories of models that end otherwise than well: what the soak under random
-faults and real engines have shown, held to the table of faults in the README.
+These tests play stories of models that do not end well, which the soak under random faults and
+real engines have shown, and hold them to the table of faults in the README.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.world import ALIVE, SLEEP, WAKE, Client, Notes, World, eager_cost_awa
 
 @pytest.fixture
 def logged() -> Any:
-    """Every event that is logged with a name, by its name."""
+    """Collect every event that is logged with a name, by its name."""
     events: list[LogEvent] = []
     observer = cast(ILogObserver, events.append)
     globalLogPublisher.addObserver(observer)
@@ -264,7 +264,7 @@ def test_the_log_says_who_waits_for_a_failed_sleep_and_until_when(
 
 
 def test_an_interrupted_wake_is_cleaned_up_before_anything_is_woken() -> None:
-    """kill -9 during a wake: its model says no, and may be loading (K10)."""
+    """kill -9 during a wake leaves a model that says no, and may be loading (K10)."""
     world = World(interrupted="a", start=False)
     client = world.ask("b")
     world.advance(0.5)
@@ -295,7 +295,7 @@ def test_an_interrupted_wake_that_has_succeeded_meanwhile_is_adopted() -> None:
 
 
 def test_no_guard_is_given_for_a_model_that_the_same_request_has_put_to_sleep() -> None:
-    """An arrival may set off a switch, and must not go to the model that sleeps then (K6b)."""
+    """An arrival may begin a switch, and must not go to the model that sleeps then (K6b)."""
 
     class Fickle(FifoPolicy):
         stays = False
@@ -335,7 +335,10 @@ def test_stop_waits_for_what_is_in_flight_to_a_model_that_could_not_be_cleaned_u
 
 
 def test_a_request_that_follows_an_answer_of_502_finds_a_settled_switcher() -> None:
-    """What a failed request's client does next may begin a switch: exactly one begins (K7)."""
+    """
+    The client of a failed request may begin a switch with its next request: exactly one begins
+    (K7).
+    """
     world = World()
     client = world.wake("a")
     world.hooks.once("a", ALIVE, 0.5, 0)
@@ -354,7 +357,7 @@ def test_a_request_that_follows_an_answer_of_502_finds_a_settled_switcher() -> N
 
 @implementer(ISwitchPolicy)
 class Broken(FifoPolicy):
-    """A policy that raises whatever it is asked."""
+    """This policy raises whatever it is asked."""
 
     observed = frozenset({Forwarded})
 
