@@ -1,4 +1,7 @@
-"""Mistakes in a configuration of llama-swap: an error of one line, or what is left is sound."""
+"""
+These tests check mistakes in a configuration of llama-swap: there is an error of one line, or
+what is left is sound.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ MISTAKES: list[Any] = [
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values within a value."""
+    """Yield the paths of all values within a value."""
     if path:
         yield path
     items: Any = ()

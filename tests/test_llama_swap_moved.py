@@ -1,4 +1,4 @@
-"""A configuration that was llama-swap's, at work: what its cmdStop stops is stopped."""
+"""These tests run a configuration that was llama-swap's: what its cmdStop stops is stopped."""
 
 from __future__ import annotations
 

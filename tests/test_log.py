@@ -1,4 +1,4 @@
-"""The log, for people and for programs."""
+"""These tests check the log, for people and for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmux.monitoring.log import format_json, format_text, log_observer
 from tests.conftest import LoggedFailures
 
 MOMENT = 1795306401.25
-"""2026-11-22 00:13:21.250 UTC"""
+"""This moment is 2026-11-22 00:13:21.250 UTC, in seconds since 1970."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ class Colour(Enum):
 
 
 class Unspeakable:
-    """What cannot be made a string of."""
+    """No string can be made of this object."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no")
@@ -46,7 +46,7 @@ def event(
     namespace: str = "llmux.x",
     **more: Any,
 ) -> LogEvent:
-    """An event as Logger makes it."""
+    """Make an event as Logger makes it."""
     base = {"log_format": text, "log_level": level, "log_namespace": namespace}
     return {**base, "log_time": MOMENT, **more}
 

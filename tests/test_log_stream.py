@@ -1,4 +1,7 @@
-"""A log that nobody reads, or that cannot be written, costs lines and nothing else."""
+"""
+These tests check that a log that nobody reads, or that cannot be written, costs lines and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def notice(count: int) -> str:
 
 
 class Stream:
-    """A descriptor's other end, and a log stream to this end."""
+    """This object has one end of a descriptor, and a log stream to the other end."""
 
     def __init__(self, ours: int, theirs: int, clock: Clock | None = None) -> None:
         self.ours = ours
@@ -40,7 +43,7 @@ class Stream:
         self.log = PipeLogStream(ours, notice, None if clock is None else clock.callLater)
 
     def read(self) -> str:
-        """Everything that is there to be read."""
+        """Read everything that is there."""
         found = b""
         while True:
             try:
@@ -65,7 +68,7 @@ def terminal() -> tuple[int, int]:
 
 
 def sockets() -> tuple[int, int]:
-    """As systemd connects a service to its journal."""
+    """Make two sockets, as systemd connects a service to its journal."""
     one, two = socket.socketpair()
     return one.detach(), two.detach()
 
@@ -90,7 +93,7 @@ def test_what_is_read_is_written_at_once(stream: Stream) -> None:
 
 
 def test_a_reader_that_stops_costs_lines_that_are_counted(stream: Stream) -> None:
-    """And those that were written are whole, and the first."""
+    """The lines that were written are whole, and are the first ones."""
     stream.fill()
     text = stream.read()
     while True:
@@ -109,13 +112,13 @@ def test_a_reader_that_stops_costs_lines_that_are_counted(stream: Stream) -> Non
 
 
 def test_the_descriptor_that_others_share_stays_as_it_is(stream: Stream) -> None:
-    """O_NONBLOCK on it would make the programs fail that write to it too."""
+    """O_NONBLOCK on the descriptor would make the programs fail that write to it too."""
     stream.fill()
     assert os.get_blocking(stream.ours)
 
 
 def test_what_waits_is_written_when_the_reader_goes_on() -> None:
-    """Without another line."""
+    """No other line is needed for that."""
     clock = Clock()
     stream = Stream(*pipe(), clock)
     stream.fill(3000)
@@ -140,7 +143,7 @@ def test_a_reader_that_is_gone_costs_lines(stream: Stream) -> None:
 def test_without_a_file_of_its_own_a_pipe_is_asked_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where another user has opened the pipe, or there is no /proc."""
+    """This is so where another user has opened the pipe, or there is no /proc."""
 
     def refuse(*arguments: object) -> int:
         raise PermissionError
@@ -165,7 +168,7 @@ def test_files_are_no_pipes(tmp_path: Path) -> None:
 
 
 class Flaky:
-    """A stream whose disk is full now and then."""
+    """This stream has a disk that is full now and then."""
 
     def __init__(self) -> None:
         self.full = False
@@ -222,7 +225,7 @@ def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
-    """As after C{twistd --uid}, in a directory of root's (S9)."""
+    """After C{twistd --uid}, for example, the file is in a directory of root's (S9)."""
     log = open_log_file(tmp_path / "log")
     (tmp_path / "log").rename(tmp_path / "log.1")
     (tmp_path / "log").mkdir()
@@ -260,7 +263,7 @@ def test_a_log_file_is_given_to_the_user_that_the_daemon_becomes(tmp_path: Path)
 
 
 def test_a_daemon_whose_log_nobody_reads_serves_on_and_obeys(tmp_path: Path) -> None:
-    """S8: it used to stand still for ever in a write, deaf to SIGTERM."""
+    """The daemon used to wait for ever in a write, and SIGTERM did not end it (S8)."""
     port = free_port()
     with backend() as behind:
         (tmp_path / "config.json").write_text(

@@ -1,5 +1,6 @@
 """
-What requests that name no model are told, through our own Site and a stock one.
+These tests check what requests that name no model are told, through llmux's own Site and a
+stock Site.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
 
 
 def told(stock: bool, body: bytes, headers: bytes = b"", line: bytes = b"POST /v1/x") -> str:
-    """The status, and the message of the error."""
+    """Send a request, and return the status and the message of the error."""
     world = ProxyWorld(stock=stock)
     client = world.client()
     client.send(

@@ -1,4 +1,6 @@
-"""What clients are told of the models, through a configuration and a switcher."""
+"""
+These tests check what clients are told of the models, through a configuration and a switcher.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tests.proxy_world import ClientEnd
 
 
 class Listed:
-    """An application with these models, under a clock, whose hooks are scripted."""
+    """This is an application with these models, under a clock, whose hooks are scripted."""
 
     def __init__(self, **models: dict[str, Any]) -> None:
         self.reactor = MemoryReactorClock()

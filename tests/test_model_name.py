@@ -1,6 +1,6 @@
 """
-The model that a body names: against json.loads, in whatever pieces, and in
-forms however they are written.
+These tests compare the model that llmux finds in a body with what json.loads finds, in whatever
+pieces, and in forms however they are written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ case = SynchronousTestCase()
 
 
 def test_a_scan_gives_up_what_takes_too_long_and_a_search_in_turns_finds_it() -> None:
-    """A document of forty thousand keys named model holds nobody up (S5)."""
+    """A document of forty thousand keys named model delays no other client (S5)."""
     depth = SCAN_ABOVE // 10
     document = b'{"model":' * depth + b"1" + b"}" * depth
     document = document[:-1] + b',"model":"a"}'
@@ -55,7 +55,7 @@ def test_a_scan_gives_up_what_takes_too_long_and_a_search_in_turns_finds_it() ->
     ],
 )
 def test_few_charsets_of_a_field_are_heeded(charset: bytes, name: str) -> None:
-    """Any other is read as UTF-8: some take half a second for 64 KiB (S5)."""
+    """Any other charset is read as UTF-8: some take half a second for 64 KiB (S5)."""
     form = (
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n'
         b"Content-Type: text/plain; charset=" + charset + b"\r\n\r\n\xc3\xa4\r\n--b--\r\n"
@@ -64,7 +64,7 @@ def test_few_charsets_of_a_field_are_heeded(charset: bytes, name: str) -> None:
 
 
 def by_json(document: bytes) -> str | None:
-    """What Python's own parser sees."""
+    """Return the model that Python's own parser finds."""
     try:
         value = json.loads(document)
     except ValueError:
@@ -186,7 +186,10 @@ def test_a_model_called_model(document: bytes) -> None:
 @settings(max_examples=120, deadline=None)
 @given(st.data(), top.map(str.encode))
 def test_what_is_no_json(data: st.DataObject, document: bytes) -> None:
-    """What is cut short, or goes on, is nothing; however it comes, it is judged alike."""
+    """
+    A document that is cut short, or goes on, has no model; it is judged alike in whatever
+    pieces it comes.
+    """
     short = document[: data.draw(st.integers(0, len(document) - 1))]
     assert scanned([short]) is None
     assert found(short) is None
@@ -199,7 +202,7 @@ def test_what_is_no_json(data: st.DataObject, document: bytes) -> None:
 @settings(max_examples=120, deadline=None)
 @given(st.data(), top.map(str.encode))
 def test_spoilt_json(data: st.DataObject, document: bytes) -> None:
-    """Where json.loads still takes it, the scan sees the same."""
+    """The scan sees the same as json.loads wherever json.loads still takes the document."""
     at = data.draw(st.integers(0, len(document)))
     gone = data.draw(st.integers(0, 2))
     new = data.draw(
@@ -386,7 +389,7 @@ def test_any_bytes_in_a_form(noise: bytes, data: st.DataObject) -> None:
 
 
 class Turns:
-    """A cooperator whose turns the test gives."""
+    """This is a cooperator whose turns the test runs."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []

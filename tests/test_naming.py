@@ -1,4 +1,7 @@
-"""Aliases, variants and changed bodies on the whole way from a client to a backend."""
+"""
+These tests check aliases, variants and changed bodies on the whole way from a client to a
+backend.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ PLAIN = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"model":"told"}'[:-1]
 
 
 def names(**of_a: Any) -> Names:
-    """The names of a model C{a} that is configured like this, and of a plain C{b}."""
+    """Make the names of a model C{a} that is configured like this, and of a plain C{b}."""
     plain: dict[str, Any] = {"port": 1, "wake": "w", "sleep": "s"}
     models = {"a": ModelConfig(**plain, **of_a), "b": ModelConfig(**plain)}
     return names_of(models)
@@ -49,7 +52,7 @@ def in_chunks(body: bytes, size: int) -> bytes:
 
 
 def told(sent: bytes) -> tuple[bytes, bytes]:
-    """What went to a backend: the head, and a body of as many bytes as it says."""
+    """Return what went to a backend: the head, and a body of as many bytes as the head says."""
     head, _, body = sent.partition(b"\r\n\r\n")
     lengths = [
         int(line.split(b":")[1])
@@ -61,7 +64,7 @@ def told(sent: bytes) -> tuple[bytes, bytes]:
 
 
 class Asked:
-    """A world in which C{a} is awake, and what its backend gets."""
+    """This world has a model C{a} that is awake, and keeps what its backend gets."""
 
     def __init__(self, known: Names | None, *, stock: bool = False, **options: Any) -> None:
         self.world = ProxyWorld(stock=stock, names=known, **options)
@@ -69,7 +72,10 @@ class Asked:
         self.client = self.world.client()
 
     def ask(self, data: bytes) -> bytes:
-        """All that the backend gets of this request, sent in pieces as a socket has them."""
+        """
+        Send a request in pieces as a socket has them, and return all that the backend gets of
+        it.
+        """
         for at in range(0, len(data), 65536):
             self.client.send(data[at : at + 65536])
         for _ in range(40):
@@ -125,7 +131,7 @@ def test_a_forms_model_is_told_by_the_backends_name(stock: bool, size: int) -> N
 
 @SITES
 def test_an_alias_goes_to_its_model_under_the_models_own_name(stock: bool) -> None:
-    """Not a byte is changed where there is nothing to change: the backend gets the alias."""
+    """No byte is changed where there is nothing to change: the backend gets the alias."""
     asked = Asked(names(aliases=["gpt-4o"]), stock=stock)
     body = b' {"model": "gpt-4o", "model":"gpt-4o"}'
     assert told(asked.ask(request(body)))[1] == body
@@ -210,7 +216,7 @@ def test_a_client_that_leaves_while_its_body_is_changed_is_forgotten() -> None:
 
 
 class Echo(Leaf):
-    """Answers with the headers that it finds, and what there is to read."""
+    """This Resource answers with the headers that it finds, and what there is to read."""
 
     def render(self, request: Request) -> bytes:
         assert request.content is not None
@@ -235,7 +241,7 @@ def test_any_resource_reads_the_changed_body(stock: bool, size: int) -> None:
 
 
 class Touching(Resource):
-    """Looks at everything before it leaves the request to another Resource."""
+    """This Resource looks at everything before it leaves the request to another Resource."""
 
     def __init__(self, leaf: Resource) -> None:
         Resource.__init__(self)
@@ -270,7 +276,7 @@ def test_what_was_made_of_the_old_body_is_made_anew(stock: bool) -> None:
 def test_where_nothing_is_configured_the_backend_gets_what_it_got(
     model: str, junk: bytes, headers: bytes, padding: int
 ) -> None:
-    """With other names beside it, and without any."""
+    """This holds with other names beside the model, and without any."""
     wanted = chat(model, headers=headers, padding=padding)
     wanted = wanted.replace(b'"x": "', b'"x": "' + json.dumps(junk.hex()).encode()[1:-1])
     head, _, body = wanted.partition(b"\r\n\r\n")

@@ -1,4 +1,7 @@
-"""Resources and needs in a configuration: what they amount to, and how mistakes are told."""
+"""
+These tests check resources and needs in a configuration: the amounts, and how mistakes are
+told.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ EMBED = {"needs": {"gpu0": 2}, "keep": "always"}
 
 
 def configure(resources: Any, /, **models: Any) -> Config:
-    """A configuration with these resources, and models with these needs (or more keys)."""
+    """Make a configuration with these resources, and models with these needs (or more keys)."""
     document: dict[str, Any] = {"models": {}}
     if resources is not None:
         document["resources"] = resources

@@ -1,4 +1,4 @@
-"""The file that a server writes to, and that is followed into the log."""
+"""These tests check the file that a server writes to, and that llmux follows into the log."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """
-The wheel, in a virtual environment that has nothing else: what a user gets.
+These tests install the wheel in a virtual environment that has nothing else: this is what a
+user gets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ for module in pkgutil.walk_packages(llmux.__path__, "llmux."):
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Its output, both streams of it; a failure shows it."""
+    """Run a command, and return its output, both streams of it; a failure shows it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
         command,
@@ -45,7 +46,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built by way of the source distribution, which thus is complete, too."""
+    """Build the wheel from the source distribution, which thus is complete, too."""
     out = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", out, ROOT, cwd=ROOT)
     (built,) = out.glob("*.whl")
@@ -54,7 +55,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def venv(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """The programs of an environment with the wheel and what it asks for."""
+    """
+    Make an environment with the wheel and its requirements, and return the directory of its
+    programs.
+    """
     path = tmp_path_factory.mktemp("venv")
     run(sys.executable, "-m", "venv", path, cwd=path)
     run(path / "bin/pip", "install", "-q", wheel, cwd=path)
@@ -62,7 +66,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 
 
 def test_contents(wheel: Path) -> None:
-    """All of our modules and data, and nothing beside them."""
+    """The wheel has all modules and data of llmux, and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     ours = {
         str(path.relative_to(ROOT))
@@ -76,14 +80,14 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_twistd_knows_us(venv: Path) -> None:
-    """From any directory."""
+    """twistd knows llmux from any directory."""
     help = run(venv / "twistd", "--help", cwd=Path("/"))
     assert [line.split()[0] for line in help.splitlines() if "One OpenAI" in line] == ["llmux"]
     assert "--config" in run(venv / "twistd", "llmux", "--help", cwd=Path("/"))
 
 
 def test_twistd_knows_a_checkout() -> None:
-    """One that was installed with C{pip install -e}, from any directory."""
+    """twistd knows a checkout that was installed with C{pip install -e}, from any directory."""
     if not installed_from_here():
         pytest.skip("this checkout is not installed")
     for directory in (ROOT, Path("/")):
@@ -92,7 +96,7 @@ def test_twistd_knows_a_checkout() -> None:
 
 
 def installed_from_here() -> bool:
-    """By pip and with C{-e}, says what pip has written down."""
+    """Tell whether pip has noted that this checkout was installed with C{-e}."""
     origins = (d.read_text("direct_url.json") for d in distributions(name="txllmux"))
     return any(json.loads(o)["dir_info"].get("editable", False) for o in origins if o)
 
@@ -104,12 +108,12 @@ def test_console_script(venv: Path) -> None:
 
 
 def test_needs_no_more_than_it_asks_for(venv: Path) -> None:
-    """Every module can be imported with the requirements alone, no extra."""
+    """Every module can be imported with the requirements alone, without an extra."""
     run(venv / "python", "-c", _IMPORT_ALL, cwd=Path("/"))
 
 
 def test_policies_are_found(venv: Path) -> None:
-    """Those of ours come through the door of Twisted's plugins."""
+    """llmux's own policies are found as plugins of Twisted."""
     script = (
         "from twisted.plugin import getPlugins; from llmux.interfaces import *; "
         "print([p.name for p in getPlugins(ISwitchPolicyFactory)])"

@@ -1,4 +1,6 @@
-"""The page in a real browser, over a daemon that remembers what it was told."""
+"""
+These tests open the page in a real browser, with a daemon that remembers what it was told.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models
 
 needs_browser = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 TRIES = 3
-"""Of what has to be quick: a busy machine may be slow at one of them."""
+"""What has to be quick is tried so often: a busy machine may be slow at one try."""
 ENTER, ESCAPE, SPACE, TAB = "\ue007", "\ue00c", "\ue00d", "\ue004"
 
 
 class TestFile:
-    """What can be said of the page without a browser."""
+    """These tests check what can be said of the page without a browser."""
 
     def test_is_small_and_asks_nobody_else(self) -> None:
         page = PAGE.read_text()
@@ -61,7 +63,7 @@ def url(daemon: FakeDaemon) -> str:
 
 @pytest.fixture
 def tab(shared_browser: Browser, daemon: FakeDaemon, url: str) -> Browser:
-    """The page, as it looks once it has heard of the daemon."""
+    """Open the page, and wait until it shows the status of the daemon."""
     shared_browser.look_like()
     shared_browser.open(url)
     shared_browser.wait_for("#now", "llama has been awake")

@@ -1,4 +1,6 @@
-"""The table of a model's life: what is in it, and what may not be."""
+"""
+These tests check the table of a model's life: which steps it has, and which it must not have.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The bound on waiting where several models are awake: a property of cost_aware."""
+"""
+These tests check the bound on waiting where several models are awake: a property of cost_aware.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,9 @@ def test_nobody_waits_longer_than_the_bound_for_several_resources(
     pace: float,
 ) -> None:
     """
-    L + G + N (C + floor C + G) + C: the limit, its own drain if it had a turn, then for each
-    demand that is older what wakes on its room, what it is left alone for and what it was
-    given, then the switch.
+    The bound is L + G + N (C + floor C + G) + C: the limit, its own drain if it had a turn,
+    then for each demand that is older what wakes on its room, what it is left alone for and
+    what it was given, then the switch.
     """
     random = Random(seed)
     resources, places, always = random_room(random)

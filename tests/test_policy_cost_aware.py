@@ -1,4 +1,6 @@
-"""The cost-aware policy's decisions, under the switcher that carries them out."""
+"""
+These tests check the cost-aware policy's decisions, under the switcher that carries them out.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,19 @@ def make(**values: float) -> CostAwarePolicy:
 
 
 def known(name: str) -> tuple[Callable[[PolicyEvent], None], ModelKnowledge]:
-    """What shows an event to the policy's knowledge, and what that knows of one model."""
+    """
+    Return a function that shows an event to the policy's knowledge, and what that knows of one
+    model.
+    """
     knowledge = Knowledge(PolicyContext(weights=dict.fromkeys("abc", 1.0)), 10.0)
     return lambda event: knowledge.learn[type(event)](event), knowledge.models[name]
 
 
 def world(cost: float = 10.0, **values: float) -> World:
-    """Models a, b and c; any switch takes C{cost} seconds, and the policy knows it."""
+    """
+    Make a world with models a, b and c; any switch takes C{cost} seconds, and the policy knows
+    it.
+    """
     made = World(lambda: make(initial_switch_cost_secs=cost, **values))
     for name in "abc":
         made.hooks.script(name, WAKE, cost / 2)
@@ -59,7 +67,7 @@ def world(cost: float = 10.0, **values: float) -> World:
 
 
 def serve(at: World, model: str, seconds: float) -> None:
-    """One request, asked for, served and finished."""
+    """Ask for a model, have the request served for so many seconds, and finish it."""
     client = at.ask(model)
     while not client.served:
         at.advance(0.5)
@@ -68,7 +76,7 @@ def serve(at: World, model: str, seconds: float) -> None:
 
 
 def wake(at: World, model: str, *, service: float = 2.0, times: int = 6) -> None:
-    """Have it awake, its service times known, and its quantum behind it."""
+    """Wake a model until its service times are known, and its quantum is over."""
     for _ in range(times):
         serve(at, model, service)
     at.advance(100)
@@ -151,7 +159,7 @@ def test_a_model_that_has_nothing_to_do_is_left_at_once() -> None:
 
 
 def closing(at: World, in_flight: float) -> Client:
-    """Model a is awake and has had its quantum; b has been asked for, so a drains."""
+    """Make model a drain: it has had its quantum, and b has been asked for."""
     wake(at, "a", service=in_flight)
     busy = at.ask("a")
     at.ask("b")
@@ -159,7 +167,7 @@ def closing(at: World, in_flight: float) -> Client:
 
 
 def test_the_door_lets_in_a_request_that_delays_nobody() -> None:
-    """It will have finished before the one that is in flight anyway."""
+    """The request will have finished before the one that is in flight anyway."""
     at = world()
     closing(at, 2.0)
     late = at.ask("a")
@@ -193,7 +201,7 @@ def test_the_door_is_shut_when_another_model_starves() -> None:
 
 
 def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
-    """Many at once: worth more than the switch, whoever waits."""
+    """Many requests at once are worth more than the switch, whoever waits."""
     for pace, served in ((1.2, True), (1e9, False)):
         at = world(pace=pace)
         closing(at, 5.0)
@@ -206,7 +214,9 @@ def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
 
 
 def test_no_request_overtakes_another_through_the_door() -> None:
-    """The demand for c makes the absence longer: now the door would let a request in."""
+    """
+    The demand for c makes the absence longer: from then on the policy would admit a request.
+    """
     at = world(pace=1e9)
     closing(at, 5.0)
     at.advance(3)
@@ -248,7 +258,7 @@ def test_a_switch_is_called_off_when_its_waiters_have_left() -> None:
 
 
 def agent(at: World, think: float, steps: int) -> None:
-    """One that asks for a again some time after each answer."""
+    """Run a client that asks for a again some time after each answer."""
     for _ in range(steps):
         serve(at, "a", 1.0)
         at.advance(think)
@@ -294,7 +304,9 @@ def test_lingering_ends_soon_after_the_expected_return() -> None:
 
 
 def test_lingering_is_in_proportion_to_what_a_switch_costs() -> None:
-    """Switches of 4 ms: clients that tend to be back in 1 ms are not awaited for 250 ms."""
+    """
+    Where a switch takes 4 ms, clients that tend to be back in 1 ms are not awaited for 250 ms.
+    """
     at = world(cost=0.004)
     for _ in range(20):
         client = at.ask("a")
@@ -335,7 +347,7 @@ def test_a_model_does_not_linger_while_many_wait_for_another() -> None:
 
 
 def alternate(at: World, think: float, rounds: int) -> None:
-    """A client that asks two models by turns, five times each."""
+    """Run a client that asks two models by turns, five times each."""
     for _ in range(rounds):
         for name in "aaaaabbbbb":
             serve(at, name, 1.0)
@@ -356,7 +368,7 @@ def test_a_model_does_not_linger_for_a_client_that_uses_two_models_by_turns() ->
 
 
 def test_a_model_lingers_again_when_its_clients_have_come_back_during_switches() -> None:
-    """Lessons are learnt from models that were left at once, too."""
+    """The policy learns from models that were left at once, too."""
     at = world()
     agent(at, 2.0, 6)
     serve(at, "a", 1.0)
@@ -426,7 +438,7 @@ def test_a_starving_model_is_next_however_many_wait_for_another() -> None:
 
 
 def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
-    """With a limit of 30 s and a switch of 10 it is time to shut the door after 20."""
+    """With a limit of 30 s and a switch of 10 s, no request is admitted after 20 s."""
     context = PolicyContext(weights=dict.fromkeys("abc", 1.0), request_timeout=30.0)
     policy = CostAwarePolicy(
         context, CostAwareSettings(quantum=100.0, floor=0.0, initial_switch_cost_secs=10.0)
@@ -452,7 +464,7 @@ def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
 
 
 def test_a_demand_begins_with_its_first_waiter_even_if_that_one_gave_up() -> None:
-    """Those who give up and come back count as long as the first of them."""
+    """Clients who give up and come back count as if they had waited since the first of them."""
     at = world(max_wait_secs=30.0, cap=1.0)
     wake(at, "a")
     busy = at.ask("a")
@@ -486,7 +498,7 @@ def test_waiters_that_gave_up_count_in_the_choice_of_the_next_model() -> None:
 
 
 def test_a_demand_ends_when_all_its_waiters_were_refused() -> None:
-    """A wake that failed answered them; the next demand is a new one."""
+    """A wake that failed has answered the waiters; the next demand is a new one."""
     learn, model = known("b")
     learn(Arrived(10.0, "b", 1))
     learn(Arrived(11.0, "b", 2))
@@ -604,9 +616,9 @@ def test_nobody_waits_longer_than_the_bound(
     pace: float,
 ) -> None:
     """
-    L + G + (N - 1)(C + floor C + G) + C: the limit, its own drain if it had a turn,
-    then at most one turn of each other model (a switch, the time that it is
-    left alone, what it was given), then the switch.
+    The bound is L + G + (N - 1)(C + floor C + G) + C: the limit, its own drain if it had a
+    turn, then at most one turn of each other model (a switch, the time that it is left alone,
+    what it was given), then the switch.
     """
     trace, record = simulate(
         seed,

@@ -1,4 +1,4 @@
-"""What the cost-aware policy learns, against the plainest way to work it out."""
+"""These tests compare what the cost-aware policy learns with the plainest way to compute it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy knows is kept when the configuration is read anew."""
+"""These tests check that what a policy knows is kept when the configuration is read anew."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def known_of(policy: ISwitchPolicy, model: str) -> dict[str, float]:
 
 
 def serve(policy: ISwitchPolicy, model: str, now: float) -> None:
-    """A request waits for the model, is answered, and the model sleeps."""
+    """Tell the policy that a request waits for the model, is answered, and the model sleeps."""
     for event in (
         Arrived(now, model, 1),
         Woke(now + 3, model, 0, (), 3.0),

@@ -1,4 +1,6 @@
-"""What lingering is worth: waits with C{cost_aware}, over waits with C{fifo}."""
+"""
+These tests check what lingering is worth: waits with C{cost_aware}, over waits with C{fifo}.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.own_cpu("simulates")
 
 
 def compared(trace: Callable[[], Trace], cost: float) -> Comparison:
-    """Two hours of a trace, where a switch takes C{cost} seconds."""
+    """Compare policies in two hours of a trace, where a switch takes C{cost} seconds."""
     [comparison] = compare(Scenario("", "", trace, {(None, None): cost}), ["cost_aware"])
     return comparison
 
@@ -28,7 +30,7 @@ def test_an_agent_that_is_alone_waits_no_longer_than_with_fifo(loyalty: float) -
 
 
 def test_light_traffic_is_not_lingered_for() -> None:
-    """Nine tenths of the requests are for one model, but these come by chance."""
+    """Nine tenths of the requests are for one model, but they come by chance."""
     trace = partial(open_loop, 1, 0.05, [0.9, 0.1])
     assert compared(trace, 45.0).p99 <= 1.1
 

@@ -1,4 +1,4 @@
-"""The policy lru, under the production switcher."""
+"""These tests check the policy lru, under the production switcher."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_idle_model_makes_room_before_a_busy_one_that_was_used_before_it() ->
 def test_the_door_of_a_model_that_is_to_go_stays_open(
     policy: type[FifoPolicy], is_served: bool
 ) -> None:
-    """As long as requests keep coming, the other model waits; fifo shuts the door."""
+    """The other model waits as long as requests keep coming; fifo admits none of them."""
     found = world(policy)
     first, _ = found.ask("a"), found.ask("b")
     found.advance(1)

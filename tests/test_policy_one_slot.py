@@ -1,4 +1,7 @@
-"""With one slot C{cost_aware} decides as the policy that knew of one slot only."""
+"""
+These tests check that with one slot C{cost_aware} decides as the policy that knew of one slot
+only.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +40,16 @@ pytestmark = pytest.mark.own_cpu("simulates")
 
 
 class Knowing(OneSlotCostAwarePolicy):
-    """The reference, which knows what each switch costs."""
+    """This reference policy knows what each switch costs."""
 
     def _cost(self, context: OneSlotContext, source: str | None, target: str) -> float:
         return COST
 
 
 def said(decision: Decision) -> tuple[object, ...]:
-    """What a decision comes to; the victim of a switch is always the model that is awake."""
+    """
+    Return what a decision comes to; the victim of a switch is always the model that is awake.
+    """
     if isinstance(decision, Stay):
         at = decision.ask_again_at
         return ("stay", None if at is None else pytest.approx(at))
@@ -55,7 +60,7 @@ def said(decision: Decision) -> tuple[object, ...]:
 
 @implementer(ISwitchPolicy)
 class Both:
-    """The policy under test, which is asked the same questions as the reference."""
+    """This is the policy under test, which is asked the same questions as the reference."""
 
     def __init__(self, trace: Trace) -> None:
         context = PolicyContext(weights=dict.fromkeys(trace.models(), 1.0))

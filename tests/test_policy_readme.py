@@ -1,4 +1,4 @@
-"""The policy in the README's section "Writing a policy" is one that works."""
+"""These tests check that the policy in the README's section "Writing a policy" works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LLMUX = (sys.executable, "-m", "llmux")
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    """The Python code of that section."""
+    """Return the Python code of that section."""
     _, section = (ROOT / "README.md").read_text().split("\n## Writing a policy\n")
     return section.split("```python\n")[1].split("```")[0]
 
@@ -43,7 +43,7 @@ def test_the_policy_of_the_readme_provides_the_interfaces(code: str) -> None:
 def test_llmux_simulate_finds_the_policy_of_the_readme_as_a_plugin(
     code: str, tmp_path: Path
 ) -> None:
-    """A drain of quick requests lets the third in, which fifo makes wait for two switches."""
+    """A drain of quick requests admits the third, which fifo makes wait for two switches."""
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "my_policies.py").write_text(code)

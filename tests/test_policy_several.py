@@ -1,4 +1,4 @@
-"""The cost-aware policy where several models fit: nobody waits for ever."""
+"""These tests check the cost-aware policy where several models fit: nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LONGEST_SERVICE = 5.0
 
 class Machine(NamedTuple):
     """
-    A machine that was drawn at random.
+    This machine was drawn at random.
 
-    @ivar costs: seconds of each model's sleep and wake together.
+    @ivar costs: by model, the seconds of its sleep and wake together.
     """
 
     resources: Needs
@@ -38,7 +38,7 @@ class Machine(NamedTuple):
 
 
 def machine(random: Random) -> Machine:
-    """One to four resources, two to seven models, each with one to three places."""
+    """Draw one to four resources, and two to seven models, each with one to three places."""
     resources = {f"gpu{i}": random.choice([1, 4, 24]) for i in range(random.randint(1, 4))}
     places = {
         f"m{i}": [
@@ -55,7 +55,7 @@ def machine(random: Random) -> Machine:
 
 
 def traffic(random: Random, models: Sequence[str]) -> Trace:
-    """Some minutes of requests, more for the first models; some clients lose patience."""
+    """Draw some minutes of requests, more for the first models; some clients lose patience."""
     rate, length = random.choice([0.1, 1, 5]), random.choice([30, 300])
     requests: list[TraceRequest] = []
     now = random.expovariate(rate)
@@ -115,7 +115,7 @@ def test_nobody_waits_longer_than_the_bound_for_several_resources(
     linger: float,
     pace: float,
 ) -> None:
-    """cap max_wait + G + N (C + floor C + G) + C, as the README says."""
+    """The bound is cap max_wait + G + N (C + floor C + G) + C, as the README says."""
     random = Random(seed)
     drawn = machine(random)
     trace = traffic(random, list(drawn.places))
@@ -157,7 +157,10 @@ PLACES: Mapping[str, Sequence[Needs]] = {
 
 
 def world(parallel_wakes: int | None = None, **values: float) -> World:
-    """Two GPUs; a sleep and a wake take ten seconds together, and the policy knows it."""
+    """
+    Make a world with two GPUs; a sleep and a wake take ten seconds together, and the policy
+    knows it.
+    """
     context = PolicyContext(
         weights=dict.fromkeys(PLACES, 1.0),
         resources=RESOURCES,
@@ -218,7 +221,7 @@ def test_the_idle_model_whose_clients_lose_least_makes_room() -> None:
 
 
 def test_room_is_kept_for_a_model_that_needs_both_gpus() -> None:
-    """The free GPU goes to nobody else once it is known when the other will be left."""
+    """No other model gets the free GPU once it is known when the other GPU will be left."""
     at = world()
     busy = at.ask("chat")
     at.advance(8.1)

@@ -1,4 +1,7 @@
-"""Reading without a logging context does what the reactor's own polling does."""
+"""
+These tests check that reading without a logging context does what the reactor's own polling
+does.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ from tests.conftest import LoggedFailures
 
 
 class Recorder(Protocol):
-    """Keeps what comes, and does what it was told to; raises on a certain word."""
+    """
+    This protocol keeps what comes, and does what it was told to; it raises on a certain word.
+    """
 
     def __init__(self) -> None:
         self.data = b""
@@ -43,7 +48,7 @@ class Recorder(Protocol):
 
 
 class Pair:
-    """Two connected sockets on a reactor of their own, which is driven by hand."""
+    """A pair is two connected sockets on a reactor of their own, which is driven by hand."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -114,7 +119,10 @@ def test_a_protocol_that_raises_loses_its_connection(
 
 
 def test_timed_calls_are_not_held_up(pair: Pair) -> None:
-    """Neither those that events make, nor those that were there, nor calls from threads."""
+    """
+    Calls that events make, calls that were there before, and calls from threads are made in
+    time.
+    """
     reactor = pair.reactor
     happened: list[str] = []
     reactor.callLater(0.05, happened.append, "old")
@@ -143,7 +151,9 @@ def test_timed_calls_are_not_held_up(pair: Pair) -> None:
 
 @pytest.fixture
 def crowd(pair: Pair) -> Pair:
-    """One on a clock that is moved by hand, in whose reactor nothing is due for long."""
+    """
+    Make a pair on a clock that is moved by hand, in whose reactor nothing is due for long.
+    """
     pair.reactor.seconds = pair.clock.seconds
     pair.reactor.callLater(1000, list)
     pair.reactor.runUntilCurrent()
@@ -155,8 +165,8 @@ def send(
     pair: Pair, count: int, apart: float, piece: bytes = b"x", *, back: bool = True
 ) -> None:
     """
-    So many pieces, so many seconds apart, from backend to client, as it were; or from
-    client to backend.
+    Send so many pieces, so many seconds apart, from the server's end (as from a backend) to the
+    client's end; or from the client's end to the server's.
     """
     here, there = (pair.server, pair.client) if back else (pair.client, pair.server)
     assert here.transport
@@ -271,7 +281,7 @@ def test_twistd_finds_it_by_its_name() -> None:
 
 
 class _Readable:
-    """A descriptor that only reads, as a hook's output does, and notes that it was told to."""
+    """This descriptor only reads, as a hook's output does, and notes that it was told to."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -296,7 +306,10 @@ class _Readable:
 def test_an_event_of_a_closed_descriptor_does_not_reach_who_has_its_number_now(
     pair: Pair,
 ) -> None:
-    """What is closed and what is opened in one round of events may share a number."""
+    """
+    A descriptor that is closed and one that is opened in one round of events may share a
+    number.
+    """
     reactor = pair.reactor
     (first_in, first_out), (second_in, second_out) = os.pipe(), os.pipe()
     first, second = _Readable(first_in), _Readable(second_in)

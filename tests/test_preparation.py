@@ -1,4 +1,4 @@
-"""The prepare hook beside a switch: when it starts, and when it is ended."""
+"""These tests check the prepare hook beside a switch: when it starts, and when it is ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def world(**settings: Any) -> World:
 
 
 def prepares(world: World) -> list[str]:
-    """The models whose prepare hook runs and has not been told to end."""
+    """Return the models whose prepare hook runs and has not been told to end."""
     return [run.model for run in world.hooks.running if run.hook is PREPARE and not run.killed]
 
 

@@ -1,4 +1,4 @@
-"""What is known of processes that this one does not wait for."""
+"""These tests check what is known of processes that this process does not wait for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLE = SystemProcesses()
 
 @contextmanager
 def group(script: str) -> Iterator[subprocess.Popen[str]]:
-    """The leader of a session, which has said that it is ready."""
+    """Run the leader of a session, and wait until it has said that it is ready."""
     process = subprocess.Popen(
         ["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
     )

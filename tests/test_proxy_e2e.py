@@ -1,4 +1,4 @@
-"""Through real sockets: memory, departures, closed connections, treq."""
+"""These tests go through real sockets: memory, departures, closed connections, treq."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PATIENCE = 60.0
 
 
 def in_time(deferred: Deferred[Any]) -> Deferred[Any]:
-    """Fails if it takes so long that it will never come."""
+    """Fail if the Deferred takes so long that it will never fire."""
     from twisted.internet import reactor
 
     return deferred.addTimeout(PATIENCE, cast(IReactorTime, reactor))
@@ -47,9 +47,9 @@ def in_time(deferred: Deferred[Any]) -> Deferred[Any]:
 
 class Wire(Protocol):
     """
-    One end of a connection that a test holds in its hand.
+    A wire is one end of a connection, which a test reads and writes by itself.
 
-    @ivar count: bytes received; only the last 64 KiB of them are kept.
+    @ivar count: the number of bytes received; only the last 64 KiB of them are kept.
     """
 
     def __init__(self) -> None:
@@ -74,29 +74,29 @@ class Wire(Protocol):
                 waiting[1].callback(None)
 
     def until(self, condition: Callable[[], bool]) -> Deferred[None]:
-        """Fires when this is so."""
+        """Make a Deferred that fires when the condition holds."""
         fired: Deferred[None] = Deferred()
         self._waiting.append((condition, fired))
         self._look()
         return in_time(fired)
 
     def got(self, data: bytes) -> Deferred[None]:
-        """Fires when this has come."""
+        """Make a Deferred that fires when these bytes have come."""
         return self.until(lambda: data in self.tail)
 
     def gone(self) -> Deferred[None]:
-        """Fires when the other end has closed."""
+        """Make a Deferred that fires when the other end has closed."""
         return self.until(lambda: self.lost is not None)
 
     @property
     def socket(self) -> Any:
-        """The transport."""
+        """Return the transport."""
         assert self.transport is not None
         return self.transport
 
 
 class Backend(Factory):
-    """Accepts connections and hands them to the test."""
+    """This factory accepts connections and gives them to the test."""
 
     noisy = False
 
@@ -112,7 +112,7 @@ class Backend(Factory):
         return wire
 
     async def accept(self, number: int) -> Wire:
-        """The connection of that number."""
+        """Wait for the connection of that number."""
         while len(self.wires) <= number:
             waiting: Deferred[Wire] = Deferred()
             self._waiting.append(waiting)
@@ -121,7 +121,7 @@ class Backend(Factory):
 
 
 class Path:
-    """A client's address to connect to, and the backend behind it."""
+    """A path is an address to which clients connect, and the backend behind it."""
 
     def __init__(self, reactor: Any, stock: bool) -> None:
         self.reactor = reactor
@@ -149,14 +149,14 @@ class Path:
         self._wires: list[Wire] = []
 
     async def client(self, port: int | None = None) -> Wire:
-        """One that is connected."""
+        """Connect a client."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", port or self.port)
         wire: Wire = await connectProtocol(endpoint, Wire())
         self._wires.append(wire)
         return wire
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Close everything, so that nothing is left behind."""
         for wire in self._wires + self.backend.wires:
             if wire.lost is None:
                 wire.socket.abortConnection()
@@ -180,7 +180,7 @@ async def path(stock: bool = False) -> AsyncIterator[Path]:
 
 
 def memory() -> int:
-    """Bytes of memory that this process has."""
+    """Return the bytes of memory that this process has."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
@@ -387,7 +387,7 @@ async def test_a_backend_by_name() -> None:
 
 
 class Real(Resource):
-    """A server of twisted.web's."""
+    """This Resource is for a server of twisted.web's."""
 
     isLeaf = True
 
@@ -418,7 +418,7 @@ class Real(Resource):
 
 
 class Unseekable:
-    """A file that does not know how long it is."""
+    """This file does not know how long it is."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -499,7 +499,7 @@ async def test_treq_and_failures() -> None:
 
 
 class Hasty(Protocol):
-    """Has seen enough after the first bytes."""
+    """This protocol closes the connection after the first bytes."""
 
     def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None

@@ -1,4 +1,6 @@
-"""The package offers what it says it offers, and imports little to say so."""
+"""
+These tests check that the package offers what it says it offers, and imports little for that.
+"""
 
 from __future__ import annotations
 

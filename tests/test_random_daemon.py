@@ -1,6 +1,7 @@
 """
-Hundreds of requests over three models, one awake at a time or as many as fit, through real
-sockets and real hooks, which take their time and fail, while clients leave and backends die.
+These tests send hundreds of requests for three models, one awake at a time or as many as fit,
+through real sockets and real hooks, which take their time and fail, while clients leave and
+backends die.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ reactor: Any = installed
 
 MODELS = "abc"
 RANDOM_NEEDS = 3
-"""Resources of the houses with random needs."""
+"""The tests with random needs have so many resources."""
 
 FIFO = {"name": "fifo"}
 COST_AWARE = {"name": "cost_aware", "initial_switch_cost_secs": 0.1}
@@ -66,8 +67,8 @@ ALIVE = "test -e $LLMUX_MODEL.awake"
 
 class Backend(Factory):
     """
-    One model's server: replies in pieces while its model is awake, and hangs
-    up on whoever comes when it is not.
+    This is one model's server: it replies in pieces while its model is awake, and closes the
+    connection of every client when it is not.
     """
 
     noisy = False
@@ -87,7 +88,7 @@ class Backend(Factory):
         return self.file.exists()
 
     def die(self) -> None:
-        """At once, in the middle of everything."""
+        """Die at once, in the middle of everything."""
         self.file.unlink(missing_ok=True)
         for file in self.file.parent.glob(f"{self.model}.awake.*"):
             file.unlink()
@@ -158,7 +159,7 @@ class BackendConnection(Protocol):
 
 
 class Client(Protocol):
-    """One request; C{over} fires with what became of it."""
+    """This client sends one request; C{over} fires with what became of it."""
 
     transport: Any
 
@@ -232,9 +233,9 @@ class Client(Protocol):
 @implementer(IHookRunner, IPlaceNotes)
 class Watched:
     """
-    Real hooks, watched for what must not happen when they begin.
+    This runner has real hooks, and checks what must not be when they begin.
 
-    @ivar most: how many models were awake at a time, at most.
+    @ivar most: the largest number of models that were awake at a time.
     """
 
     def __init__(
@@ -274,7 +275,7 @@ class Watched:
 
 
 async def until(what: Callable[[], Any]) -> None:
-    """Wait for it, a turn of the reactor at a time."""
+    """Wait for a condition, a turn of the reactor at a time."""
     for _ in range(6000):
         if what():
             return
@@ -283,7 +284,7 @@ async def until(what: Callable[[], Any]) -> None:
 
 
 def needs_of(random: Random) -> dict[str, Any]:
-    """Of each model what it needs of resources of which there is one each."""
+    """Draw the needs of each model, of resources of which there is one each."""
     resources = [f"gpu{n}" for n in range(RANDOM_NEEDS)]
 
     def place() -> dict[str, int]:
@@ -344,7 +345,7 @@ class Chaos:
         self.roll(0.0)
 
     def roll(self, failing: float) -> None:
-        """What the hooks do from now on."""
+        """Choose at random what the hooks do from now on."""
         for model in MODELS:
             for hook in ("wake", "sleep"):
                 delay = self.random.choice(["0", "0.01", "0.05"])
@@ -352,7 +353,7 @@ class Chaos:
                 (self.directory / f"{model}.{hook}").write_text(f"{delay} {fails}\n")
 
     def two_awake(self) -> bool:
-        """A wake hook found another model awake."""
+        """Tell whether a wake hook has found another model awake."""
         return (self.directory / "two-awake").exists()
 
     async def request(self, n: int, well_behaved: bool = False) -> str:

@@ -1,7 +1,7 @@
 """
-Hundreds of requests over several models with random needs, with hooks that take their time
-and fail, clients that leave, backends that die, policies that answer nonsense, and an llmux
-that stops, is killed and starts again: what must hold all the same.
+These tests run hundreds of requests over several models with random needs, with hooks that take
+their time and fail, clients that leave, backends that die, policies that answer nonsense, and
+an llmux that stops, is killed and starts again: they check what must hold all the same.
 """
 
 from __future__ import annotations

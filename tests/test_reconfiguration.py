@@ -1,4 +1,4 @@
-"""Another configuration for a switcher that runs, in every phase of a model."""
+"""These tests give a switcher that runs another configuration, in every phase of a model."""
 
 from __future__ import annotations
 

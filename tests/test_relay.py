@@ -1,6 +1,6 @@
 """
-The same bytes from a client and from a backend come to the same reply, through
-our own channel and through twisted.web's.
+These tests check that the same bytes from a client and from a backend come to the same reply,
+through llmux's own channel and through twisted.web's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNTIL_CLOSE = OK + b"X: y\r\n\r\nhello world"
 
 @dataclass
 class Seen:
-    """What a client makes of what it got."""
+    """This is what a client makes of what it got."""
 
     replies: list[Reply]
     closed: bool
@@ -48,7 +48,7 @@ def exchange(
     closes: bool = False,
     method: bytes = b"POST",
 ) -> Seen:
-    """One request, answered by the backend in these pieces."""
+    """Send one request, which the backend answers in these pieces."""
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()

@@ -1,4 +1,7 @@
-"""The configuration is read anew by a daemon that serves: nothing is lost, nothing leaks."""
+"""
+These tests have a daemon that serves read the configuration anew: nothing is lost, nothing
+leaks.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from tests.daemon import (
 
 
 def change(directory: Path, **keys: Any) -> None:
-    """Write the configuration anew with these keys; those that are None are left out."""
+    """Write the configuration anew with these keys; keys with the value None are left out."""
     file = directory / "config.json"
     document = json.loads(file.read_text()) | keys
     new = directory / "new.json"

@@ -1,4 +1,4 @@
-"""The request log, and that a simulation reads it."""
+"""These tests check the request log, and that a simulation reads it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def request_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def make(file: Path) -> RequestLog:
-    """A log that is opened 100 s after the switcher's clock began."""
+    """Make a log that is opened 100 s after the switcher's clock began."""
     clock = Clock()
     clock.advance(100.0)
     return RequestLog(str(file), clock, lambda: EPOCH)
@@ -73,7 +73,10 @@ def test_a_request(file: Path) -> None:
 
 
 def test_the_first_request_is_no_later_than_the_others(file: Path) -> None:
-    """D3: its time in the log was late by how long it had waited and was served."""
+    """
+    The time of the first request in the log was late by the time for which it had waited and
+    was served (D3).
+    """
     log = make(file)
     serve(log, 1, now=160.0)
     serve(log, 2, now=180.0)
@@ -102,7 +105,7 @@ def test_a_file_that_somebody_has_linked_there_stays_whose_it_is(
 
 
 def test_a_request_that_met_a_dead_backend_is_one_line(file: Path) -> None:
-    """D18: its second try, under another number, is the same request."""
+    """The second try of a request, under another number, is the same request (D18)."""
     world = World()
     log = RequestLog(str(file), world.clock)
     world.switcher.add_observer(log)
@@ -152,7 +155,7 @@ def test_a_request_without_an_answer_is_kept_back_for_a_minute(file: Path) -> No
 
 
 def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: Path) -> None:
-    """To wake it again may take a quarter of an hour."""
+    """A wake of the model may take a quarter of an hour."""
     log = make(file)
     serve(log, 1, now=100.0, answered=False)
     log(Failed(110.0, "a", None, 110.0))
@@ -199,7 +202,7 @@ def test_a_switch_is_a_line_with_the_times_of_its_hooks(file: Path) -> None:
 
 
 def test_a_sleep_that_made_room_for_nobody_is_a_line_of_its_own(file: Path) -> None:
-    """By a command, or for a model that did not wake."""
+    """Such a sleep is ordered by a command, or was for a model that did not wake."""
     log = make(file)
     log(Slept(110.0, "a", 1.5))
     log(Slept(115.0, "b", 2.0))
@@ -293,7 +296,7 @@ def test_a_full_disk_is_logged_once_and_breaks_nothing() -> None:
 
 
 def test_no_line_is_torn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes half, then gets room again."""
+    """The disk takes half of a line, then gets room again."""
     logged, forget = record_log()
     log = make(file)
     serve(log, 1)

@@ -1,4 +1,4 @@
-"""What llmux check says of who may do what."""
+"""These tests check what llmux check says of who may do what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL = {"port": 1, "wake": "w", "sleep": "s", "alive": "a"}
 
 
 def said(**keys: Any) -> dict[str, list[str]]:
-    """The lines, by what may be done."""
+    """Return the printed lines, by what may be done."""
     config = config_from_mapping({"models": {"a": MODEL}, **keys}, directory="/etc/llmux")
     found: dict[str, list[str]] = {}
     what = ""

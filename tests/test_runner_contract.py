@@ -1,6 +1,7 @@
 """
-What every hook runner promises, whatever its hooks are: scripts, questions, servers, or
-another runner's hooks.  (What a script's outcome means is in test_hooks_contract.py.)
+These tests check what every hook runner promises, whatever its hooks are: scripts, questions,
+servers, or another runner's hooks. (The meaning of a script's outcome is tested in
+test_hooks_contract.py.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WITHOUT_ALIVE = ModelConfig(port=8001, wake="w", sleep="s", prepare="p")
 
 
 class Runner:
-    """A hook runner under a clock, whose hooks do not end by themselves."""
+    """This is a hook runner under a clock, whose hooks do not end by themselves."""
 
     def __init__(self, clock: Any, hooks: IHookRunner) -> None:
         self.clock = clock

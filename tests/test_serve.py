@@ -1,4 +1,4 @@
-"""Models with a serve command, with processes and answers made of numbers."""
+"""These tests check models with a serve command, with processes and answers made of numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ STEP = 1 / 256
 
 
 class MemoryTable:
-    """The stand-in for the system's processes: those of a L{MemoryProcesses}."""
+    """
+    This table stands in for that of the system's processes: it has those of a
+    L{MemoryProcesses}.
+    """
 
     def __init__(self, reactor: MemoryProcesses) -> None:
         self._reactor = reactor
@@ -56,7 +59,9 @@ class MemoryTable:
 
 
 class World:
-    """A model with a server; its health says no until the test says otherwise."""
+    """
+    This world has a model with a server; its health says no until the test says otherwise.
+    """
 
     def __init__(self, directory: Path, log: HookLog, **config: Any) -> None:
         self.log = log
@@ -74,7 +79,7 @@ class World:
         self.start_llmux()
 
     def start_llmux(self, serves: bool = True) -> None:
-        """As after a kill -9: what runs goes on."""
+        """Start llmux, as after a kill -9: what runs goes on."""
         for server in self.hooks._servers.values() if self.hooks is not None else ():
             server._process = None
             server.close()
@@ -126,7 +131,7 @@ class World:
             self.reactor.advance(STEP)
 
     def wake(self, plan: Plan | None = None) -> None:
-        """Have the model awake."""
+        """Wake the model."""
         self.health.awake.add("a")
         (result,) = self.begin(WAKE, plan or Plan())
         assert result.ok, result
@@ -235,7 +240,7 @@ def test_a_server_that_cannot_be_started_is_an_outcome(world: World) -> None:
 def test_a_server_that_could_not_be_told_from_others_later_is_not_begun(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a system without /proc."""
+    """This is so on a system without /proc."""
     monkeypatch.setattr(
         MemoryTable, "identify", lambda self, pid: ProcessIdentity(pid, None, "")
     )

@@ -1,4 +1,4 @@
-"""Models with a serve command, with real daemons and real servers."""
+"""These tests check models with a serve command, with real daemons and real servers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SERVER = f"{sys.executable} -S {Path(__file__).parent / 'model_server.py'}"
 
 
 class House:
-    """A directory with a configuration, and what its servers have left there."""
+    """A house is a directory with a configuration, and what its servers have left there."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.further: dict[str, Any] = {}
 
     def configure(self, **models: Any) -> None:
-        """Models, by the options of their servers, or by their keys."""
+        """Configure models, by the options of their servers, or by their keys."""
         self.port = free_port()
         document = {
             "port": self.port,
@@ -44,14 +44,14 @@ class House:
         return Daemon(["-c", "config.json"], self.directory)
 
     def ask(self, model: str) -> dict[str, int]:
-        """What the server of this model answers: its process and its port."""
+        """Return what the server of this model answers: its process and its port."""
         with closing(connect(self.port)) as connection:
             status, body = ask(connection, model)
         assert status == 200, body
         return cast(dict[str, int], json.loads(body))
 
     def starts(self, model: str) -> list[int]:
-        """The processes that were started for this model."""
+        """Return the ids of the processes that were started for this model."""
         file = self.directory / "starts"
         lines = file.read_text().splitlines() if file.exists() else []
         return [int(line.split()[1]) for line in lines if line.split()[0] == model]
@@ -96,7 +96,10 @@ def test_models_wake_and_sleep_by_turns(house: House) -> None:
 
 
 def test_the_server_is_the_process_that_llmux_knows(house: House) -> None:
-    """One simple command: its shell has given way, so a signal to it is no other's."""
+    """
+    The command is one simple command: it has replaced its shell, so a signal reaches the server
+    itself.
+    """
     house.configure(a="")
     with house.daemon():
         pid = house.ask("a")["pid"]
@@ -159,7 +162,7 @@ def test_after_kill_9_of_the_server_the_model_is_woken_again(house: House) -> No
 
 
 def test_what_a_killed_server_leaves_behind_is_gone_before_the_next_one(house: House) -> None:
-    """Its child holds the lock that the next server wants."""
+    """The child of the killed server holds the lock that the next server wants."""
     house.configure(a={"serve": f"{SERVER} --child", "stop_secs": 0.5})
     with house.daemon() as daemon:
         first = house.ask("a")["pid"]
@@ -214,7 +217,7 @@ def test_a_torrent_of_output_hurts_neither_llmux_nor_the_disk(house: House) -> N
 
 
 def test_a_server_that_llmux_has_left_does_not_depend_on_it(house: House) -> None:
-    """With a pipe in place of the file, its next line would end it."""
+    """If the server wrote to a pipe in place of the file, its next line would end it."""
     house.configure(a="--torrent")
     with house.daemon() as daemon:
         pid = house.ask("a")["pid"]

@@ -1,4 +1,7 @@
-"""llmux as a service of another's process: made, started, stopped, aborted."""
+"""
+These tests check llmux as a service in a process of somebody else: made, started, stopped,
+aborted.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ reactor: Any = installed
 
 
 def asked(port: int, model: str = "a") -> Deferred[tuple[int, bytes]]:
-    """The answer to a client in a thread, on a connection of its own."""
+    """Ask in a thread, on a connection of its own; the Deferred fires with the answer."""
 
     def converse() -> tuple[int, bytes]:
         with closing(connect(port)) as connection:
@@ -185,7 +188,7 @@ class TestRefused:
 def test_host_is_checked_where_only_this_machine_reaches(
     configure: Callable[..., Config], address: IAddress, checked: bool
 ) -> None:
-    """Origin is checked everywhere, by the same configuration (S4)."""
+    """The Origin is checked everywhere, by the same configuration (S4)."""
     rules = access_rules(
         configure(allowed_hosts=["llm.lan"], cors_origins=["app://*"]), address
     )
@@ -198,7 +201,9 @@ def test_host_is_checked_where_only_this_machine_reaches(
 
 @pytest_twisted.ensureDeferred
 async def test_a_page_of_another_site_wakes_nothing(configure: Callable[..., Config]) -> None:
-    """Neither by a simple request across origins nor by a name of its own (S4)."""
+    """
+    The page can do so neither by a simple request across origins nor by a name of its own (S4).
+    """
     config = configure()
     service = LlmuxService(config, reactor)
     service.startService()

@@ -1,4 +1,7 @@
-"""Where clients connect: bound when made, accepting when started, one line when it cannot."""
+"""
+These tests check where clients connect: bound when made, accepting when started, one line when
+it cannot.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def configure(tmp_path: Path) -> Callable[..., Config]:
 
 
 class Greeter(Protocol):
-    """Says hello and leaves."""
+    """This protocol says hello and leaves."""
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -60,7 +63,7 @@ class Greeter(Protocol):
 
 
 class Greeting(Factory):
-    """Counts its clients."""
+    """This factory counts its clients."""
 
     noisy = False
 
@@ -73,7 +76,7 @@ class Greeting(Factory):
 
 
 def hear(client: socket.socket) -> bytes:
-    """All that is said, for a thread."""
+    """Read all that is sent; this is for a thread."""
     said = b""
     while data := client.recv(100):
         said += data
@@ -94,7 +97,9 @@ def connect(family: int, address: Any) -> socket.socket:
 async def starts_and_stops(
     listener: Listener, factory: Greeting, family: int, address: Any
 ) -> None:
-    """A client that comes before the start is served after it; none after the stop."""
+    """
+    Check that a client that comes before the start is served after it, and none after the stop.
+    """
     with closing(connect(family, address)) as early:
         turn: Deferred[None] = Deferred()
         listener._reactor.callLater(0.05, turn.callback, None)
@@ -209,7 +214,9 @@ async def test_unix_socket_of_systemd(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It stays as it is and where it is, and goes on taking clients for the next start."""
+    """
+    The socket stays as it is and where it is, and goes on taking clients for the next start.
+    """
     path = tmp_path / "theirs.sock"
     with closing(socket.socket(socket.AF_UNIX)) as theirs:
         theirs.bind(str(path))

@@ -1,4 +1,4 @@
-"""What the owner of the process does: signals, files, the collector."""
+"""These tests check what the owner of the process does: signals, files, the collector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Reactor:
-    """It runs when told to, and puts its own handlers in place as Twisted's does."""
+    """
+    This reactor runs when told to, and puts its own signal handlers in place as Twisted's does.
+    """
 
     def __init__(self) -> None:
         self.when_running: list[Callable[[], object]] = []
@@ -42,7 +44,7 @@ class Reactor:
 
 
 class Service:
-    """What of LlmuxService is called."""
+    """This class has those methods of LlmuxService that are called."""
 
     def __init__(self) -> None:
         self.aborts = 0
@@ -57,7 +59,7 @@ class Service:
 
 @pytest.fixture(autouse=True)
 def undone() -> Iterator[None]:
-    """Nothing of it stays with the process that runs the tests."""
+    """Undo all that a test changes in the process that runs the tests."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield

@@ -1,4 +1,7 @@
-"""Several models awake: what fits together is awake together, and who makes room for whom."""
+"""
+These tests have several models awake: what fits together is awake together, and they check who
+makes room for whom.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ PLACES: dict[str, Sequence[Needs]] = {
 
 
 class Told(FifoPolicy):
-    """FIFO with LRU victims, until told what to say."""
+    """This policy is FIFO with LRU victims, until told what to say."""
 
     def __init__(self) -> None:
         super().__init__(PolicyContext(weights={}, resources=RESOURCES, places=PLACES))

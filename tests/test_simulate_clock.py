@@ -1,4 +1,4 @@
-"""The clock over a heap."""
+"""These tests check the clock over a heap."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def test_an_exception_in_a_call_is_raised_by_step() -> None:
 def test_the_clock_makes_calls_in_the_same_order_as_twisteds(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    """Every time is used once, for of equal ones Twisted's has another order after a reset."""
+    """
+    Every time is used once, for Twisted's clock puts equal times in another order after a
+    reset.
+    """
     times: list[list[tuple[int, float]]] = []
     for clock in (HeapClock(), Clock()):
         made: list[tuple[int, float]] = []

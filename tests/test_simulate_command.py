@@ -1,4 +1,6 @@
-"""The command: what it takes, what it prints, what it says of nonsense."""
+"""
+These tests check the command: what it takes, what it prints, and what it says of nonsense.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +219,9 @@ def test_a_trace_that_cannot_be_run_gets_a_line_that_says_why(
 
 
 def test_a_trace_is_read_from_standard_input_without_a_reactor(trace: str) -> None:
-    """In a process of its own, which must not install a reactor to jump through time."""
+    """
+    The command runs in a process of its own, which must not install a reactor to simulate time.
+    """
     script = (
         "import sys; from llmux.simulate.compare import main; "
         "status = main(['-', '--json']); "

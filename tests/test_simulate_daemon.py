@@ -1,4 +1,4 @@
-"""The simulator and the daemon make the same of the same requests."""
+"""These tests check that the simulator and the daemon make the same of the same requests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SCENARIO = [
 
 
 class _Slow(BaseHTTPRequestHandler):
-    """A backend that takes as long as the request says."""
+    """This backend takes as long as the request says."""
 
     protocol_version = "HTTP/1.1"
 
@@ -83,7 +83,7 @@ def slow_backend() -> Iterator[int]:
 
 
 def send_all(port: int, scenario: Sequence[tuple[float, str, float]]) -> None:
-    """Each request at its time, to its end."""
+    """Send each request at its time, and wait for the ends of all."""
     statuses: list[int] = []
 
     def send(model: str, service: float) -> None:
@@ -104,13 +104,13 @@ def send_all(port: int, scenario: Sequence[tuple[float, str, float]]) -> None:
 
 
 def activated(daemon: Daemon) -> str:
-    """Which models woke, in order."""
+    """Return the models that woke, in order."""
     events = [json.loads(line) for line in list(daemon.lines) if line.startswith("{")]
     return "".join(e["model"] for e in events if e.get("event") == "model_activated")
 
 
 def simulated(trace: Path, config_file: Path) -> str:
-    """The same from the simulator."""
+    """Return the models that woke in the simulator, in order."""
     config = load_config(str(config_file))
     with trace.open("rb") as lines:
         requests = read_trace(lines)
@@ -223,7 +223,9 @@ def test_what_a_daemon_with_two_models_awake_has_logged_is_simulated_as_it_was(
 
 
 def _alive_when_awake(config: Path, directory: Path) -> None:
-    """C{alive} tells the truth, of a file that wake makes and sleep removes."""
+    """
+    Write C{alive} hooks that tell the truth, from a file that wake makes and sleep removes.
+    """
     document = json.loads(config.read_text())
     for name, model in document["models"].items():
         mark = directory / f"awake-{name}"

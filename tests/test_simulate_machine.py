@@ -1,4 +1,4 @@
-"""The command, for a machine on which several models can be awake."""
+"""These tests check the command for a machine on which several models can be awake."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOTH_GPUS = ("--needs", "c=gpu0:22,gpu1:22")
 
 @pytest.fixture
 def trace(tmp_path: Path) -> str:
-    """Two models by turns, and now and then a third."""
+    """Write a trace with two models by turns, and now and then a third."""
     file = tmp_path / "trace.jsonl"
     lines = [
         {"t": 5.0 * n, "model": "c" if n % 10 == 9 else "ab"[n % 2], "service_s": 2}
@@ -202,7 +202,9 @@ def test_parallel_wakes_make_models_wake_one_after_the_other(
 
 
 def test_a_switch_wakes_a_model_beside_another_that_goes_on_serving() -> None:
-    """Two fit: b wakes while a serves; c needs both, so that both drain for it."""
+    """
+    Two models fit: b wakes while a serves; c needs both places, so that both drain for it.
+    """
     resources = {"gpu": 2}
     places = {"a": [{"gpu": 1}], "b": [{"gpu": 1}], "c": [{"gpu": 2}]}
     context = PolicyContext(dict.fromkeys("abc", 1.0), resources=resources, places=places)

@@ -1,4 +1,6 @@
-"""What a request log says of its machine, and what the command makes of that."""
+"""
+These tests check what a request log says of its machine, and what the command makes of that.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,7 @@ def test_what_is_given_stands_before_what_is_recorded(
 def test_a_log_without_switches_is_said_to_have_none(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Logs of before have requests alone."""
+    """Logs of older versions have requests alone."""
     assert main([log_file(tmp_path), "--policy", "fifo"]) == 0
     printed = capsys.readouterr().out
     assert "a switch takes 15 s, since the log says nothing of switches\n" in printed

@@ -1,4 +1,4 @@
-"""Runs of small traces whose every moment can be worked out by hand."""
+"""These tests run small traces whose every moment can be computed by hand."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def test_models_may_have_hooks_that_take_times_of_their_own() -> None:
 
 
 def two_lanes() -> Record:
-    """On gpu0 (2): a holds 1 from 1 to 9, b 1 from 3 to 6; on gpu1 (4): b 4."""
+    """
+    Make a record of two resources: on gpu0 (2) a holds 1 from 1 to 9, and b holds 1 from 3 to
+    6; on gpu1 (4) b holds 4.
+    """
     record = Record(0, {"gpu0": 2, "gpu1": 4})
     a, b = {"gpu0": 1.0}, {"gpu0": 1.0, "gpu1": 4.0}
     record.changes += [
@@ -199,7 +202,7 @@ def test_the_seed_determines_the_jitter() -> None:
 
 
 def test_requests_beyond_the_slots_wait_inside_the_backend() -> None:
-    """What waits inside the backend waits, first come, first served."""
+    """Requests inside the backend are served first come, first served."""
     record = run(*(TraceRequest("a", 3, float(n)) for n in range(4)), slots=2, cost=0)
     assert list(record.began) == [0, 1, 3, 4]
 
@@ -216,7 +219,9 @@ def test_a_follower_is_sent_after_the_reply_and_the_pause() -> None:
 
 
 def test_clients_give_up_only_before_their_service_begins() -> None:
-    """In llmux, in the backend's queue, and not at all while being served."""
+    """
+    Clients give up in llmux and in the backend's queue, and not at all while being served.
+    """
     record = run(
         TraceRequest("a", 10, 0.0, patience=5.5),
         TraceRequest("b", 1, 0.0, patience=6),
@@ -302,7 +307,7 @@ def test_unanswered_requests_count_with_their_waits_so_far() -> None:
 
 
 def test_requests_whose_wait_is_over_in_the_warm_up_do_not_count() -> None:
-    """The wait of the first is over at 6 s."""
+    """The wait of the first request is over at 6 s."""
     result = of(6.0, inf, *TWO)
     assert (result.requests, result.wait_mean_s) == (1, 17)
     assert (result.switches, result.idle_share) == (2, 0)

@@ -1,4 +1,4 @@
-"""Reading traces."""
+"""These tests read traces."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def test_a_follower_may_stand_before_its_request() -> None:
 
 
 def test_a_trace_in_seconds_since_1970_is_moved_to_begin_at_zero() -> None:
-    """Two logs one after the other, the second of which begins with an earlier request."""
+    """
+    The trace is two logs one after the other, the second of which begins with an earlier
+    request.
+    """
     trace = read(
         {"t": 1763770010.5, "model": "a", "service_s": 1, "id": "x"},
         {"t": 1763770000.0, "model": "a", "service_s": 1},

@@ -1,4 +1,4 @@
-"""The judge of the soak sees what breaks a promise, and only that."""
+"""These tests check that the judge of the soak sees what breaks a promise, and only that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ S = 10**9
 
 
 class Staged:
-    """An episode that has not been run: its truth is written by the test."""
+    """This is an episode that has not been run: the test writes its truth."""
 
     def __init__(self, directory: Path) -> None:
         self.episode = Episode(1, 1, directory)

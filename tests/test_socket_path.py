@@ -1,4 +1,7 @@
-"""Where the daemon's Unix socket is, and where the command line looks for the daemon."""
+"""
+These tests check where the daemon's Unix socket is, and where the command line looks for the
+daemon.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def test_every_path_to_one_file_leads_to_one_socket_and_two_files_to_two(
 
 
 def test_the_command_line_looks_where_any_daemon_of_this_file_may_be(tmp_path: Path) -> None:
-    """What another configuration's daemon may have as well comes last."""
+    """A path that another configuration's daemon may have as well comes last."""
     file = tmp_path / "config.yaml"
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     candidates = socket_candidates(file, None, environ)

@@ -1,4 +1,4 @@
-"""Bodies with cuts, in memory and in files, against slices of bytes."""
+"""These tests compare bodies with cuts, in memory and in files, with slices of bytes."""
 
 from __future__ import annotations
 

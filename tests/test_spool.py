@@ -1,5 +1,5 @@
 """
-The directory for large request bodies: decided at start, and tried.
+These tests check the directory for large request bodies: it is chosen at start, and tried.
 """
 
 from __future__ import annotations

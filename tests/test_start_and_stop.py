@@ -1,4 +1,7 @@
-"""llmux finds out what is awake when it starts, and leaves nothing undone when it stops."""
+"""
+These tests check that llmux finds out what is awake when it starts, and leaves nothing undone
+when it stops.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def test_start_finds_several(make: Callable[..., World]) -> None:
 
 
 def test_start_counts_unknown_as_awake(make: Callable[..., World]) -> None:
-    """One that does not say is put to sleep; one that says yes is kept."""
+    """A model whose alive does not answer is put to sleep; one whose alive says yes is kept."""
     world = make(awake="b", start=False)
     world.hooks.limits = {ALIVE: 5.0}
     for _ in range(2):
@@ -203,7 +206,9 @@ def test_stop_puts_the_model_to_sleep_even_if_exchanges_had_to_be_aborted(
 
 @pytest.mark.parametrize("moment", [0.2, 1.5, 2.5])
 def test_a_second_signal_aborts_now(make: Callable[..., World], moment: float) -> None:
-    """Whatever runs at that moment: a drain, the sleep hook, the wake hook."""
+    """
+    The signal aborts whatever runs at that moment: a drain, the sleep hook, the wake hook.
+    """
     world = make()
     flying = world.wake("a")
     world.hooks.script("a", SLEEP, 1.0)
@@ -241,7 +246,9 @@ def test_stop_twice_and_in_every_moment(make: Callable[..., World]) -> None:
 def test_a_hook_runner_that_raises_is_a_failed_hook(
     make: Callable[..., World], logged_failures: LoggedFailures
 ) -> None:
-    """It must not, but a defect there must not leave requests waiting for ever."""
+    """
+    A hook runner must not raise, but a defect there must not leave requests waiting for ever.
+    """
     world = make()
     start = world.hooks.start
 

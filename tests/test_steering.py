@@ -1,4 +1,4 @@
-"""What commands do to models in every phase, and what lasts."""
+"""These tests check what commands do to models in every phase, and what lasts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWO_SLOTS: dict[str, Any] = {
 
 
 class Command:
-    """A command that has been given: done, refused, or neither yet."""
+    """A command that has been given is done, refused, or neither yet."""
 
     def __init__(self, deferred: Deferred[None]) -> None:
         self.done = False
@@ -53,7 +53,7 @@ class Command:
 
 
 class Operator:
-    """Gives commands to a world."""
+    """An operator gives commands to a world."""
 
     def __init__(self, world: World) -> None:
         self._control = world.switcher.steering
@@ -84,7 +84,7 @@ class Operator:
 
 @implementer(ICommandNotes)
 class MemoryNotes:
-    """Notes that live as long as this object."""
+    """These notes live as long as this object."""
 
     def __init__(self) -> None:
         self.text = "{}"

@@ -1,4 +1,7 @@
-"""The switcher when all goes well: who is served when, and in what order hooks run."""
+"""
+These tests check the switcher when all goes well: who is served when, and in what order hooks
+run.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +220,7 @@ def test_metrics_count_what_happened() -> None:
 
 @implementer(ISwitchPolicy)
 class Scripted(FifoPolicy):
-    """FIFO, until it is told what to say."""
+    """This policy is FIFO, until it is told what to say."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Requests that wait for their model, are refused it, or lose its backend."""
+"""These tests check requests that wait for their model, are refused it, or lose its backend."""
 
 from __future__ import annotations
 
@@ -392,7 +392,7 @@ def test_a_verdict_that_falls_at_once(stock: bool, monkeypatch: pytest.MonkeyPat
         exited = succeed(HookResult(1, False, 0.0, "exit status 1"))
 
         def kill(self) -> None:
-            """It does not run."""
+            """Do nothing, for the hook does not run."""
 
     def no_alive(model: str, hook: HookKind) -> IRunningHook:
         return NotStarted() if hook is HookKind.ALIVE else start(model, hook)
@@ -440,7 +440,7 @@ def test_a_backend_that_talks_nonsense_is_not_asked_again(stock: bool) -> None:
 
 
 class Plain(Resource):
-    """Answers at once, later, or by raising; keeps its requests."""
+    """This Resource answers at once, later, or by raising; it keeps its requests."""
 
     def __init__(self, answer: bytes | int | Exception) -> None:
         Resource.__init__(self)

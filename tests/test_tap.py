@@ -1,4 +1,4 @@
-"""C{twistd llmux}, in the foreground and as a daemon."""
+"""These tests run C{twistd llmux}, in the foreground and as a daemon."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class TestForeground:
 
 
 class Detached:
-    """A daemon, known by its pidfile."""
+    """This is a daemon, known by its pidfile."""
 
     def __init__(self, directory: Path, pidfile: Path) -> None:
         self.directory = directory
@@ -159,7 +159,7 @@ class Detached:
         return Path(f"/proc/{self.pid}").exists()
 
     def stop(self) -> None:
-        """Gently, and then not."""
+        """Send the daemon SIGTERM, and SIGKILL if that does not end it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -169,7 +169,7 @@ class Detached:
 
 @contextlib.contextmanager
 def detached(directory: Path, *arguments: str) -> Iterator[Detached]:
-    """twistd with these arguments, pidfile and logfile in the directory."""
+    """Run twistd with these arguments, with pidfile and logfile in the directory."""
     pidfile = directory / "llmux.pid"
     places = [f"--pidfile={pidfile}", f"--logfile={directory / 'llmux.log'}"]
     ended = run(*places, *arguments, cwd=directory, command=TWISTD)

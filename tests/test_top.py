@@ -1,4 +1,4 @@
-"""C{llmux top}, in a terminal of its own."""
+"""These tests run C{llmux top} in a terminal of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pseudo_terminal import PseudoTerminal, pseudo_terminal
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the daemon's socket is looked for."""
+    """Return the path where the daemon's socket is looked for."""
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = socket_path(tmp_path / "config.yaml", None)
@@ -246,7 +246,7 @@ END = moment("2026-11-24T05:31:00Z")
 
 
 def before(seconds: float) -> str:
-    """The moment that is so many seconds before the lane's right end."""
+    """Return the time that is so many seconds before the lane's right end."""
     return datetime.fromtimestamp(END - seconds, UTC).isoformat()
 
 

@@ -1,4 +1,4 @@
-"""The meter of the reactor's turns."""
+"""These tests check the meter of the reactor's turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCHED = (sys.executable, "-m", "tests.watched_daemon", "turns")
 
 
 class Poller:
-    """What a reactor polls; nothing ever happens."""
+    """This stands for what a reactor polls; nothing ever happens there."""
 
     registered = 7
 
@@ -77,7 +77,7 @@ def test_a_watched_daemon_serves_and_its_turns_are_written_down(tmp_path: Path) 
 
 
 def test_a_test_with_a_long_turn_fails(tmp_path: Path) -> None:
-    """Unless the test says that the work is its own."""
+    """A test with the mark C{own_cpu}, which says that the work is its own, does not fail."""
     (tmp_path / "test_long.py").write_text(
         "import time\n"
         "import pytest\n"

@@ -1,6 +1,6 @@
 """
-The example of two GPUs, end to end: llmux and four real models as processes, and who was
-awake when.
+These tests run the example of two GPUs end to end: llmux and four real models as processes, and
+they check which models were awake when.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the example, whose servers are ended afterwards."""
+    """Copy the example, and end its servers afterwards."""
     directory = tmp_path / "example"
     shutil.copytree(EXAMPLE, directory)
     # The example says python3: this interpreter, which has the models.
@@ -46,7 +46,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def servers(state: Path) -> list[tuple[int, str, str]]:
-    """The servers that run: their processes, models, and the GPUs that they may use."""
+    """Return the servers that run: their processes, models, and the GPUs that they may use."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,7 +63,7 @@ def servers(state: Path) -> list[tuple[int, str, str]]:
 
 
 class House:
-    """The llmux that runs, and what it is asked."""
+    """A house is the llmux that runs, with the questions that it is asked."""
 
     def __init__(self, port: int, state: Path) -> None:
         self.port = port
@@ -103,7 +103,7 @@ class House:
         return True
 
     def run(self) -> dict[str, str]:
-        """The models whose servers run, and the GPUs of each."""
+        """Return the models whose servers run, and the GPUs of each."""
         return {model: gpus for _, model, gpus in servers(self.state)}
 
 

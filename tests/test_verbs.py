@@ -1,4 +1,6 @@
-"""The commands that talk to a running llmux, against a daemon that remembers them."""
+"""
+These tests check the commands that talk to a running llmux, with a daemon that remembers them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models
 
 
 class Said:
-    """What a command has said, and how it ended."""
+    """This is what a command has printed, and how it ended."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status = status
@@ -36,7 +38,7 @@ class Said:
 
 
 class Commands:
-    """Runs commands in this process, for the daemon of a configuration file."""
+    """This object runs commands in this process, for the daemon of a configuration file."""
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.file = directory / "config.yaml"
@@ -55,7 +57,7 @@ class Commands:
 
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
-    """One that has its socket where the configuration's daemon would."""
+    """Run a fake daemon that has its socket where the configuration's daemon would have it."""
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = socket_path(tmp_path / "config.yaml", None)

@@ -1,6 +1,6 @@
 """
-What the commands and the page rely on: the same questions to the daemon that
-C{tests/fake_daemon.py} plays and to a real one.
+These tests check what the commands and the page rely on: they put the same questions to the
+daemon of C{tests/fake_daemon.py} and to a real one.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ SCRIPTS = {
 
 class Served:
     """
-    A daemon of which llama is awake and mistral asleep.
+    This is a daemon of which llama is awake and mistral asleep.
 
-    @ivar directory: where commands are run.
-    @ivar link: the way to the daemon.
+    @ivar directory: the directory where commands are run.
+    @ivar link: the object that asks the daemon.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -52,11 +52,11 @@ class Served:
         self.link: DaemonLink = link_of_config(str(directory / "config.json"))
 
     def llmux(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command, to its end."""
+        """Run a command to its end."""
         return run(words[0], "-c", "config.json", *words[1:], cwd=self.directory)
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
-        """A command that goes on."""
+        """Start a command that goes on."""
         return subprocess.Popen(
             [*LLMUX, words[0], "-c", "config.json", *words[1:]],
             cwd=self.directory,
@@ -128,7 +128,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
 
 
 def shape(document: Any) -> Any:
-    """A document with kinds in place of values; what may be null fits everything."""
+    """Return a document with kinds in place of values; what may be null fits everything."""
     if isinstance(document, dict):
         return {key: shape(value) for key, value in document.items()}
     if isinstance(document, int | float) and not isinstance(document, bool):
@@ -143,7 +143,7 @@ def shape(document: Any) -> Any:
 
 
 def lacking(needed: Any, given: Any, path: str = "") -> list[str]:
-    """Where a document lacks something that another one has."""
+    """Return the paths at which a document lacks something that another one has."""
     if needed == "NoneType" or given == "NoneType":
         return []
     if isinstance(needed, dict):
@@ -266,7 +266,7 @@ class TestCommandLine:
     def test_a_command_is_carried_out(
         self, tmp_path: Path, words: str, after: dict[str, str]
     ) -> None:
-        """Of the real daemon alone: what a command does is nothing that a fake can show."""
+        """This runs the real daemon alone: a fake cannot show what a command does."""
         with real(tmp_path) as served:
             said = served.llmux(*words.split(), "--json")
             assert (said.returncode, said.stderr) == (0, "")

@@ -1,6 +1,4 @@
-"""
-Errors in OpenAI's shape, on every way out.
-"""
+"""These tests check errors in OpenAI's shape, wherever they are sent."""
 
 from __future__ import annotations
 
