@@ -93,7 +93,6 @@ class LlmuxReactor(EPollReactor):
         selectables: dict[int, Any] = self._selectables
         whole: Callable[..., None] = self._doReadOrWrite
         call_with_logger: Callable[..., object] = log.callWithLogger
-        read = self._read
         readable = select.EPOLLIN
         wait = -1.0 if timeout is None else timeout
         fresh = self._fresh
@@ -106,15 +105,36 @@ class LlmuxReactor(EPollReactor):
                 return
             for descriptor, event in events:
                 if fresh and descriptor in fresh:
-                    # The event is about a descriptor that was closed in this round, and whose
-                    # number now belongs to another.
+                    # The event is about one that was closed in this very round, and
+                    # whose number has gone to another.
                     continue
                 selectable = selectables.get(descriptor)
                 kind = type(selectable)
-                if event == readable and (kind is Client or kind is Server):
-                    read(selectable, kind is Client)
-                elif selectable is not None:
-                    call_with_logger(selectable, whole, selectable, descriptor, event)
+                if event != readable or not (kind is Server or kind is Client):
+                    if selectable is not None:
+                        call_with_logger(selectable, whole, selectable, descriptor, event)
+                    continue
+                # What Connection.doRead does.
+                try:
+                    data = selectable.socket.recv(65536)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    self._read_failed(selectable, CONNECTION_LOST)
+                    continue
+                if not data:
+                    self._read_failed(selectable, CONNECTION_DONE)
+                    continue
+                if kind is Client and len(data) < _PIECE:
+                    self._pieces += 1
+                elif self._pieces or self._crowded:
+                    self._pieces = 0
+                    self._crowded = False
+                try:
+                    selectable.protocol.dataReceived(data)
+                except Exception as error:
+                    log.err()
+                    self._read_failed(selectable, error)
             if (
                 self._newTimedCalls
                 or self.threadCallQueue
@@ -122,14 +142,15 @@ class LlmuxReactor(EPollReactor):
                 or not self.running
             ):
                 return
-            now = self.seconds()
             pending = self._pendingTimedCalls
-            wait = -1.0
             if pending:
-                wait = pending[0].time - now
+                wait = pending[0].time - self.seconds()
                 if wait <= 0:
                     return
+            else:
+                wait = -1.0
             if self._pieces >= _WINDOW:
+                now = self.seconds()
                 self._crowded = self._pieces > _CROWD * (now - self._began)
                 self._began = now
                 self._pieces = 0
@@ -148,30 +169,8 @@ class LlmuxReactor(EPollReactor):
         add: Callable[..., None] = super()._add
         add(xer, primary, other, selectables, *flags)
 
-    def _read(self, connection: Any, from_backend: bool) -> None:
-        """Do what L{Connection.doRead} does, and what the reactor does about its result."""
-        why: Exception | None
-        try:
-            data = connection.socket.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            why = CONNECTION_LOST
-        else:
-            if not data:
-                why = CONNECTION_DONE
-            else:
-                if from_backend and len(data) < _PIECE:
-                    self._pieces += 1
-                else:
-                    self._pieces = 0
-                    self._crowded = False
-                try:
-                    connection.protocol.dataReceived(data)
-                    return
-                except Exception as error:
-                    log.err()
-                    why = error
+    def _read_failed(self, connection: Any, why: Exception) -> None:
+        """Have a connection end which cannot be read any more, as its reactor does."""
         disconnect: Callable[..., None] = self._disconnectSelectable
         disconnect(connection, why, True)
 
