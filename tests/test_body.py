@@ -111,14 +111,14 @@ def test_large_bodies_are_not_in_memory() -> None:
 
 
 def test_spill() -> None:
-    body = RequestBody(SMALL)
+    body = RequestBody.of(SMALL)
     body.spill()
     body.spill()
     assert body.in_memory() is None
     with body.open() as reader:
         assert reader.read() == SMALL
     body.close()
-    nothing = RequestBody()
+    nothing = RequestBody.of(b"")
     nothing.spill()
     assert nothing.in_memory() == b""
 
@@ -147,7 +147,7 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageFull, match="ENOSPC"):
         coming.write(LARGE)
     coming.discard()
-    body = RequestBody(SMALL)
+    body = RequestBody.of(SMALL)
     with pytest.raises(StorageFull):
         body.spill()
     assert body.in_memory() == SMALL
@@ -156,7 +156,7 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(StorageFull, match="ENOENT"):
-        RequestBody(SMALL).spill()
+        RequestBody.of(SMALL).spill()
 
 
 # ------------------------------------------------------------------ budgets
@@ -243,7 +243,7 @@ def test_the_error_that_is_told_is_the_one_that_happened(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", fails)
     with pytest.raises(StorageFull, match=f"{words}.*{errno.errorcode[number]}"):
-        RequestBody(SMALL).spill()
+        RequestBody.of(SMALL).spill()
 
 
 # ---------------------------------------------------------------- producers

@@ -65,7 +65,7 @@ def whole(body: RequestBody) -> bytes:
 
 
 def in_both_places(data: bytes) -> list[RequestBody]:
-    return [RequestBody(data), RequestBody.from_file(BodyStorage().spool(data), len(data))]
+    return [RequestBody.of(data), RequestBody.from_file(BodyStorage().spool(data), len(data))]
 
 
 def changed(data: bytes, steps: list[EditStep], model: str | None) -> bytes:
@@ -288,7 +288,7 @@ def test_a_mebibyte_holds_nobody_up(data: bytes) -> None:
             return lambda: perf_counter() > end
 
         began = perf_counter()
-        result = edit_body(plan, RequestBody(data), None, Cooperator(over, later))
+        result = edit_body(plan, RequestBody.of(data), None, Cooperator(over, later))
         times.append(perf_counter() - began)
         while turns:
             began = perf_counter()
@@ -343,24 +343,24 @@ def test_a_forms_model_is_replaced_and_nothing_else(
         told = whole(edited(body_plan([EditStep(["file"], {}, {})], model), body, FORM))
         assert told == form(True)
         if parts and any(name == "model" and not filename for name, _, filename, _ in parts):
-            assert find_model(RequestBody(told), FORM) == model
+            assert find_model(RequestBody.of(told), FORM) == model
 
 
 def test_of_a_form_only_the_model_is_changed() -> None:
     form = part("top_k", b"1") + part("model", b"a") + b"--xyz--"
     plan = body_plan([EditStep(["top_k"], {"x": 1}, {"y": 1})], None)
-    assert whole(edited(plan, RequestBody(form), FORM)) == form
+    assert whole(edited(plan, RequestBody.of(form), FORM)) == form
 
 
 @pytest.mark.parametrize("cut", range(1, 90))
 def test_a_broken_form_is_looked_at_up_to_where_it_breaks(cut: int) -> None:
     form = (part("model", b"a") + part("x", b"1") + b"--xyz--")[:cut]
-    told = whole(edited(body_plan([], "b"), RequestBody(form), FORM))
+    told = whole(edited(body_plan([], "b"), RequestBody.of(form), FORM))
     value = form.find(b"\r\n\r\na\r\n--xyz")
     assert told == (form if value < 0 else form[: value + 4] + b"b" + form[value + 5 :])
 
 
 def test_a_body_that_begins_like_json_is_json_whatever_its_type() -> None:
-    assert whole(edited(body_plan([], "b"), RequestBody(b' {"model": "a"}'), FORM)) == (
+    assert whole(edited(body_plan([], "b"), RequestBody.of(b' {"model": "a"}'), FORM)) == (
         b' {"model":"b"}'
     )

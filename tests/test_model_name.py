@@ -86,7 +86,7 @@ def found(data: bytes, content_type: bytes | None = None) -> str | None:
     turns: list[Callable[[], None]] = []
     later: Any = turns.append
     cooperator = Cooperator(scheduler=later)
-    result = find_model(RequestBody(data), content_type, cooperator)
+    result = find_model(RequestBody.of(data), content_type, cooperator)
     if not isinstance(result, Deferred):
         return result
     while turns:

@@ -35,7 +35,7 @@ def test_a_spliced_body_reads_like_its_bytes(
 ) -> None:
     data, made = example
     expected = cut_out(data, made)
-    for body in (RequestBody(data), in_file(data)):
+    for body in (RequestBody.of(data), in_file(data)):
         spliced = splice(body, made)
         assert spliced.length == len(expected)
         assert spliced.piece(at, size) == expected[at : at + size]

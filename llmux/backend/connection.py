@@ -227,7 +227,8 @@ class BackendConnection:
         self._exchange = exchange
         self._may_begin.append(None)
         self._to_end.append(None)
-        self._began = self._owner.seconds()
+        seconds = self._owner.seconds
+        self._began = seconds()
         exchange.connection = self
         try:
             exchange.connected()
@@ -241,9 +242,10 @@ class BackendConnection:
     def send(self, data: bytes) -> None:
         """See L{IExchangeConnection.send}."""
         sent = 0
-        if self._send is not None:
+        write = self._send
+        if write is not None:
             try:
-                sent = self._send(data)
+                sent = write(data)
             except OSError:
                 # The socket is full, or the connection is lost; the transport will find out
                 # which.
@@ -344,8 +346,9 @@ class BackendConnection:
             self.abort()
             return
         extra = False
+        feed = self._feed
         try:
-            self._feed(data)
+            feed(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if self._to_end and not (exchange.is_head and self._status):
                 self._break(_reason(error))

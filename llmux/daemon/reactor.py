@@ -108,7 +108,7 @@ class LlmuxReactor(EPollReactor):
                     # The event is about one that was closed in this very round, and
                     # whose number has gone to another.
                     continue
-                selectable = selectables.get(descriptor)
+                selectable: Any = selectables.get(descriptor)
                 kind = type(selectable)
                 if event != readable or not (kind is Server or kind is Client):
                     if selectable is not None:

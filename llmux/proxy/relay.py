@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -228,10 +227,9 @@ class ChannelRelay(Relay):
     This relay is for a client on our own channel; the bytes of the reply are written directly.
     """
 
-    __slots__ = ("_channel", "_chunked", "_request")
+    __slots__ = ("_channel", "_chunked")
 
     _channel: IReplyChannel
-    _request: IRequest
 
     def start(self) -> None:
         """Send the request to the backend."""
@@ -240,7 +238,6 @@ class ChannelRelay(Relay):
         channel = caller.channel
         assert channel is not None
         self._channel = channel
-        self._request = turn.request
         self._chunked = False
         caller.departed = self.client_left
         turn.guard.on_abort = self.aborted
@@ -268,7 +265,7 @@ class ChannelRelay(Relay):
             if head.needs_chunks:
                 self._chunked = True
                 data = _chunk(data) + _LAST_CHUNK if ended else _chunk(data)
-        channel.begin_reply(self._request, self)
+        channel.begin_reply(turn.request, self)
         channel.write_reply(start + data)
         if ended:
             self._finish()
@@ -301,12 +298,13 @@ class ChannelRelay(Relay):
     def _finish(self) -> None:
         if self.blocked:
             self._unblock()
-        self.turn.end()
-        self._channel.end_reply(self._request)
+        turn = self.turn
+        turn.end()
+        self._channel.end_reply(turn.request)
 
     def cut_off(self) -> None:
         """See L{Relay.cut_off}."""
-        self._channel.abort_reply(self._request)
+        self._channel.abort_reply(self.turn.request)
 
 
 class RequestRelay(Relay):

@@ -38,6 +38,8 @@ from llmux.web.error_reply import ApiError, answer
 if TYPE_CHECKING:
     from llmux.proxy.naming.names import Names
 
+_KEPT = slice(LONGEST_PATH)
+
 __all__ = ["RequestMetrics", "Turn", "TurnContext", "TurnSwitcher"]
 
 
@@ -85,6 +87,9 @@ class TurnSwitcher(Protocol):
 class TurnContext:
     """
     A L{TurnContext} has the parts that all turns of one L{SwitchingResource} share.
+
+    What each request calls is read into a variable first: CPython is quick at reading an
+    attribute, and slow where it must find out whether what is called is a method.
 
     @ivar acquire_now: the switcher's method.
     @ivar wrapped: the Resource that answers the requests.
@@ -135,11 +140,12 @@ class Turn:
     The turn waits for something (C{_pending} is set, and is cancelled if the client
     leaves), or is being rendered, or has ended.  It may wait and be rendered twice.
 
+    @ivar model: the model's name; not set before it has been found.
     @ivar guard: the guard, which is held while the request is rendered; not set before.
     @ivar started: when the request was complete.
     @ivar granted: when the request got its guard after waiting; None if it never waited.
-    @ivar status: the status of the reply; not set before the reply has begun.
-    @ivar first_byte: how many seconds passed until the reply began; not set before.
+    @ivar status: the status of the reply; 0 before the reply has begun.
+    @ivar first_byte: how many seconds passed until the reply began; -1 before.
     @ivar size: how many bytes of the reply's body have come.
     @ivar outcome: how the turn ends, if that is decided before its end; else empty.
     """
@@ -165,24 +171,25 @@ class Turn:
 
     model: str
     guard: InFlightGuard
-    status: int
-    first_byte: float
-    _number: int
 
     def __init__(self, context: TurnContext, caller: ICaller, request: IRequest) -> None:
         """
         @param caller: the request, as a proxy sees it.
         @param request: the same request, as twisted.web's Resources see it.
         """
+        seconds = context.seconds
+        self._context = context
         self.caller = caller
         self.request = request
+        self.started = seconds()
         self.begun_anew = False
-        self._context = context
-        self.started = context.seconds()
-        self._pending: Deferred[Any] | None = None
         self.granted: float | None = None
-        self.outcome = ""
+        self.status = 0
+        self.first_byte = -1.0
         self.size = 0
+        self.outcome = ""
+        self._number: int | None = None
+        self._pending: Deferred[Any] | None = None
 
     # ---------------------------------------------------- before the backend
 
@@ -252,8 +259,10 @@ class Turn:
     def take(self, model: str) -> None:
         """Render the request, which is for this model, at once if the model is awake."""
         self.model = model
+        context = self._context
+        acquire_now = context.acquire_now
         try:
-            guard = self._context.acquire_now(model)
+            guard = acquire_now(model)
         except ModelNotFound as error:
             # This reply is not counted, because clients must not be able to add label values to
             # the metrics.
@@ -262,8 +271,9 @@ class Turn:
         if guard is not None:
             self.guard = guard
             guard.holder = self
+            render_turn = context.render_turn
             try:
-                self._context.render_turn(self)
+                render_turn(self)
             except Exception:
                 self._rendering_failed()
             return
@@ -323,9 +333,10 @@ class Turn:
     def reply_began(self, status: int) -> None:
         """See L{ITurn.reply_began}."""
         context = self._context
+        seconds, count = context.seconds, context.count
         self.status = status
-        self.first_byte = seconds = context.seconds() - self.started
-        context.count(self.model, status, seconds)
+        self.first_byte = waited = seconds() - self.started
+        count(self.model, status, waited)
 
     def backend_in_doubt(self) -> None:
         """See L{ITurn.backend_in_doubt}."""
@@ -333,34 +344,28 @@ class Turn:
 
     def end(self, answered: bool = True, outcome: str = "client_left") -> None:
         """See L{ITurn.end}."""
-        caller, guard = self.caller, self.guard
+        caller, guard, context = self.caller, self.guard, self._context
         caller.departed = None
-        guard.release(answered)
-        if self.granted is not None or not answered:
-            self._over("answered" if answered else outcome)
-            return
+        seconds, note = context.seconds, context.note
+        over = seconds()
+        guard.release(answered, over)
         # This repeats L{_over}, because a call would cost time for each request.
-        context, head = self._context, caller.head
-        path = head.path
-        try:
-            context.note(
-                (
-                    guard.request,
-                    self.model,
-                    head.method,
-                    path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH],
-                    self.status,
-                    self.started,
-                    None,
-                    self.first_byte,
-                    context.seconds(),
-                    self.size,
-                    "answered",
-                )
+        head = caller.head
+        note(
+            (
+                guard.request if self._number is None else self._number,
+                self.model,
+                head.method,
+                head.path[_KEPT],
+                self.status,
+                self.started,
+                self.granted,
+                self.first_byte,
+                over,
+                self.size,
+                "answered" if answered else self.outcome or outcome,
             )
-        except AttributeError:
-            # The Resource that rendered the turn has not set all attributes of the reply.
-            self._over("answered")
+        )
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
@@ -423,17 +428,12 @@ class Turn:
     @property
     def number(self) -> int:
         """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
-        number = getattr(self, "_number", None)
-        return self.guard.request if number is None else number
+        return self.guard.request if self._number is None else self._number
 
     @property
     def progress(self) -> tuple[int, float, int]:
         """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
-        return (
-            getattr(self, "status", 0),
-            getattr(self, "first_byte", -1.0),
-            self.size,
-        )
+        return self.status, self.first_byte, self.size
 
     @property
     def has_guard(self) -> bool:
@@ -444,16 +444,15 @@ class Turn:
     def what(self) -> tuple[bytes, bytes]:
         """See L{OpenRequest<llmux.monitoring.request_journal.OpenRequest>}."""
         head = self.caller.head
-        return head.method, head.path[:LONGEST_PATH]
+        return head.method, head.path[_KEPT]
 
     def _over(self, outcome: str) -> None:
         """Note in the journal that the request is over.  Nothing of its body is kept."""
         context = self._context
         context.journal.waiting.discard(self)
-        if not hasattr(self, "_number") and not hasattr(self, "guard"):
+        if self._number is None and not hasattr(self, "guard"):
             # The request was refused before it was known whether the model exists.
             return
-        status, first_byte, size = self.progress
         method, path = self.what
         context.note(
             (
@@ -461,12 +460,12 @@ class Turn:
                 self.model,
                 method,
                 path,
-                status,
+                self.status,
                 self.started,
                 self.granted,
-                first_byte,
+                self.first_byte,
                 context.seconds(),
-                size,
+                self.size,
                 self.outcome or outcome,
             )
         )

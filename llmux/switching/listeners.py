@@ -31,10 +31,16 @@ class Listeners:
     L{Listeners} tell the policy the events that it wants to know, and observers all events.
 
     @ivar of_requests: whether the policy or an observer wants to know of each request.
+    @ivar of_forwarded: those that want to know L{Forwarded} events.  Each request to a model
+        that is awake brings two events, so that their sender tells L{of_forwarded} and
+        L{of_completed} itself, without L{tell}, and calls L{failed} if one of them raises.
+    @ivar of_completed: those that want to know L{Completed} events.
     """
 
     def __init__(self, policy: ContainedPolicy, observers: Iterable[Observer]) -> None:
         self.of_requests = False
+        self.of_forwarded: tuple[Observer, ...] = ()
+        self.of_completed: tuple[Observer, ...] = ()
         self._policy = policy
         self._observers = tuple(observers)
         self._by_kind: dict[type[Any], tuple[Observer, ...]] = {}
@@ -48,6 +54,8 @@ class Listeners:
             for kind in _EVERY_EVENT
         }
         self.of_requests = any(self._by_kind[kind] for kind in _REQUEST_EVENTS)
+        self.of_forwarded = self._by_kind[Forwarded]
+        self.of_completed = self._by_kind[Completed]
 
     def add(self, observer: Observer) -> None:
         """Tell this observer every event from now on."""
@@ -59,14 +67,14 @@ class Listeners:
         self._observers = tuple(each for each in self._observers if each != observer)
         self.choose()
 
-    def want(self, kind: type[Any]) -> bool:
-        """Tell whether the policy or an observer wants to know events of this kind."""
-        return bool(self._by_kind[kind])
-
     def tell(self, event: PolicyEvent) -> None:
         """Tell an event to all that want to know it."""
         for listen in self._by_kind[type(event)]:
             try:
                 listen(event)
             except Exception:
-                self._policy.listener_failed(listen)
+                self.failed(listen)
+
+    def failed(self, listener: Observer) -> None:
+        """Report a listener that has raised the exception which is being handled."""
+        self._policy.listener_failed(listener)

@@ -27,8 +27,12 @@ INFINITY = float("inf")
 class GuardOwner(Protocol):
     """A L{GuardOwner} is told when one of its guards is released."""
 
-    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
-        """Note that a guard is not held any more."""
+    def guard_released(self, guard: InFlightGuard, answered: bool, now: float | None) -> None:
+        """
+        Note that a guard is not held any more.
+
+        @param now: the time, if the holder of the guard has told it.
+        """
 
 
 class InFlightGuard:
@@ -36,15 +40,15 @@ class InFlightGuard:
     A guard is the right of one request to be in flight to a model's backend: while a guard is
     held, the model is not put to sleep (if requests are drained).
 
-    @ivar model: the model's name.
     @ivar state: the model itself.
+    @ivar request: the number of the request.
     @ivar forwarded: when the guard was given; None if no listener wanted to know.
     @ivar on_abort: a function that is called with the reason when the exchange must end now.
         The function aborts the exchange and releases the guard.
     @ivar may_wait_again: whether, when L{on_abort} is called, the backend is at fault, so that
         a request whose client has got nothing yet may wait for another turn.
     @ivar holder: the object that holds the guard, until the guard is released, for lists of
-        requests.  This may be left unset.
+        requests; None if nobody has said.
     """
 
     __slots__ = (
@@ -52,41 +56,43 @@ class InFlightGuard:
         "forwarded",
         "holder",
         "may_wait_again",
-        "model",
         "on_abort",
         "request",
         "state",
     )
-
-    holder: object | None
 
     def __init__(
         self, issuer: GuardOwner, state: Model, request: int, forwarded: float | None
     ) -> None:
         self._issuer: GuardOwner | None = issuer
         self.state = state
-        self.forwarded = forwarded
-        self.model = state.name
         self.request = request
+        self.forwarded = forwarded
         self.on_abort: Callable[[str], None] | None = None
         self.may_wait_again = False
+        self.holder: object | None = None
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.state.name
 
     @property
     def released(self) -> bool:
         """Tell whether the guard is not held any more."""
         return self._issuer is None
 
-    def release(self, answered: bool = True) -> None:
+    def release(self, answered: bool = True, now: float | None = None) -> None:
         """
         Release the guard, because the exchange is over.  A second call does nothing.
 
         @param answered: whether the whole reply of the backend has come.
+        @param now: the time on the switcher's clock, if the caller has just read it.
         """
         issuer = self._issuer
         if issuer is not None:
-            self._issuer = None
-            self.on_abort = self.holder = None
-            issuer.guard_released(self, answered)
+            self._issuer = self.on_abort = self.holder = None
+            issuer.guard_released(self, answered, now)
 
 
 class Waiter(WaitingRequest):

@@ -70,6 +70,7 @@ class Requests:
         self.latest = 0
         self.in_flight = 0
         self._stage = stage
+        self._seconds = stage.clock.seconds
         self._models = models
         self._listeners = listeners
         self._shutdown = shutdown
@@ -86,36 +87,30 @@ class Requests:
             raise ModelNotFound(model)
         if not found.open:
             return None
-        if self._listeners.of_requests or self.wanted:
-            return self._acquire_watched(found)
-        self.latest = request = self.latest + 1
-        found.waited.counts[0] += 1
-        guard = InFlightGuard(self, found, request, None)
-        found.guards.add(guard)
-        self.in_flight += 1
-        return guard
-
-    def _acquire_watched(self, model: Model) -> InFlightGuard | None:
-        """
-        Return a guard at once, while listeners want to know of requests, or requests wait.
-        """
-        now = self._stage.clock.seconds()
         # If a model was idle and is busy again, the policy may decide otherwise.
-        asks = self.wanted and not model.guards
+        asks = self.wanted and not found.guards
         if asks and not self._stage.settings.drain_before_switch:
             # If nothing is drained, a switch that begins because of this request would put the
             # model to sleep while the request is on its way, so the policy is asked first.
             self._stage.consider()
             asks = False
-            if not model.open:
+            if not found.open:
                 return None
+        listeners = self._listeners
+        seconds = self._seconds
+        now = seconds() if listeners.of_requests else None
         self.latest = request = self.latest + 1
-        model.waited.counts[0] += 1
-        guard = InFlightGuard(self, model, request, now)
-        model.guards.add(guard)
+        found.waited.counts[0] += 1
+        guard = InFlightGuard(self, found, request, now)
+        found.guards.add(guard)
         self.in_flight += 1
-        if self._listeners.want(Forwarded):
-            self._listeners.tell(Forwarded(now, model.name, request, 0.0))
+        if now is not None and listeners.of_forwarded:
+            event = Forwarded(now, model, request, 0.0)
+            for listen in listeners.of_forwarded:
+                try:
+                    listen(event)
+                except Exception:
+                    listeners.failed(listen)
         if asks:
             self._stage.consider()
         return guard
@@ -177,7 +172,7 @@ class Requests:
         self._listeners.tell(Forwarded(now, model.name, waiter.request, waited))
         return guard
 
-    def guard_released(self, guard: InFlightGuard, answered: bool) -> None:
+    def guard_released(self, guard: InFlightGuard, answered: bool, now: float | None) -> None:
         """Note that an exchange is over."""
         model = guard.state
         model.guards.discard(guard)
@@ -185,11 +180,18 @@ class Requests:
         if answered and not model.answered:
             model.answered = True
             model.wake_backoff.reset()
-        if self._listeners.of_requests:
-            now = self._stage.clock.seconds()
-            service = 0.0 if guard.forwarded is None else now - guard.forwarded
+        listeners = self._listeners.of_completed
+        if listeners:
+            if now is None:
+                now = self._seconds()
+            forwarded = guard.forwarded
+            service = 0.0 if forwarded is None else now - forwarded
             event = Completed(now, model.name, guard.request, service, answered)
-            self._listeners.tell(event)
+            for listen in listeners:
+                try:
+                    listen(event)
+                except Exception:
+                    self._listeners.failed(listen)
         if self.wanted:
             if not model.guards:
                 self._stage.consider()

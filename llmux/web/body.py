@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from typing import IO, BinaryIO, Protocol, cast
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
@@ -250,9 +251,12 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class RequestBody:
+class RequestBody(Struct, eq=False):
     """
     A complete body can be read any number of times.
+
+    The making of a C{Struct} is all that a small body costs.  L{of} is for those who do not
+    know the body's length.
 
     @ivar length: the length of the body, in bytes.
     @ivar held: what C{close} closes: the file in which the body is, or the charge for the
@@ -260,13 +264,15 @@ class RequestBody:
     @ivar scan: the scan that was given the whole body while it came; None if there was none.
     """
 
-    __slots__ = ("_data", "held", "length", "scan")
+    _data: bytes | None
+    length: int
+    held: IO[bytes] | SpoolFile | MemoryCharge | None = None
+    scan: Scan | None = None
 
-    def __init__(self, data: bytes = b"") -> None:
-        self.scan: Scan | None = None
-        self._data: bytes | None = data
-        self.held: IO[bytes] | SpoolFile | MemoryCharge | None = None
-        self.length = len(data)
+    @classmethod
+    def of(cls, data: bytes) -> RequestBody:
+        """Return a body that consists of these bytes."""
+        return cls(data, len(data))
 
     @classmethod
     def from_file(cls, file: IO[bytes] | SpoolFile, length: int) -> RequestBody:
@@ -274,11 +280,7 @@ class RequestBody:
         Return a body that owns C{file}, which has a descriptor, nothing in Python's buffers,
         and C{length} bytes.
         """
-        body = cls()
-        body._data = None
-        body.held = file
-        body.length = length
-        return body
+        return cls(None, length, file)
 
     def in_memory(self) -> bytes | None:
         """Return the whole body, or None if it is in a file."""
@@ -489,7 +491,7 @@ class IncomingBody:
         @raise StorageFull: the rest of the body could not be put on disk.
         """
         if self._file is None:
-            body = RequestBody(bytes(self._pending))
+            body = RequestBody.of(bytes(self._pending))
             if body.length:
                 body.held = MemoryCharge(self._storage, body.length)
                 self._pending = bytearray()
@@ -518,7 +520,7 @@ def body_of(request: IRequest) -> RequestBody:
         return body
     content = request.content
     if isinstance(content, io.BytesIO):
-        return RequestBody(content.getvalue())
+        return RequestBody.of(content.getvalue())
     length = content.seek(0, os.SEEK_END)
     content.seek(0)
     try:
@@ -526,6 +528,6 @@ def body_of(request: IRequest) -> RequestBody:
     except (AttributeError, OSError):
         data = content.read()
         content.seek(0)
-        return RequestBody(data)
+        return RequestBody.of(data)
     content.flush()
     return RequestBody.from_file(os.fdopen(os.dup(descriptor), "rb", buffering=0), length)

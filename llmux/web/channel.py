@@ -216,7 +216,7 @@ class LlhttpChannel(RequestTransport):
                 if len(body) <= self._max_body:
                     self._touched = True
                     self._alone = True
-                    self._start(head, RequestBody(body))
+                    self._start(head, RequestBody(body, len(body)))
                     return
             # Empty lines before a request are allowed, but do not count as a sign that the
             # client is active.
@@ -509,11 +509,12 @@ class LlhttpChannel(RequestTransport):
     def write_reply(self, data: bytes) -> None:
         """See L{IReplyChannel.write_reply}."""
         transport = self.transport
-        if self._send is None or transport.dataBuffer or transport._tempDataBuffer:
+        send = self._send
+        if send is None or transport.dataBuffer or transport._tempDataBuffer:
             transport.write(data)
             return
         try:
-            sent = self._send(data)
+            sent = send(data)
         except OSError:
             # Either the socket is full, or the reactor will find out what is wrong.
             sent = 0

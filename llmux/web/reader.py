@@ -547,7 +547,7 @@ class RequestReader:
         head, incoming = self._head, self._body
         assert head is not None
         try:
-            body = RequestBody() if incoming is None else incoming.finish()
+            body = RequestBody(b"", 0) if incoming is None else incoming.finish()
         except StorageFull as error:
             raise Refusal(507, str(error), "insufficient_storage") from error
         self._body = None

@@ -46,9 +46,9 @@ def splice(body: RequestBody, cuts: Iterable[Cut]) -> RequestBody:
             pieces += (data[at : cut.start], cut.put)
             at = cut.end
         pieces.append(data[at:])
-        spliced = RequestBody(b"".join(pieces))
+        spliced = RequestBody.of(b"".join(pieces))
     else:
-        spliced = _SplicedBody(_Spans(body.length, cuts))
+        spliced = _SplicedBody.in_spans(_Spans(body.length, cuts))
     spliced.held, body.held = body.held, None
     body.close()
     return spliced
@@ -103,13 +103,13 @@ class _Spans:
 class _SplicedBody(RequestBody):
     """This body reads its file in spans, with other bytes between them."""
 
-    __slots__ = ("_spans",)
+    # None only for the type checker: fields without defaults may not follow the base's.
+    _spans: _Spans = cast(_Spans, None)
 
-    def __init__(self, spans: _Spans) -> None:
-        super().__init__()
-        self._data = None
-        self._spans = spans
-        self.length = spans.length
+    @classmethod
+    def in_spans(cls, spans: _Spans) -> _SplicedBody:
+        """The body that these spans make."""
+        return cls(None, spans.length, None, None, spans)
 
     def open(self) -> BinaryIO:
         """See L{RequestBody.open}."""
