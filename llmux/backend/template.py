@@ -17,6 +17,30 @@ _EXPECT_A_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
 _IDEMPOTENT = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
 
 
+_PASSES, _STAYS, _LENGTH, _CONNECTION = range(4)
+_MOST_NAMES = 1024
+_LONGEST_NAME = 64
+
+_kinds: dict[bytes, int] = {}
+"""What becomes of a header, by its name as it came.  A cache only."""
+
+
+def _kind_of(name: bytes) -> int:
+    """Return what becomes of the headers of this name, and remember it."""
+    lowered = name.lower()
+    if lowered == b"content-length":
+        kind = _LENGTH
+    elif lowered == b"connection":
+        kind = _CONNECTION
+    else:
+        kind = _STAYS if lowered in _REWRITTEN or lowered in HOP_BY_HOP else _PASSES
+    if len(name) <= _LONGEST_NAME:
+        if len(_kinds) >= _MOST_NAMES:
+            _kinds.clear()
+        _kinds[name] = kind
+    return kind
+
+
 class Repeats(Enum):
     """
     L{Repeats} says whether a request may be sent again on a new connection, after a connection
@@ -56,22 +80,25 @@ class RequestTemplate:
         self.is_head = method == b"HEAD"
         self.repeats = Repeats.ALWAYS if method in _IDEMPOTENT else Repeats.IF_UNSEEN
         self._has_length = method in _EXPECT_A_BODY
-        self._first = b"%b %b HTTP/1.1\r\nHost: " % (method, uri)
-        kept: list[tuple[bytes, bytes, bytes]] = []
-        named: set[bytes] = set()
+        self._first = b"".join((method, b" ", uri, b" HTTP/1.1\r\nHost: "))
+        kinds = _kinds
+        parts: list[bytes] = []
+        options: list[bytes] = []
         for name, value in headers:
-            lowered = name.lower()
-            if lowered in _REWRITTEN:
-                self._has_length = self._has_length or lowered == b"content-length"
-            elif lowered not in HOP_BY_HOP:
-                kept.append((lowered, name, value))
-            elif lowered == b"connection":
-                named.update(token.strip().lower() for token in value.split(b","))
-        self._fields = b"".join(
-            b"\r\n%b: %b" % (name, value)
-            for lowered, name, value in kept
-            if lowered not in named
-        )
+            kind = kinds.get(name)
+            if kind is None:
+                kind = _kind_of(name)
+            if kind is _PASSES:
+                parts += b"\r\n", name, b": ", value
+            elif kind is _LENGTH:
+                self._has_length = True
+            elif kind is _CONNECTION and value != b"keep-alive":
+                options.append(value)
+        if options:
+            named = {token.strip().lower() for token in b",".join(options).split(b",")}
+            kept = [at for at in range(1, len(parts), 4) if parts[at].lower() not in named]
+            parts = [part for at in kept for part in parts[at - 1 : at + 3]]
+        self._fields = b"".join(parts)
 
     def render(self, host: bytes, length: int) -> bytes:
         """
