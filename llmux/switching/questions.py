@@ -53,6 +53,8 @@ class Questions:
         @param transitions: the switches under way; this sequence is changed elsewhere.
         """
         self.asking = False
+        # Nobody waits for a model that could be woken, no switch drains, no command asks.
+        self._nothing_to_decide = False
         self.latest: tuple[float, Decision] | None = None
         self.view = ScheduleView(
             stage.models,
@@ -83,6 +85,20 @@ class Questions:
                 self.view.look(now)
                 return self._policy.admit(self.view, waiter)
         return False
+
+    def depend_on(self, model: Model) -> bool:
+        """
+        Tell whether an answer may be another because this model has run out of requests,
+        or has one again.  That is not so while the model may not go to sleep anyway, and
+        while there is nothing to decide: when either ends, the policy is asked.
+        """
+        if model.phase is not Phase.AWAKE or model.leaving or self._stage.stopping:
+            return True
+        if self._nothing_to_decide:
+            return False
+        if self._steering.errands.asks:
+            return True
+        return model.may_sleep_from(self.view.min_active) <= self._stage.clock.seconds()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -130,11 +146,13 @@ class Questions:
                     or self._stage.is_ordered(target)
                     or not self._stage.somebody_waits_for_room_of(target)
                 )
+        self._nothing_to_decide = False
         if self._stage.stopping:
             return
         if self.kept and steering.pause is None:
             self._wake_who_is_kept(now)
         if not (drains or self._wanted or steering.errands.asks):
+            self._nothing_to_decide = True
             return
         view = self.view
         view.look(now)
@@ -177,6 +195,7 @@ class Questions:
                 return ordered
             self._ask_at(steering.errands.next_time(now), now)
         if not (drains or view.wanted()):
+            self._nothing_to_decide = not steering.errands.asks
             self._ask_at(view.next_time(), now)
             return None
         decision = self._policy.decide(view)

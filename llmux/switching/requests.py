@@ -38,6 +38,12 @@ class Asked(Steered, Protocol):
     def begins_to_wait(self) -> None:
         """Note that a request has begun to wait."""
 
+    def depends_on(self, model: Model) -> bool:
+        """
+        Tell whether the policy's answer may be another because this model has run out of
+        requests, or has one again.
+        """
+
     def begins_to_serve(self, model: Model) -> None:
         """Note that the model takes requests from now on."""
 
@@ -88,7 +94,7 @@ class Requests:
         if not found.open:
             return None
         # If a model was idle and is busy again, the policy may decide otherwise.
-        asks = self.wanted and not found.guards
+        asks = self.wanted and not found.guards and self._stage.depends_on(found)
         if asks and not self._stage.settings.drain_before_switch:
             # If nothing is drained, a switch that begins because of this request would put the
             # model to sleep while the request is on its way, so the policy is asked first.
@@ -157,9 +163,11 @@ class Requests:
             waiter.timer = self._stage.clock.callLater(
                 waiter.arrived + limit - now, self._expired, waiter, limit
             )
+        is_news = not self._is_awaited(found)
         found.enqueue(waiter)
         self.wanted.setdefault(model, found)
-        self._stage.begins_to_wait()
+        if is_news:
+            self._stage.begins_to_wait()
         return waiter.deferred
 
     def _guard(self, waiter: Waiter, now: float) -> InFlightGuard:
@@ -193,7 +201,7 @@ class Requests:
                 except Exception:
                     self._listeners.failed(listen)
         if self.wanted:
-            if not model.guards:
+            if not model.guards and self._stage.depends_on(model):
                 self._stage.consider()
         elif self._stories or self._shutdown.begun:
             # A drain may have come to its end although no request waits, or llmux stops.
@@ -237,13 +245,21 @@ class Requests:
         if isinstance(error, HookFailed):
             self._stage.steering.errands.not_woken(model, error)
 
+    def _is_awaited(self, model: Model) -> bool:
+        """
+        Tell whether the model wakes and requests wait for that: further ones that come or
+        go change nothing.
+        """
+        return model.phase is Phase.WAKING and model.waiting > 0
+
     def _cancelled(self, waiter: Waiter) -> None:
         guard, waiter.guard = waiter.guard, None
         if guard is not None:
             guard.release(answered=False)
         elif waiter.state.waits(waiter):
             self._remove(waiter, LeftReason.DISCONNECTED)
-            self._stage.consider()
+            if not self._is_awaited(waiter.state):
+                self._stage.consider()
 
     def _expired(self, waiter: Waiter, limit: float) -> None:
         waiter.timer = None

@@ -412,6 +412,13 @@ class ModelSwitcher:
         else:
             self.consider()
 
+    def depends_on(self, model: Model) -> bool:
+        """
+        Tell whether the policy's answer may be another because this model has run out of
+        requests, or has one again.
+        """
+        return self._questions.depend_on(model)
+
     def begins_to_serve(self, model: Model) -> None:
         """Begin to watch a model that takes requests from now on."""
         self._watches[model.name].begin()
