@@ -166,8 +166,9 @@ class LlmuxReactor(EPollReactor):
         descriptor = xer.fileno()
         if descriptor not in primary and descriptor not in other:
             self._fresh.add(descriptor)
-        add: Callable[..., None] = super()._add
-        add(xer, primary, other, selectables, *flags)
+        # Without super(), which costs half as much as the rest of the method.
+        add: Callable[..., None] = EPollReactor._add
+        add(self, xer, primary, other, selectables, *flags)
 
     def _read_failed(self, connection: Any, why: Exception) -> None:
         """Have a connection end which cannot be read any more, as its reactor does."""

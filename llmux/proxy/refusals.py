@@ -41,6 +41,7 @@ longer time.
 """
 
 ONLY_IF = b"x-llmux-only-if"
+_LENGTH = len(ONLY_IF)
 
 _LINES = 10
 _INTERVAL = 1.0
@@ -76,7 +77,7 @@ def refusal_to_wait(headers: Iterable[tuple[bytes, bytes]], model: str) -> ApiEr
     says that no model is to be woken for it; None if the request may wait.
     """
     for name, value in headers:
-        if name.lower() != ONLY_IF:
+        if len(name) != _LENGTH or name.lower() != ONLY_IF:
             continue
         if value.strip().lower() == b"awake":
             return ApiError(409, f"Model {model} is not awake.", "model_asleep", param="model")

@@ -150,9 +150,8 @@ class LlhttpChannel(RequestTransport):
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
         self._queue: list[Item] = []
-        self._reader = RequestReader(
-            self._queue, site.limits, site.heads, site.scan, site.access, site.storage
-        )
+        # What comes in one piece, with a head that the memo knows, needs no reader.
+        self._reader: RequestReader | None = None
         # Bytes that have come, and up to where they have been parsed.
         self._ahead = b""
         self._at = 0
@@ -229,7 +228,13 @@ class LlhttpChannel(RequestTransport):
             return
         self._touched = True
         self._alone = False
-        if self._reader.closed:
+        reader = self._reader
+        if reader is None:
+            site = self.site
+            self._reader = RequestReader(
+                self._queue, site.limits, site.heads, site.scan, site.access, site.storage
+            )
+        elif reader.closed:
             return
         if self._ahead:
             self._ahead = self._ahead[self._at :] + data
@@ -250,7 +255,8 @@ class LlhttpChannel(RequestTransport):
             request.connectionLost(reason)
 
     def _drop_what_was_read(self) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         for item in self._queue:
             if not isinstance(item, Refusal):
                 item[1].close()
@@ -312,11 +318,16 @@ class LlhttpChannel(RequestTransport):
                 else:
                     self._enter(_ANSWERING)
                     self._start(*item)
-            elif self._ahead and reader.ready_for_more and not self._is_blocked():
+            elif (
+                reader is not None
+                and self._ahead
+                and reader.ready_for_more
+                and not self._is_blocked()
+            ):
                 if fed and is_overdue():
                     return True
                 fed += 1
-                self._feed(is_overdue)
+                self._feed(reader, is_overdue)
             else:
                 return False
 
@@ -326,16 +337,14 @@ class LlhttpChannel(RequestTransport):
         """
         return self._full and self._current is None
 
-    def _feed(self, is_overdue: Callable[[], bool]) -> None:
+    def _feed(self, reader: RequestReader, is_overdue: Callable[[], bool]) -> None:
         ahead = self._ahead
         try:
-            self._at = self._reader.feed(ahead, self._at, is_overdue)
+            self._at = reader.feed(ahead, self._at, is_overdue)
         except Exception:
             self.site.reading_failed(Failure())
-            self._reader.refuse(
-                Refusal(500, "The request could not be read.", "internal_error")
-            )
-        if self._at >= len(ahead) or self._reader.closed:
+            reader.refuse(Refusal(500, "The request could not be read.", "internal_error"))
+        if self._at >= len(ahead) or reader.closed:
             self._ahead = b""
             self._at = 0
 
@@ -351,7 +360,9 @@ class LlhttpChannel(RequestTransport):
             self._charge(ahead)
         if is_busy:
             storage = self.site.storage
-            if ahead > (READ_AHEAD if storage.memory_is_full else MOST_AHEAD):
+            if reader is not None and ahead > (
+                READ_AHEAD if storage.memory_is_full else MOST_AHEAD
+            ):
                 refusal = Refusal(
                     429,
                     "Too many requests were sent ahead of their replies on this "
@@ -365,10 +376,10 @@ class LlhttpChannel(RequestTransport):
                 self._charge(0)
                 reader.refuse(refusal)
         elif not (ahead or self._queue or self._full):
-            if reader.expecting:
+            if reader is not None and reader.expecting:
                 reader.expecting = False
                 self.write_reply(_CONTINUE)
-            if not reader.in_message:
+            if reader is None or not reader.in_message:
                 self._enter(_IDLE)
         too_much = ahead > READ_AHEAD and not is_busy
         if too_much != self._paused:
@@ -444,8 +455,12 @@ class LlhttpChannel(RequestTransport):
                 self.abortConnection()
         elif phase is _ANSWERING:
             self._window = None
-        elif self._reader.in_message and not (self._paused or self._queue):
-            self._look_at_upload(now, quiet)
+        elif (
+            (reader := self._reader) is not None
+            and reader.in_message
+            and not (self._paused or self._queue)
+        ):
+            self._look_at_upload(reader, now, quiet)
         elif quiet >= site.idle_timeout:
             unsent = self.unsent()
             if not unsent:
@@ -455,13 +470,13 @@ class LlhttpChannel(RequestTransport):
             self._unsent_before = unsent
             self._since = now
 
-    def _look_at_upload(self, now: float, quiet: float) -> None:
+    def _look_at_upload(self, reader: RequestReader, now: float, quiet: float) -> None:
         """
         Refuse a head that is not complete within C{read_timeout} seconds, and a body that comes
         more slowly than C{min_upload_rate} bytes per second for as long.  Sizes of chunks,
         their extensions, trailers and empty lines do not count.
         """
-        site, reader = self.site, self._reader
+        site = self.site
         window = self._window
         if window is None or window[1] is not reader.in_head:
             self._window = now, reader.in_head, reader.content
