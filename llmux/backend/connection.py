@@ -356,8 +356,11 @@ class BackendConnection:
             extra = True
         pieces = self._pieces
         if self.phase is _REPLYING:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
+            if len(pieces) == 1:
+                data = pieces.pop()
+            else:
+                data = b"".join(pieces)
+                pieces.clear()
             if not self._to_end:
                 self._over(exchange, extra)
                 exchange.received(data, True)

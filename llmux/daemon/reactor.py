@@ -96,66 +96,70 @@ class LlmuxReactor(EPollReactor):
         readable = select.EPOLLIN
         wait = -1.0 if timeout is None else timeout
         fresh = self._fresh
-        for _ in range(_MOST_ROUNDS):
-            if fresh:
-                fresh.clear()
-            try:
-                events = poll(wait, len(selectables) or 1)
-            except InterruptedError:
-                return
-            for descriptor, event in events:
-                if fresh and descriptor in fresh:
-                    # The event is about one that was closed in this very round, and
-                    # whose number has gone to another.
-                    continue
-                selectable: Any = selectables.get(descriptor)
-                kind = type(selectable)
-                if event != readable or not (kind is Server or kind is Client):
-                    if selectable is not None:
-                        call_with_logger(selectable, whole, selectable, descriptor, event)
-                    continue
-                # What Connection.doRead does.
+        pieces = self._pieces
+        try:
+            for _ in range(_MOST_ROUNDS):
+                if fresh:
+                    fresh.clear()
                 try:
-                    data = selectable.socket.recv(65536)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    self._read_failed(selectable, CONNECTION_LOST)
-                    continue
-                if not data:
-                    self._read_failed(selectable, CONNECTION_DONE)
-                    continue
-                if kind is Client and len(data) < _PIECE:
-                    self._pieces += 1
-                elif self._pieces or self._crowded:
-                    self._pieces = 0
-                    self._crowded = False
-                try:
-                    selectable.protocol.dataReceived(data)
-                except Exception as error:
-                    log.err()
-                    self._read_failed(selectable, error)
-            if (
-                self._newTimedCalls
-                or self.threadCallQueue
-                or self._justStopped
-                or not self.running
-            ):
-                return
-            pending = self._pendingTimedCalls
-            if pending:
-                wait = pending[0].time - self.seconds()
-                if wait <= 0:
+                    events = poll(wait, len(selectables) or 1)
+                except InterruptedError:
                     return
-            else:
-                wait = -1.0
-            if self._pieces >= _WINDOW:
-                now = self.seconds()
-                self._crowded = self._pieces > _CROWD * (now - self._began)
-                self._began = now
-                self._pieces = 0
-            if self._crowded and (wait < 0 or wait > _PAUSE):
-                self._sleep(_PAUSE)
+                for descriptor, event in events:
+                    if fresh and descriptor in fresh:
+                        # The event is about one that was closed in this very round, and
+                        # whose number has gone to another.
+                        continue
+                    selectable: Any = selectables.get(descriptor)
+                    kind = type(selectable)
+                    if event != readable or not (kind is Server or kind is Client):
+                        if selectable is not None:
+                            call_with_logger(selectable, whole, selectable, descriptor, event)
+                        continue
+                    # What Connection.doRead does.
+                    try:
+                        data = selectable.socket.recv(65536)
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        self._read_failed(selectable, CONNECTION_LOST)
+                        continue
+                    if not data:
+                        self._read_failed(selectable, CONNECTION_DONE)
+                        continue
+                    if kind is Client and len(data) < _PIECE:
+                        pieces += 1
+                    elif pieces or self._crowded:
+                        pieces = 0
+                        self._crowded = False
+                    try:
+                        selectable.protocol.dataReceived(data)
+                    except Exception as error:
+                        log.err()
+                        self._read_failed(selectable, error)
+                if (
+                    self._newTimedCalls
+                    or self.threadCallQueue
+                    or self._justStopped
+                    or not self.running
+                ):
+                    return
+                pending = self._pendingTimedCalls
+                if pending:
+                    wait = pending[0].time - self.seconds()
+                    if wait <= 0:
+                        return
+                else:
+                    wait = -1.0
+                if pieces >= _WINDOW:
+                    now = self.seconds()
+                    self._crowded = pieces > _CROWD * (now - self._began)
+                    self._began = now
+                    pieces = 0
+                if self._crowded and (wait < 0 or wait > _PAUSE):
+                    self._sleep(_PAUSE)
+        finally:
+            self._pieces = pieces
 
     doIteration = doPoll
 

@@ -281,19 +281,21 @@ class ChannelRelay(Relay):
     def received(self, data: bytes, ended: bool) -> None:
         """See L{IExchange.received}."""
         self._latest = data
-        self.turn.size += len(data)
-        if self._chunked:
-            size = len(data)
-            if size < 4096:
-                data = b"".join((_SIZE_LINES[size], data, b"\r\n")) if size else b""
-            else:
-                data = _chunk(data)
-            if ended:
-                data += _LAST_CHUNK
-        if data:
-            self._channel.write_reply(data)
+        turn = self.turn
+        size = len(data)
+        turn.size += size
         if ended:
+            if self._chunked:
+                data = _chunk(data) + _LAST_CHUNK
+            if data:
+                self._channel.write_reply(data)
             self._finish()
+        elif not self._chunked:
+            self._channel.write_reply(data)
+        elif size < 4096:
+            self._channel.write_reply(b"".join((_SIZE_LINES[size], data, b"\r\n")))
+        else:
+            self._channel.write_reply(_chunk(data))
 
     def _finish(self) -> None:
         if self.blocked:
