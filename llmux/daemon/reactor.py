@@ -48,9 +48,9 @@ class LlmuxReactor(EPollReactor):
     The clock is monotonic, so that a step of the system's clock neither delays
     a timed call nor brings one forward.
 
-    A TCP connection with something to read is read at once.  The parent class calls the
-    connection through L{log.callWithLogger}, which makes a context for log messages, for the
-    sake of a prefix that llmux never prints.
+    A TCP connection with something to read is read at once, and every other event is passed on
+    by a plain call.  The parent class calls through L{log.callWithLogger}, which makes a
+    context for log messages, for the sake of a prefix that llmux never prints.
 
     The reactor polls again as long as no timed call is due or new, no thread calls, and the
     reactor is not stopping: the main loop does nothing else between two polls.
@@ -92,7 +92,6 @@ class LlmuxReactor(EPollReactor):
         poll = poller.poll
         selectables: dict[int, Any] = self._selectables
         whole: Callable[..., None] = self._doReadOrWrite
-        call_with_logger: Callable[..., object] = log.callWithLogger
         readable = select.EPOLLIN
         wait = -1.0 if timeout is None else timeout
         fresh = self._fresh
@@ -114,7 +113,10 @@ class LlmuxReactor(EPollReactor):
                     kind = type(selectable)
                     if event != readable or not (kind is Server or kind is Client):
                         if selectable is not None:
-                            call_with_logger(selectable, whole, selectable, descriptor, event)
+                            try:
+                                whole(selectable, descriptor, event)
+                            except Exception:
+                                log.err()
                         continue
                     # What Connection.doRead does.
                     try:

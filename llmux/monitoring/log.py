@@ -46,6 +46,7 @@ _LEGACY = frozenset(
     {"eventSource", "failure", "format", "isError", "logLevel", "message", "printed"}
     | {"protocol", "system", "time", "why"}
 )
+_NO_FIELDS = _LEGACY | {"event", "log_format", "log_level", "log_namespace", "log_time"}
 _RESERVED = frozenset({"event", "level", "message", "namespace", "time", "traceback"})
 
 
@@ -102,11 +103,12 @@ def format_text(event: LogEvent) -> str:
     text = _message(event)
     if name is not None:
         text = f"{_string(name)}: {text}" if text else _string(name)
-    said = {*_names_in(event.get("log_format")), *event.get("log_said", ())}
+    said = _names_in(event.get("log_format"))
+    more_said = event.get("log_said", ())
     brief = []
     blocks = []
-    for key, value in _fields(event):
-        if key in said or value is None or value == "":
+    for key, value in _fields(event, said):
+        if key in more_said or value is None or value == "":
             continue
         shown = _string(round(value, 3) if isinstance(value, float) else _plain(value))
         if "\n" in shown:
@@ -193,17 +195,33 @@ def _level(event: LogEvent) -> str:
 
 def _message(event: LogEvent) -> str:
     try:
+        log_format = event["log_format"]
+        pieces = _pieces(log_format)
+        if pieces:
+            return "".join(
+                [
+                    before if name is None else before + format(event[name], spec)
+                    for before, name, spec in pieces
+                ]
+            )
+    except Exception:
+        # Twisted knows more kinds of formats, and says what is wrong with a format.
+        pass
+    try:
         return formatEvent(event)
     except Exception:
         return "(an event that cannot be formatted)"
 
 
-def _fields(event: LogEvent) -> Iterator[tuple[str, object]]:
+def _fields(
+    event: LogEvent, said: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, object]]:
     if not str(event.get("log_namespace", "")).startswith(_OURS):
         return
     for key, value in event.items():
-        if not key.startswith("log_") and key not in _LEGACY and key != "event":
-            yield key, value
+        if key in said or key in _NO_FIELDS or key.startswith("log_"):
+            continue
+        yield key, value
 
 
 def _plain(value: object) -> object:
@@ -235,6 +253,21 @@ def _traceback(event: LogEvent) -> str:
 
 def _names_in(log_format: object) -> frozenset[str]:
     return _names_in_text(log_format) if isinstance(log_format, str) else frozenset()
+
+
+@lru_cache(maxsize=256)
+def _pieces(log_format: str) -> list[tuple[str, str | None, str]] | None:
+    """
+    Return the pieces of a format, each a text, the name of the field that follows, and how to
+    write that field.  The result is None if a field is more than a name.  Formats are few and
+    stand in the code, and the standard library parses them anew for each event.
+    """
+    pieces = []
+    for text, name, spec, conversion in Formatter().parse(log_format):
+        if name is not None and (conversion or "{" in (spec or "") or not name.isidentifier()):
+            return None
+        pieces.append((text, name, spec or ""))
+    return pieces
 
 
 @lru_cache(maxsize=256)
