@@ -31,7 +31,7 @@ _PATIENCE_TURNS = 200
 def state_home() -> Iterator[None]:
     """Keep llmux from writing its state into the home of the user who runs the tests."""
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        # pytest's directories are closed to others, and a daemon becomes another user.
+        # pytest's directories cannot be read by other users, and a daemon becomes another user.
         os.chmod(directory, 0o755)
         patch.delenv("STATE_DIRECTORY", raising=False)
         patch.setenv("XDG_STATE_HOME", directory)
@@ -118,7 +118,7 @@ def _turn(reactor: Any) -> Deferred[None]:
 
 def _work(reactor: Any) -> set[Any]:
     work = {*reactor.getDelayedCalls(), *reactor.getReaders(), *reactor.getWriters()}
-    # The reactor's own: what signals wake it by.
+    # The reactor itself has the sockets by which signals wake it.
     return {w for w in work if type(w).__module__ != "twisted.internet._signals"}
 
 

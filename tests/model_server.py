@@ -71,7 +71,7 @@ def _main() -> None:
         print(MODEL, os.getpid(), file=file)
     print("loading", flush=True)
     if "--child" in options:
-        # It holds the lock, and ignores TERM.
+        # The child holds the lock, and ignores TERM.
         child = subprocess.Popen(
             ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], close_fds=False
         )

@@ -167,7 +167,7 @@ class MemoryProcess(StringTransport):
         if signalID == signal.SIGKILL or not self._plan.ignores_term:
             self._reactor.callLater(0, self.exit, None, signalID)
 
-    # What nobody needs here.
+    # Nobody needs these methods here.
 
     def closeStdin(self) -> None:
         """See L{IProcessTransport}."""

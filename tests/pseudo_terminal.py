@@ -122,7 +122,7 @@ class PseudoTerminal:
         """Close the terminal, as a window's user does."""
         if self._ours >= 0:
             os.close(self._theirs)
-            # The reader's turn to notice comes with the next byte, or with the end.
+            # The reader notices that with the next byte, or with the end.
             ours, self._ours = self._ours, -1
             os.close(ours)
 

@@ -198,7 +198,7 @@ class House:
                 code = 1 if random.random() < failing else 0
                 delay = None if random.random() < 0.03 else random.choice([0.0, 0.3, 2.0])
                 self.hooks.script(model, hook, delay, code)
-            # Unknown, for once.
+            # The answer is unknown now and then.
             if random.random() < 0.05:
                 self.hooks.once(model, ALIVE, 0.0, 75)
 
@@ -257,7 +257,7 @@ class House:
         """Check the invariants of the switcher and of the clients."""
         check_invariants(self.world.switcher)
         for client in self.clients:
-            # One answer each: a guard or an error, never both.
+            # Each client gets one answer: a guard or an error, never both.
             assert client.guard is None or client.error is None
         for name, model in self.world.switcher.models.items():
             if model.phase is Phase.ASLEEP:

@@ -176,7 +176,7 @@ def test_nobody_commands_through_a_reverse_proxy(owner: Owner, port: int) -> Non
                 X_Forwarded_For="127.0.0.1",
             )
             assert (status, json.loads(body)["error"]["code"]) == (403, "control_denied")
-        # A page of the proxy's own name is a foreign one here.
+        # A page under the proxy's own name has a foreign origin here.
         status, _, _ = send(
             outside, "GET", "/llmux/status", Origin=f"http://127.0.0.1:{outside}"
         )

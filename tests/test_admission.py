@@ -58,7 +58,7 @@ class House:
         """Let clients in until accepting pauses."""
         while not self.port.paused and most:
             most -= 1
-            # As Twisted: the descriptor is open when the factory is asked.
+            # With Twisted, too, the descriptor is open when the factory is asked.
             self.others += 1
             self.admission.accepted()
             self.others -= 1

@@ -66,7 +66,7 @@ def replies(draw: st.DrawFn) -> tuple[bytes, bool]:
     elif damage == 3:
         at = draw(st.integers(0, len(sent) - 1))
         sent = sent[:at] + draw(st.binary(min_size=1, max_size=2)) + sent[at + 1 :]
-    # Interim replies are not damaged: what is in them is nobody's business.
+    # Interim replies are not damaged, since llmux does not look into them.
     return b"".join(draw(INTERIM)) + sent, draw(st.booleans())
 
 

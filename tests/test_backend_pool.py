@@ -219,7 +219,7 @@ def test_it_is_repeated_on_a_new_connection_and_no_other() -> None:
     dead.close()
     other.send(PLAIN)
     assert waits.reply.outcome == "ended"
-    # It is idle now, and yet not used for what must have a new one.
+    # The connection is idle now, but it is not used for an exchange that must have a new one.
     assert other.take() == b""
     fresh = network.connect()
     assert fresh.take() == b"1\r\n"
@@ -312,7 +312,7 @@ def test_what_waits_for_a_connection_does_not_go_out_any_more() -> None:
     repeated, first, second = begin(network, 3)
     used.close()
     network.pool.forget("10.0.0.1", 8000)
-    # Not yet: whoever puts the model to sleep is in the middle of that.
+    # The exchanges have not failed yet: the model is just being put to sleep.
     assert [e.reply for e in (repeated, first, second)] == [Reply()] * 3
     network.backend.withdraw(second)
     network.reactor.advance(0)
@@ -328,7 +328,7 @@ def test_a_connection_that_is_being_made_is_given_up() -> None:
     network.pool.forget("10.0.0.1", 8000)
     (connector,) = network.reactor.connectors
     assert connector.stoppedConnecting
-    # Its end concerns nobody who comes later.
+    # The end of that connection does not concern later exchanges.
     (later,) = begin(network)
     network.reactor.tcpClients[0][2].clientConnectionFailed(connector, Failure(UserError()))
     assert later.reply == Reply()
@@ -372,7 +372,7 @@ def test_errors_of_the_system_are_for_the_log_and_not_for_clients(
         (exchange,) = begin(network)
         network.refuse(ConnectError(string="no more sockets"))
         assert exchange.reply.outcome == "the backend cannot be connected to"
-    # Once a second, that is.
+    # The event is logged once a second.
     (event,) = logged.of("backend_not_connected")
     assert "no more sockets" in event
     assert "10.0.0.1:8000" in event

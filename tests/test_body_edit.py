@@ -145,7 +145,7 @@ def test_an_edited_object_is_what_a_dictionary_would_be(
     if plan is None:
         return
     with pytest.MonkeyPatch.context() as patch:
-        # No smaller than the longest key that is looked for.
+        # The pieces are no smaller than the longest key that is looked for.
         longest = 6 * max(map(len, plan.fates)) + 3
         patch.setattr(json_members, "_PIECE", max(piece, longest))
         text = changed(document.encode(), steps, model)
@@ -175,7 +175,7 @@ def test_what_does_not_change_stays_byte_for_byte() -> None:
     [
         (b'{"model":"a"}', EditStep([], {}, {}), "b", b'{"model":"b"}'),
         (b'{"model" : "a\\"","x":1}', EditStep([], {}, {}), "b", b'{"model" :"b","x":1}'),
-        # A single one, but not the key.
+        # There is a single such word, but it is not the key.
         (b'{"\\u006dodel":"a","x":"model"}', None, "b", b'{"\\u006dodel":"b","x":"model"}'),
         (b'{"model":1,"model":"a"}', None, "b", b'{"model":"b","model":"b"}'),
         (b'{"x":1,"y":2,"model":"a"}', EditStep("xy", {}, {}), None, b'{"model":"a"}'),

@@ -250,14 +250,14 @@ def test_remembered_heads_change_nothing(
 @settings(max_examples=100, deadline=None)
 @given(stream)
 def test_h11_agrees_on_what_is_well_formed(stream: bytes) -> None:
-    # Which llhttp takes for Connection, and h11 does not.
+    # llhttp takes this field for Connection, and h11 does not.
     assume(b"Proxy-Connection" not in stream)
     ours = read([stream])
     theirs, refused = read_by_h11(stream)
     assert not refused
     for i, one in enumerate(ours):
         if isinstance(one, tuple):
-            # A limit, which h11 has not.
+            # llmux has this limit, and h11 does not.
             assert one[0] in (413, 414, 431)
             break
         other = theirs[i]

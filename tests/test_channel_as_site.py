@@ -231,7 +231,7 @@ def whole(line: bytes, header: bytes, body: bytes) -> bytes:
     return line + b"\r\nHost: h.example:81\r\n" + header + b"\r\n" + length + b"\r\n" + body
 
 
-# twisted.web's own, of its own pages.
+# twisted.web warns of its own pages.
 pytestmark = pytest.mark.filterwarnings("ignore:twisted.web.resource:DeprecationWarning")
 
 
@@ -250,7 +250,7 @@ def test_same_reply(
     stock = said(Site(root, reactor=Clock(), parsePOSTFormSubmission=forms), data)
     ours = LlmuxSite(root, Clock(), parse_forms=forms)
     for _ in range(2):
-        # The second time its head is remembered.
+        # The head is remembered from the first time.
         assert said(ours, data) == stock
     if b"/raises" in line:
         logged_failures.flush(ZeroDivisionError)

@@ -227,7 +227,7 @@ async def test_a_slow_client_holds_up_what_is_sent_to_it(kind: str, tmp_path: Pa
         client.transport.write(GET)
         await client.received(1000)
         client.transport.pauseProducing()
-        # Its fill is what the kernel's buffers hold.
+        # The client's side is full when the kernel's buffers are.
         while not resource.paused:
             await a_turn()
         assert resource.left > 100

@@ -255,8 +255,8 @@ class TestStopping:
             daemon.signal(signal.SIGTERM)
             daemon.wait_for("SIGTERM: stopping")
             daemon.signal(signal.SIGTERM)
-            # The first may already have ended it all, for a wake hook is killed at
-            # once; the second then finds a process on its way out.
+            # The first signal may already have ended llmux, for a wake hook is killed at once;
+            # the second signal then finds a process that is ending.
             assert daemon.wait() in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
             asker.join()
         assert isinstance(asker.answer, tuple)

@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parent.parent
 _MISSING = install_commands(sys.executable)
 _ON_CI = os.environ.get("CI") == "true"
 
-# Where it must run, it fails at its first step, and says what to install.
+# Where these tests must run, they fail at their first step, and say what to install.
 pytestmark = pytest.mark.skipif(
     bool(_MISSING) and not _ON_CI, reason=f"to run it: {' && '.join(_MISSING)}"
 )

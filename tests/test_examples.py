@@ -507,7 +507,7 @@ class Podman:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         program(directory / "podman", PODMAN)
-        # Its server answers while it runs.
+        # The container's server answers while the container runs.
         program(directory / "curl", 'grep -q ^running "${0%/*}/podman.state"')
         (directory / "podman.state").write_text("created false\n")
         self.example = Example("podman-criu", free_port())
@@ -697,7 +697,7 @@ def test_embedding(tmp_path: Path) -> None:
         assert reply["choices"][0]["message"]["content"] == "You said: Hello"
         assert curl(status_page) == "parrot is awake\n"
         daemon.signal(signal.SIGTERM)
-        # As twistd ends: by the signal itself.
+        # The process ends by the signal itself, as twistd does.
         assert daemon.wait() == -signal.SIGTERM
     assert not (copy / "parrot.pid").exists()
     with pytest.raises(ConnectionRefusedError):

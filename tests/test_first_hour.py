@@ -30,7 +30,7 @@ MISSING = install_commands(sys.executable)
 ON_CI = os.environ.get("CI") == "true"
 
 pytestmark = [
-    # Where it must run, it fails at its first step, and says what to install.
+    # Where these tests must run, they fail at their first step, and say what to install.
     pytest.mark.skipif(
         bool(MISSING) and not ON_CI, reason=f"to run it: {' && '.join(MISSING)}"
     ),
@@ -109,11 +109,12 @@ class Stranger:
     def install(self) -> None:
         """Build the wheel, and install it with its requirements."""
         python, dist, venv = sys.executable, self.home / "dist", self.home / "venv"
-        # What pip and compilers leave in a home directory is none of llmux's.
+        # Files that pip and compilers leave in a home directory are not llmux's.
         home = {"HOME": os.environ["HOME"]}
         self.run(python, "-m", "build", "--wheel", "--outdir", str(dist), str(ROOT), **home)
         (wheel,) = dist.glob("*.whl")
-        # Our pip installs there: to install another pip first takes longer than all the rest.
+        # This environment's pip installs into the new one: to install another pip there first
+        # takes longer than all the rest.
         self.run(python, "-m", "venv", "--without-pip", str(venv), **home)
         pip = (python, "-m", "pip", "--python", str(venv / "bin/python"))
         self.run(*pip, "install", "-q", "--no-compile", str(wheel), **home)
@@ -233,7 +234,7 @@ def test_a_stranger_s_first_minutes(stranger: Stranger) -> None:
 
     wait_until(lambda: not stranger.processes(), f"the end of {stranger.processes()}")
     assert sorted(os.listdir(stranger.here)) == ["config.yaml", "llmux.schema.json", "models"]
-    # What is kept for the next start, and nothing else.
+    # llmux leaves what it keeps for the next start, and nothing else.
     assert os.listdir(stranger.home / "home") == [".local"]
     assert os.listdir(stranger.home / "home/.local/state") == ["llmux"]
     assert os.listdir(stranger.home / "tmp") == []

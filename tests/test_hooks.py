@@ -316,7 +316,7 @@ async def test_output_is_logged(hooks: Hooks) -> None:
     """
     await hooks.run("echo one; echo 'two {not a format}' >&2; printf three")
     said = [event.get("line", "completed") for event in hooks.log.events]
-    # Of two pipes either may be read first.
+    # Either of the two pipes may be read first.
     assert {"one", "two {not a format}"} <= set(said[: said.index("completed")])
     await hooks.log.line("three")
     assert hooks.log.lines() == ["one", "three"]
@@ -362,7 +362,7 @@ async def test_100_megabytes_without_a_newline(hooks: Hooks) -> None:
     hooks.log.keep_lines = False
     before = resident()
     assert (await hooks.run("head -c 100000000 /dev/zero", limit=300)).ok
-    # What is not logged is counted.
+    # Output that is not logged is counted.
     await hooks.until(lambda: hooks.log.characters + 8192 * hooks.log.left_out == 100_000_000)
     assert resident() - before < 8 * 2**20
 
@@ -425,7 +425,7 @@ async def test_background_child(hooks: Hooks) -> None:
     assert result.ok
     await hooks.until(lambda: len(hooks.log.lines()) == 2)
     (server,) = (line for line in hooks.log.lines() if line.startswith("server"))
-    # It lives on beyond the time limit of the hook.
+    # The child lives on beyond the time limit of the hook.
     passed: Deferred[None] = Deferred()
     hooks.reactor.callLater(0.3 + GRACE + 0.1, passed.callback, None)
     await passed
@@ -506,7 +506,7 @@ async def test_nothing_is_left(hooks: Hooks) -> None:
         looping = n % 4 == 3
         script = "while :; do sleep 0.05; done" if looping else f"echo {n}; exit {n % 3}"
         runs.append(hooks.start(script, limit=0.1 if looping else 60))
-        # To fork takes some milliseconds.
+        # A fork takes some milliseconds.
         await deferLater(hooks.reactor, 0)
     for run in runs:
         await run.exited

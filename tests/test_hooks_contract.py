@@ -152,7 +152,7 @@ class Processes(World):
             return result
 
         run.exited.addCallback(over)
-        # On a very busy machine its time limit may be over before.
+        # On a very busy machine the time limit of the hook may be over before.
         await DeferredList([self.log.line("begun"), ended], fireOnOneCallback=True)
 
     async def result(self, run: IRunningHook) -> HookResult:

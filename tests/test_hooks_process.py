@@ -211,7 +211,7 @@ def test_a_hook_that_cannot_be_killed_is_given_up(world: World) -> None:
     assert not run.exited.called
     world.advance(0.2)
     assert result(run).reason == "time limit of 10 s"
-    # Its late exit changes nothing.
+    # The late exit of the process changes nothing.
     world.process.exit(0)
     assert not result(run).ok
 

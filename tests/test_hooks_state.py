@@ -134,7 +134,7 @@ class TestDirectories:
     def test_it_is_made_for_the_user_that_the_daemon_will_be(self, tmp_path: Path) -> None:
         state = StateDirectory(str(tmp_path / "state"))
         with pytest.raises(PermissionError, match="its user may not write to it"):
-            # pytest's directories are closed to others.
+            # pytest's directories cannot be read by other users.
             state.create((12345, 54321))
         found = os.stat(state.path)
         assert (found.st_uid, found.st_gid, mode(state.path)) == (12345, 54321, 0o700)

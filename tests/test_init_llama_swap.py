@@ -371,7 +371,7 @@ def without(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 EVERY_PLACE = [
     path
     for path in places(yaml.safe_load(EVERY_KEY))
-    # Without these there is nothing to carry over, or nothing that refers to them.
+    # Without these keys there is nothing to carry over, or nothing that refers to them.
     if path
     not in (("models",), ("models", "main"), ("macros",), ("hooks",), ("models", "other"))
     and path[-1] not in ("cmd", "models", "members", "on_startup")
@@ -384,7 +384,7 @@ def test_no_key_is_left_out_in_silence(tmp_path: Path, path: tuple[str, ...]) ->
     Each key makes a difference to the made configuration, or to the list of what is left out.
     """
     document = yaml.safe_load(EVERY_KEY)
-    # What is the default there needs no word here.
+    # llmux need not mention a value that is llama-swap's default.
     if path == ("groups", "pair", "exclusive"):
         document["groups"]["pair"]["exclusive"] = False
     with_it = draft(tmp_path, yaml.safe_dump(document, sort_keys=False))

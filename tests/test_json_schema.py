@@ -210,7 +210,7 @@ def test_the_settings_of_a_policy_that_others_wrote_are_in_it(
         return bool(validator.is_valid({"models": {"a": MODEL}, "policy": policy}))
 
     assert is_valid(name="theirs", inside={"depth": 2}, min_active_secs=1)
-    # What a struct of theirs does not know it ignores, unless it says otherwise.
+    # A struct of somebody else ignores unknown keys, unless it says otherwise.
     assert is_valid(name="theirs", inside={"depth": 2, "width": 1})
     assert not is_valid(name="theirs", inside={"depth": "x"})
     assert not is_valid(name="theirs", inner={})

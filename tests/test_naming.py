@@ -111,7 +111,7 @@ def test_a_body_is_changed_however_it_comes(stock: bool, size: int, chunked: boo
         "t": 0.5,
         "max_tokens": 9,
     }
-    # The reply is left as the backend says it.
+    # The reply is left as the backend sends it.
     assert asked.client.received.endswith(b'{"model":"told"')
     assert asked.world.in_flight() == 0
 

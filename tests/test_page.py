@@ -145,7 +145,7 @@ class TestShown:
     def test_a_queue_is_told_without_asking_for_the_whole_status(
         self, tab: Browser, daemon: FakeDaemon
     ) -> None:
-        # What the page asks by itself it asks every five seconds.
+        # The page asks by itself every five seconds.
         wait_until(lambda: daemon.asked.count("/llmux/status") > 2, "a status")
         asked = daemon.asked.count("/llmux/status")
         daemon.entry("mistral").update(waiters=19)
@@ -408,7 +408,7 @@ def test_the_page_and_the_command_line_say_the_same(
     name: str, shared_browser: Browser, daemon: FakeDaemon, url: str
 ) -> None:
     daemon.status = STATUSES[name]
-    # Far from where a second more would make another word of them.
+    # These times are far from those where one second more would make another word.
     for entry in daemon.status["models"]:
         entry["since"] = ago(270)
     shared_browser.open(url)

@@ -158,7 +158,7 @@ def test_a_drain_lasts_as_long_as_the_slowest_of_its_requests() -> None:
     flying[1] = 99.0
     flying[2] = 100.0
     assert len(flying) == 2
-    # Of those over 0 the 70 % quantile is 7; of those over 1 it is 8, less 1.
+    # The 70 % quantile of the times over 0 is 7; that of the times over 1 is 8, less 1.
     assert flying.drain(100.0, service) == 7
     flying.pop(2)
     flying[3] = 91.5

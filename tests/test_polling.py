@@ -126,7 +126,7 @@ def test_timed_calls_are_not_held_up(pair: Pair) -> None:
     reactor = pair.reactor
     happened: list[str] = []
     reactor.callLater(0.05, happened.append, "old")
-    # As in the main loop, which is not entered here.
+    # The main loop would set this, but it is not entered here.
     reactor.running = True
     assert pair.client.transport
     pair.client.transport.write(b"x")
@@ -180,7 +180,7 @@ def send(
         if left:
             write(piece)
         else:
-            # So that the loop comes back.
+            # This call makes the loop come back.
             pair.reactor.threadCallQueue.append((list, (), {}))
 
     there.then = received

@@ -240,7 +240,7 @@ async def test_a_client_that_stops_reading_holds_the_backend_up_and_no_one_else(
         client.socket.pauseProducing()
         before = memory()
         sent = writes(end, b"10000\r\n" + b"x" * 65536 + b"\r\n", 3200)
-        # Another goes on meanwhile, until the first one's way is full for good.
+        # Another client goes on meanwhile, until the first client's buffers are full for good.
         other = await way.client()
         steady = 0
         queued = -1
@@ -297,7 +297,7 @@ async def test_a_connection_that_the_backend_closes_under_the_request(stock: boo
         end.tail = client.tail = b""
         client.socket.write(chat())
         await end.got(b"}")
-        # As if it had been idle for too long just now.
+        # This is as if the connection had just been idle for too long.
         end.socket.abortConnection()
         fresh = await way.backend.accept(1)
         await fresh.got(b"}")

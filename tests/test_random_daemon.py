@@ -380,7 +380,7 @@ class Chaos:
             while len(flying) >= AT_ONCE:
                 await deferLater(reactor, 0.005)
                 flying = [request for request in flying if not request.called]
-        # The weather clears, so that those who wait can be served.
+        # The hooks fail no more, so that all who wait can be served.
         self.roll(0.0)
         await DeferredList(flying, fireOnOneErrback=True)
 

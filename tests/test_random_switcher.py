@@ -38,5 +38,5 @@ def test_random_lives_with_random_needs(
     house.calm_down()
     house.stop()
     assert house.events > 100
-    # Those that the erratic policy raises; no others.
+    # Only the errors that the erratic policy raises are taken away.
     logged_failures.flush(ZeroDivisionError)

@@ -534,7 +534,7 @@ def test_a_backend_that_does_not_begin_its_reply_fares_as_one_that_refuses(
     world.advance(9)
     assert not end.transport.aborted
     world.advance(2)
-    # It is alive, so another try would not fare better.
+    # The backend is alive, so another try would not succeed either.
     assert end.transport.aborted
     (reply,) = replies(client.received, [b"POST"], closed=False)
     assert reply.status == 502
@@ -567,7 +567,7 @@ def test_after_the_first_byte_there_is_no_limit(stock: bool) -> None:
     world.advance(20)
     end.send(b"hello")
     assert client.received.endswith(b"hello")
-    # Nor does a timer outlive a client, or a refusal.
+    # No timer outlives a client, or a refusal.
     client = world.client()
     client.send(chat())
     client.leave()
@@ -608,7 +608,7 @@ def test_a_body_that_cannot_be_opened_ends_the_exchange_with_its_backend(
     end.send(PLAIN)
     world.settle()
     before = client.received
-    # On the same connections: a body that lies in a file.
+    # The next body, on the same connections, lies in a file.
     client.send(chat(padding=2_000_000)[:-1])
     monkeypatch.setattr(os, "dup", out_of_descriptors)
     client.send(chat(padding=2_000_000)[-1:])
@@ -617,7 +617,8 @@ def test_a_body_that_cannot_be_opened_ends_the_exchange_with_its_backend(
     assert reply.status == 502
     assert end.transport.aborted
     assert world.in_flight() == 0
-    # Nothing that the backend still says reaches the client, whose next request is its own.
+    # Nothing that the backend still sends reaches the client, whose next request has another
+    # reply.
     end.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
     world.settle()
     assert b"408" not in client.received

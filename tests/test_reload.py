@@ -64,7 +64,7 @@ def test_a_hangup_takes_a_changed_configuration_over(tmp_path: Path, behind: Bac
         change(tmp_path, models=found | {"c": {**found["a"], "aliases": ["see"]}})
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("+ c")
-        # On the connection of before, whose heads were remembered.
+        # This is the same connection as before, whose heads were remembered.
         assert ask(client, "see")[0] == 200
         assert metric(client, "llmux_config_last_reload_success") == "1.0"
         change(tmp_path, models={})
@@ -252,7 +252,7 @@ def test_a_request_log_can_be_moved(tmp_path: Path, behind: Backend) -> None:
 def test_a_watched_configuration_is_read_when_its_link_leads_elsewhere(
     tmp_path: Path, behind: Backend
 ) -> None:
-    # As Kubernetes mounts a ConfigMap.
+    # Kubernetes mounts a ConfigMap in this way.
     port = write_config(tmp_path, behind.port, watch_config=True)
     first, second = tmp_path / "first", tmp_path / "second"
     for directory in first, second:

@@ -58,7 +58,7 @@ def serve(log: RequestLog, number: int, now: float = 100.0, answered: bool = Tru
 def test_a_request(file: Path) -> None:
     log = make(file)
     serve(log, 17)
-    # It has arrived when the log was opened.
+    # The request has arrived when the log was opened.
     assert lines(file) == [
         {
             "t": EPOCH,
@@ -161,7 +161,7 @@ def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: 
     log(Failed(110.0, "a", None, 110.0))
     serve(log, 2, now=900.0, answered=False)
     log(Woke(1000.0, "a", 0, (), 100.0))
-    # The first has come back, the second has not.
+    # The first request has come back, the second has not.
     log(Forwarded(1000.0, "a", 3, 900.0))
     log(Completed(1001.0, "a", 3, 1.0, True))
     log.close()

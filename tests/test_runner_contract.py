@@ -92,7 +92,7 @@ def make(name: str, directory: Path, log: HookLog) -> Runner:
             clock, ConnectionDroppingHooks(endless(clock), BackendPool(clock), backends)
         )
     servers = Servers(directory, log)
-    # It ignores TERM, so that to end it takes its time as well.
+    # The server ignores TERM, so that its end takes time as well.
     servers.wake(Plan(ignores_term=True))
     for kind in HookKind:
         servers.health.never("a", kind)

@@ -135,7 +135,7 @@ class World:
         self.health.awake.add("a")
         (result,) = self.begin(WAKE, plan or Plan())
         assert result.ok, result
-        # Until its yes is too old to be one still.
+        # After this time the yes is too old to count.
         self.advance(0.02)
 
     def do(self, kind: HookKind) -> HookResult:

@@ -142,7 +142,7 @@ def test_llmux_may_be_killed_at_any_moment_of_a_wake(house: House, moment: int) 
     with house.daemon() as daemon, closing(connect(house.port)) as client:
         client.request("POST", "/v1/completions", json.dumps({"model": "a"}))
         if moment:
-            # From before the process is there to when it is ready.
+            # The moments lie between the start of the process and its being ready.
             time.sleep(moment * 0.02)
         daemon.signal(signal.SIGKILL)
         daemon.wait()

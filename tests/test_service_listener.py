@@ -198,7 +198,7 @@ async def test_lock_of_a_unix_socket_names_the_daemon(
     listener = Listener(configure(listen="unix:llmux.sock"), reactor, Greeting())
     lock = tmp_path / "llmux.sock.lock"
     assert os.readlink(lock) == str(os.getpid())
-    # As a fork leaves it: made by a process that is not this one.
+    # After a fork, too, the lock was made by a process that is not this one.
     lock.unlink()
     lock.symlink_to("1")
     listener.privilegedStartService()

@@ -140,7 +140,8 @@ def test_logs_are_opened_anew(events: list[str]) -> None:
         raise OSError(2, "no such directory")
 
     start(reactor, service, reopen=[broken, lambda: others.append("other")])
-    # At once, and not only when the reactor runs: unhandled, both would end the process.
+    # The signals are handled at once, and not only when the reactor runs: unhandled, both would
+    # end the process.
     tell(signal.SIGHUP)
     assert (service.reopens, others) == (0, [])
     tell(signal.SIGUSR1)

@@ -32,8 +32,8 @@ POLICIES = {
     },
 }
 SCENARIO = [
-    # Seconds, model, seconds of service.  The switches are the same if anything
-    # of this, or a hook, comes or takes a tenth of a second longer.
+    # Each row has the seconds of arrival, the model, and the seconds of service.  The switches
+    # are the same if anything of this, or a hook, comes or takes a tenth of a second longer.
     (0.0, "a", 0.2),
     (0.4, "a", 1.0),
     (0.8, "b", 1.0),

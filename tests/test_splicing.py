@@ -65,7 +65,7 @@ def test_a_spliced_body_gives_back_what_its_original_held(size: int) -> None:
     original = coming.finish()
     assert (original.in_memory() is None) == (size > IN_MEMORY)
     spliced = splice(original, [Cut(0, 1, b"y")])
-    # To close the old one does nothing to the new one.
+    # The new body does not change when the old one is closed.
     original.close()
     assert spliced.piece(0, 2) == b"yx"
     assert storage.in_memory + storage.spooled >= size

@@ -108,7 +108,7 @@ def test_without_draining_the_sleep_hook_runs_at_once() -> None:
     world.advance(2)
     assert second.served
     assert first.guard is not None and not first.guard.released
-    # Its backend is gone from under it: it may wait again.
+    # The request's backend has gone, so that the request may wait again.
     assert first.report_dead() == [True]
 
 

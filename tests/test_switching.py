@@ -211,7 +211,7 @@ def test_a_backend_that_has_died_is_woken_again_for_those_without_a_reply(
     world.hooks.awake.discard("a")
     ends[1].close()
     world.advance(5)
-    # One was in mid-reply, the others wait for their second turn.
+    # One request was in the middle of its reply; the others wait for their second turn.
     assert clients[0].cut_off
     assert [end.transport.aborted for end in ends] == [True, False, True, True]
     for end in [world.accept() for _ in range(3)]:
@@ -248,7 +248,7 @@ def test_a_request_is_sent_twice_at_most_whatever_the_reasons(stock: bool) -> No
     client.send(chat())
     slow.send(chat())
     world.accept().send(CHUNKED_START)
-    # The model drains, so that who has no answer may wait for another turn.
+    # The model drains, so that a client without an answer may wait for another turn.
     world.client().send(chat("b"))
     assert used.take().startswith(b"POST ")
     used.close()
@@ -335,7 +335,7 @@ def test_nothing_is_repeated_to_a_model_on_its_way_to_sleep(stock: bool) -> None
     world.advance(1)
     assert world.attempts() == 0
     assert client.received == b""
-    # It waits for its model's next turn, after the other's.
+    # The request waits for its model's next turn, after the other model's.
     for _ in range(2):
         world.advance(3)
         world.accept().send(PLAIN)

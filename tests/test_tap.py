@@ -188,12 +188,12 @@ class TestDaemon:
         with detached(
             tmp_path, "--rundir=elsewhere", "llmux", "-c", "config.json", "--log-format=json"
         ) as daemon:
-            # Whoever waits for twistd may connect: no retries here.
+            # A client may connect as soon as twistd has ended: there are no retries here.
             with closing(connect(port)) as connection:
                 for model in "a", "b":
                     assert ask(connection, model) == (200, b'{"answer": 42}')
             assert os.readlink(f"/proc/{daemon.pid}/cwd") == str(tmp_path / "elsewhere")
-            # Only the daemon is left of the processes that started it.
+            # Of the processes that started the daemon, only the daemon itself is left.
             status = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
             assert os.getpgid(daemon.pid) != daemon.pid != int(status[1])
             os.kill(daemon.pid, signal.SIGTERM)
@@ -233,7 +233,7 @@ class TestDaemon:
                 connection.sock = socket.socket(socket.AF_UNIX)
                 connection.sock.connect(str(tmp_path / "llmux.sock"))
                 assert ask(connection)[0] == 200
-            # The lock holds off a second one.
+            # The lock keeps a second daemon from starting.
             second = run(
                 "-n", "--pidfile=", "llmux", "-c", "config.json", cwd=tmp_path, command=TWISTD
             )
@@ -251,7 +251,8 @@ class TestDaemon:
     def test_another_user(self, behind: Backend) -> None:
         nobody = pwd.getpwnam("nobody")
         with TemporaryDirectory() as name:
-            # pytest's directories are closed to others, and hooks must run in this one.
+            # pytest's directories cannot be read by other users, and hooks must run in this
+            # one.
             directory = Path(name)
             directory.chmod(0o755)
             self.check_other_user(directory, behind, nobody)
@@ -259,7 +260,7 @@ class TestDaemon:
     def check_other_user(
         self, directory: Path, behind: Backend, nobody: pwd.struct_passwd
     ) -> None:
-        # As README.md has it: the log's directory is root's.
+        # The log's directory is root's, as README.md has it.
         (directory / "state").mkdir()
         os.chown(directory / "state", nobody.pw_uid, nobody.pw_gid)
         port = write_config(
@@ -274,7 +275,7 @@ class TestDaemon:
                 os.kill(daemon.pid, signal.SIGHUP)
                 assert ask(connection, "b")[0] == 200
                 wait_until(lambda: "switching from a to b" in log.read_text(), "the log")
-                # What cannot be opened anew is written on.
+                # A log that cannot be opened anew is written on.
                 log.rename(directory / "old.log")
                 (directory / "requests.jsonl").rename(directory / "old.jsonl")
                 os.kill(daemon.pid, signal.SIGUSR1)

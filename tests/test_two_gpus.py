@@ -25,7 +25,7 @@ from .daemon import LLMUX, Daemon, free_port, run, wait_until
 EXAMPLE = Path(__file__).parent.parent / "examples" / "two-gpus"
 _MISSING = install_commands(sys.executable)
 
-# Where it must run, it fails at its first step, and says what to install.
+# Where these tests must run, they fail at their first step, and say what to install.
 pytestmark = pytest.mark.skipif(
     bool(_MISSING) and os.environ.get("CI") != "true",
     reason=f"to run it: {' && '.join(_MISSING)}",
@@ -125,7 +125,7 @@ def test_who_is_awake_when(example: Path, tmp_path: Path) -> None:
         assert house.run() == {"embed": "", "quiz": "0"}
         house.ask("chat")
         assert house.run() == {"embed": "", "chat": "1", "quiz": "0"}
-        # kill -9: what is awake is found again where it is.
+        # After kill -9, models that are awake are found again where they are.
         daemon.process.kill()
     assert house.run() == {"embed": "", "chat": "1", "quiz": "0"}
     with Daemon(["-c", "config.yaml", "-p", str(port)], example) as daemon:
@@ -138,8 +138,8 @@ def test_who_is_awake_when(example: Path, tmp_path: Path) -> None:
         assert not [line for line in daemon.lines if "wake_interrupted" in line]
         (embedder,) = [pid for pid, model, _ in servers(tmp_path) if model == "embed"]
         os.kill(embedder, signal.SIGKILL)
-        # A request in the very moment of the death may be answered with 502, where it has
-        # been begun anew once already: clients ask again.
+        # A request at the moment of the death may be answered with 502, if it has been begun
+        # anew once already: clients ask again.
         wait_until(house.is_embedding, "the embedder's coming back")
         assert house.run() == {"embed": "", "chat": "1", "quiz": "0"}
         house.ask("big")

@@ -107,7 +107,8 @@ class TurnMeter:
 
 def _stack(thread: int) -> str:
     places: list[tuple[str, int, str]] = []
-    # Who holds a frame holds what its variables hold: not for longer than must be.
+    # A reference to a frame keeps all that its variables hold, so it is kept as briefly as
+    # possible.
     frame = sys._current_frames().get(thread)
     while frame is not None and len(places) < _DEEP:
         code = frame.f_code

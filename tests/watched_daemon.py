@@ -34,7 +34,7 @@ def main() -> int:
         watch_stacks(meter, lambda turn: write(turn, ended=False))
         return meter
 
-    # Before Twisted's reactor takes it from there.
+    # This must be done before Twisted's reactor takes C{epoll} from there.
     vars(select)["epoll"] = watched
     from llmux.command.main import main as run
 

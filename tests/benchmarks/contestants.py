@@ -121,8 +121,8 @@ class Daemon:
         def pin() -> None:
             os.sched_setaffinity(0, cores)
 
-        # Who has installed a program in Python has its modules compiled.  In a checkout
-        # the first to start does that, if it may.
+        # The modules of an installed Python program are compiled.  In a checkout the first
+        # process compiles them, if it may write.
         environment = dict(os.environ)
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:
@@ -244,7 +244,8 @@ http {{
 def _nginx(program: str) -> Command:
     def command(scene: Scene, port: int, directory: Path) -> Sequence[str]:
         file = directory / "nginx.conf"
-        # root's workers would run as nobody and could not write to the directory.
+        # nginx that root starts would run its workers as nobody, who could not write to the
+        # directory.
         user = "user root;" if os.geteuid() == 0 else ""
         file.write_text(
             _NGINX.format(user=user, dir=directory, port=port, backend=scene.backend)

@@ -129,7 +129,7 @@ class Run:
         kept = self.results[contestant.name]
         for key, value in figures.items():
             values = kept.setdefault(key, [])
-            # A round that gave nothing leaves a hole: ratios go round by round.
+            # A round that gave nothing is None, since ratios are made round by round.
             values.extend([None] * (number - len(values)))
             values.append(value)
 

@@ -234,7 +234,7 @@ class _Backend:
         connection.endless = connection.events == 0
         connection.socket.send(_STREAM_HEAD)
         self.streams += 1
-        # Spread over the interval: streams that tick together would let a proxy
+        # The streams are spread over the interval: if their events came together, a proxy could
         # read many of them in one turn of its loop.
         phase = self.streams * 0.6180339887 % 1.0
         due = time.perf_counter() + phase * EVENT_INTERVAL

@@ -116,7 +116,7 @@ class _FaultyHooks(FakeHookRunner):
         self._random = random
 
     def start(self, model: str, hook: HookKind) -> FakeHook:
-        # What this raised would end in the switcher's log.
+        # An error that is raised here would only reach the switcher's log.
         self._episode.problems += self._episode.problems_with(model, hook)
         self.started.clear()
         return super().start(model, hook)
@@ -308,7 +308,7 @@ class Episode:
         self._deaths = random.choice((0.0, 0.0, 0.005, 0.05))
         self._names = sorted(self.machine.places)
         self._commands = random.choice((0.0, 0.0, 0.01, 0.1))
-        # Those of which nobody has heard yet what became of them.
+        # These are the commands whose result is not known yet.
         self._ordered: set[Deferred[None]] = set()
 
     def _idle_sleep(self) -> float | None:
@@ -472,7 +472,7 @@ class Episode:
                 free = capacity.free(resource)
                 kept = self.machine.always
                 if kept is not None and switcher.models[kept].phase is Phase.ASLEEP:
-                    # Its room is kept, as soon as there is room.
+                    # Room is kept for the model as soon as there is room.
                     assert free <= there_is - held, f"{resource} has leaked"
                 else:
                     assert free == there_is - held, f"{resource} has leaked"

@@ -129,7 +129,7 @@ def main() -> None:
         stack.callback(backend.kill)
         assert backend.stdout is not None
         behind = int(backend.stdout.readline())
-        # Two of the same, so that neither has to forget a page.
+        # There are two equal daemons, so that neither has had a page before.
         daemons = [stack.enter_context(daemon(Path(name), behind)) for _ in range(2)]
         for _, port in daemons:
             paced(port, 1.0)

@@ -82,7 +82,7 @@ def _main() -> int:
     rounds = max(10, parser.parse_args().rounds)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        # A number of the shell's own, so that each start has another one.
+        # The seed is the number of the shell's process, so that each start has another delay.
         delay = "$(awk -v s=$$ 'BEGIN { srand(s); print 0.2 + 0.2 * rand() }')"
         for _ in _switches(directory, delay, rounds):
             pass

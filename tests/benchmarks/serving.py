@@ -181,7 +181,7 @@ def bodies(bench: Bench, contestant: Contestant) -> Figures:
                 begun = time.perf_counter()
                 client.ask(request)
                 spans.append((begun, time.perf_counter()))
-                # The neighbour's stream comes to itself again.
+                # The neighbour's stream has its usual pace again after that.
                 time.sleep(0.1)
             said, _ = neighbour.communicate(timeout=60 + seconds)
         finally:

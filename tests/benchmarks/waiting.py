@@ -98,7 +98,7 @@ def waiters(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def _memory_of_awake(bench: Bench) -> dict[str, Any]:
-    # alive must not say yes of a thousand models at the start.
+    # The alive hook must not say yes for a thousand models at the start.
     models = [f"m{number}" for number in range(bench.effort.models - 1)]
     return {
         "models": ["a", *models],

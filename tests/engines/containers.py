@@ -129,7 +129,7 @@ class World:
                     "port": self.port,
                     "models": models,
                     "state_dir": "state",
-                    # It switches at once: what is measured is the engine.
+                    # This policy switches at once, since the test measures the engine.
                     "policy": {"name": "fifo"},
                 }
             )
@@ -138,7 +138,7 @@ class World:
             try:
                 yield daemon
             finally:
-                # pytest shows them where a test fails.
+                # pytest shows the lines if a test fails.
                 print("\n".join(daemon.lines))
 
     def ask(self, name: str) -> tuple[int, str]:

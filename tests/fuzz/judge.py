@@ -111,7 +111,7 @@ def requests_in(data: bytes) -> tuple[list[Found], str]:
     """
     found: list[Found] = []
     while True:
-        # Empty lines before a request are let pass (RFC 9112 2.2).
+        # Empty lines before a request are allowed (RFC 9112, 2.2).
         data = data.lstrip(b"\r\n")
         if not data:
             return found, "whole"
@@ -179,7 +179,7 @@ def _one_reply(data: bytes, method: bytes, closed: bool) -> tuple[Reply | None, 
             event = client.next_event()
         except h11.RemoteProtocolError:
             if fed_end and reply is not None:
-                # Cut off.
+                # The reply was cut off.
                 reply.body = b"".join(body)
                 return reply, b"", False
             if fed_end and b"HTTP/1.1 "[: len(data)] == data[:9]:

@@ -172,7 +172,7 @@ class Backend:
                 try:
                     event = server.next_event()
                 except h11.RemoteProtocolError as error:
-                    # A request that breaks off is one whose client has left.
+                    # A request breaks off if its client has left.
                     if not reader.at_eof():
                         seen = f"{error}: {rest[:500]!r}"
                         self._registry.found("passed on what h11 refuses", seen, None)
@@ -201,7 +201,8 @@ class Backend:
             found = Found(
                 bytes(request.method),
                 bytes(request.target),
-                # llmux has removed what stays behind: all that is left is end to end.
+                # llmux has removed the fields of a single connection: all that are left are end
+                # to end.
                 [f for f in raw if f[0] not in (b"content-length", b"expect", b"host")],
                 b"".join(body),
                 raw,
@@ -310,7 +311,7 @@ async def speak(
                 await loop.sock_sendall(sock, piece)
 
         try:
-            # Who never reads may not be able to send all.
+            # A client that never reads may not be able to send all.
             patience = 2.0 if case.leaving is Leaving.READS_NOTHING else longest
             await asyncio.wait_for(send(), patience)
         except OSError:
@@ -333,10 +334,10 @@ async def speak(
                     break
                 if case.leaving is Leaving.STAYS and now >= looks_at:
                     if enough(b"".join(got)):
-                        # Whatever came in addition, it would be seen now.
+                        # If more than the expected bytes came, they would be seen now.
                         await asyncio.sleep(0.02)
                         break
-                    # A look may take long where there is much: a tenth of the time at most.
+                    # A look at much data may take long: looks take a tenth of the time at most.
                     looks_at = now + 10 * (loop.time() - now)
                 woken.clear()
                 with suppress(TimeoutError):

@@ -145,7 +145,7 @@ def script(random: Random, key: str, method: bytes, *, calm: bool = False) -> Sc
         sent = mutate(random, sent)
         close = random.choice((close, Close.CLOSED, Close.RESET, Close.HELD))
     elif kind < 6:
-        # Anything from nothing at all to all but the last byte.
+        # The backend sends between nothing at all and all but the last byte.
         sent = sent[: random.randrange(len(sent))] if random.random() < 0.8 else b""
         close = random.choice((Close.CLOSED, Close.CLOSED, Close.RESET, Close.HELD))
     elif kind == 6:

@@ -226,7 +226,7 @@ class Storm:
             kind = "an answer that is no HTTP"
             if "after the last reply: b'{\"err" in str(error):
                 if "Too many requests were sent" in str(error):
-                    # It answers no request in particular, and so has a body.
+                    # This reply answers no request in particular, and so has a body.
                     return
                 kind = "a refused HEAD gets a body"
             self._found(kind, str(error)[:2500], case)
@@ -272,7 +272,7 @@ class Storm:
         sound = [s for s in scripts if s.sound]
         if len(sound) != len(scripts) or not reply.whole or not sound:
             honest = bool(sound) and len(sound) == len(scripts)
-            # To who goes, the rest may be on its way.
+            # The rest may still be on its way to a client that goes.
             if honest and not reply.whole and case.leaving is Leaving.STAYS:
                 self._found("a whole reply cut off", f"reply {number + 1}", case)
             return
@@ -305,7 +305,7 @@ class Storm:
                     self._found("a neighbour is answered wrongly", repr(head), None)
             except (OSError, EOFError, TimeoutError) as error:
                 if self._lag > 5:
-                    # It may be the fuzzer that had no time.
+                    # The fuzzer itself may have been late.
                     self.figures["neighbour's failures while the fuzzer was late"] += 1
                 else:
                     self._found("a neighbour is not answered", repr(error), None)

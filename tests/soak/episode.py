@@ -42,7 +42,7 @@ _TOGETHER = (
     # The server takes the memory and loads on, though wake and clean-up have failed.
     {"wake": "fail-after", "sleep": "fail", "load": "3"},
     {"wake": "hang-after", "sleep": "kill", "load": "4"},
-    # Asleep or not, nobody can tell.
+    # Nobody can tell whether the model is asleep.
     {"sleep": "hang-after", "alive": "hang"},
     {"sleep": "fail-after", "alive": "unknown"},
     {"sleep": "fail", "alive": "kill"},
@@ -289,7 +289,7 @@ class Episode:
             return self._residents[name].pid
         try:
             pid = int((self.directory / f"{name}.pid").read_text())
-            # Not another's, that has got the number meanwhile.
+            # Another process may have got the number meanwhile.
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             return pid if b"tests.soak.server" in command else None
         except (OSError, ValueError):
@@ -416,8 +416,8 @@ class Episode:
         process = self.daemon.process
         assert process is not None
         began = time.monotonic()
-        # shutdown_timeout_secs for requests; a sleep hook ends, a wake hook is cleaned up
-        # after: TERM, 5 s, KILL, and as much again for the sleep hook.
+        # Requests have shutdown_timeout_secs; then a sleep hook ends, or a wake hook is ended
+        # and cleaned up: TERM, 5 s, KILL, and as much again for the sleep hook.
         patience = 5 + 5 + 6 + 5 + 5 + 15
         try:
             await asyncio.to_thread(process.wait, patience)
@@ -453,7 +453,7 @@ class Episode:
                 self.outcomes.append(outcome)
                 self.figures[f"requests: {outcome.short}"] += 1
                 if outcome.first_on_connection and not (outcome.status or outcome.sent):
-                    # Nobody listens just now.
+                    # The daemon does not listen just now.
                     await asyncio.sleep(0.3)
 
     # ---------------------------------------------------------- afterwards
@@ -525,10 +525,10 @@ class Episode:
                 with suppress(OSError):
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
                     text = command.decode("utf-8", "replace").strip()
-                    # What wake hooks start may stay, children that were ordered, and what
-                    # goes on to read what they write.
+                    # The servers that wake hooks start may stay, with the children that a fault
+                    # ordered, and the processes that read what these write.
                     stays = "tests.soak.server" in text or text in ("sleep 777", "/bin/cat")
-                    # So may the child of a hook that was killed: it might be a server.
+                    # The child of a hook that was killed may stay too: it might be a server.
                     stays = stays or (text == "sleep 1000" and self._hooks_killed)
                     if text and not stays:
                         left[pid] = text

@@ -210,7 +210,7 @@ def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
         if not outcome.stayed:
             continue
         if outcome.problem == ASLEEP:
-            # Judged above, with what the servers know.
+            # These are judged above, with what the servers know.
             continue
         if outcome.problem:
             kind = outcome.problem.partition(":")[0]
@@ -221,7 +221,7 @@ def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
         waited = (outcome.ended - outcome.began) / 1e9
         limit = episode.request_timeout
         if limit is not None and waited > 2 * limit + _WAIT_SLACK:
-            # Once for its turn, and once more if its backend has died.
+            # A request waits once for its turn, and once more if its backend has died.
             episode.broken("waited too long", f"{outcome.nonce}: {waited:.1f} s", outcome.ended)
         if outcome.whole:
             continue
@@ -232,16 +232,18 @@ def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
             outcome.life != outcome.last_life
         )
         excused = restarted or _killed(episode, outcome.model, start, end) or bool(told)
-        # A server may die by its neighbour's request.
+        # Another request on the same server may have made it die.
         excused = excused or any(
             line.what == "died" and line.model == outcome.model and start <= line.at <= end
             for others in by_nonce.values()
             for line in others
         )
         if outcome.status:
-            # Cut off: by a drain that took too long, or by a sleep hook that did not wait.
+            # A drain that took too long, or a sleep hook that did not wait, has cut the reply
+            # off.
             excused = excused or episode.drain_timeout is not None or not episode.draining
-            # Or by a sleep hook that was right to run: the model's death was seen.
+            # A sleep hook that was right to run has cut the reply off: the model's death was
+            # seen.
             if not excused and _cleaned(episode, outcome):
                 excused = True
             if not excused and _stalled(episode, start, end):

@@ -92,7 +92,7 @@ class Server:
         loop.add_signal_handler(signal.SIGTERM, told.set)
         if self.kind == "process":
             self.wake()
-            # Loading: the memory is taken, and nobody is answered.
+            # The model loads: the memory is taken, and nobody is answered.
             try:
                 await asyncio.sleep(float(self._load.read_text()))
             except (OSError, ValueError):
@@ -101,7 +101,7 @@ class Server:
         await told.wait()
         server.close()
         self.sleep()
-        # At once: what is in flight breaks off.
+        # The process ends at once: replies in flight break off.
         os._exit(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +169,7 @@ class Server:
                 self.say("broke", nonce)
                 return False
             await asyncio.sleep(asked.get("pause", 0))
-        # Before the last byte: whoever is put to sleep after this line may be so rightly.
+        # This line comes before the last byte: from then on the model may be put to sleep.
         self.say("end", nonce)
         writer.write(b"40\r\n%b\r\n0\r\n\r\n" % reply[-64:])
         await writer.drain()

@@ -86,7 +86,7 @@ class Judge:
         models = self._run.switcher.models
         for name in list(self._open):
             if not models[name].waiting:
-                # All have left.
+                # All waiters have left.
                 del self._open[name]
         if now < self._warm_up or not any(model.waiting for model in models.values()):
             return

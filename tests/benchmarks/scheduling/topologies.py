@@ -250,7 +250,8 @@ def _agents(
             requests.append(TraceRequest(name, service, sent, after, pause))
             after, sent = len(requests) - 1, 0.0
             busy += service + pause
-            # Without a draw where nobody stays: these traces are as they have always been.
+            # There is no draw where nobody stays, so that these traces are as they have always
+            # been.
             turn += not (stays and random.random() < stays)
     return Trace.of(requests)
 
