@@ -22,7 +22,7 @@ _MOST_NAMES = 1024
 _LONGEST_NAME = 64
 
 _kinds: dict[bytes, int] = {}
-"""What becomes of a header, by its name as it came.  A cache only."""
+"""This cache says, by the name of a header as it came, what becomes of the header."""
 
 
 def _kind_of(name: bytes) -> int:

@@ -106,8 +106,8 @@ class LlmuxReactor(EPollReactor):
                     return
                 for descriptor, event in events:
                     if fresh and descriptor in fresh:
-                        # The event is about one that was closed in this very round, and
-                        # whose number has gone to another.
+                        # The event is about a descriptor that was closed in this round, and
+                        # whose number another one has got.
                         continue
                     selectable: Any = selectables.get(descriptor)
                     kind = type(selectable)
@@ -118,7 +118,7 @@ class LlmuxReactor(EPollReactor):
                             except Exception:
                                 log.err()
                         continue
-                    # What Connection.doRead does.
+                    # This does what Connection.doRead does.
                     try:
                         data = selectable.socket.recv(65536)
                     except BlockingIOError:
@@ -172,12 +172,12 @@ class LlmuxReactor(EPollReactor):
         descriptor = xer.fileno()
         if descriptor not in primary and descriptor not in other:
             self._fresh.add(descriptor)
-        # Without super(), which costs half as much as the rest of the method.
+        # super() is not used, since it costs half as much as the rest of the method.
         add: Callable[..., None] = EPollReactor._add
         add(self, xer, primary, other, selectables, *flags)
 
     def _read_failed(self, connection: Any, why: Exception) -> None:
-        """Have a connection end which cannot be read any more, as its reactor does."""
+        """End a connection that cannot be read any more, as the parent class does."""
         disconnect: Callable[..., None] = self._disconnectSelectable
         disconnect(connection, why, True)
 

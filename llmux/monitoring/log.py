@@ -259,8 +259,8 @@ def _names_in(log_format: object) -> frozenset[str]:
 def _pieces(log_format: str) -> list[tuple[str, str | None, str]] | None:
     """
     Return the pieces of a format, each a text, the name of the field that follows, and how to
-    write that field.  The result is None if a field is more than a name.  Formats are few and
-    stand in the code, and the standard library parses them anew for each event.
+    write that field.  The result is None if a field is more than a name.  The result is kept,
+    since there are few formats, and the standard library would parse them anew for each event.
     """
     pieces = []
     for text, name, spec, conversion in Formatter().parse(log_format):

@@ -88,8 +88,9 @@ class TurnContext:
     """
     A L{TurnContext} has the parts that all turns of one L{SwitchingResource} share.
 
-    What each request calls is read into a variable first: CPython is quick at reading an
-    attribute, and slow where it must find out whether what is called is a method.
+    Before a turn calls an attribute of the context, it reads the attribute into a variable:
+    CPython is quick at reading an attribute, and slow where it must find out whether the called
+    attribute is a method.
 
     @ivar acquire_now: the switcher's method.
     @ivar wrapped: the Resource that answers the requests.

@@ -31,10 +31,10 @@ class Listeners:
     L{Listeners} tell the policy the events that it wants to know, and observers all events.
 
     @ivar of_requests: whether the policy or an observer wants to know of each request.
-    @ivar of_forwarded: those that want to know L{Forwarded} events.  Each request to a model
-        that is awake brings two events, so that their sender tells L{of_forwarded} and
+    @ivar of_forwarded: the listeners that want to know L{Forwarded} events.  Each request to a
+        model that is awake brings two events, so that their sender tells L{of_forwarded} and
         L{of_completed} itself, without L{tell}, and calls L{failed} if one of them raises.
-    @ivar of_completed: those that want to know L{Completed} events.
+    @ivar of_completed: the listeners that want to know L{Completed} events.
     """
 
     def __init__(self, policy: ContainedPolicy, observers: Iterable[Observer]) -> None:
@@ -76,5 +76,5 @@ class Listeners:
                 self.failed(listen)
 
     def failed(self, listener: Observer) -> None:
-        """Report a listener that has raised the exception which is being handled."""
+        """Report a listener that has raised the exception that is being handled."""
         self._policy.listener_failed(listener)

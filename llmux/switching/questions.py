@@ -53,7 +53,8 @@ class Questions:
         @param transitions: the switches under way; this sequence is changed elsewhere.
         """
         self.asking = False
-        # Nobody waits for a model that could be woken, no switch drains, no command asks.
+        # True while nobody waits for a model that could be woken, no switch drains, and no
+        # command asks.
         self._nothing_to_decide = False
         self.latest: tuple[float, Decision] | None = None
         self.view = ScheduleView(

@@ -247,7 +247,7 @@ class Requests:
 
     def _is_awaited(self, model: Model) -> bool:
         """
-        Tell whether the model wakes and requests wait for that: further ones that come or
+        Tell whether the model wakes and requests wait for that: further requests that come or
         go change nothing.
         """
         return model.phase is Phase.WAKING and model.waiting > 0

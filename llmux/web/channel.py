@@ -150,7 +150,7 @@ class LlhttpChannel(RequestTransport):
         # The request being answered, and those read after it.
         self._current: LlmuxRequest | None = None
         self._queue: list[Item] = []
-        # What comes in one piece, with a head that the memo knows, needs no reader.
+        # A request that comes in one piece, with a head that the memo knows, needs no reader.
         self._reader: RequestReader | None = None
         # Bytes that have come, and up to where they have been parsed.
         self._ahead = b""

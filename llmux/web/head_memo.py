@@ -39,10 +39,10 @@ def memo_key(raw: bytes) -> bytes | None:
 
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""What a header's name may consist of (RFC 9110 5.6.2)."""
+"""The name of a header may consist of these bytes (RFC 9110, 5.6.2)."""
 
 _TEXT = bytes((9, *range(32, 127), *range(128, 256)))
-"""What a header's value may consist of (RFC 9110 5.5)."""
+"""The value of a header may consist of these bytes (RFC 9110, 5.5)."""
 
 
 _OTHER, _HOST, _TYPE = range(3)
@@ -164,7 +164,10 @@ class HeadMemo:
         return (head, body) if end else None
 
     def _is_ordinary(self, name: bytes) -> bool:
-        """Return whether this is a header's name which means nothing to this server."""
+        """
+        Tell whether this is the name of a header that means nothing to this server, and
+        remember it.
+        """
         if not name or name.translate(None, _TOKEN) or name.lower() in MEANINGFUL:
             return False
         if len(self._names) >= self.max_lines:
