@@ -19,8 +19,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -202,7 +201,10 @@ class SessionProcess(Process):
         kwargs: Mapping[str, Any],
     ) -> bool:
         descriptors = kwargs["fdmap"]
-        with _default_signals():
+        ignored = _ignored_signals()
+        for number in ignored:
+            signal.signal(number, _nothing)
+        try:
             child = subprocess.Popen(
                 list(args),
                 executable=executable,
@@ -216,6 +218,9 @@ class SessionProcess(Process):
                 # If signals are blocked, this costs a fork in place of a vfork.
                 preexec_fn=_unblock_signals if signal.pthread_sigmask(0, ()) else None,
             )
+        finally:
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
         # Twisted waits for the process, so Popen must not.
         child.returncode = 0
         self.pid = self.group = child.pid
@@ -320,21 +325,14 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-@contextmanager
-def _default_signals() -> Iterator[None]:
+def _ignored_signals() -> list[signal.Signals]:
     """
-    Let processes that are started in this context ignore no signal, even if this process
-    ignores some (SIGINT if a script has run C{llmux &}, SIGHUP under C{nohup}), because a
-    server that inherited this could not be stopped by C{kill -INT}.  A signal with a handler is
-    reset to its default at exec. (Only a main thread may set handlers.)
+    Return the signals of L{_HEEDED} that this process ignores: SIGINT if a script has run
+    C{llmux &}, SIGHUP under C{nohup}.  A process must not inherit this, because a server that
+    ignores SIGINT could not be stopped by C{kill -INT}.  A signal with a handler is reset to
+    its default at exec.  (Only a main thread may set handlers.)
     """
     ignored = [number for number in _HEEDED if signal.getsignal(number) is signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        ignored.clear()
-    for number in ignored:
-        signal.signal(number, _nothing)
-    try:
-        yield
-    finally:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
+    if ignored and threading.current_thread() is not threading.main_thread():
+        return []
+    return ignored

@@ -162,13 +162,15 @@ class Chronicle:
         if steps is None:
             steps = self._steps[name] = deque(maxlen=MOST_STEPS)
         before = steps[-1] if steps else None
-        steps.append((now, phase, {} if phase is Phase.ASLEEP else model.needs))
+        is_asleep = phase is Phase.ASLEEP
+        steps.append((now, phase, {} if is_asleep else model.needs))
         if before is not None:
             since, was, _ = before
-            if was is Phase.WAKING and phase is Phase.AWAKE:
+            if is_asleep:
+                if was is Phase.SLEEPING:
+                    _note(self.sleep_secs, name, now - since)
+            elif phase is Phase.AWAKE and was is Phase.WAKING:
                 _note(self.wake_secs, name, now - since)
-            elif was is Phase.SLEEPING and phase is Phase.ASLEEP:
-                _note(self.sleep_secs, name, now - since)
         if phase is Phase.SLEEPING or phase is Phase.WAKING:
             for record in self.under_way:
                 if record.hooks_began is None and (
