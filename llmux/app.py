@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 from twisted.web.resource import IResource
 
 from llmux.admin.doors import Door
@@ -64,8 +64,7 @@ This many seconds after a successful sleep hook, alive is asked whether the mode
 """
 
 
-@dataclass(slots=True)
-class App:
+class App(Struct):
     """
     An L{App} has the parts that are needed to open llmux to clients.
 
@@ -148,8 +147,7 @@ class App:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     """L{_Parts} are the other parts of an L{App}, which exist as long as the process."""
 
     pool: BackendPool

@@ -6,8 +6,8 @@ out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
@@ -34,8 +34,7 @@ class CommandError(Exception):
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """
     A pin keeps a model awake: the model is never a victim.
 
@@ -51,8 +50,7 @@ class Pin:
     refuses: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """
     A pause is a time in which no switch begins.
 

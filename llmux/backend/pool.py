@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.error import (
     ConnectBindError,
@@ -45,8 +45,7 @@ _LOG_INTERVAL = 1.0
 """Failures to connect to a backend are logged at most once in this many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(Struct, frozen=True):
     """
     L{PoolSettings} are the limits that hold for each backend.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from llmux.config.error import Path, shown
 from llmux.interfaces import ONE_SLOT, Amount, Needs
@@ -64,8 +65,7 @@ class _Configuration(Protocol):
     def models(self) -> Mapping[str, _Model]: ...
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(Struct, frozen=True):
     """
     A L{Room} says which resources there are, and what each model needs of them.
 

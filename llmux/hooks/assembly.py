@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config
@@ -22,8 +23,7 @@ from llmux.monitoring.output_ring import OutputRing
 __all__ = ["AssembledHooks", "assemble_hooks"]
 
 
-@dataclass(frozen=True)
-class AssembledHooks:
+class AssembledHooks(Struct, frozen=True):
     """
     L{AssembledHooks} are a hook runner and what belongs to it.
 

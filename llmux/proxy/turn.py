@@ -6,9 +6,9 @@ its turn at the backend, and is answered or refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Cooperator
 from twisted.logger import Logger
@@ -83,8 +83,7 @@ class TurnSwitcher(Protocol):
         """Note that the backend has answered in a way that makes its health doubtful."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnContext:
+class TurnContext(Struct, frozen=True, eq=False):
     """
     A L{TurnContext} has the parts that all turns of one L{SwitchingResource} share.
 

@@ -6,9 +6,9 @@ the policy would decide, and models that are to sleep.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred, succeed
 
 from llmux.control import CommandError
@@ -41,8 +41,7 @@ class Steered(Stage, Protocol):
         """Wait for the model, as a request does."""
 
 
-@dataclass(slots=True)
-class _Order:
+class _Order(Struct):
     """
     An order is a switch that is to take place as soon as possible, whatever the policy would
     decide.
@@ -56,8 +55,7 @@ class _Order:
     done: list[Deferred[None]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Rest:
+class _Rest(Struct):
     """
     A rest is a set of models that are to sleep, and the Deferred of the command that wants
     that.

@@ -5,9 +5,9 @@ time, and the default model is woken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall
 
 from llmux.interfaces import Phase
@@ -19,8 +19,7 @@ from llmux.switching.story import Stage
 __all__ = ["DefaultModel", "Idleness"]
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultModel:
+class DefaultModel(Struct, frozen=True):
     """
     The default model is woken when there is nothing to do.
 

@@ -6,9 +6,9 @@ changed, and no request is lost.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.logger import Logger
 
 from llmux.errors import ModelNotFound
@@ -27,8 +27,7 @@ _GIVE_ROOM = frozenset({Phase.DRAINING, Phase.SLEEPING, Phase.UNCERTAIN, Phase.U
 """A model in one of these phases may soon free what it holds."""
 
 
-@dataclass(frozen=True)
-class Arrangement:
+class Arrangement(Struct, frozen=True):
     """
     An arrangement is what a configuration asks of the switcher.
 

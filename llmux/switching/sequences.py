@@ -6,9 +6,9 @@ their results mean together.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -41,8 +41,7 @@ def answer_of(result: HookResult) -> Answer:
     return Answer.NO if result.says_no else Answer.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class SleepOutcome:
+class SleepOutcome(Struct, frozen=True):
     """
     A L{SleepOutcome} is the result of an attempt to put a model to sleep.
 
@@ -60,8 +59,7 @@ class SleepOutcome:
         return self.failure is None or self.alive is Answer.NO
 
 
-@dataclass(frozen=True, slots=True)
-class WakeOutcome:
+class WakeOutcome(Struct, frozen=True):
     """
     A L{WakeOutcome} is the result of an attempt to wake a model.
 

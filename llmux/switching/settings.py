@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmux.scheduling import ONE_SLOT, Needs
 
 __all__ = ["ModelSettings", "SwitchSettings"]
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchSettings:
+class SwitchSettings(Struct, frozen=True):
     """
     L{SwitchSettings} hold for all models.
 
@@ -38,8 +38,7 @@ class SwitchSettings:
     look_after_sleep: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
+class ModelSettings(Struct, frozen=True):
     """
     L{ModelSettings} hold for one model.
 

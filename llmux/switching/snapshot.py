@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmux.interfaces import Phase
 from llmux.switching.model import Model
@@ -12,8 +13,7 @@ from llmux.switching.transition import Transition
 __all__ = ["ModelStatus", "SwitchStatus", "status_of_models", "status_of_switches"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
+class ModelStatus(Struct, frozen=True):
     """
     A L{ModelStatus} describes one model now.
 
@@ -34,8 +34,7 @@ class ModelStatus:
     oldest: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchStatus:
+class SwitchStatus(Struct, frozen=True):
     """
     A L{SwitchStatus} describes a switch that is under way.
 

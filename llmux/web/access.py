@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 
 __all__ = ["AccessRules", "host_pattern_is_sound", "origin_pattern_is_sound", "own_names"]
@@ -42,7 +41,6 @@ def origin_pattern_is_sound(text: str) -> bool:
     return _ORIGIN_PATTERN.fullmatch(text.lower()) is not None
 
 
-@dataclass(frozen=True)
 class AccessRules:
     """
     L{AccessRules} are the rules for the head of a request.  They depend only on C{Host} and
@@ -58,25 +56,22 @@ class AccessRules:
         C{Host}, with http or with https, because a proxy in front of us may have removed TLS.
     """
 
-    checks_host: bool = False
-    hosts: Iterable[str] = ()
-    origins: Iterable[str] = ()
-    _hosts: frozenset[str] = field(init=False, repr=False, compare=False)
-    _suffixes: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    _origins: frozenset[str] = field(init=False, repr=False, compare=False)
-    _prefixes: tuple[str, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        hosts = [host.lower().rstrip(".") for host in (*_ALWAYS, *self.hosts)]
-        origins = [origin.lower().rstrip("/") for origin in self.origins]
-        put = object.__setattr__
-        put(self, "_hosts", frozenset(host for host in hosts if not host.startswith("*.")))
-        put(self, "_suffixes", tuple(host[1:] for host in hosts if host.startswith("*.")))
-        put(self, "_origins", frozenset(origins))
-        put(
-            self,
-            "_prefixes",
-            tuple(origin[:-1] for origin in origins if origin.endswith("*") and origin != "*"),
+    def __init__(
+        self,
+        checks_host: bool = False,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+    ) -> None:
+        self.checks_host = checks_host
+        self.hosts = tuple(hosts)
+        self.origins = tuple(origins)
+        lowered = [host.lower().rstrip(".") for host in (*_ALWAYS, *self.hosts)]
+        self._hosts = frozenset(host for host in lowered if not host.startswith("*."))
+        self._suffixes = tuple(host[1:] for host in lowered if host.startswith("*."))
+        bare = [origin.lower().rstrip("/") for origin in self.origins]
+        self._origins = frozenset(bare)
+        self._prefixes = tuple(
+            origin[:-1] for origin in bare if origin.endswith("*") and origin != "*"
         )
 
     def take_over(self, other: AccessRules) -> None:
@@ -84,9 +79,7 @@ class AccessRules:
         Apply the rules of C{other} from now on, also to connections that are open.  The caller
         must forget all heads that were accepted.
         """
-        put = object.__setattr__
-        for each in fields(self):
-            put(self, each.name, getattr(other, each.name))
+        self.__dict__.update(other.__dict__)
 
     def accepts_host(self, host: bytes) -> bool:
         """Tell whether this value of C{Host} is accepted; an empty value is."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 
+from msgspec import Struct
 from twisted.web.http import RESPONSES
 from twisted.web.iweb import IRequest
 
@@ -29,8 +29,7 @@ _CODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ApiError:
+class ApiError(Struct, frozen=True):
     """
     An L{ApiError} is an error reply that has not been written yet.
 
