@@ -280,6 +280,28 @@ def test_a_victim_with_much_to_finish_is_spared_when_another_may_be_left() -> No
     assert math.served
 
 
+def test_a_victim_is_spared_when_another_has_come_to_have_less_to_finish() -> None:
+    at = world(linger=0.0)
+    at.ask("chat")
+    at.ask("code")
+    at.advance(8.1)
+    chats = [at.ask("chat") for _ in range(20)]
+    codes = [at.ask("code") for _ in range(30)]
+    for client in (*chats[:3], *codes[:3]):
+        at.advance(3.0)
+        client.finish()
+    for _ in range(20):
+        at.ask("math")
+    [switch] = at.switcher.switches()
+    [first], [other] = switch.victims, {"chat", "code"} - set(switch.victims)
+    # No request comes: the other model only finishes nearly all that it had.
+    for client in (chats if other == "chat" else codes)[3:]:
+        client.finish()
+    at.advance(1.1)
+    assert [s.victims for s in at.switcher.switches()] == [[other]]
+    assert at.ask(first).served
+
+
 def test_a_further_waiter_costs_no_second_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     at = world()
     at.ask("chat")

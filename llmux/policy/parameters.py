@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["LATENESS", "LEAST_RETURNING", "SOONER", "TICK", "CostAwareSettings"]
+__all__ = ["LATENESS", "LEAST_RETURNING", "LOOK_AGAIN", "SOONER", "TICK", "CostAwareSettings"]
 
 TICK = 0.001
 """
@@ -25,6 +25,12 @@ LEAST_RETURNING = 0.3
 """
 A model lingers if, of the requests that would not have come in time by chance, this part did
 come in time.
+"""
+
+LOOK_AGAIN = 1.0
+"""
+While a switch drains, and other victims are possible, what they cost is looked at again after
+this many seconds.
 """
 
 SOONER = 0.8

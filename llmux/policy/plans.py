@@ -13,7 +13,7 @@ from msgspec import Struct
 from llmux.interfaces import Amount, Needs, Phase, SwitchView, Why
 from llmux.policy.knowledge import ModelKnowledge
 from llmux.policy.outlook import Outlook
-from llmux.policy.parameters import LATENESS, LEAST_RETURNING, SOONER, TICK
+from llmux.policy.parameters import LATENESS, LEAST_RETURNING, LOOK_AGAIN, SOONER, TICK
 
 __all__ = ["Obstacle", "Plan", "Planner"]
 
@@ -240,8 +240,7 @@ class Planner:
             sets.append(several)
 
         def loss(names: tuple[str, ...]) -> float:
-            alone = sum(losses[name] for name in names)
-            return alone + self._wait_for(model, names) if len(ready) > 1 else alone
+            return sum(losses[name] for name in names) + self._wait_for(model, names)
 
         best = min(sets, key=loss)
         return loss(best), best
@@ -259,11 +258,18 @@ class Planner:
 
         @return: the plan; and the next time at which there may be another plan.
         """
-        soon = self._outlook.now + TICK
-        times = [self._leaveable_from(name, switch.target)[0] for name in self._awake]
-        again = min((time for time in times if time > soon), default=inf)
-        if all(time > soon for time in times):
+        view, now = self._view, self._outlook.now
+        places = view.places(switch.target)
+        times = [
+            self._leaveable_from(name, switch.target)[0]
+            for name in self._awake
+            if any(_share(place, view.held(name)) for place in places)
+        ]
+        again = min((time for time in times if time > now + TICK), default=inf)
+        if all(time > now + TICK for time in times):
             return None, again
+        # Drains go on, and nothing else tells the policy that one has become shorter.
+        again = min(again, now + LOOK_AGAIN)
         plan, _ = self.plan(switch.target, switch)
         if plan is None or set(plan.victims) == set(switch.victims):
             return None, again
