@@ -272,6 +272,19 @@ def test_a_model_that_is_kept_awake_wakes_again_when_it_dies_and_keeps_its_room(
     assert again.served and awake(world) >= {"embed"}
 
 
+def test_the_wake_of_a_model_that_is_kept_awake_has_no_reason_of_another_decision() -> None:
+    world, _ = house(always=["embed"])
+    world.advance(1)
+    world.wake("chat").finish()
+    client = world.ask("embed")
+    world.hooks.awake.discard("embed")
+    client.report_dead()
+    world.advance(5)
+    told = [(each.target, each.reason) for each in world.switcher.chronicle.switches]
+    assert [target for target, _ in told] == ["embed", "chat", "embed"]
+    assert told[0][1] is told[2][1] is None and told[1][1] is not None
+
+
 def test_a_model_that_is_kept_awake_is_tried_again_after_its_back_off() -> None:
     world, _ = house(always=["embed"], start=False)
     world.hooks.once("embed", WAKE, 1.0, 1)

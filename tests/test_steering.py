@@ -153,6 +153,26 @@ def test_a_switch_to_a_victim_reopens_the_switch_that_drains_it() -> None:
     assert command.done and other.waits
 
 
+def test_a_commanded_switch_has_no_reason_of_an_earlier_decision() -> None:
+    world = World()
+    world.wake("a").finish()
+    Operator(world).switch("b")
+    world.advance(3)
+    codes = [each.reason and each.reason.code for each in world.switcher.chronicle.switches]
+    assert codes == ["oldest", None]
+
+
+def test_a_switch_that_a_command_takes_elsewhere_loses_its_reason() -> None:
+    world = World()
+    client = world.wake("a")
+    world.ask("b")
+    (record,) = world.switcher.chronicle.under_way
+    assert record.target == "b" and record.reason is not None
+    Operator(world).switch("c")
+    assert record.target == "c" and record.reason is None
+    client.finish()
+
+
 def test_no_policy_takes_a_commanded_switch_elsewhere() -> None:
     world = World()
     client = world.wake("a")

@@ -37,6 +37,8 @@ class ToldSwitch(Protocol):
     def place(self) -> int: ...
     @property
     def victims(self) -> Sequence[Model]: ...
+    @property
+    def why(self) -> Why | None: ...
 
 
 class SwitchRecord:
@@ -53,7 +55,8 @@ class SwitchRecord:
         was no victim; None while the victims drain.
     @ivar ended: when the switch was over.
     @ivar result: C{ok}, C{failed} or C{called_off}; None while it is under way.
-    @ivar reason: the reason of the decision that began the switch; or None.
+    @ivar reason: the reason of the decision that chose the target and the victims; None if the
+        policy gave no reason, or if a command or C{keep: always} wanted the switch.
     """
 
     __slots__ = (
@@ -182,7 +185,7 @@ class Chronicle:
             self._over(woken, "ok" if phase is Phase.AWAKE else "failed")
         self._tell(model)
 
-    def switch_began(self, switch: ToldSwitch, reason: Why | None) -> None:
+    def switch_began(self, switch: ToldSwitch) -> None:
         """Note that a switch has begun."""
         record = SwitchRecord(
             switch.number,
@@ -190,7 +193,7 @@ class Chronicle:
             switch.place,
             [model.name for model in switch.victims],
             self._seconds(),
-            reason,
+            switch.why,
         )
         self.under_way.append(record)
         self._tell(record)
@@ -204,6 +207,7 @@ class Chronicle:
         record.target = switch.target.name
         record.place = switch.place
         record.victims = [model.name for model in switch.victims]
+        record.reason = switch.why
         self._tell(record)
 
     def switch_ended(self, switch: ToldSwitch) -> None:

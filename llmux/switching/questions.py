@@ -172,15 +172,20 @@ class Questions:
     def _wake_who_is_kept(self, now: float) -> None:
         self.kept.hold_room()
         for model, reservation in self.kept.due(now):
-            self._begin(model, 0, (), reservation)
+            self._begin(model, 0, (), reservation, None)
         # This timer is set before the policy is asked, because there may be nothing to ask.
         self._ask_at(self.kept.next_time(now), now)
 
     def _begin(
-        self, target: Model, place: int, victims: Sequence[Model], reservation: Reservation
+        self,
+        target: Model,
+        place: int,
+        victims: Sequence[Model],
+        reservation: Reservation,
+        why: Why | None,
     ) -> None:
         self._begun += 1
-        Transition(self._stage, self._begun, target, place, victims, reservation).begin()
+        Transition(self._stage, self._begun, target, place, victims, reservation, why).begin()
 
     def _decision(self, now: float, drains: bool) -> Decision | None:
         """
@@ -212,12 +217,13 @@ class Questions:
             )
             assert reservation is not None, "each answer has been checked"
             victims = [models[name] for name in decision.victims]
-            self._begin(target, decision.place, victims, reservation)
+            self._begin(target, decision.place, victims, reservation, decision.why)
         elif isinstance(decision, Rebind):
             self._transition(decision.switch).rebind(
                 models[decision.target],
                 decision.place,
                 [models[name] for name in decision.victims],
+                decision.why,
             )
         elif isinstance(decision, Reopen):
             self._transition(decision.switch).call_off()

@@ -550,8 +550,7 @@ class ModelSwitcher:
         self._stories.add(story)
         if isinstance(story, Transition):
             self._transitions.append(story)
-            latest = self._questions.latest
-            self.chronicle.switch_began(story, None if latest is None else latest[1].why)
+            self.chronicle.switch_began(story)
 
     def story_ended(self, story: Story) -> None:
         """Note that the story has let go of its models."""

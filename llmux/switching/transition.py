@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 
 from llmux.errors import HookFailed
-from llmux.interfaces import Failed, HookKind, SwitchView, Woke
+from llmux.interfaces import Failed, HookKind, SwitchView, Why, Woke
 from llmux.monitoring.metrics import IDLE
 from llmux.switching.capacity import Reservation
 from llmux.switching.model import Model
@@ -43,6 +43,8 @@ class Transition(Story):
     @ivar place: the number of the place in which the target is to wake.
     @ivar began: when the switch began.
     @ivar victims: the models that make room for the target.
+    @ivar why: the reason of the decision that chose the target and the victims; None if the
+        policy gave no reason, or did not decide.
     @ivar outwaited: whether a request for the target has reached its time limit during this
         switch, which therefore goes on even if no request waits any more.
     """
@@ -55,12 +57,14 @@ class Transition(Story):
         place: int,
         victims: Sequence[Model],
         reservation: Reservation,
+        why: Why | None,
     ) -> None:
         super().__init__(stage, [target, *victims])
         self.number = number
         self.target = target
         self.place = place
         self.victims = list(victims)
+        self.why = why
         self.outwaited = False
         self._reservation: Reservation | None = reservation
         self._preparation = Preparation(stage.hooks)
@@ -197,7 +201,9 @@ class Transition(Story):
         for model in self.victims:
             stage.serve(model)
 
-    def rebind(self, target: Model, place: int, victims: Sequence[Model]) -> bool:
+    def rebind(
+        self, target: Model, place: int, victims: Sequence[Model], why: Why | None
+    ) -> bool:
         """
         Change the switch, whose victims still drain, to another target, another place, or other
         victims.  A model that is no longer a victim serves again.
@@ -228,6 +234,7 @@ class Transition(Story):
                 self._take_up(model)
                 self._evict(model)
         self.victims = list(victims)
+        self.why = why
         self.stage.switch_rebound(self)
         log.info(
             "the switch from {from} leads to {to} now",
