@@ -108,6 +108,8 @@ class App(Struct):
         """
         parts, switcher = self.parts, self.switcher
         models = config.models
+        # What may raise comes before the first effect, and before hooks that must be closed.
+        switcher.check_arrangement(models)
         leaving = [name for name in switcher.models if name not in models]
         policy = _next_policy(self.config, config, switcher.policy, leaving)
         latest = None
@@ -124,8 +126,6 @@ class App(Struct):
             for name, model in switcher.models.items()
             if name in models and model.phase is Phase.ASLEEP and not model.busy
         ]
-        # This check comes before the first effect, because a model that is pinned must stay.
-        switcher.check_arrangement(models)
         self.config = config
         parts.whereabouts.configure({name: model.address for name, model in models.items()})
         if parts.hooks is not None and latest is not None:

@@ -5,12 +5,17 @@ it is for.
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
+import pytest
 from twisted.internet.error import TimeoutError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from llmux.app import build_app
+from llmux.app import assemble, build_app
 from llmux.backend.connection import BackendConnection
+from llmux.backend.pool import BackendPool
 from llmux.config import Config, ModelConfig
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner
@@ -73,3 +78,32 @@ def test_a_502_names_neither_host_nor_port() -> None:
     assert app.client.received.startswith(b"HTTP/1.1 502")
     assert b"10.0.0.1" not in app.client.received
     assert b"8001" not in app.client.received
+
+
+def pools() -> int:
+    """Count the pools of connections that are still alive."""
+    gc.collect()
+    return sum(isinstance(each, BackendPool) for each in gc.get_objects())
+
+
+def test_a_pool_for_questions_of_health_goes_with_its_configuration(tmp_path: Path) -> None:
+    reactor = MemoryReactorClock()
+    model = ModelConfig(port=8001, wake="w", sleep="s")
+
+    def config(timeout: float) -> Config:
+        return Config(
+            models={"a": model}, client_stall_timeout_secs=timeout, state_dir=str(tmp_path)
+        )
+
+    app = assemble(config(1.0), reactor)
+    before = pools()
+    # One of the generations stays, because the model is not known to be asleep.
+    app.reconfigure(config(2.0))
+    for timeout in range(3, 9):
+        app.reconfigure(config(float(timeout)))
+    assert pools() == before + 1
+    app.switcher.steering.pin("a", None, False, "socket").addErrback(lambda failure: None)
+    for _ in range(5):
+        with pytest.raises(ValueError, match="a is pinned"):
+            app.reconfigure(Config(models={"b": model}, state_dir=str(tmp_path)))
+    assert pools() == before + 1

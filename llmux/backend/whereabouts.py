@@ -35,12 +35,15 @@ class Whereabouts:
         """
         self._moved.append(moved)
 
-    def call_when_vacated(self, vacated: Callable[[str, int], None]) -> None:
+    def call_when_vacated(self, vacated: Callable[[str, int], None]) -> Callable[[], None]:
         """
         Register a function to be called with a host and a port at which there is no backend any
         more.
+
+        @return: a function to be called once, when C{vacated} is not to be called any more.
         """
         self._vacated.append(vacated)
+        return lambda: self._vacated.remove(vacated)
 
     def configure(self, configured: Mapping[str, Address]) -> None:
         """

@@ -30,7 +30,8 @@ class AssembledHooks(Struct, frozen=True):
     @ivar hooks: the runner of the hooks of all models.
     @ivar notes: the notes of wakes that an earlier llmux had begun.
     @ivar places: the places of the models; None if the configuration has no resources.
-    @ivar close: a function that must be called when no hook will be started any more.
+    @ivar close: a function that must be called when no hook will be started any more; it may be
+        called again.
     """
 
     hooks: IHookRunner
@@ -80,7 +81,7 @@ def assemble_hooks(
         from llmux.hooks.health import HealthAsking, health_pool
 
         probes = health_pool(reactor)
-        whereabouts.call_when_vacated(probes.drop)
+        closing.append(whereabouts.call_when_vacated(probes.drop))
         closing.append(probes.close)
         hooks = HealthAsking(
             hooks,
@@ -124,7 +125,7 @@ def assemble_hooks(
         tell_of_strays(strays, SystemProcesses())
 
     def close() -> None:
-        for part in closing:
-            part()
+        while closing:
+            closing.pop(0)()
 
     return AssembledHooks(hooks, runner, places, close)
