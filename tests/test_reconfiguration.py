@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from llmux.control import CommandError
 from llmux.errors import ModelNotFound
-from llmux.interfaces import ONE_SLOT, Needs, Phase
+from llmux.interfaces import ONE_SLOT, Decision, IScheduleView, Needs, Phase, Stay, Why
 from llmux.policy.fifo import FifoPolicy
 from llmux.switching.idleness import DefaultModel
 from llmux.switching.reconfiguration import Arrangement
@@ -252,6 +252,73 @@ def test_the_same_configuration_changes_nothing_in_the_middle_of_a_switch(
     reconfigure(world)
     world.advance(5)
     assert waiting.served and world.ran(ALIVE, WAKE).count("b wake") == 1
+
+
+def keys_that_name(name: str, start: object) -> Iterator[str]:
+    """
+    Yield, for each mapping or set of the switcher's objects that has a key with this name, the
+    attributes that lead there.
+    """
+    seen: set[int] = set()
+    todo = [("", start)]
+    while todo:
+        path, found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        inner: list[tuple[str, object]] = []
+        if isinstance(found, Mapping):
+            inner = [(f"[{key!r}]", value) for key, value in found.items()]
+        elif isinstance(found, list | tuple | set | frozenset):
+            inner = [("[]", value) for value in found]
+        elif type(found).__module__.startswith("llmux.switching"):
+            slots = getattr(type(found), "__slots__", ())
+            names = [*getattr(found, "__dict__", ()), *(s for s in slots if hasattr(found, s))]
+            inner = [(f".{each}", getattr(found, each)) for each in names]
+        if isinstance(found, Mapping | set | frozenset) and any(
+            key == name or (isinstance(key, tuple) and name in key) for key in found
+        ):
+            yield path
+        todo += [(path + step, value) for step, value in inner]
+
+
+class LingersOnce(FifoPolicy):
+    """This policy is FIFO, but says once, when told to, that C{a} lingers."""
+
+    lingers = False
+
+    def decide(self, view: IScheduleView) -> Decision:
+        if self.lingers:
+            self.lingers = False
+            return Stay(why=Why("lingers", "a", {"until_at": 1e6}))
+        return super().decide(view)
+
+
+def test_a_removed_model_is_named_nowhere_any_more() -> None:
+    policy = LingersOnce()
+    world = World(lambda: policy, own={"idle_sleep": 1000.0})
+    world.hooks.once("a", SLEEP, 1.0, 1)
+    world.wake("a").finish()
+    failed = world.ask("b")
+    world.advance(2)
+    assert failed.error is not None
+    client = world.ask("b")
+    policy.lingers = True
+    world.ask("c").leave()
+    world.advance(30)
+    client.finish()
+    named = set(keys_that_name("a", world.switcher))
+    assert named >= {
+        "._questions._said_held_until",
+        "._questions._said_lingers",
+        ".idleness._idle_since",
+        ".chronicle.wake_secs",
+        ".costs._averages",
+    }
+    reconfigure(world, "bc")
+    world.advance(5)
+    assert "a" not in world.switcher.models
+    assert set(keys_that_name("a", world.switcher)) == set()
 
 
 def test_two_hundred_reconfigurations_under_load_lose_nothing() -> None:

@@ -155,8 +155,12 @@ class Chronicle:
     # ------------------------------------------------------------- told by the switcher
 
     def forget(self, model: str) -> None:
-        """Forget the steps of a model that does not exist any more; switches to it are kept."""
-        self._steps.pop(model, None)
+        """
+        Forget the steps and the averages of a model that does not exist any more.  The history
+        keeps switches to the model.
+        """
+        for kept in (self._steps, self._last, self.wake_secs, self.sleep_secs):
+            kept.pop(model, None)
 
     def stepped(self, model: Model) -> None:
         """Note that the model has come to another phase."""

@@ -36,6 +36,12 @@ class SwitchCostTracker:
         average = self._averages.get((source, target))
         return None if average is None else average.value
 
+    def forget(self, model: str) -> None:
+        """Forget the switches from and to a model that does not exist any more."""
+        self._averages = {
+            pair: average for pair, average in self._averages.items() if model not in pair
+        }
+
     def __iter__(self) -> Iterator[tuple[str | None, str, float]]:
         """Yield every known (source, target, seconds)."""
         for (source, target), average in self._averages.items():

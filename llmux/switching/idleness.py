@@ -168,6 +168,13 @@ class Idleness:
             self._stage.steering.wake_if_quiet(model)
             self._set_default_timer()
 
+    def forget(self, model: str) -> None:
+        """Forget a model that does not exist any more."""
+        self._idle_since.pop(model, None)
+        timer = self._timers.pop(model, None)
+        if timer is not None:
+            timer.cancel()
+
     def end(self) -> None:
         """Cancel all timers, and set no more."""
         self._ended = True

@@ -304,6 +304,11 @@ class Questions:
         self._next = None
         self.consider()
 
+    def forget(self, model: str) -> None:
+        """Forget what the log has said of a model that does not exist any more."""
+        self._said_held_until.pop(model, None)
+        self._said_lingers.pop(model, None)
+
     def cancel(self) -> None:
         """Cancel the timer of the next question."""
         if self._next is not None:

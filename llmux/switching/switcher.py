@@ -303,6 +303,9 @@ class ModelSwitcher:
         del self._all[model.name]
         self._watches.pop(model.name).end()
         self.chronicle.forget(model.name)
+        self.costs.forget(model.name)
+        self.idleness.forget(model.name)
+        self._questions.forget(model.name)
         for forgotten in self._forgetters:
             forgotten(model.name)
 
