@@ -150,6 +150,26 @@ class TestOllama:
             "ADDRESS or DIRECTORY\n"
         )
 
+    @pytest.mark.parametrize("port", ["99999", "65536", "0", "00", "9" * 5000])
+    @pytest.mark.parametrize("address", ["127.0.0.1:", "http://localhost:", "[::1]:"])
+    def test_a_port_that_does_not_exist_is_one_line(
+        self, address: str, port: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert init(["--from", "ollama", address + port]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"llmux init: the port of {address}{port[:5]}")
+        assert told.endswith("give an address as in 127.0.0.1:11434\n")
+        assert told.count("\n") == 1
+
+    def test_a_port_that_does_not_exist_in_the_environment_is_the_usual_one(
+        self, tmp_path: Path
+    ) -> None:
+        # Ollama itself does the same.
+        manifest(tmp_path, "registry.ollama.ai", "library", "qwen3", "8b")
+        for port in "99999", "9" * 5000:
+            draft = draft_of_ollama(str(tmp_path), {"OLLAMA_HOST": f"127.0.0.1:{port}"})
+            assert [model.keys["port"] for model in draft.models] == [11434]
+
     def test_neither_an_address_nor_a_directory(self) -> None:
         with pytest.raises(DraftError, match="is neither an address nor a directory"):
             draft_of_ollama("no such/place")

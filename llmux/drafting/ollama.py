@@ -25,7 +25,7 @@ DEFAULT_PORT = 11434
 LIMIT = 5.0
 """A server has this many seconds to answer."""
 
-_ADDRESS = re.compile(r"(?:http://)?(\[[^]]+\]|[^:/]+)(?::(\d+))?/?\Z")
+_ADDRESS = re.compile(r"(?:http://)?(\[[^]]+\]|[^:/]+)(?::([0-9]+))?/?\Z")
 _DIRECTORIES = (
     "~/.ollama/models",
     "/usr/share/ollama/.ollama/models",
@@ -88,10 +88,16 @@ def draft_of_ollama(where: str | None, environment: Mapping[str, str] | None = N
             if not sizes:
                 raise DraftError(f"{printable(where)} holds no model of Ollama's")
             return _draft(sizes, server, where)
-        if _ADDRESS.match(where) is None:
+        match = _ADDRESS.match(where)
+        if match is None:
             raise DraftError(
                 f"{printable(where)} is neither an address nor a directory; give one as in "
                 f"127.0.0.1:{DEFAULT_PORT}, or ~/.ollama/models"
+            )
+        if match[2] and _port(match[2]) is None:
+            raise DraftError(
+                f"the port of {printable(where)} is not a number from 1 to 65535; give an "
+                f"address as in 127.0.0.1:{DEFAULT_PORT}"
             )
         server, directories = _server(where), []
     try:
@@ -118,7 +124,15 @@ def _server(text: str) -> _Server:
     host = match[1].strip("[]")
     if host in ("0.0.0.0", "localhost", "::"):
         host = "127.0.0.1"
-    return _Server(host, int(match[2] or DEFAULT_PORT))
+    # An Ollama whose OLLAMA_HOST has a port that does not exist listens at the usual port.
+    return _Server(host, _port(match[2] or "") or DEFAULT_PORT)
+
+
+def _port(digits: str) -> int | None:
+    """Return the port that these digits stand for; None if there is no such port."""
+    digits = digits.lstrip("0")
+    # Python reads no number of thousands of digits.
+    return int(digits) if 0 < len(digits) <= 5 and int(digits) < 65536 else None
 
 
 def _listed(server: _Server) -> dict[str, int]:
