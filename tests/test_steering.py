@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -530,8 +531,22 @@ def test_a_file_of_rubbish_is_no_notes(tmp_path: Path, text: bytes) -> None:
     assert CommandNotes(str(tmp_path)).load() == {}
 
 
+def test_a_state_directory_that_has_been_removed_is_made_again(tmp_path: Path) -> None:
+    state = tmp_path / "state" / "of" / "llmux"
+    notes = CommandNotes(str(state))
+    notes.keep({"pins": []})
+    assert notes.load() == {"pins": []}
+    assert state.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(tmp_path / "state")
+    notes.keep({"pause": None})
+    assert notes.load() == {"pause": None}
+
+
 def test_a_directory_that_cannot_be_written_to_costs_only_the_notes(tmp_path: Path) -> None:
-    CommandNotes(str(tmp_path / "none")).keep({"pins": []})
+    (tmp_path / "none").touch()
+    notes = CommandNotes(str(tmp_path / "none"))
+    notes.keep({"pins": []})
+    assert notes.load() == {}
 
 
 # --------------------------------------------------------------- when there is nothing to do

@@ -11,6 +11,7 @@ import msgspec
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from llmux.hooks.state import StateDirectory
 from llmux.switching.lasting import ICommandNotes
 
 __all__ = ["CommandNotes"]
@@ -30,7 +31,8 @@ class CommandNotes:
     _log = Logger()
 
     def __init__(self, directory: str) -> None:
-        """@param directory: the state directory, which must exist when a note is written."""
+        """@param directory: the state directory, which is made when a note is written."""
+        self._state = StateDirectory(directory)
         self.path = os.path.join(directory, _FILE)
 
     def load(self) -> Mapping[str, Any]:
@@ -55,7 +57,11 @@ class CommandNotes:
         new = f"{self.path}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(new, flags, 0o600)
+            try:
+                fd = os.open(new, flags, 0o600)
+            except FileNotFoundError:
+                self._state.create()
+                fd = os.open(new, flags, 0o600)
             try:
                 os.write(fd, msgspec.json.encode(commands))
             finally:
