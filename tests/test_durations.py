@@ -17,8 +17,15 @@ def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "h", "2 weeks", "-5", "0", "1e3", "nan", "9999d", "2h30"])
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no length of time|not between"):
+    with pytest.raises(ValueError, match=r"no length of time|longer than nothing"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0.001s", "0.5", "366d", "8784h"])
+def test_every_length_is_read_that_the_refusal_allows(text: str) -> None:
+    assert 0 < parse_duration(text) <= 366 * 86400
+    with pytest.raises(ValueError, match="must be longer than nothing, and 366 days at most"):
+        parse_duration("366.5d")
 
 
 @pytest.mark.parametrize(

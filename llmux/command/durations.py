@@ -17,14 +17,16 @@ def parse_duration(text: str) -> float:
     """
     Return the seconds that a text stands for: C{90}, C{90s}, C{15m}, C{2h}, C{1d}.
 
-    @raise ValueError: the text is no length of time, or zero, or more than a year.
+    @raise ValueError: the text is no length of time, or zero, or more than 366 days.
     """
     match = _DURATION.match(text.strip().lower())
     if match is None:
         raise ValueError(f"{text!r} is no length of time: give 90, 90s, 15m or 2h")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not 0 < seconds <= _LONGEST:
-        raise ValueError(f"{text!r} is not between a second and a year")
+        raise ValueError(
+            f"a time must be longer than nothing, and 366 days at most, which {text!r} is not"
+        )
     return seconds
 
 
