@@ -68,6 +68,7 @@ class ISessionReactor(IReactorFDSet, IReactorTime):
 
 def spawn_session(reactor: ISessionReactor) -> Spawner:
     """Make a spawner of L{SessionProcess} objects."""
+    dispositions = _Dispositions(reactor)
 
     def spawn(
         processProtocol: IProcessProtocol,
@@ -83,7 +84,14 @@ def spawn_session(reactor: ISessionReactor) -> Spawner:
         if uid is not None or gid is not None or usePTY:
             raise ValueError("a session is started as the same user, and without a terminal")
         return SessionProcess(
-            reactor, executable, args, env, path, processProtocol, childFDs=childFDs
+            dispositions,
+            reactor,
+            executable,
+            args,
+            env,
+            path,
+            processProtocol,
+            childFDs=childFDs,
         )
 
     return spawn
@@ -185,9 +193,12 @@ class SessionProcess(Process):
     group: int
     _exit: _Exit | None = None
 
-    def __init__(self, reactor: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, dispositions: _Dispositions, reactor: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self._dispositions = dispositions
         super().__init__(reactor, *args, **kwargs)  # type: ignore[no-untyped-call]  # Process'
-        if self.pid is not None and not callable(signal.getsignal(signal.SIGCHLD)):
+        if self.pid is not None and not dispositions.tell_of_exits():
             self._exit = _Exit.of(self, reactor)
 
     def _trySpawnInsteadOfFork(
@@ -201,7 +212,7 @@ class SessionProcess(Process):
         kwargs: Mapping[str, Any],
     ) -> bool:
         descriptors = kwargs["fdmap"]
-        ignored = _ignored_signals()
+        ignored = self._dispositions.ignored()
         for number in ignored:
             signal.signal(number, _nothing)
         try:
@@ -325,14 +336,44 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _ignored_signals() -> list[signal.Signals]:
+class _Dispositions:
     """
-    Return the signals of L{_HEEDED} that this process ignores: SIGINT if a script has run
-    C{llmux &}, SIGHUP under C{nohup}.  A process must not inherit this, because a server that
-    ignores SIGINT could not be stopped by C{kill -INT}.  A signal with a handler is reset to
-    its default at exec.  (Only a main thread may set handlers.)
+    These are the actions that this process has set for signals, as far as they matter to the
+    processes that it starts.
+
+    Python takes 3 us to tell the handler of one signal.  So, once the reactor runs, a signal
+    that has a handler, or the default action, is not looked at again; one that is ignored is.
     """
-    ignored = [number for number in _HEEDED if signal.getsignal(number) is signal.SIG_IGN]
-    if ignored and threading.current_thread() is not threading.main_thread():
-        return []
-    return ignored
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._to_look_at: Sequence[signal.Signals] = _HEEDED
+        self._child_handler: bool | None = None
+
+    def _is_settled(self) -> bool:
+        return bool(getattr(self._reactor, "running", False))
+
+    def ignored(self) -> Sequence[signal.Signals]:
+        """
+        Return the signals of L{_HEEDED} that this process ignores: SIGINT if a script has run
+        C{llmux &}, SIGHUP under C{nohup}.  A process must not inherit this, because a server
+        that ignores SIGINT could not be stopped by C{kill -INT}.  A signal with a handler is
+        reset to its default at exec.  (Only a main thread may set handlers.)
+        """
+        if not self._to_look_at:
+            return ()
+        found = [n for n in self._to_look_at if signal.getsignal(n) is signal.SIG_IGN]
+        if self._is_settled():
+            self._to_look_at = found
+        if found and threading.current_thread() is not threading.main_thread():
+            return ()
+        return found
+
+    def tell_of_exits(self) -> bool:
+        """Tell whether SIGCHLD has a handler, which is the reactor's."""
+        if self._child_handler is not None:
+            return self._child_handler
+        handled = callable(signal.getsignal(signal.SIGCHLD))
+        if self._is_settled():
+            self._child_handler = handled
+        return handled
