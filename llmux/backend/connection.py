@@ -356,11 +356,8 @@ class BackendConnection:
             extra = True
         pieces = self._pieces
         if self.phase is _REPLYING:
-            if len(pieces) == 1:
-                data = pieces.pop()
-            else:
-                data = b"".join(pieces)
-                pieces.clear()
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
             if not self._to_end:
                 self._over(exchange, extra)
                 exchange.received(data, True)
