@@ -1,11 +1,11 @@
-"""These tests go through real sockets: memory, departures, closed connections, treq."""
+"""These tests go through real sockets: memory, departures, closed connections."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -16,11 +16,9 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import FileBodyProducer, ResponseFailed, ResponseNeverReceived
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.server import Site
 
-from llmux.backend.agent import BackendAgent
 from llmux.backend.pool import BackendPool
 from llmux.policy.fifo import FifoPolicy
 from llmux.proxy.model_name.find import scan_on_arrival
@@ -370,137 +368,44 @@ async def test_a_large_body_arrives_whole(stock: bool) -> None:
             assert len(way.backend.wires) == 1, number
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_backend_by_name() -> None:
-    async with path() as way:
-        agent = BackendAgent(way.pool)
-        asked = agent.request(b"GET", b"http://localhost:%d/" % way.backend_port)
-        end = await way.backend.accept(0)
-        await end.got(b"\r\n\r\n")
-        assert b"\r\nHost: localhost:%d\r\n" % way.backend_port in end.tail
-        end.socket.write(PLAIN)
-        response = await asked
-        assert await treq.content(response) == b"hello"
-
-
 # ------------------------------------------------------------------- treq
 
 
-class Real(Resource):
-    """This Resource is for a server of twisted.web's."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        Resource.__init__(self)
-
-    def render(self, request: Any) -> bytes | int:
-        body = request.content.read()
-        if request.path == b"/echo":
-            request.setHeader(b"x-method", request.method)
-            request.setHeader(b"x-length", request.getHeader(b"content-length") or b"none")
-            return body or b"nothing"
-        if request.path == b"/redirect":
-            request.redirect(b"/echo")
-            return b""
-        if request.path == b"/stream":
-            for number in range(100):
-                request.write(b"%d," % number * 1000)
-            request.finish()
-            return NOT_DONE_YET
-        if request.path == b"/cut":
-            request.setHeader(b"content-length", b"100")
-            request.write(b"part")
-            request.transport.loseConnection()
-            return NOT_DONE_YET
-        request.transport.abortConnection()
-        return NOT_DONE_YET
-
-
-class Unseekable:
-    """This file does not know how long it is."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, count: int) -> bytes:
-        data, self._data = self._data[:3], self._data[3:]
-        return data
-
-    def close(self) -> None:
-        pass
-
-
-@asynccontextmanager
-async def real_server() -> AsyncIterator[tuple[Callable[..., Awaitable[Any]], str]]:
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    site = Site(Real(), reactor=reactor)
-    site.noisy = False
-    port = reactor.listenTCP(0, site, interface="127.0.0.1")
-    pool = BackendPool(reactor)
-    client = treq.client.HTTPClient(BackendAgent(pool))
-    try:
-        yield client.request, f"http://127.0.0.1:{port.getHost().port}"
-    finally:
-        pool.close()
-        await port.stopListening()
-
-
+@SITES
 @pytest_twisted.ensureDeferred
-async def test_treq() -> None:
-    async with real_server() as (request, root):
-        response = await request("GET", root + "/echo")
-        assert response.code == 200
-        assert await treq.content(response) == b"nothing"
-        response = await request("POST", root + "/echo", data=b"some data", params={"q": "1"})
-        assert response.headers.getRawHeaders("x-method") == ["POST"]
-        assert response.headers.getRawHeaders("x-length") == ["9"]
-        assert await response.text() == "some data"
-        response = await request("POST", root + "/echo", json={"a": 1})
-        assert await response.json() == {"a": 1}
-        response = await request("GET", root + "/redirect")
-        assert [r.code for r in response.history()] == [302]
-        assert await response.content() == b"nothing"
-        response = await request("HEAD", root + "/echo")
-        assert await response.content() == b""
-        response = await request("GET", root + "/stream")
+async def test_treq_as_a_client(stock: bool) -> None:
+    """A client that people write with Twisted: a whole reply, a stream, and one it cancels."""
+    async with path(stock) as way:
+        connections = HTTPConnectionPool(way.reactor, persistent=False)
+        client = treq.client.HTTPClient(Agent(way.reactor, pool=connections))
+        uri = f"http://127.0.0.1:{way.port}/v1/chat/completions"
+
+        asked = client.request("POST", uri, json={"model": "a"})
+        end = await way.backend.accept(0)
+        await end.got(b"}")
+        assert b'{"model": "a"}' in end.tail or b'{"model":"a"}' in end.tail
+        end.socket.write(PLAIN)
+        assert await (await in_time(asked)).text() == "hello"
+
+        end.tail = b""
+        asked = client.request(
+            "POST", uri, json={"model": "a", "stream": True}, unbuffered=True
+        )
+        await end.got(b"}")
+        end.socket.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         pieces: list[bytes] = []
-        await treq.collect(response, pieces.append)
-        assert b"".join(pieces) == b"".join(b"%d," % n * 1000 for n in range(100))
+        collected = treq.collect(await in_time(asked), pieces.append)
+        for number in range(100):
+            end.socket.write(b"4\r\n%03d,\r\n" % number)
+        end.socket.write(b"0\r\n\r\n")
+        await in_time(collected)
+        assert b"".join(pieces) == b"".join(b"%03d," % number for number in range(100))
 
-
-@pytest_twisted.ensureDeferred
-async def test_treq_with_a_body_of_unknown_length() -> None:
-    async with real_server() as (request, root):
-        body = FileBodyProducer(cast(IO[bytes], Unseekable(b"from a pipe")))
-        response = await request("POST", root + "/echo", data=body)
-        assert await response.content() == b"from a pipe"
-        assert response.headers.getRawHeaders("x-length") == ["none"]
-
-
-@pytest_twisted.ensureDeferred
-async def test_treq_and_failures() -> None:
-    async with real_server() as (request, root):
+        end.tail = b""
+        asked = client.request("POST", uri, json={"model": "a"})
+        await end.got(b"}")
+        asked.cancel()
+        # The client has gone, so that the backend need not go on.
+        await end.gone()
         with pytest.raises(ResponseNeverReceived):
-            await request("GET", root + "/abort")
-        response = await request("GET", root + "/cut")
-        with pytest.raises(ResponseFailed):
-            await response.content()
-        with pytest.raises(ResponseNeverReceived):
-            await request("GET", "http://127.0.0.1:1/")
-        response = await request("GET", root + "/stream", unbuffered=True)
-        response.deliverBody(Hasty())
-        cancelled: Any = request("GET", root + "/stream")
-        cancelled.cancel()
-        with pytest.raises(Exception):  # noqa: B017 # whichever of treq's layers it reaches
-            await cancelled
-
-
-class Hasty(Protocol):
-    """This protocol closes the connection after the first bytes."""
-
-    def dataReceived(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.loseConnection()
+            await asked

@@ -115,13 +115,3 @@ class RequestTemplate:
                 length,
             )
         return b"%b%b%b\r\n\r\n" % (self._first, host, self._fields)
-
-    def render_chunked(self, host: bytes) -> bytes:
-        """
-        Return the head of a request whose body comes in chunks, with the empty line at its end.
-        """
-        return b"%b%b%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (
-            self._first,
-            host,
-            self._fields,
-        )
