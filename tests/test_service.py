@@ -26,6 +26,7 @@ from zope.interface.verify import verifyObject
 
 from llmux import Phase
 from llmux.config import Config, ConfigError
+from llmux.daemon.reload import ConfigFile, Reloader
 from llmux.daemon.service import LlmuxService, access_rules, make_service
 from tests.daemon import Backend, ask, connect
 
@@ -153,6 +154,52 @@ async def test_sleep_on_exit(configure: Callable[..., Config], tmp_path: Path) -
     await service.stopService()
     assert service.switcher.status()["a"].phase is Phase.ASLEEP
     assert "awake" not in os.listdir(tmp_path)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("error", [ValueError("a setting"), RuntimeError("a defect")])
+async def test_a_new_address_changes_nothing_if_the_configuration_is_not_taken_over(
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    config = configure(host="0.0.0.0")
+    service = LlmuxService(config, reactor)
+    service.startService()
+    door = service.entrance.doors[0]
+    url = f"http://127.0.0.1:{config.port}"
+    assert (door.is_private, door.url) == (False, url)
+    refused = configure(host="127.0.0.1", request_log="requests.jsonl", policy={"name": "fifo"})
+
+    def fails(*arguments: object) -> None:
+        raise error
+
+    reloader = Reloader(service, ConfigFile(str(tmp_path / "config.json")), reactor)
+    with monkeypatch.context() as patch:
+        patch.setattr("llmux.app.build_policy", fails)
+        with pytest.raises((ConfigError, RuntimeError)):
+            reloader.reload()
+    assert b"llmux_config_last_reload_success 0.0" in service.metrics.expose()
+    assert (door.is_private, door.url) == (False, url)
+    assert service.config.port == config.port
+    turn: Deferred[None] = Deferred()
+    reactor.callLater(0, turn.callback, None)
+    await turn
+    with pytest.raises(OSError):
+        await asked(refused.port)
+    rules = service._site.access
+    assert rules is not None and rules.accepts_host(b"any.example")
+    # The same configuration is taken over when nothing fails.
+    reloader.reload()
+    assert (door.is_private, door.url) == (True, f"http://127.0.0.1:{refused.port}")
+    assert not rules.accepts_host(b"any.example")
+    assert (await asked(refused.port))[0] == 200
+    configure(port=None, listen="unix:llmux.sock")
+    reloader.reload()
+    assert (door.is_private, door.url) == (True, None)
+    reloader.stop()
+    await service.stopService()
 
 
 class TestRefused:

@@ -386,3 +386,34 @@ class TestRefused:
 )
 def test_addresses(address: object, expected: str) -> None:
     assert expected in describe_address(address)
+
+
+class LatePort:
+    """This port notes whether it has been closed."""
+
+    is_closed = False
+
+    def getHost(self) -> IAddress:
+        return IPv4Address("TCP", "127.0.0.1", 3000)
+
+    def stopListening(self) -> None:
+        self.is_closed = True
+
+
+def test_an_endpoint_that_answers_after_the_stop_is_closed_and_not_reported(
+    reactor: Any, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer: Deferred[Any] = Deferred()
+
+    class Late:
+        def listen(self, factory: object) -> Deferred[Any]:
+            return answer
+
+    monkeypatch.setattr("llmux.daemon.listener.make_endpoint", lambda config, reactor: Late())
+    reported: list[IAddress] = []
+    listener = Listener(configure(listen="late:"), reactor, Greeting(), bound=reported.append)
+    listener.stopService()
+    port = LatePort()
+    answer.callback(port)
+    assert port.is_closed and listener.port is None
+    assert reported == []

@@ -116,6 +116,9 @@ class Listener(Service):
             self._log.error("{why}", why=_refused(self._config, failure.value))
 
     def _bound(self, port: IListeningPort) -> None:
+        if self._stopped:
+            port.stopListening()
+            return
         self.port = port
         bound_accepts(port, 1)
         path = getattr(port.getHost(), "name", None)
@@ -123,9 +126,7 @@ class Listener(Service):
         if self._owner is not None and path and is_made_here:
             os.chown(path, *self._owner, follow_symlinks=False)
         self._report(port.getHost())
-        if self._stopped:
-            port.stopListening()
-        elif self.running:
+        if self.running:
             self._accept()
         elif IPushProducer.providedBy(port):
             IPushProducer(port).pauseProducing()

@@ -104,6 +104,10 @@ class Reloader:
                 )
                 self._tell({"ok": False, "error": str(error)})
             raise
+        except Exception as defect:
+            if not dry_run:
+                self._tell({"ok": False, "error": f"{type(defect).__name__}: {defect}"})
+            raise
         if not dry_run:
             self._log.info(
                 "the configuration was read anew: {changes}",

@@ -145,9 +145,17 @@ class LlmuxService(MultiService):
 
     def _bound(self, address: IAddress) -> None:
         """Set the rules for web pages, and describe the door, before there is a connection."""
-        self._site.access = access_rules(self.config, address)
         self._addresses[self._site] = address
         _describe_door(self._app.door, self.config, address)
+        self._set_access(self._site, address)
+
+    def _set_access(self, site: LlmuxSite, address: IAddress) -> None:
+        rules = access_rules(self.config, address)
+        if site.access is None:
+            site.access = rules
+        else:
+            site.access.take_over(rules)
+        site.forget_ways()
 
     def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
         """Open the doors for operators, in addition to the one for clients."""
@@ -265,6 +273,16 @@ class LlmuxService(MultiService):
         config = msgspec.structs.replace(given, state_dir=self.config.state_dir)
         storage = open_storage(config)
         request_log, listener = self._request_log, self.listener
+        addresses: list[IAddress] = []
+        is_in_force = False
+
+        def bound(address: IAddress) -> None:
+            # What depends on the address stays as it is until nothing can fail any more.  Most
+            # endpoints are bound before that, but they need not.
+            addresses.append(address)
+            if is_in_force:
+                self._bound(address)
+
         try:
             if given.request_log != before.request_log:
                 request_log = _open_request_log(config, self._reactor, self._owner)
@@ -274,7 +292,7 @@ class LlmuxService(MultiService):
                     self._reactor,
                     self._site,
                     owner=self._owner,
-                    bound=lambda address: self._bound_anew(config, address),
+                    bound=bound,
                 )
             try:
                 self._app.reconfigure(config)
@@ -282,13 +300,16 @@ class LlmuxService(MultiService):
                 raise ConfigError(
                     config.file, "policy", str(problem), "see the README"
                 ) from None
-        except ConfigError:
+        except Exception:
             if request_log is not self._request_log and request_log is not None:
                 request_log.close()
             if listener is not self.listener:
                 listener.stopService()
             raise
         self._given, self.config = given, config
+        is_in_force = True
+        for address in addresses:
+            self._bound(address)
         if request_log is not self._request_log:
             self._change_request_log(request_log)
         if listener is not self.listener:
@@ -301,13 +322,7 @@ class LlmuxService(MultiService):
         self._site.limits = Limits(body=config.max_body_mb * 2**20)
         self._site.min_upload_rate = config.min_upload_bytes_per_sec
         for site, address in self._addresses.items():
-            if site.access is not None:
-                site.access.take_over(access_rules(config, address))
-            site.forget_ways()
-
-    def _bound_anew(self, config: Config, address: IAddress) -> None:
-        self._addresses[self._site] = address
-        _describe_door(self._app.door, config, address)
+            self._set_access(site, address)
 
     def _change_request_log(self, request_log: RequestLog | None) -> None:
         if self._request_log is not None:
@@ -422,6 +437,7 @@ def _describe_door(door: Door, config: Config, address: IAddress) -> None:
     door.is_private = _is_private(address)
     host = getattr(address, "host", None)
     if host is None:
+        door.url = None
         return
     scheme = "https" if (config.listen or "").startswith("ssl:") else "http"
     url = describe_address(address, scheme)
