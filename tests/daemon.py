@@ -71,9 +71,14 @@ def run(
     )
 
 
-def wait_until(question: Callable[[], Any], what: str) -> Any:
-    """Ask until an answer is not false, and return that answer."""
-    until = time.monotonic() + PATIENCE
+def wait_until(question: Callable[[], Any], what: str, patience: float | None = None) -> Any:
+    """
+    Ask until an answer is not false, and return that answer.
+
+    @param patience: for how many seconds; None for L{PATIENCE}.
+    @raise AssertionError: all answers were false.
+    """
+    until = time.monotonic() + (PATIENCE if patience is None else patience)
     while time.monotonic() < until:
         answer = question()
         if answer:

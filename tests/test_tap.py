@@ -8,6 +8,7 @@ import os
 import pwd
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -158,13 +159,22 @@ class Detached:
     def is_there(self) -> bool:
         return Path(f"/proc/{self.pid}").exists()
 
-    def stop(self) -> None:
-        """Send the daemon SIGTERM, and SIGKILL if that does not end it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-                wait_until(lambda: not self.is_there(), "the end of the daemon")
-                return
+    def stop(self, patience: float | None = None) -> None:
+        """
+        Send the daemon SIGTERM, and SIGKILL if that does not end it within this many seconds.
+
+        @raise AssertionError: SIGTERM did not end the daemon.
+        """
+        try:
+            self._end_by(signal.SIGTERM, patience)
+        except AssertionError:
+            self._end_by(signal.SIGKILL)
+            raise
+
+    def _end_by(self, number: signal.Signals, patience: float | None = None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+            wait_until(lambda: not self.is_there(), f"the end by {number.name}", patience)
 
 
 @contextlib.contextmanager
@@ -179,6 +189,15 @@ def detached(directory: Path, *arguments: str) -> Iterator[Detached]:
         yield one
     finally:
         one.stop()
+
+
+def test_a_daemon_that_ignores_sigterm_is_killed_and_the_test_fails(tmp_path: Path) -> None:
+    script = "trap '' TERM; sleep 600 > /dev/null 2>&1 < /dev/null & echo $! > llmux.pid"
+    subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, check=True)
+    daemon = Detached(tmp_path, tmp_path / "llmux.pid")
+    with pytest.raises(AssertionError, match="SIGTERM"):
+        daemon.stop(patience=0.2)
+    assert not daemon.is_there()
 
 
 class TestDaemon:
