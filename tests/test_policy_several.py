@@ -302,6 +302,21 @@ def test_a_victim_is_spared_when_another_has_come_to_have_less_to_finish() -> No
     assert at.ask(first).served
 
 
+def test_requests_for_a_model_that_goes_to_sleep_are_decided_about_once_it_sleeps() -> None:
+    at = world(linger=0.0)
+    clients = [at.ask("chat"), at.ask("code")]
+    at.advance(30.0)
+    for client in clients:
+        client.finish()
+    at.ask("math")
+    [first] = at.ran(SLEEP)
+    other = "code sleep" if first == "chat sleep" else "chat sleep"
+    at.ask(first.removesuffix(" sleep"))
+    assert at.ran(SLEEP) == [first]
+    at.advance(2.1)
+    assert at.ran(SLEEP) == [first, other]
+
+
 def test_a_further_waiter_costs_no_second_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     at = world()
     at.ask("chat")

@@ -279,6 +279,9 @@ class Transition(Story):
             if outcome.sleeps:
                 self.let_go(model)
                 fell_asleep(stage, model, Event.SLEPT, self.now() - began)
+                if model.waiting:
+                    # Those who came while the model went to sleep could not be decided about.
+                    stage.consider()
             else:
                 failed.append((model, outcome))
 
