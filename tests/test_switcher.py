@@ -24,6 +24,7 @@ from llmux.interfaces import (
     Switch,
 )
 from llmux.policy.fifo import FifoPolicy
+from llmux.switching.phases import Phase
 from tests.world import ALIVE, SLEEP, WAKE, Active, Idle, Switching, World
 
 
@@ -405,3 +406,49 @@ def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
 
 def test_the_view_is_what_policies_are_promised() -> None:
     verifyObject(IScheduleView, World().switcher._questions.view)
+
+
+def test_the_policy_is_not_asked_about_requests_to_a_model_that_may_not_sleep_yet() -> None:
+    world, policy = scripted(min_active=60)
+    world.wake("a").finish()
+    waits = world.ask("b")
+    asked = policy.asked
+    for _ in range(100):
+        client = world.ask("a")
+        assert client.served
+        client.finish()
+    assert policy.asked == asked
+    world.advance(61)
+    assert policy.asked > asked
+    world.advance(10)
+    assert waits.served
+
+
+def test_the_policy_is_asked_when_a_model_runs_out_of_requests_that_may_sleep() -> None:
+    world, policy = scripted()
+    world.wake("a").finish()
+    policy.stays = True
+    world.ask("b")
+    client = world.ask("a")
+    asked = policy.asked
+    client.finish()
+    assert policy.asked == asked + 1
+
+
+def test_the_policy_is_not_asked_about_further_requests_for_a_model_that_wakes() -> None:
+    world, policy = scripted()
+    policy.stays = True
+    world.hooks.once("a", WAKE, 30)
+    first = world.ask("a")
+    policy.says = [Switch("a", 0, ())]
+    world.ask("b")
+    world.advance(1)
+    assert world.phase("a") is Phase.WAKING
+    asked = policy.asked
+    further = [world.ask("a") for _ in range(100)]
+    assert policy.asked == asked
+    for client in further[:50]:
+        client.leave()
+    assert policy.asked == asked
+    world.advance(30)
+    assert first.served and all(client.served for client in further[50:])
