@@ -232,6 +232,7 @@ TestLedger.settings = settings(max_examples=60, deadline=None)
 
 
 @given(st.lists(st.sampled_from(sorted(NEEDS)), unique=True))
+@settings(deadline=None)
 def test_what_is_held_and_free_adds_up_to_what_there_is(models: list[str]) -> None:
     capacity = Capacity(TWO)
     for model in models:

@@ -9,7 +9,7 @@ from itertools import chain, combinations
 from time import perf_counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmux.drafting.coexistence import TooMany, needs_of_sets
@@ -28,6 +28,7 @@ def all_parts(models: tuple[str, ...]) -> list[frozenset[str]]:
 
 
 @given(st.lists(st.frozensets(st.sampled_from(MODELS)), max_size=6))
+@settings(deadline=None)
 def test_exactly_the_parts_of_the_sets_fit(sets: list[frozenset[str]]) -> None:
     result = needs_of_sets(MODELS, sets)
     for part in all_parts(MODELS):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
@@ -61,12 +61,14 @@ PIECES = st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"x" * 50
 
 
 @given(PIECES, st.integers(1, 5))
+@settings(deadline=None)
 def test_pieces_do_not_matter(pieces: list[bytes], most: int) -> None:
     """Output is cut into the same lines, in whatever pieces it comes and is taken."""
     assert lines_of(*pieces, most=most) == lines_of(b"".join(pieces))
 
 
 @given(st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n"])))
+@settings(deadline=None)
 def test_skipped_lines_are_those_that_would_have_been_taken(pieces: list[bytes]) -> None:
     taken, skipped = Lines(), Lines()
     for piece in pieces:

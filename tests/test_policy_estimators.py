@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmux.policy.estimators import (
@@ -33,6 +33,7 @@ def test_a_moving_average_begins_with_the_first_observation() -> None:
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=200), SECONDS)
+@settings(deadline=None)
 def test_service_times_agree_with_the_plainest_computation(
     times: list[float], elapsed: float
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -115,6 +115,7 @@ def test_an_exception_in_a_call_is_raised_by_step() -> None:
         )
     )
 )
+@settings(deadline=None)
 def test_the_clock_makes_calls_in_the_same_order_as_twisteds(
     steps: list[tuple[str, int, int]],
 ) -> None:

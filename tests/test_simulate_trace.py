@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmux.simulate.trace import RecordedSwitch, Trace, TraceError, TraceRequest, read_trace
@@ -129,6 +129,7 @@ def test_a_trace_without_requests_is_refused() -> None:
 
 
 @given(st.lists(st.binary(max_size=40)))
+@settings(deadline=None)
 def test_any_bytes_give_a_trace_or_a_trace_error(lines: list[bytes]) -> None:
     try:
         read_trace(lines)
