@@ -259,6 +259,7 @@ def assemble(
         switcher.call_when_forgotten(generations.forget)
     switcher.call_when_forgotten(whereabouts.forget)
     switcher.call_when_forgotten(proxy.backend_forgotten)
+    switcher.call_when_forgotten(ring.forget)
     parts = _Parts(
         pool,
         whereabouts,

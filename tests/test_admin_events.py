@@ -10,6 +10,7 @@ import linecache
 import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmux.admin.event_stream import KEEP, MOST_EVENTS
@@ -137,6 +138,18 @@ def test_queues_are_told_four_times_a_second_at_most(world: AdminWorld) -> None:
     assert events_in(client.received)[-1][1]["in_flight"] == 100
     for guard in held:
         guard.release()
+
+
+def test_the_queue_of_a_removed_model_is_forgotten(world: AdminWorld) -> None:
+    follow(world, "?only=queue")
+    world.app.reconfigure(
+        msgspec.structs.replace(
+            world.app.config, models={"mistral": world.app.config.models["mistral"]}
+        )
+    )
+    world.advance(1)
+    assert list(world.switcher.models) == ["mistral"]
+    assert list(world.administration.events._queues) == ["mistral"]
 
 
 def test_a_comment_comes_each_15_s(world: AdminWorld) -> None:

@@ -80,6 +80,20 @@ def test_a_502_names_neither_host_nor_port() -> None:
     assert b"8001" not in app.client.received
 
 
+def test_what_a_removed_models_hooks_have_written_is_forgotten() -> None:
+    reactor = MemoryReactorClock()
+    hooks = FakeHookRunner(reactor)
+    app = assemble(Config(models={"a": MODEL, "b": MODEL}), reactor, hooks=hooks)
+    app.switcher.start()
+    for model in "ab":
+        app.parts.ring.add(model, "wake", "stdout", b"ready")
+    app.reconfigure(Config(models={"b": MODEL}))
+    for _ in range(30):
+        reactor.advance(0)
+    assert list(app.switcher.models) == ["b"]
+    assert [line.model for line in app.parts.ring.tail(None, 10)] == ["b"]
+
+
 def pools() -> int:
     """Count the pools of connections that are still alive."""
     gc.collect()

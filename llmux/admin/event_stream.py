@@ -262,11 +262,10 @@ class EventStream:
         self._look_at_decision()
         if "queue" not in self._wanted:
             return
-        now, known = self._switcher.clock.seconds(), self._queues
+        now, known, self._queues = self._switcher.clock.seconds(), self._queues, {}
         for name, model in self._switcher.models.items():
-            found = model.waiting, len(model.guards)
+            found = self._queues[name] = model.waiting, len(model.guards)
             if known.get(name) != found:
-                known[name] = found
                 waiting, in_flight = found
                 oldest = round(now - model.oldest(), 3) if waiting else None
                 self._tell(

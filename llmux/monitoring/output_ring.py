@@ -77,6 +77,11 @@ class OutputRing:
         for listener in self.listeners:
             listener(line)
 
+    def forget(self, model: str) -> None:
+        """Drop the lines of a model that does not exist any more."""
+        self._rings.pop(model, None)
+        self._sizes.pop(model, None)
+
     def tail(self, model: str | None, count: int) -> list[OutputLine]:
         """
         Return the last lines, the oldest first.
