@@ -225,6 +225,27 @@ def test_a_default_model_and_idle_sleep_can_be_configured_later() -> None:
     assert world.phase("b") is Phase.AWAKE
 
 
+def test_a_configuration_that_comes_before_the_start_leaves_no_timer_behind() -> None:
+    world = World(start=False, default=DefaultModel("b", 30.0))
+    world.hooks.script("a", ALIVE, 5.0)
+    world.switcher.start()
+    reconfigure(world, default=DefaultModel("b", 30.0))
+    world.advance(10)
+    world.stop()
+    world.advance(5)
+    world.nothing_left()
+
+
+def test_the_last_decision_goes_with_the_policy_that_made_it() -> None:
+    world = World()
+    world.wake("a").finish()
+    assert world.switcher.latest_decision is not None
+    reconfigure(world)
+    assert world.switcher.latest_decision is not None
+    world.switcher.reconfigure(arrangement(), (FifoPolicy(), False))
+    assert world.switcher.latest_decision is None
+
+
 def test_a_model_can_be_kept_awake_from_now_on() -> None:
     world = World(resources={"gpu": 2}, places=dict.fromkeys("abc", ONE_OF_GPU))
     world.wake("b").finish()

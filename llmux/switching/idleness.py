@@ -81,9 +81,6 @@ class Idleness:
             if limit is not None and model.phase is Phase.AWAKE:
                 self._idle_since.setdefault(model.name, now)
                 self._set_timer(model, limit)
-        if self._default_timer is not None:
-            self._default_timer.cancel()
-            self._default_timer = None
         self._quiet_since = now
         self._set_default_timer()
 
@@ -144,6 +141,10 @@ class Idleness:
             Dismissal(self._stage, model, f"it has had nothing to do for {limit:g} s").begin()
 
     def _set_default_timer(self, seconds: float | None = None) -> None:
+        if self._default_timer is not None:
+            # A request may have ended, or the configuration changed, before L{begin}.
+            self._default_timer.cancel()
+            self._default_timer = None
         if self._default is not None and not self._ended:
             self._default_timer = self._stage.clock.callLater(
                 self._default.after if seconds is None else seconds, self._look_at_default

@@ -55,7 +55,7 @@ class Questions:
     @ivar asking: whether the policy is being asked, or questions are held.
     @ivar view: the policy's view of the switcher.
     @ivar kept: the models that must always be awake.
-    @ivar latest: when the policy last answered, and its answer; None before the first.
+    @ivar latest: when the policy last answered, and its answer; None before its first.
     """
 
     _log = Logger()

@@ -188,7 +188,8 @@ class ModelSwitcher:
     @property
     def latest_decision(self) -> tuple[float, Decision] | None:
         """
-        Return when the policy last answered a question, and the answer; None before the first.
+        Return when the policy last answered a question, and the answer; None before its first
+        answer.
         """
         return self._questions.latest
 
@@ -258,6 +259,7 @@ class ModelSwitcher:
             if policy is not None:
                 latest, knows = policy
                 self._policy.replace(latest)
+                self._questions.latest = None
                 self._listeners.choose()
                 if not knows:
                     self._tell_what_is_known()
