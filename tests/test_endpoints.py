@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -274,3 +276,27 @@ def test_errors_are_logged(site: Site, logged: LoggedEvents) -> None:
         "405 for /health: POST is not for this path: use GET.",
         "404 for /v1/models/nobody: Model not found: nobody",
     ]
+
+
+def test_a_first_scrape_without_a_descriptor_left_fails_and_the_next_one_does_not() -> None:
+    """
+    The first scrape imports prometheus_client.  What it imports is not needed by a server that
+    nobody scrapes.
+    """
+    code = (
+        "import os, resource, sys\n"
+        "import llmux.app, llmux.daemon.service\n"
+        "from llmux.monitoring.metrics import Metrics\n"
+        "assert 'prometheus_client' not in sys.modules\n"
+        "metrics = Metrics()\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))\n"
+        "try:\n"
+        "    for _ in metrics.pieces(): pass\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "print(b'llmux_switch_total' in b''.join(metrics.pieces()))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout == "Too many open files\nTrue\n", said.stderr

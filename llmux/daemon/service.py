@@ -20,7 +20,6 @@ from llmux.config import Config
 from llmux.config.error import ConfigError
 from llmux.daemon.listener import Listener
 from llmux.interfaces import Phase
-from llmux.monitoring.metrics import load_exposition
 from llmux.web.limits import Limits
 
 if TYPE_CHECKING:
@@ -344,7 +343,6 @@ class LlmuxService(MultiService):
         self._report_spool()
         for port in self._sockets:
             self._reactor.callWhenRunning(port.resumeProducing)
-        self._reactor.callWhenRunning(self._reactor.callLater, 0, load_exposition)
 
     def _report_spool(self) -> None:
         """
