@@ -523,6 +523,9 @@ class Episode:
             left = {}
             for pid in self._processes() - survivors:
                 with suppress(OSError):
+                    if os.getpgid(pid) in survivors:
+                        # A hook outlived llmux, which was killed, and started this afterwards.
+                        continue
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
                     text = command.decode("utf-8", "replace").strip()
                     # The servers that wake hooks start may stay, with the children that a fault
