@@ -5,6 +5,7 @@ they cost.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import Any
@@ -151,19 +152,26 @@ def test_an_unknown_model_is_not_found() -> None:
     sys.gettrace() is not None, reason="where coverage is measured all takes longer"
 )
 def test_a_status_of_a_thousand_models_takes_10_ms_at_most() -> None:
-    """The best of several runs counts, so that other work of the machine does not."""
+    """
+    The best of several runs counts, so that other work of the machine does not.  On a machine
+    that is slow as a whole, or at the time, the limit is as much higher.
+    """
     names = [f"model-{number}" for number in range(1000)]
     world = AdminWorld(names)
     for name in names[:3]:
         world.wake(name)
     world.ask(world.main, "/llmux/status")
-    best = 1.0
+    best = unit = 1.0
     for _ in range(20):
         began = time.thread_time()
         reply = world.send(world.main, "/llmux/status")
         best = min(best, time.thread_time() - began)
+        began = time.thread_time()
+        json.dumps([{"name": name, "state": "asleep", "waiting": 0} for name in names * 10])
+        unit = min(unit, time.thread_time() - began)
     assert reply.received.count(b'"name"') > 1000
-    assert best <= 0.010
+    # The yardstick takes 10.5 ms where the status takes 4.4 ms.
+    assert best <= max(0.010, 0.95 * unit)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ RANDOM_NEEDS = 3
 
 FIFO = {"name": "fifo"}
 COST_AWARE = {"name": "cost_aware", "initial_switch_cost_secs": 0.1}
-REQUESTS = 300
+REQUESTS = 150
 AT_ONCE = 24
 
 WAKE = """
