@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +30,7 @@ from llmux.web.body import (
     StorageFull,
     body_of,
 )
+from tests.interpreter import printed_by
 
 case = SynchronousTestCase()
 SMALL = b"small"
@@ -354,5 +353,4 @@ def test_sending_a_body_from_a_file_imports_nothing_large() -> None:
         "RequestBody.from_file(file, 1000).as_producer()\n"
         "print(sorted({'OpenSSL', 'cryptography', 'twisted.web.client'} & set(sys.modules)))\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout == "[]\n", said.stderr
+    assert printed_by(code) == "[]\n"

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -28,6 +26,7 @@ from llmux.switching.model import Model
 from llmux.switching.settings import ModelSettings
 from llmux.web.site import LlmuxSite
 from tests.conftest import LoggedEvents
+from tests.interpreter import printed_by
 from tests.web_fakes import Wire, replies
 
 
@@ -298,5 +297,4 @@ def test_a_first_scrape_without_a_descriptor_left_fails_and_the_next_one_does_no
         "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
         "print(b'llmux_switch_total' in b''.join(metrics.pieces()))\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout == "Too many open files\nTrue\n", said.stderr
+    assert printed_by(code) == "Too many open files\nTrue\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any, cast
 
 import pytest
@@ -17,6 +15,7 @@ from llmux.config import ModelConfig
 from llmux.hooks.health import HealthAsking, health_pool
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from tests.fakes import FakeHookRunner
+from tests.interpreter import printed_by
 from tests.proxy_fakes import BackendEnd
 
 
@@ -205,8 +204,7 @@ def test_a_question_imports_nothing_large() -> None:
         "import llmux.hooks.assembly, llmux.hooks.health\n"
         "print(sorted({'OpenSSL', 'cryptography', 'twisted.web.client'} & set(sys.modules)))\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout == "[]\n", said.stderr
+    assert printed_by(code) == "[]\n"
 
 
 @pytest.mark.parametrize("status", [404, 500])

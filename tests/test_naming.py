@@ -6,8 +6,6 @@ backend.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -26,6 +24,7 @@ from llmux.web.body import IN_MEMORY
 from llmux.web.caller import ICaller
 from llmux.web.limits import SCAN_ABOVE
 from llmux.web.request import LlmuxRequest
+from tests.interpreter import printed_by
 from tests.proxy_world import ProxyWorld, chat
 from tests.web_fakes import Leaf
 
@@ -316,8 +315,7 @@ def test_what_is_not_configured_is_not_imported() -> None:
         "build_app(Config(models={'a': a}), MemoryReactorClock())\n"
         "print([m for m in sys.modules if 'naming.' in m or 'splicing' in m])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout == "[]\n", said.stderr
+    assert printed_by(code) == "[]\n"
 
 
 def test_without_names_a_turn_is_taken_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,10 @@ These tests check that the package offers what it says it offers, and imports li
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 import llmux
+from tests.interpreter import printed_by
 
 
 @pytest.mark.parametrize("name", llmux.__all__)
@@ -27,10 +25,7 @@ def test_importing_the_package_imports_no_reactor_and_no_product_code() -> None:
         "import sys, llmux;"
         "print(sorted(m for m in sys.modules if 'llmux.' in m or 'twisted' in m))"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert said.stdout.strip() == "['llmux._version']"
+    assert printed_by(code).strip() == "['llmux._version']"
 
 
 def test_what_a_server_imports_has_no_dataclasses() -> None:
@@ -46,7 +41,4 @@ def test_what_a_server_imports_has_no_dataclasses() -> None:
         "assert len([m for m in sys.modules if m.startswith('llmux')]) > 50\n"
         "print(sorted(set(found)))\n"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert printed.stdout == "[]\n"
+    assert printed_by(code) == "[]\n"

@@ -172,9 +172,8 @@ class LlmuxReactor(EPollReactor):
         descriptor = xer.fileno()
         if descriptor not in primary and descriptor not in other:
             self._fresh.add(descriptor)
-        # super() is not used, since it costs half as much as the rest of the method.
-        add: Callable[..., None] = EPollReactor._add
-        add(self, xer, primary, other, selectables, *flags)
+        add: Callable[..., None] = super()._add
+        add(xer, primary, other, selectables, *flags)
 
     def _read_failed(self, connection: Any, why: Exception) -> None:
         """End a connection that cannot be read any more, as the parent class does."""

@@ -346,26 +346,10 @@ class Turn:
         """See L{ITurn.end}."""
         caller, guard, context = self.caller, self.guard, self._context
         caller.departed = None
-        seconds, note = context.seconds, context.note
+        seconds = context.seconds
         over = seconds()
         guard.release(answered, over)
-        # This repeats L{_over}, because a call would cost time for each request.
-        head = caller.head
-        note(
-            (
-                guard.request if self._number is None else self._number,
-                self.model,
-                head.method,
-                head.path[_KEPT],
-                self.status,
-                self.started,
-                self.granted,
-                self.first_byte,
-                over,
-                self.size,
-                "answered" if answered else self.outcome or outcome,
-            )
-        )
+        self._note(over, "answered" if answered else self.outcome or outcome)
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
@@ -447,26 +431,31 @@ class Turn:
         return head.method, head.path[_KEPT]
 
     def _over(self, outcome: str) -> None:
-        """Note in the journal that the request is over.  Nothing of its body is kept."""
+        """Note in the journal that the request, which may have waited, is over."""
         context = self._context
         context.journal.waiting.discard(self)
         if self._number is None and not hasattr(self, "guard"):
             # The request was refused before it was known whether the model exists.
             return
-        method, path = self.what
-        context.note(
+        self._note(context.seconds(), self.outcome or outcome)
+
+    def _note(self, over: float, outcome: str) -> None:
+        """Keep what the journal shows of the request, which is over; nothing of its body."""
+        head = self.caller.head
+        note = self._context.note
+        note(
             (
-                self.number,
+                self.guard.request if self._number is None else self._number,
                 self.model,
-                method,
-                path,
+                head.method,
+                head.path[_KEPT],
                 self.status,
                 self.started,
                 self.granted,
                 self.first_byte,
-                context.seconds(),
+                over,
                 self.size,
-                self.outcome or outcome,
+                outcome,
             )
         )
 

@@ -31,16 +31,14 @@ class Listeners:
     L{Listeners} tell the policy the events that it wants to know, and observers all events.
 
     @ivar of_requests: whether the policy or an observer wants to know of each request.
-    @ivar of_forwarded: the listeners that want to know L{Forwarded} events.  Each request to a
-        model that is awake brings two events, so that their sender tells L{of_forwarded} and
-        L{of_completed} itself, without L{tell}, and calls L{failed} if one of them raises.
-    @ivar of_completed: the listeners that want to know L{Completed} events.
+    @ivar of_forwarded: whether the policy or an observer wants to know L{Forwarded} events.
+    @ivar of_completed: whether the policy or an observer wants to know L{Completed} events.
     """
 
     def __init__(self, policy: ContainedPolicy, observers: Iterable[Observer]) -> None:
         self.of_requests = False
-        self.of_forwarded: tuple[Observer, ...] = ()
-        self.of_completed: tuple[Observer, ...] = ()
+        self.of_forwarded = False
+        self.of_completed = False
         self._policy = policy
         self._observers = tuple(observers)
         self._by_kind: dict[type[Any], tuple[Observer, ...]] = {}
@@ -54,8 +52,8 @@ class Listeners:
             for kind in _EVERY_EVENT
         }
         self.of_requests = any(self._by_kind[kind] for kind in _REQUEST_EVENTS)
-        self.of_forwarded = self._by_kind[Forwarded]
-        self.of_completed = self._by_kind[Completed]
+        self.of_forwarded = bool(self._by_kind[Forwarded])
+        self.of_completed = bool(self._by_kind[Completed])
 
     def add(self, observer: Observer) -> None:
         """Tell this observer every event from now on."""
@@ -73,8 +71,4 @@ class Listeners:
             try:
                 listen(event)
             except Exception:
-                self.failed(listen)
-
-    def failed(self, listener: Observer) -> None:
-        """Report a listener that has raised the exception that is being handled."""
-        self._policy.listener_failed(listener)
+                self._policy.listener_failed(listen)

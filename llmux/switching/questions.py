@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -25,26 +25,6 @@ _MOST_ROUNDS = 1000
 The policy is asked at most this many times in one turn; each answer that changes something
 leads to another question.
 """
-
-
-class _Held:
-    """
-    This context has questions wait until its end.  (A class, because each switch enters several
-    of these, and C{contextmanager} takes four times as long.)
-    """
-
-    __slots__ = ("_before", "_questions")
-
-    def __init__(self, questions: Questions) -> None:
-        self._questions = questions
-        self._before = False
-
-    def __enter__(self) -> None:
-        questions = self._questions
-        self._before, questions.asking = questions.asking, True
-
-    def __exit__(self, *exception: object) -> None:
-        self._questions.asking = self._before
 
 
 class Questions:
@@ -73,9 +53,6 @@ class Questions:
         @param transitions: the switches under way; this sequence is changed elsewhere.
         """
         self.asking = False
-        # True while nobody waits for a model that could be woken, no switch drains, and no
-        # command asks.
-        self._nothing_to_decide = False
         self.latest: tuple[float, Decision] | None = None
         self.view = ScheduleView(
             stage.models,
@@ -115,15 +92,23 @@ class Questions:
         """
         if model.phase is not Phase.AWAKE or model.leaving or self._stage.stopping:
             return True
-        if self._nothing_to_decide:
-            return False
         if self._steering.errands.asks:
             return True
-        return model.may_sleep_from(self.view.min_active) <= self._stage.clock.seconds()
+        now = self._stage.clock.seconds()
+        if model.may_sleep_from(self.view.min_active) > now:
+            return False
+        self.view.look(now)
+        drains = any(switch.phase is Phase.DRAINING for switch in self.view.switches)
+        return drains or bool(self.view.wanted())
 
-    def held(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self) -> Iterator[None]:
         """Have the policy asked only after the block, and not in its middle."""
-        return _Held(self)
+        asking, self.asking = self.asking, True
+        try:
+            yield
+        finally:
+            self.asking = asking
 
     def consider(self) -> None:
         """Ask the policy, because something has happened, until it changes nothing more."""
@@ -162,13 +147,11 @@ class Questions:
                     or self._stage.is_ordered(target)
                     or not self._stage.somebody_waits_for_room_of(target)
                 )
-        self._nothing_to_decide = False
         if self._stage.stopping:
             return
         if self.kept and steering.pause is None:
             self._wake_who_is_kept(now)
         if not (drains or self._wanted or steering.errands.asks):
-            self._nothing_to_decide = True
             return
         view = self.view
         view.look(now)
@@ -216,7 +199,6 @@ class Questions:
                 return ordered
             self._ask_at(steering.errands.next_time(now), now)
         if not (drains or view.wanted()):
-            self._nothing_to_decide = not steering.errands.asks
             self._ask_at(view.next_time(), now)
             return None
         decision = self._policy.decide(view)

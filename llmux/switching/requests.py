@@ -111,12 +111,7 @@ class Requests:
         found.guards.add(guard)
         self.in_flight += 1
         if now is not None and listeners.of_forwarded:
-            event = Forwarded(now, model, request, 0.0)
-            for listen in listeners.of_forwarded:
-                try:
-                    listen(event)
-                except Exception:
-                    listeners.failed(listen)
+            listeners.tell(Forwarded(now, model, request, 0.0))
         if asks:
             self._stage.consider()
         return guard
@@ -188,18 +183,13 @@ class Requests:
         if answered and not model.answered:
             model.answered = True
             model.wake_backoff.reset()
-        listeners = self._listeners.of_completed
-        if listeners:
+        listeners = self._listeners
+        if listeners.of_completed:
             if now is None:
                 now = self._seconds()
             forwarded = guard.forwarded
             service = 0.0 if forwarded is None else now - forwarded
-            event = Completed(now, model.name, guard.request, service, answered)
-            for listen in listeners:
-                try:
-                    listen(event)
-                except Exception:
-                    self._listeners.failed(listen)
+            listeners.tell(Completed(now, model.name, guard.request, service, answered))
         if self.wanted:
             if not model.guards and self._stage.depends_on(model):
                 self._stage.consider()
