@@ -31,14 +31,10 @@ class Listeners:
     L{Listeners} tell the policy the events that it wants to know, and observers all events.
 
     @ivar of_requests: whether the policy or an observer wants to know of each request.
-    @ivar of_forwarded: whether the policy or an observer wants to know L{Forwarded} events.
-    @ivar of_completed: whether the policy or an observer wants to know L{Completed} events.
     """
 
     def __init__(self, policy: ContainedPolicy, observers: Iterable[Observer]) -> None:
         self.of_requests = False
-        self.of_forwarded = False
-        self.of_completed = False
         self._policy = policy
         self._observers = tuple(observers)
         self._by_kind: dict[type[Any], tuple[Observer, ...]] = {}
@@ -52,8 +48,6 @@ class Listeners:
             for kind in _EVERY_EVENT
         }
         self.of_requests = any(self._by_kind[kind] for kind in _REQUEST_EVENTS)
-        self.of_forwarded = bool(self._by_kind[Forwarded])
-        self.of_completed = bool(self._by_kind[Completed])
 
     def add(self, observer: Observer) -> None:
         """Tell this observer every event from now on."""

@@ -55,7 +55,6 @@ class Requests:
 
     @ivar wanted: the models that requests wait for, in the order in which that began.
     @ivar latest: the number of the request that was the last to ask for a guard.
-    @ivar in_flight: how many guards are held.
     """
 
     _log = Logger()
@@ -74,13 +73,17 @@ class Requests:
         """
         self.wanted: dict[str, Model] = {}
         self.latest = 0
-        self.in_flight = 0
         self._stage = stage
         self._seconds = stage.clock.seconds
         self._models = models
         self._listeners = listeners
         self._shutdown = shutdown
         self._stories = stories
+
+    @property
+    def in_flight(self) -> bool:
+        """Tell whether any guard is held."""
+        return any(model.guards for model in self._models.values())
 
     def acquire_now(self, model: str) -> InFlightGuard | None:
         """
@@ -109,8 +112,7 @@ class Requests:
         found.waited.counts[0] += 1
         guard = InFlightGuard(self, found, request, now)
         found.guards.add(guard)
-        self.in_flight += 1
-        if now is not None and listeners.of_forwarded:
+        if now is not None:
             listeners.tell(Forwarded(now, model, request, 0.0))
         if asks:
             self._stage.consider()
@@ -169,7 +171,6 @@ class Requests:
         model = waiter.state
         guard = InFlightGuard(self, model, waiter.request, now)
         model.guards.add(guard)
-        self.in_flight += 1
         waited = now - waiter.arrived
         model.waited.observe(waited)
         self._listeners.tell(Forwarded(now, model.name, waiter.request, waited))
@@ -179,12 +180,11 @@ class Requests:
         """Note that an exchange is over."""
         model = guard.state
         model.guards.discard(guard)
-        self.in_flight -= 1
         if answered and not model.answered:
             model.answered = True
             model.wake_backoff.reset()
         listeners = self._listeners
-        if listeners.of_completed:
+        if listeners.of_requests:
             if now is None:
                 now = self._seconds()
             forwarded = guard.forwarded
