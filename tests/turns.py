@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ _WORTH_A_LOOK = 0.03
 
 _LOOKS_EVERY = 0.015
 _DEEP = 14
+
+
+Places = Sequence[tuple[str, int, str]]
+"""Places in the source: file, line and function."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class TurnMeter:
         self._ended = ended
         self.began_cpu: float | None = None
         self.began = 0.0
-        self.stack = ""
+        self.places: Places = ()
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -72,7 +76,7 @@ class TurnMeter:
         if self.began_cpu is not None:
             self.began_cpu = time.thread_time()
             self.began = time.monotonic()
-            self.stack = ""
+            self.places = ()
 
     def close_turn(self) -> None:
         """Note the end of the present turn, if there is one."""
@@ -84,13 +88,13 @@ class TurnMeter:
         self.count += 1
         if cpu > self.worst.cpu:
             now = time.monotonic()
-            self.worst = Turn(cpu, now - self.began, self.stack, now)
+            self.worst = Turn(cpu, now - self.began, _text(self.places), now)
             if self._ended is not None and cpu > LIMIT / 3:
                 self._ended(self.worst)
         elif self._ended is not None and cpu > LIMIT:
             now = time.monotonic()
-            self._ended(Turn(cpu, now - self.began, self.stack, now))
-        self.stack = ""
+            self._ended(Turn(cpu, now - self.began, _text(self.places), now))
+        self.places = ()
 
     def poll(self, *arguments: Any) -> Any:
         """See L{select.epoll.poll}."""
@@ -105,7 +109,11 @@ class TurnMeter:
         return getattr(self._epoll, name)
 
 
-def _stack(thread: int) -> str:
+def _places(thread: int) -> Places:
+    """
+    Return where a thread is, the innermost place first.  No source is read here, because each
+    read would have to wait for the thread that works, until its turn is over.
+    """
     places: list[tuple[str, int, str]] = []
     # A reference to a frame keeps all that its variables hold, so it is kept as briefly as
     # possible.
@@ -115,6 +123,10 @@ def _stack(thread: int) -> str:
         places.append((code.co_filename, frame.f_lineno or 0, code.co_name))
         frame = frame.f_back
     del frame
+    return places
+
+
+def _text(places: Places) -> str:
     return "".join(
         f'  File "{file}", line {line}, in {name}\n'
         f"    {linecache.getline(file, line).strip()}\n"
@@ -141,12 +153,12 @@ def watch_stacks(meter: TurnMeter, still_running: Callable[[Turn], object]) -> N
             if began is None:
                 continue
             cpu = time.clock_gettime(clock) - began
-            if cpu < _WORTH_A_LOOK or (meter.stack and cpu < 5):
+            if cpu < _WORTH_A_LOOK or (meter.places and cpu < 5):
                 continue
-            stack = meter.stack = _stack(thread)
+            places = meter.places = _places(thread)
             if cpu >= 5 and told != began:
                 told = began
                 now = time.monotonic()
-                still_running(Turn(cpu, now - meter.began, stack, now))
+                still_running(Turn(cpu, now - meter.began, _text(places), now))
 
     threading.Thread(target=look, name=f"turns of {os.getpid()}", daemon=True).start()
