@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -146,6 +147,7 @@ def test_the_daemon_and_the_simulator_make_the_same_switches(
         with Daemon(["-c", str(config), "--log-format", "json"], tmp_path) as daemon:
             send_all(port, SCENARIO)
             woken = activated(daemon)
+            _stop(daemon)
     assert woken == simulated(trace, config)
     assert woken == simulated(log, config), "what the daemon logged is such a trace"
     assert main([str(log), "-c", str(config), "--policy", policy, "--json"]) == 0
@@ -204,6 +206,7 @@ def test_what_a_daemon_with_two_models_awake_has_logged_is_simulated_as_it_was(
         with Daemon(["-c", str(config), "--log-format", "json"], tmp_path) as daemon:
             send_all(port, TWO_FIT)
             woken = activated(daemon)
+            _stop(daemon)
     assert woken == "abcac"
     with log.open("rb") as lines:
         trace = read_trace(lines)
@@ -220,6 +223,12 @@ def test_what_a_daemon_with_two_models_awake_has_logged_is_simulated_as_it_was(
     assert main([str(log), "--policy", "fifo", "--json"]) == 0
     [one_slot] = json.loads(capsys.readouterr().out)["policies"]
     assert one_slot["wait_mean_s"] > found["policies"][0]["wait_mean_s"]
+
+
+def _stop(daemon: Daemon) -> None:
+    """End the daemon as systemd does, so that what the last request logs is in the file."""
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
 
 
 def _alive_when_awake(config: Path, directory: Path) -> None:
