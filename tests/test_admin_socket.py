@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 import llmux.admin.tree  # noqa: F401 # compiled now, and not in a turn that is judged
 from llmux.config import Config, ConfigError, load_config
 from llmux.daemon.admin_socket import path_of
 from llmux.daemon.service import LlmuxService, make_service
-from tests.daemon import Backend, Daemon, write_config
+from tests.daemon import Backend, Daemon, free_port, write_config
 
 reactor: Any = installed
 
@@ -157,6 +158,20 @@ async def test_what_is_under_llmux_moves_to_a_listener_of_its_own(
 def test_a_place_that_is_none_is_named_by_its_key(configure: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"admin\.listen"):
         LlmuxService(configure(admin={"listen": "tcp:what"}), reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_address_is_free_again_after_the_last_one_was_refused(
+    configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    """An application in which llmux is embedded goes on, and may try once more."""
+    (tmp_path / "file").touch()
+    admin = {"listen": f"tcp:{free_port()}:interface=127.0.0.1"}
+    with pytest.raises(ConfigError, match="no socket"):
+        LlmuxService(configure(admin={**admin, "socket": "file"}), reactor)
+    # Twisted closes a socket in the next turn of the reactor.
+    await deferLater(reactor, 0)
+    await LlmuxService(configure(admin=admin), reactor).stopService()
 
 
 def test_the_daemon_is_found_by_its_configuration_and_cleans_up(

@@ -130,7 +130,8 @@ class LlmuxService(MultiService):
             try:
                 self._open_doors(owner, is_daemon)
             except ConfigError:
-                self.listener.stopService()
+                for bound in (self.listener, *self):
+                    bound.stopService()
                 raise
         except ConfigError:
             if self._request_log is not None:
