@@ -116,6 +116,26 @@ def test_all_victims_have_drained_before_the_first_sleeps() -> None:
     assert [e.cost for e in slept] == pytest.approx([1.0, 1.0])
 
 
+def test_a_request_waits_only_for_the_room_that_its_model_has_not_got() -> None:
+    """A client whose model is in nobody's way may stop reading for as long as it likes."""
+    world, _ = house()
+    world.wake("chat")
+    world.wake("code")
+    embed = world.ask("embed")
+    assert embed.waits and not world.switcher.others_wait("chat"), "embed wakes beside chat"
+    world.advance(1)
+    world.switcher.steering.sleep(["code"], abort=False, force=False, by="somebody")
+    assert world.phase("code") is Phase.DRAINING
+    world.hooks.once("cpu", WAKE, 5.0, 0)
+    world.ask("cpu")
+    assert not world.switcher.others_wait("code"), "cpu wakes, and code sleeps for nobody"
+    late = world.ask("code")
+    assert late.waits and world.switcher.others_wait("code"), "code's own requests wait for it"
+    late.leave()
+    world.ask("big")
+    assert world.switcher.others_wait("chat") and world.switcher.others_wait("code")
+
+
 def test_nobody_takes_the_room_that_the_oldest_waiter_needs() -> None:
     world, _ = house(min_active=20.0)
     world.wake("chat").finish()

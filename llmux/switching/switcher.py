@@ -476,29 +476,34 @@ class ModelSwitcher:
         Check(self, model, Answer.NO).begin()
 
     def others_wait(self, model: str) -> bool:
-        """Tell whether requests wait for room that this model has."""
+        """
+        Tell whether requests wait until this model has finished what it has in flight: those of
+        models that need its room, and its own while it drains.
+        """
         found = self._all[model]
-        if found.phase is Phase.DRAINING:
-            return bool(self._wanted)
+        if found.phase is Phase.DRAINING and found.waiting:
+            return True
         return self.somebody_waits_for_room_of(found)
 
     def somebody_waits_for_room_of(self, model: Model) -> bool:
-        """Tell whether requests wait for a model that needs what this model holds."""
+        """Tell whether requests wait for a model that wants what this model holds."""
         return next(self._waiting_for_room_of(model), None) is not None
 
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
         """
-        Return the names of the models that requests wait for and that need what this model
-        holds.
+        Return the names of the models that requests wait for and that want what this model
+        holds.  A model that has been given room elsewhere does not.
         """
         return list(self._waiting_for_room_of(model))
 
     def _waiting_for_room_of(self, model: Model) -> Iterator[str]:
         held = self.capacity.held(model.name)
+        elsewhere = {t.target.name for t in self._transitions if model not in t.victims}
         return (
             name
             for name, other in self._wanted.items()
             if other is not model
+            and name not in elsewhere
             and any(
                 amount and held.get(each, 0)
                 for needs in other.settings.places
