@@ -79,7 +79,7 @@ def test_our_own_pages_and_those_that_are_listed_may_ask(
     assert AccessRules(origins=["*"]).accepts_origin(origin.encode(), host.encode())
 
 
-def test_patterns() -> None:
+def test_a_sound_pattern_is_told_from_an_unsound_one() -> None:
     for good in (*ORIGINS, "*", "null", "http://[::1]:*", "file://*"):
         assert origin_pattern_is_sound(good)
     for bad in ("chat.example", "http://localhost*", "http://*.x", "http://x/", "", "https://"):
@@ -129,7 +129,7 @@ def test_a_page_that_may_not_gets_told_and_nothing_is_asked(
         b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     ],
 )
-def test_others_are_served(head: bytes) -> None:
+def test_a_request_of_any_other_origin_and_host_is_served(head: bytes) -> None:
     client = Bench(Echo(), access=CHECKED).client()
     for _ in range(3):
         client.send(head)

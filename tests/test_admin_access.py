@@ -147,7 +147,7 @@ def test_no_command_is_given_through_a_reverse_proxy(world: AdminWorld) -> None:
     assert world.control.told == []
 
 
-def test_who_may_look(world: AdminWorld) -> None:
+def test_who_may_look_depends_on_the_address_and_on_the_door(world: AdminWorld) -> None:
     for path in ("/llmux/status", "/llmux/"):
         assert world.ask(world.main, path).status == 200
         assert world.ask(world.socket, path).status == 200
@@ -305,7 +305,9 @@ def test_a_command_answers_with_the_status(world: AdminWorld) -> None:
         ("resume", {}, ("resume",)),
     ],
 )  # fmt: skip
-def test_verbs(world: AdminWorld, verb: str, keys: dict[str, Any], told: tuple[Any]) -> None:
+def test_a_verb_is_told_to_the_control_with_its_keys(
+    world: AdminWorld, verb: str, keys: dict[str, Any], told: tuple[Any]
+) -> None:
     assert world.command(world.socket, verb, **keys).status == 200
     assert world.control.told == [(*told, "socket")]
 

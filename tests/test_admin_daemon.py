@@ -188,7 +188,7 @@ def test_nobody_commands_through_a_reverse_proxy(owner: Owner, port: int) -> Non
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="without curl")
-def test_curl_on_the_socket(owner: Owner) -> None:
+def test_curl_gets_the_status_on_the_socket(owner: Owner) -> None:
     def curl(*arguments: str) -> str:
         return subprocess.run(
             ["curl", "-sS", "--unix-socket", str(owner.path), *arguments],

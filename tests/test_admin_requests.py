@@ -114,7 +114,7 @@ def test_a_request_in_flight_and_one_that_waits_are_cancelled(
     assert models["a"]["in_flight"] == models["b"]["waiters"] == 0
 
 
-def test_a_client_that_leaves(owner: Owner, port: int, behind: Backend) -> None:
+def test_a_client_that_leaves_has_its_outcome(owner: Owner, port: int, behind: Backend) -> None:
     behind.holding = True
     connection = connect(port)
     connection.request("POST", "/v1/completions", json.dumps({"model": "a"}))

@@ -188,7 +188,7 @@ def test_a_status_of_a_thousand_models_takes_10_ms_at_most() -> None:
         (Stay(), "nothing is to change"),
     ],
 )  # fmt: skip
-def test_decisions_in_words(decision: Any, words: str) -> None:
+def test_a_decision_is_put_into_words(decision: Any, words: str) -> None:
     assert in_words(decision, Moments(lambda: 0.0)) == words
 
 

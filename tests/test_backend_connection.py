@@ -414,7 +414,9 @@ def connection_in(phase: ConnectionPhase) -> tuple[RecordedExchange, BackendEnd]
         (CLOSED, "lost", CLOSED),
     ],
 )
-def test_the_phases(phase: ConnectionPhase, event: str, following: ConnectionPhase) -> None:
+def test_each_event_in_each_phase_has_its_outcome(
+    phase: ConnectionPhase, event: str, following: ConnectionPhase
+) -> None:
     _, end = connection_in(phase)
     connection = end.connection
     came = {
@@ -470,7 +472,7 @@ def test_aborting_tells_nothing_and_closes_at_once() -> None:
     assert exchange.reply.outcome == ""
 
 
-def test_pausing_and_resuming() -> None:
+def test_a_connection_pauses_and_resumes_its_transport() -> None:
     exchange, end = carry_all([CHUNKED])
     connection = exchange.connection
     assert connection is not None
@@ -485,7 +487,7 @@ def test_pausing_and_resuming() -> None:
     assert end.transport.producerState == "producing"
 
 
-def test_the_interface() -> None:
+def test_an_exchange_and_its_connection_provide_their_interfaces() -> None:
     exchange, _ = carry_all([CHUNKED])
     assert verifyObject(IExchange, exchange)
     assert verifyObject(IExchangeConnection, exchange.connection)

@@ -123,7 +123,7 @@ def test_a_connection_that_closes_while_idle_is_forgotten() -> None:
     assert network.attempts() == 1
 
 
-def test_forgetting_a_backend() -> None:
+def test_a_forgotten_backend_keeps_no_connection_but_those_in_use() -> None:
     network = Network()
     begin(network, 2)
     idle, busy = network.connect(), network.connect()
@@ -155,7 +155,7 @@ def test_a_sleep_hook_gives_up_what_waits_at_a_server_of_its_models_own(
     assert waiting[0].reply.outcome
 
 
-def test_closing_the_pool() -> None:
+def test_a_closed_pool_keeps_no_connection_but_those_in_use() -> None:
     network = Network()
     begin(network, 2)
     idle, busy = network.connect(), network.connect()
@@ -179,7 +179,7 @@ def test_closing_the_pool_while_it_connects() -> None:
     assert network.attempts() == 0
 
 
-def test_withdrawing() -> None:
+def test_a_withdrawn_exchange_leaves_its_connection_to_the_next() -> None:
     network = Network(PoolSettings(max_connecting=1))
     first, second = begin(network, 2)
     network.backend.withdraw(first)
@@ -237,7 +237,7 @@ def test_a_post_is_not_repeated_when_the_backend_may_have_worked_on_it() -> None
     assert network.attempts() == 0
 
 
-def test_an_idempotent_request_is() -> None:
+def test_an_idempotent_request_is_repeated_on_a_new_connection() -> None:
     network = Network()
     end = used_before(network)
     (exchange,) = begin(network, repeats=Repeats.ALWAYS)
@@ -412,7 +412,7 @@ def test_a_failure_that_sets_off_the_withdrawal_of_others() -> None:
     assert second.reply == Reply()
 
 
-def test_host_headers() -> None:
+def test_a_backend_has_a_host_header_and_is_made_once() -> None:
     pool = BackendPool(MemoryReactorClock())
     assert pool.backend("127.0.0.1", 80).host_header == b"127.0.0.1:80"
     assert pool.backend("::1", 8000).host_header == b"[::1]:8000"

@@ -228,7 +228,7 @@ def test_a_connection_lost_in_mid_body() -> None:
     assert exchange.reply == Reply(outcome=WITHOUT_REPLY, in_doubt=True)
 
 
-def test_aborting_in_mid_body() -> None:
+def test_an_exchange_aborted_in_mid_body_stops_its_body_once() -> None:
     _, exchange, end = upload()
     assert exchange.connection is not None
     exchange.connection.abort()
