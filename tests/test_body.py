@@ -109,7 +109,7 @@ def test_large_bodies_are_not_in_memory() -> None:
     body.discard()
 
 
-def test_spill() -> None:
+def test_a_body_is_moved_to_a_file_unless_it_is_empty() -> None:
     body = RequestBody.of(SMALL)
     body.spill()
     body.spill()
@@ -122,7 +122,7 @@ def test_spill() -> None:
     assert nothing.in_memory() == b""
 
 
-def test_too_large() -> None:
+def test_a_body_above_its_limit_is_refused() -> None:
     body = IncomingBody(10)
     body.write(b"x" * 10)
     with pytest.raises(BodyTooLarge):
@@ -137,7 +137,9 @@ class Full(io.RawIOBase):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_the_body_stays_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def full(**_: Any) -> IO[bytes]:
         return Full()  # type: ignore[return-value] # enough of one
 
@@ -152,7 +154,7 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert body.in_memory() == SMALL
 
 
-def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(StorageFull, match="ENOENT"):
         RequestBody.of(SMALL).spill()
@@ -261,7 +263,7 @@ def test_it_is_produced_as_often_as_asked(data: bytes) -> None:
     body.close()
 
 
-def test_a_producer_waits() -> None:
+def test_a_producer_waits_until_it_is_resumed() -> None:
     body = incoming(LARGE)
     producer, taker = body.as_producer(), Taker(at_once=2)
     taker.producer = producer

@@ -192,7 +192,9 @@ def test_what_does_not_change_stays_byte_for_byte() -> None:
         (b'{"x":2,"model":"a"}', EditStep("x", {"x": 1}, {}), None, b'{"x":1,"model":"a"}'),
     ],
 )
-def test_places(data: bytes, step: EditStep | None, model: str | None, expected: bytes) -> None:
+def test_an_edit_changes_the_keys_it_names_and_nothing_else(
+    data: bytes, step: EditStep | None, model: str | None, expected: bytes
+) -> None:
     assert changed(data, [] if step is None else [step], model) == expected
 
 

@@ -30,7 +30,7 @@ def echo() -> Bench:
     return Bench(Echo())
 
 
-def test_interfaces(echo: Bench) -> None:
+def test_a_channel_provides_its_interfaces(echo: Bench) -> None:
     channel = echo.client().channel
     verifyObject(IProtocol, channel)
     verifyObject(IReplyChannel, channel)
@@ -40,7 +40,7 @@ def test_interfaces(echo: Bench) -> None:
 # ------------------------------------------------------------------ requests
 
 
-def test_keep_alive(echo: Bench) -> None:
+def test_a_connection_carries_several_requests(echo: Bench) -> None:
     client = echo.client()
     for _ in range(3):
         client.send(GET)
@@ -213,7 +213,9 @@ def test_a_client_that_leaves_is_noticed_while_it_waits(held: Bench) -> None:
         (b"GET / HTTP/1.0\r\nConnection: keep-alive", True),
     ],
 )
-def test_persistence(echo: Bench, head: bytes, stays: bool) -> None:
+def test_a_connection_stays_open_if_version_and_header_say_so(
+    echo: Bench, head: bytes, stays: bool
+) -> None:
     for _ in range(2):
         client = echo.client()
         client.send(head + b"\r\n\r\n")
@@ -245,7 +247,7 @@ def test_what_follows_the_last_request_is_dropped(echo: Bench) -> None:
     assert [r.status for r in client.replies()] == [200]
 
 
-def test_bodies(echo: Bench) -> None:
+def test_a_body_is_read_with_a_length_or_in_chunks(echo: Bench) -> None:
     client = echo.client()
     client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", b"cde")
     client.send(
@@ -268,14 +270,14 @@ def test_bodies(echo: Bench) -> None:
         (b"//h/x", b"//h/x"),
     ],
 )
-def test_targets(echo: Bench, target: bytes, uri: bytes) -> None:
+def test_a_target_is_reduced_to_its_path(echo: Bench, target: bytes, uri: bytes) -> None:
     client = echo.client()
     client.send(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     (reply,) = client.replies()
     assert reply.body == b"GET " + uri + b" "
 
 
-def test_options_star(echo: Bench) -> None:
+def test_options_of_the_whole_server_are_answered(echo: Bench) -> None:
     client = echo.client()
     client.send(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
     (reply,) = client.replies(b"OPTIONS")
@@ -344,7 +346,7 @@ def test_a_client_that_takes_no_replies_gets_no_more_requests_served(held: Bench
     assert len(resource.requests) == 1
 
 
-def test_a_pull_producer(echo: Bench, tmp_path: Any) -> None:
+def test_a_pull_producer_is_asked_for_all_it_has(echo: Bench, tmp_path: Any) -> None:
     @implementer(IPullProducer)
     class Pulled:
         left = 3
@@ -379,7 +381,7 @@ def test_a_pull_producer(echo: Bench, tmp_path: Any) -> None:
 # --------------------------------------------------------------- the fast path
 
 
-def test_a_reply_as_bytes(held: Bench) -> None:
+def test_a_reply_may_be_written_as_bytes(held: Bench) -> None:
     client, resource = held.client(), held_of(held)
     client.send(GET + GET)
     request = resource.requests.pop()
@@ -435,7 +437,7 @@ def test_rendering_that_fails_once_the_reply_has_begun_cuts_it_off(
 # ----------------------------------------------------------------- stopping
 
 
-def test_stop(held: Bench) -> None:
+def test_a_stopped_site_closes_each_connection_after_its_last_reply(held: Bench) -> None:
     idle, busy, partial = held.client(), held.client(), held.client()
     busy.send(GET)
     partial.send(GET[:9])
@@ -451,7 +453,7 @@ def test_stop(held: Bench) -> None:
     assert closed.called
 
 
-def test_abort_all(held: Bench) -> None:
+def test_an_aborted_site_closes_connections_in_mid_request(held: Bench) -> None:
     client = held.client()
     client.send(GET)
     held.site.abort_all()

@@ -338,7 +338,7 @@ UNUSUAL = [
 
 
 @pytest.mark.parametrize("unusual", UNUSUAL)
-def test_lines_that_mean_something(unusual: bytes) -> None:
+def test_a_line_with_a_meaning_is_seen_among_known_lines(unusual: bytes) -> None:
     """A line with a meaning is seen wherever it stands among known lines."""
     line = b"POST /x HTTP/1.1"
     heads = [

@@ -237,7 +237,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:twisted.web.resource:Deprecation
 
 @pytest.mark.parametrize("forms", [True, False])
 @pytest.mark.parametrize(("line", "header", "body"), HEADS)
-def test_same_reply(
+def test_a_resource_gives_the_same_reply_as_on_a_stock_site(
     tmp_path: Path,
     logged_failures: Any,
     forms: bool,
@@ -259,7 +259,9 @@ def test_same_reply(
         assert notified.ends == [None] * 3
 
 
-def test_many_on_one_connection(tmp_path: Path, logged_failures: Any) -> None:
+def test_many_requests_on_one_connection_get_the_same_replies(
+    tmp_path: Path, logged_failures: Any
+) -> None:
     root = tree(tmp_path)
     data = b"".join(
         whole(line, header, body)
@@ -271,7 +273,7 @@ def test_many_on_one_connection(tmp_path: Path, logged_failures: Any) -> None:
     logged_failures.flush(ZeroDivisionError)
 
 
-def test_a_client_that_leaves(tmp_path: Path) -> None:
+def test_a_client_that_leaves_is_told_to_the_resource(tmp_path: Path) -> None:
     ends: list[object] = []
 
     class Waits(Leaf):
@@ -286,7 +288,7 @@ def test_a_client_that_leaves(tmp_path: Path) -> None:
     assert first.type is second.type
 
 
-def test_sessions() -> None:
+def test_a_session_is_found_again_by_its_cookie() -> None:
     class Counts(Leaf):
         def render(self, request: Request) -> bytes:
             session: Any = request.getSession()

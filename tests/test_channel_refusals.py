@@ -111,7 +111,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("data", "status"), REFUSED)
-def test_refused(echo: Bench, data: bytes, status: int) -> None:
+def test_a_malformed_request_is_refused_and_its_connection_closed(
+    echo: Bench, data: bytes, status: int
+) -> None:
     for pieces in ([data], [data[:7], data[7:]], [data[i : i + 1] for i in range(len(data))]):
         client = echo.client()
         client.send(*pieces)
@@ -217,7 +219,7 @@ def test_lingering_ends_in_time_for_a_client_that_goes_on_sending(echo: Bench) -
 # ------------------------------------------------------------- 100-continue
 
 
-def test_continue(echo: Bench) -> None:
+def test_a_client_that_expects_it_is_told_to_continue(echo: Bench) -> None:
     client = echo.client()
     client.send(EXPECTING % 3)
     assert client.wire.said() == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -200,7 +200,7 @@ async def serving(
 
 
 @pytest_twisted.ensureDeferred
-async def test_requests_and_replies(kind: str, tmp_path: Path) -> None:
+async def test_a_body_of_any_size_comes_back_whole(kind: str, tmp_path: Path) -> None:
     async with serving(kind, tmp_path, Echo()) as served:
         client = await served.client()
         for body in (b"", b"abc", b"x" * 3_000_000):
