@@ -220,14 +220,14 @@ class TestRehearsal:
 
 
 class TestCommand:
-    def test_alive_of_each_model(self, tmp_path: Path) -> None:
+    def test_the_alive_hook_of_each_model_runs(self, tmp_path: Path) -> None:
         file = configure(tmp_path, alive='test "$LLMUX_MODEL" = a && test -d "$LLMUX_STATE"')
         ended = run("check", "-c", file, "--hooks", cwd=tmp_path)
         assert (ended.returncode, ended.stderr) == (0, "")
         lines = [re.sub(r" +([\d.]+ +)?", " ", line) for line in ended.stdout.splitlines()]
         assert lines[1:] == ["a alive yes", "b alive no (exit status 1)"]
 
-    def test_a_cycle(self, tmp_path: Path) -> None:
+    def test_a_cycle_runs_the_hooks_of_one_model_alone(self, tmp_path: Path) -> None:
         hooks = {
             "wake": 'touch "$LLMUX_MODEL"; echo waking >&2',
             "alive": 'test -e "$LLMUX_MODEL"',
@@ -240,7 +240,7 @@ class TestCommand:
         assert steps == ["sleep", "wake", "alive", "sleep"]
         assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
-    def test_a_hook_that_fails(self, tmp_path: Path) -> None:
+    def test_a_hook_that_fails_gives_status_1(self, tmp_path: Path) -> None:
         file = configure(tmp_path, wake="echo no memory >&2; exit 3")
         ended = run("check", "-c", file, "--hooks", "--cycle", cwd=tmp_path)
         assert ended.returncode == 1

@@ -76,14 +76,14 @@ class TestServing:
         ):
             assert ask(connection)[0] == 200
 
-    def test_any_free_port(self, tmp_path: Path, behind: Backend) -> None:
+    def test_port_0_is_any_free_port(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port)
         with Daemon(["-c", "config.json", "-p", "0"], tmp_path) as daemon:
             port = int(daemon.wait_for("listening").rpartition(":")[2])
             with closing(connect(port)) as connection:
                 assert ask(connection)[0] == 200
 
-    def test_unix_socket(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_unix_socket_is_served_and_removed(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port, port=None, listen="unix:llmux.sock")
         with Daemon(["-c", "config.json"], tmp_path) as daemon:
             with closing(connect(0)) as connection:
@@ -108,7 +108,9 @@ class TestServing:
             assert ask(connection)[0] == 200
             daemon.wait_for("for a")
 
-    def test_json_log(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_log_in_json_has_the_events_of_a_switch(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         port = write_config(tmp_path, behind.port)
         with Daemon(["-c", "config.json", "--log-format", "json"], tmp_path) as daemon:
             with closing(connect(port)) as connection:
@@ -125,7 +127,7 @@ class TestServing:
         assert events["hook_completed"].items() >= {"model": "b", "hook": "wake"}.items()
         assert events["listening"]["address"] == f"http://127.0.0.1:{port}"
 
-    def test_request_log(self, tmp_path: Path, behind: Backend) -> None:
+    def test_sigusr1_begins_a_new_request_log(self, tmp_path: Path, behind: Backend) -> None:
         port = write_config(tmp_path, behind.port, request_log="requests.jsonl")
         log = tmp_path / "requests.jsonl"
 
@@ -148,7 +150,7 @@ class TestServing:
             assert daemon.wait() == 0
         assert [json.loads(line)["model"] for line in lines()] == ["b"]
 
-    def test_tls(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_listen_string_of_ssl_serves_https(self, tmp_path: Path, behind: Backend) -> None:
         arguments = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
         subprocess.run(
             ["openssl", *arguments.split(), "-keyout", "key.pem", "-out", "cert.pem"],
@@ -168,12 +170,16 @@ class TestServing:
             assert ask(client) == (200, b'{"answer": 42}')
             assert daemon.wait_for("listening").endswith(f" https://127.0.0.1:{port}")
 
-    def test_verbose(self, tmp_path: Path, behind: Backend) -> None:
+    def test_messages_of_twisted_are_logged_if_asked_for(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         write_config(tmp_path, behind.port)
         with Daemon(["-c", "config.json", "-v"], tmp_path) as daemon:
             daemon.wait_for("starting on")
 
-    def test_few_files(self, tmp_path: Path, behind: Backend) -> None:
+    def test_the_limit_of_open_files_is_raised_and_a_low_one_is_told(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         write_config(tmp_path, behind.port)
         command = (
             *("prlimit", "--nofile=500:1000", "--"),
@@ -186,7 +192,9 @@ class TestServing:
 
 
 class TestStopping:
-    def test_started_with_int_ignored(self, tmp_path: Path, behind: Backend) -> None:
+    def test_sigint_stops_a_daemon_that_was_started_to_ignore_it(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         """
         A shell that runs C{llmux &} in a script has it ignore INT: INT stops it all the same.
         """
@@ -212,7 +220,9 @@ class TestStopping:
             asker.join()
         assert asker.answer == (200, b'{"answer": 42}')
 
-    def test_not_for_ever(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_stop_does_not_wait_beyond_its_time_limit(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         port = write_config(tmp_path, behind.port, shutdown_timeout_secs=0.2)
         behind.holding = True
         with Daemon(["-c", "config.json"], tmp_path) as daemon:
@@ -224,7 +234,7 @@ class TestStopping:
         assert asker.answer != (200, b'{"answer": 42}')
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_second_signal(
+    def test_a_second_signal_ends_the_daemon_at_once(
         self, tmp_path: Path, behind: Backend, number: signal.Signals
     ) -> None:
         port = write_config(tmp_path, behind.port)
@@ -272,7 +282,9 @@ class TestStopping:
             with closing(connect(port)) as connection:
                 assert ask(connection)[0] == 200
 
-    def test_terminal_that_goes_away(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_terminal_that_goes_away_stops_the_daemon(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         write_config(tmp_path, behind.port)
         ours, theirs = os.openpty()
         try:
@@ -302,13 +314,13 @@ class TestRefusing:
         assert ended.stderr.count("\n") == 1
         return ended.stderr.rstrip("\n")
 
-    def test_no_file(self, tmp_path: Path) -> None:
+    def test_a_missing_configuration_is_told_in_one_line(self, tmp_path: Path) -> None:
         assert self.one_line(cwd=tmp_path) == (
             "config.yaml: it cannot be read: no such file or directory; "
             "name the configuration with -c FILE"
         )
 
-    def test_bad_file(self, tmp_path: Path) -> None:
+    def test_an_unsound_configuration_is_told_in_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text("models: {a: {port: 1, wake: true}}")
         expected = (
             'c.yaml: models.a.wake: true is not a shell script; write it in quotes: "true"'
@@ -316,7 +328,7 @@ class TestRefusing:
         assert self.one_line("-c", "c.yaml", cwd=tmp_path) == expected
         assert self.one_line("check", "-c", "c.yaml", cwd=tmp_path) == expected
 
-    def test_busy_port(self, tmp_path: Path) -> None:
+    def test_a_busy_port_is_told_in_one_line(self, tmp_path: Path) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             port = other.getsockname()[1]
             write_config(tmp_path, 1, port=port)
@@ -335,7 +347,7 @@ class TestRefusing:
             (["chekc"], "Unknown command: chekc"),
         ],
     )
-    def test_usage(
+    def test_a_wrong_command_line_is_told_with_status_2(
         self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(arguments) == 2
@@ -383,7 +395,9 @@ admin: {socket: own.sock}
         out, err = capsys.readouterr()
         return status, out.replace(str(tmp_path), "DIR"), err.replace(str(tmp_path), "DIR")
 
-    def test_sound(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_sound_configuration_is_summed_up(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         status, out, err = self.check(tmp_path, self.CONFIG, capsys)
         assert (status, err) == (0, "")
         assert (
@@ -426,7 +440,9 @@ model b at 127.0.0.1:8002, weight 2
 """
         )
 
-    def test_without_limits(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_limits_that_are_left_out_are_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         text = (
             "models: {a: {port: 1, wake: w, sleep: s, alive: l}}\n"
             "listen: tcp:3000\npolicy: {drain_before_switch: false}"
@@ -443,7 +459,9 @@ model b at 127.0.0.1:8002, weight 2
         assert "policy cost_aware\n" in out
         assert "max_wait_secs: 120.0\n" in out
 
-    def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_configuration_is_printed_as_json(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         status, out, _ = self.check(tmp_path, self.CONFIG, capsys, "--json")
         assert status == 0
         values = json.loads(out)
@@ -469,7 +487,7 @@ model b at 127.0.0.1:8002, weight 2
             ),
         ],
     )
-    def test_surroundings(
+    def test_what_the_configuration_needs_around_it_is_checked(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
     ) -> None:
         text = "models: {a: {port: 1, wake: w, sleep: s, alive: l}}\n" + line
@@ -488,14 +506,18 @@ model b at 127.0.0.1:8002, weight 2
 
 class TestOtherCommands:
     @pytest.mark.parametrize("option", ["-V", "--version"])
-    def test_version(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_version_is_printed(
+        self, option: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as caught:
             main([option])
         assert caught.value.code == 0
         assert capsys.readouterr().out == f"llmux {__version__}\n"
 
     @pytest.mark.parametrize("option", ["-h", "--help"])
-    def test_help(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_help_names_options_and_commands(
+        self, option: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as caught:
             main([option])
         assert caught.value.code == 0
@@ -526,7 +548,9 @@ class TestOtherCommands:
             ("completion", "llmux.command.completion"),
         ],
     )
-    def test_handed_on(self, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_command_gets_the_arguments_that_follow_its_name(
+        self, name: str, module: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         given: list[Sequence[str]] = []
 
         def their_main(argv: Sequence[str]) -> int:

@@ -69,7 +69,7 @@ class TestDescription:
         assert all(command.about for command in LINE.commands)
         assert all(option.about for c in (LINE, *LINE.commands) for option in c.options)
 
-    def test_options_of_twisted(self) -> None:
+    def test_options_of_a_twisted_parser_are_described(self) -> None:
         options = {option.names[0]: option for option in COMMANDS["check"].options}
         assert options["--config"] == OptionWords(
             ("--config", "-c"),
@@ -82,7 +82,7 @@ class TestDescription:
         (form,) = (o for o in LINE.options if "--log-format" in o.names)
         assert form.values == ("json", "text")
 
-    def test_options_of_argparse(self) -> None:
+    def test_options_of_an_argparse_parser_are_described(self) -> None:
         options = {option.names[0]: option for option in COMMANDS["init"].options}
         assert options["--from"].values == ("gguf", "llama-swap", "ollama")
         assert COMMANDS["init"].arguments == FILE

@@ -50,7 +50,7 @@ def model(**changes: str) -> str:
 
 
 class TestSound:
-    def test_defaults(self) -> None:
+    def test_keys_that_are_left_out_have_defaults(self) -> None:
         config = parse_config(GOOD.encode(), "dir/c.yaml")
         assert config == Config(
             models={"a": ModelConfig(port=8001, wake="up", sleep="down", alive="ask")},
@@ -75,7 +75,7 @@ class TestSound:
         assert (policy.request_timeout_secs, policy.drain_timeout_secs) == (None, None)
         assert policy.min_active_secs == 0.0
 
-    def test_every_key(self) -> None:
+    def test_every_key_is_read(self) -> None:
         config = parse_config(
             b"""
 models:
@@ -139,13 +139,13 @@ state_dir: state
         # Whole numbers where others are wanted become others.
         assert isinstance(config.policy.min_active_secs, float)
 
-    def test_json(self) -> None:
+    def test_a_file_that_ends_in_json_is_read_as_json(self) -> None:
         text = GOOD_JSON + ', "policy": {"request_timeout_secs": null}, "port": 3001}'
         config = parse_config(text.encode(), "C.JSON")
         assert (config.port, list(config.models)) == (3001, ["a"])
 
     @pytest.mark.parametrize("where", ["top", "policy"])
-    def test_keys_of_either_place(self, where: str) -> None:
+    def test_keys_may_stand_in_either_place(self, where: str) -> None:
         keys = {
             "client_stall_timeout_secs": 1,
             "drain_timeout_secs": 2,
@@ -163,15 +163,15 @@ state_dir: state
     @pytest.mark.parametrize(
         "host", ["::1", "10.0.0.1", "gpu_1.lan.", "münchen.example", "fe80::1%eth0"]
     )
-    def test_hosts(self, host: str) -> None:
+    def test_a_host_may_be_a_name_or_an_address(self, host: str) -> None:
         text = model(host=f'"{host}"') + "port: 8001"
         assert parse_config(text.encode(), "c.yaml").models["a"].host == host
 
-    def test_a_shared_backend(self) -> None:
+    def test_two_models_may_share_a_backend(self) -> None:
         config = parse_config(f"models: {{a: {{{MODEL}}}, b: {{{MODEL}}}}}".encode(), "c.yaml")
         assert config.models["a"] == config.models["b"]
 
-    def test_anchors_and_merges(self) -> None:
+    def test_anchors_and_merges_of_yaml_are_followed(self) -> None:
         config = parse_config(
             f"models: {{a: &a {{{MODEL}}}, b: {{port: 2, <<: *a}}, c: {{<<: [*a]}}}}".encode(),
             "c.yaml",
@@ -180,12 +180,12 @@ state_dir: state
         assert config.models["b"].wake == config.models["c"].wake == "up"
 
     @pytest.mark.parametrize("policy", ["", "policy:\n", "policy: {}\n", "policy: ~\n"])
-    def test_policy_left_empty(self, policy: str) -> None:
+    def test_an_empty_policy_is_the_default_policy(self, policy: str) -> None:
         assert parse_config((GOOD + policy).encode(), "c.yaml").policy == PolicyConfig(
             settings=CostAwareSettings()
         )
 
-    def test_byte_order_mark(self) -> None:
+    def test_a_byte_order_mark_is_skipped(self) -> None:
         for name, text in ("c.yaml", GOOD), ("c.json", GOOD_JSON + "}"):
             assert parse_config(b"\xef\xbb\xbf" + text.encode(), name).models
 
@@ -193,7 +193,7 @@ state_dir: state
         assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=5).port == 5
         assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=0).port == 0
 
-    def test_mapping(self, tmp_path: Path) -> None:
+    def test_a_mapping_is_taken_over_and_left_unchanged(self, tmp_path: Path) -> None:
         document = {"models": {"a": {"port": 1, "wake": "w", "sleep": "s", "alive": "l"}}}
         config = config_from_mapping(document, directory=str(tmp_path))
         assert (config.directory, config.file) == (str(tmp_path), "configuration")
@@ -639,14 +639,16 @@ def _short(value: object) -> str:
 
 class TestUnsound:
     @pytest.mark.parametrize(("text", "expected"), BAD_YAML, ids=_short)
-    def test_yaml(self, text: str | bytes, expected: str) -> None:
+    def test_a_mistake_in_yaml_is_told_with_its_place(
+        self, text: str | bytes, expected: str
+    ) -> None:
         found = complaint(text)
         if expected.endswith(": "):
             found = found[: len(expected)]
         assert found == expected
 
     @pytest.mark.parametrize(("text", "expected"), BAD_JSON, ids=_short)
-    def test_json(self, text: str, expected: str) -> None:
+    def test_a_mistake_in_json_is_told_with_its_place(self, text: str, expected: str) -> None:
         assert complaint(text, "c.json") == expected
 
     @pytest.mark.parametrize(
@@ -695,7 +697,7 @@ class TestUnsound:
 
 
 class TestFiles:
-    def test_read(self, tmp_path: Path) -> None:
+    def test_a_file_is_read_and_a_port_given_overrides_its_own(self, tmp_path: Path) -> None:
         path = tmp_path / "c.yaml"
         path.write_text(GOOD)
         config = load_config(str(path), port=7)
@@ -709,14 +711,16 @@ class TestFiles:
             ("a\0b", "it cannot be read: embedded null byte"),
         ],
     )
-    def test_unreadable(self, tmp_path: Path, name: str, why: str) -> None:
+    def test_a_file_that_cannot_be_read_is_told(
+        self, tmp_path: Path, name: str, why: str
+    ) -> None:
         path = str(tmp_path / name)
         with pytest.raises(ConfigError) as caught:
             load_config(path)
         shown = path.replace("\0", "\\x00")
         assert str(caught.value) == f"{shown}: {why}; name the configuration with -c FILE"
 
-    def test_endless(self) -> None:
+    def test_an_endless_file_is_not_read_to_its_end(self) -> None:
         with pytest.raises(ConfigError) as caught:
             load_config("/dev/zero")
         assert str(caught.value) == "/dev/zero: it is larger than 16 MiB; is it the right file?"

@@ -29,7 +29,7 @@ def fault(lines: str) -> str:
     return str(raised.value)
 
 
-def test_every_key() -> None:
+def test_every_key_of_names_is_read() -> None:
     config = parse_config(
         (
             HEAD
@@ -73,7 +73,7 @@ def test_every_key() -> None:
     }
 
 
-def test_defaults() -> None:
+def test_a_model_has_no_further_names_by_default() -> None:
     b = parse_config(HEAD.encode(), "c.yaml").models["a"]
     assert (b.aliases, b.backend_model, b.strip, b.defaults, b.set) == ((), None, (), {}, {})
     assert (b.variants, b.listed, b.metadata) == ({}, True, ModelMetadata())

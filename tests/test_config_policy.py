@@ -66,7 +66,7 @@ def complaint(**policy: object) -> str:
     return str(caught.value).removeprefix("configuration: ")
 
 
-def test_ours() -> None:
+def test_a_policy_of_llmux_is_found_by_its_name() -> None:
     factory = find_policy("fifo")
     verifyObject(ISwitchPolicyFactory, factory)
     assert isinstance(factory, FifoPolicyFactory)
@@ -74,7 +74,7 @@ def test_ours() -> None:
     assert isinstance(build_policy(configure(name="fifo")), FifoPolicy)
 
 
-def test_the_default() -> None:
+def test_the_default_policy_is_cost_aware() -> None:
     """
     The default policy is the same, whether a configuration comes from a file or is made by
     hand.
@@ -84,7 +84,7 @@ def test_the_default() -> None:
     assert isinstance(build_policy(by_hand), CostAwarePolicy)
 
 
-def test_settings(thoughtful: ThoughtfulFactory) -> None:
+def test_settings_are_handed_to_the_policy(thoughtful: ThoughtfulFactory) -> None:
     config = configure(name="thoughtful", patience=5, levels=[1, 2], min_active_secs=4)
     assert config.policy.settings == Settings(patience=5.0, levels=[1, 2])
     context, settings = thoughtful.built[-1]
@@ -94,7 +94,7 @@ def test_settings(thoughtful: ThoughtfulFactory) -> None:
     )
 
 
-def test_settings_left_out(thoughtful: ThoughtfulFactory) -> None:
+def test_settings_that_are_left_out_have_defaults(thoughtful: ThoughtfulFactory) -> None:
     assert configure(name="thoughtful").policy.settings == Settings()
 
 
@@ -128,17 +128,17 @@ def test_settings_left_out(thoughtful: ThoughtfulFactory) -> None:
         ),
     ],
 )
-def test_bad_settings(
+def test_a_bad_setting_is_told(
     thoughtful: ThoughtfulFactory, policy: dict[str, object], expected: str
 ) -> None:
     assert complaint(name="thoughtful", **policy) == expected
 
 
-def test_setting_of_another_policy() -> None:
+def test_a_setting_of_another_policy_is_told() -> None:
     assert complaint(name="fifo", patience=5).startswith("policy.patience: unknown key")
 
 
-def test_unknown_name() -> None:
+def test_an_unknown_policy_is_told_with_those_known() -> None:
     known = ", ".join(known_policies())
     assert complaint(name="lifo") == (
         f'policy.name: no policy is called "lifo"; did you mean fifo? known: {known}'
@@ -179,7 +179,7 @@ def plugin_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
             del sys.modules[name]
 
 
-def test_third_party(plugin_directory: Path) -> None:
+def test_a_policy_of_another_package_is_found(plugin_directory: Path) -> None:
     text = PLUGIN.format(name="theirs", module="their.policies")
     (plugin_directory / "their_policies.py").write_text(text)
     assert "theirs" in known_policies()
@@ -187,7 +187,7 @@ def test_third_party(plugin_directory: Path) -> None:
     assert configure(name="theirs").policy.name == "theirs"
 
 
-def test_two_of_one_name(plugin_directory: Path) -> None:
+def test_two_policies_of_one_name_are_told(plugin_directory: Path) -> None:
     for module in "first", "second":
         text = PLUGIN.format(name="twin", module=f"{module}.policies")
         (plugin_directory / f"{module}_policies.py").write_text(text)
@@ -210,5 +210,5 @@ def test_two_of_one_name(plugin_directory: Path) -> None:
         ({"max_wait": 5}, "policy.max_wait: unknown key; did you mean max_wait_secs?"),
     ],
 )
-def test_cost_aware(policy: dict[str, object], expected: str) -> None:
+def test_a_bad_setting_of_cost_aware_is_told(policy: dict[str, object], expected: str) -> None:
     assert complaint(name="cost_aware", **policy) == expected

