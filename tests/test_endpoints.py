@@ -93,12 +93,12 @@ def test_the_models_are_listed_by_name(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["org/model:7b", "org%2Fmodel%3A7b", "org/model:7b?x=1"])
-def test_one_model(site: Site, path: str) -> None:
+def test_one_model_is_described_at_its_path(site: Site, path: str) -> None:
     status, _, body = ask(site, f"GET /v1/models/{path}")
     assert (status, json.loads(body)["id"]) == (200, "org/model:7b")
 
 
-def test_an_unknown_model(site: Site) -> None:
+def test_an_unknown_model_is_not_found(site: Site) -> None:
     status, _, body = ask(site, "GET /v1/models/zzz")
     error = json.loads(body)["error"]
     assert (status, error["code"], error["message"]) == (
@@ -114,18 +114,18 @@ def test_one_model_after_another(site: Site) -> None:
         assert json.loads(ask(site, f"GET /v1/models/{name}")[2])["id"] == name
 
 
-def test_health(site: Site) -> None:
+def test_the_health_is_ok(site: Site) -> None:
     assert ask(site, "GET /health")[::2] == (200, b'{"status": "ok"}\n')
 
 
-def test_metrics(site: Site) -> None:
+def test_the_metrics_are_text_for_prometheus(site: Site) -> None:
     status, headers, body = ask(site, "GET /metrics")
     assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
     assert b"llmux_switch_total" in body
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/a"])
-def test_other_methods(site: Site, path: str) -> None:
+def test_an_endpoint_takes_get_and_head_alone(site: Site, path: str) -> None:
     status, headers, body = ask(site, f"DELETE {path}")
     assert (status, headers["allow"]) == (405, "get, head")
     assert json.loads(body)["error"]["code"] == "method_not_allowed"
@@ -268,7 +268,7 @@ def test_a_scrape_that_fails_says_why(
     assert b"llmux_switch_total" in metrics_of(wire)
 
 
-def test_errors_are_logged(site: Site, logged: LoggedEvents) -> None:
+def test_a_refused_request_is_logged(site: Site, logged: LoggedEvents) -> None:
     ask(site, "POST /health")
     ask(site, "GET /v1/models/nobody")
     assert logged.of("request_refused") == [

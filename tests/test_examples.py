@@ -49,7 +49,7 @@ BACKENDS = (
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_configuration(name: str) -> None:
+def test_a_configuration_loads_and_its_hooks_may_be_run(name: str) -> None:
     """
     An example's configuration loads, its README is there, and the files that its hooks name are
     there and may be run.
@@ -64,7 +64,7 @@ def test_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*/*.sh")), ids=lambda path: path.name)
-def test_script_parses(script: Path) -> None:
+def test_a_script_can_be_parsed_by_sh(script: Path) -> None:
     subprocess.run(["sh", "-n", script], check=True)
 
 
@@ -207,7 +207,7 @@ def ollama() -> Iterator[Ollama]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ollama(ollama: Ollama) -> None:
+async def test_the_hooks_of_ollama_tell_two_models_on_one_port_apart(ollama: Ollama) -> None:
     """C{alive} tells two models on one port apart."""
     example = Example("ollama", ollama.listen())
     assert not await example.is_awake("qwen3:8b")
@@ -223,7 +223,7 @@ async def test_ollama(ollama: Ollama) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ollama_again(ollama: Ollama) -> None:
+async def test_a_hook_of_ollama_does_no_harm_when_it_is_repeated(ollama: Ollama) -> None:
     """
     A hook does no harm that wakes a model that is awake, or puts one to sleep that sleeps.
     """
@@ -306,7 +306,7 @@ async def test_ollama_says_nothing_of_a_success(ollama: Ollama) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ollama_is_down() -> None:
+async def test_nothing_is_awake_and_no_wake_succeeds_if_ollama_is_down() -> None:
     example = Example("ollama", free_port())
     assert not await example.is_awake("qwen3:8b")
     assert (await example.run("qwen3:8b", SLEEP)).ok
@@ -373,7 +373,9 @@ def docker_log(programs: Path) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm(vllm: Vllm, programs: Path) -> None:
+async def test_a_model_of_vllm_is_alive_while_its_server_does_not_sleep(
+    vllm: Vllm, programs: Path
+) -> None:
     """The model is alive when the server does not sleep."""
     example = Example("vllm-sleep", vllm.listen())
     assert await example.is_awake("qwen3-8b")
@@ -387,7 +389,7 @@ async def test_vllm(vllm: Vllm, programs: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm_again(vllm: Vllm) -> None:
+async def test_a_hook_of_vllm_asks_for_nothing_when_it_is_repeated(vllm: Vllm) -> None:
     """
     A hook asks for nothing if the model to wake is awake, or the model to put to sleep sleeps.
     """
@@ -399,7 +401,9 @@ async def test_vllm_again(vllm: Vllm) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm_starts(vllm: Vllm, programs: Path) -> None:
+async def test_the_wake_hook_of_vllm_starts_a_server_and_waits_for_it(
+    vllm: Vllm, programs: Path
+) -> None:
     """The wake hook starts a server where none runs, and waits for it."""
     from twisted.internet import reactor
 
@@ -540,7 +544,9 @@ def podman(programs: Path) -> Podman:
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman(podman: Podman) -> None:
+async def test_a_container_of_podman_is_started_once_and_restored_afterwards(
+    podman: Podman,
+) -> None:
     """
     The container is started the first time, then checkpointed and restored; a repeated hook
     does nothing.
@@ -555,7 +561,7 @@ async def test_podman(podman: Podman) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman_cannot_checkpoint(podman: Podman) -> None:
+async def test_a_container_that_cannot_be_checkpointed_is_stopped(podman: Podman) -> None:
     podman.breaks("checkpoint")
     await podman.run(WAKE)
     assert await podman.run(SLEEP) == ["checkpoint", "stop"]
@@ -564,7 +570,7 @@ async def test_podman_cannot_checkpoint(podman: Podman) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman_cannot_restore(podman: Podman) -> None:
+async def test_a_container_that_cannot_be_restored_is_started(podman: Podman) -> None:
     podman.breaks("restore")
     await podman.run(WAKE)
     await podman.run(SLEEP)
@@ -590,7 +596,7 @@ async def test_podman_without_the_container(podman: Podman, programs: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman_paused(podman: Podman) -> None:
+async def test_a_paused_container_does_not_count_as_asleep(podman: Podman) -> None:
     """A paused container holds its memory, and so it does not count as asleep."""
     podman.pause()
     assert await podman.run(SLEEP) == ["unpause", "checkpoint"]
@@ -642,7 +648,7 @@ def copied(name: str, directory: Path, *replacements: tuple[str, str]) -> Path:
 @pytest.mark.skipif(
     shutil.which("systemd-socket-activate") is None, reason="no systemd-socket-activate"
 )
-def test_systemd_socket_activation(tmp_path: Path) -> None:
+def test_llmux_answers_on_the_socket_that_systemd_has_bound(tmp_path: Path) -> None:
     """llmux takes the socket that systemd has bound, and answers on it."""
     port = free_port()
     copy = copied("systemd", tmp_path)
@@ -660,7 +666,7 @@ def test_systemd_socket_activation(tmp_path: Path) -> None:
         daemon.__exit__()
 
 
-def test_systemd_unit() -> None:
+def test_the_unit_of_systemd_has_what_its_readme_says() -> None:
     """The unit has what the README says of it."""
     unit = (EXAMPLES / "systemd" / "llmux.service").read_text().splitlines()
     assert "KillMode=process" in unit
@@ -673,7 +679,7 @@ def test_systemd_unit() -> None:
     assert "StateDirectory=llmux" in unit
 
 
-def test_embedding(tmp_path: Path) -> None:
+def test_llmux_and_another_service_run_in_one_process(tmp_path: Path) -> None:
     """llmux and another service run in one process; both answer, and both stop."""
     port, status_port, backend_port = (free_port() for _ in range(3))
     copy = copied(

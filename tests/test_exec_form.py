@@ -20,7 +20,7 @@ from llmux.hooks.exec_form import with_exec
         ("serve >log", "exec serve >log"),
     ],
 )
-def test_one_simple_command(script: str, form: str) -> None:
+def test_one_simple_command_gets_exec(script: str, form: str) -> None:
     assert with_exec(script) == form
 
 

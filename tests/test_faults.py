@@ -109,7 +109,7 @@ def test_the_back_off_of_a_failed_sleep(make: Callable[..., World]) -> None:
     ],
     ids=["exit status", "signal", "alive stays no", "alive hangs"],
 )
-def test_wake_fails(
+def test_a_failed_wake_is_told_to_all_who_wait_and_cleaned_up(
     make: Callable[..., World],
     hook: HookKind,
     delay: float | None,
