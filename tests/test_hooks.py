@@ -127,13 +127,15 @@ def descriptors() -> dict[str, str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_directory(hooks: Hooks) -> None:
+async def test_a_hook_runs_in_the_directory_of_the_configuration(hooks: Hooks) -> None:
     await hooks.run('pwd -P; echo "$PWD"')
     assert hooks.log.lines() == [str(hooks.directory.resolve())] * 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_odd_directory(hooks: Hooks) -> None:
+async def test_an_odd_name_of_the_directory_is_no_option_and_is_not_expanded(
+    hooks: Hooks,
+) -> None:
     """No part of the directory's name is taken for an option, or expanded."""
     hooks.directory = hooks.directory / "-x $(false) 'é\n"
     hooks.directory.mkdir()
@@ -143,7 +145,9 @@ async def test_odd_directory(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hook_has_our_environment_and_variables_of_its_model(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hook has llmux's environment, and variables that say which model it is for."""
     monkeypatch.setenv("OF_OURS", "ours")
     await hooks.start(
@@ -156,7 +160,7 @@ async def test_environment(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_input_is_empty(hooks: Hooks) -> None:
+async def test_the_input_of_a_hook_is_empty(hooks: Hooks) -> None:
     """The input of a hook is empty even if llmux's own is not."""
     read, write = os.pipe()
     os.write(write, b"ours\n")
@@ -171,7 +175,7 @@ async def test_input_is_empty(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_session_of_its_own(hooks: Hooks) -> None:
+async def test_a_hook_has_a_session_of_its_own(hooks: Hooks) -> None:
     """Ctrl-C in llmux's terminal is not for hooks, and they have no terminal to stop at."""
     await hooks.run("echo $$; ps -o pgid= -o sid= -o tty= -p $$")
     pid, columns = hooks.log.lines()
@@ -179,7 +183,7 @@ async def test_session_of_its_own(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_descriptor_of_ours(hooks: Hooks) -> None:
+async def test_a_hook_inherits_no_descriptor_of_ours(hooks: Hooks) -> None:
     """
     A hook has no descriptor of llmux, even if it may be inherited: a server would keep llmux's
     port for hours.
@@ -234,7 +238,9 @@ async def test_no_signal_ignored_or_blocked(
         ("exit 1; 'unbalanced", 2, []),
     ],
 )
-async def test_scripts(hooks: Hooks, script: str, code: int, lines: list[str]) -> None:
+async def test_a_script_means_what_it_means_to_sh(
+    hooks: Hooks, script: str, code: int, lines: list[str]
+) -> None:
     """A script means what it means to C{sh -c}."""
     assert (await hooks.run(script)).exit_code == code
     assert hooks.log.lines() == lines
@@ -255,7 +261,7 @@ async def test_script_that_no_shell_takes(hooks: Hooks, script: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vanished_directory(hooks: Hooks) -> None:
+async def test_an_alive_hook_in_a_vanished_directory_does_not_say_no(hooks: Hooks) -> None:
     """The alive hook of a vanished directory must not seem to say no."""
     hooks.directory = hooks.directory / "gone"
     result = await hooks.run("exit 1", HookKind.ALIVE)
@@ -272,7 +278,7 @@ async def test_directory_is_a_file(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_descriptor_left(hooks: Hooks) -> None:
+async def test_a_hook_fails_if_no_descriptor_is_left(hooks: Hooks) -> None:
     """If no descriptor is left, a hook fails like any other, and none is lost."""
     before = descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -309,7 +315,7 @@ def steal(pid: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_output_is_logged(hooks: Hooks) -> None:
+async def test_each_line_of_output_is_logged_with_its_source(hooks: Hooks) -> None:
     """
     Each line is logged with its source in fields of their own, and before the outcome (but for
     the last line, if it has no end).
@@ -334,7 +340,7 @@ async def test_bytes_that_are_no_text(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tail_of_stderr(hooks: Hooks) -> None:
+async def test_the_tail_of_stderr_is_logged_with_a_failure(hooks: Hooks) -> None:
     """
     The last 4 KiB of stderr are logged with a failure, complete although the exit is seen in
     the same turn of the reactor.
@@ -411,7 +417,7 @@ def resident() -> int:
 
 @both_spawners
 @pytest_twisted.ensureDeferred
-async def test_background_child(hooks: Hooks) -> None:
+async def test_a_background_child_is_not_waited_for_and_lives_on(hooks: Hooks) -> None:
     """
     The verdict does not wait for a child that has inherited the pipes; the
     child lives, and its output still goes to the log when it is over.
@@ -440,7 +446,7 @@ async def test_background_child(hooks: Hooks) -> None:
 @both_spawners
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("by", ["limit", "kill"])
-async def test_whole_group_dies(hooks: Hooks, by: str) -> None:
+async def test_the_whole_group_of_a_hook_ends_by_force(hooks: Hooks, by: str) -> None:
     """A hook that is ended by force takes its background children along."""
     script = """
         sh -c 'trap "" TERM; echo $$; while :; do sleep 0.05; done' &
@@ -460,7 +466,7 @@ async def test_whole_group_dies(hooks: Hooks, by: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_term_first(hooks: Hooks) -> None:
+async def test_a_hook_may_tidy_up_after_sigterm(hooks: Hooks) -> None:
     """
     A hook may tidy up after TERM; whatever its exit status is then, it did not end by itself.
     """
@@ -476,7 +482,9 @@ async def test_term_first(hooks: Hooks) -> None:
 
 @both_spawners
 @pytest_twisted.ensureDeferred
-async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hook_that_cannot_be_killed_is_given_up(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hook that has become root's (C{sudo}) cannot be killed; it is not waited for."""
     run = hooks.start("echo $$; while :; do sleep 0.05; done", limit=0.1)
     await hooks.until(lambda: hooks.log.lines() != [])
@@ -495,7 +503,7 @@ async def test_given_up(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @both_spawners
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_left(hooks: Hooks) -> None:
+async def test_hooks_leave_nothing_behind(hooks: Hooks) -> None:
     """A hook leaves no zombie, no descriptor, no timer, and nothing to do at the shutdown."""
     at_shutdown = hooks.reactor._eventTriggers["shutdown"].after
     timers = hooks.reactor.getDelayedCalls()
@@ -543,7 +551,7 @@ def test_last_words_are_the_last_line_of_stderr_that_is_not_blank(
 
 
 @pytest_twisted.ensureDeferred
-async def test_events_and_metrics(hooks: Hooks) -> None:
+async def test_outcomes_are_logged_and_counted(hooks: Hooks) -> None:
     """Outcomes are logged and counted."""
     await hooks.run("true", HookKind.WAKE)
     await hooks.run("echo no >&2; exit 3", HookKind.SLEEP)
@@ -570,7 +578,7 @@ async def test_events_and_metrics(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_alive_is_quiet(hooks: Hooks) -> None:
+async def test_an_alive_hook_is_logged_for_debugging_alone(hooks: Hooks) -> None:
     """
     An alive hook is asked again and again: its output is for debugging, and its no is an
     answer, no failure.
@@ -667,7 +675,7 @@ async def test_kill_while_the_reactor_stops(hooks: Hooks, phase: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_server_survives_us(hooks: Hooks) -> None:
+async def test_a_server_that_a_hook_left_survives_the_end_of_llmux(hooks: Hooks) -> None:
     """
     A server that was left awake for the next start does not die of its next line, though the
     pipe that it inherited was llmux's.

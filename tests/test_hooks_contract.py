@@ -193,12 +193,12 @@ def runner(world: World) -> IHookRunner:
     return world.runner
 
 
-def test_interfaces(world: World, runner: IHookRunner) -> None:
+def test_a_runner_provides_its_interface(world: World, runner: IHookRunner) -> None:
     assert verifyObject(IHookRunner, runner)
 
 
 @pytest_twisted.ensureDeferred
-async def test_running_hook_interface(world: World) -> None:
+async def test_a_running_hook_provides_its_interface(world: World) -> None:
     run = world.start()
     assert verifyObject(IRunningHook, run)
     await world.result(run)
@@ -206,7 +206,7 @@ async def test_running_hook_interface(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
-async def test_exit_status(world: World, code: int) -> None:
+async def test_the_exit_status_is_the_answer(world: World, code: int) -> None:
     """The verdict is the exit status, and the reason names it."""
     result = await world.result(world.start(exit_code=code))
     assert (result.exit_code, result.timed_out) == (code, False)
@@ -236,7 +236,7 @@ async def test_a_status_that_is_no_answer_says_neither_yes_nor_no(
 
 
 @pytest_twisted.ensureDeferred
-async def test_signal(world: World) -> None:
+async def test_a_hook_that_a_signal_ends_gives_no_answer(world: World) -> None:
     """A hook that a signal ends has no exit status: its answer is unknown."""
     result = await world.result(world.start(exit_code=None))
     assert (result.exit_code, result.timed_out) == (None, False)
@@ -245,7 +245,7 @@ async def test_signal(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_duration(world: World) -> None:
+async def test_the_duration_is_the_time_the_hook_ran(world: World) -> None:
     result = await world.result(world.start(delay=0.1))
     assert 0.1 <= result.duration < 5
 
@@ -258,7 +258,7 @@ async def test_never_over_before_it_is_started(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_time_limit(world: World) -> None:
+async def test_a_hook_that_runs_past_its_limit_is_ended(world: World) -> None:
     """A hook that runs past its limit is ended."""
     result = await world.result(world.start(delay=None, hook=HookKind.WAKE))
     assert (result.exit_code, result.timed_out) == (None, True)
@@ -278,7 +278,7 @@ async def test_time_limit_of_a_stubborn_hook(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("ignores_term", [False, True])
-async def test_kill(world: World, ignores_term: bool) -> None:
+async def test_a_killed_hook_has_no_exit_status(world: World, ignores_term: bool) -> None:
     """A killed hook has no exit status, and did not time out."""
     run = world.start(delay=None, ignores_term=ignores_term)
     await world.begun(run)
@@ -315,7 +315,7 @@ async def test_kill_after_the_exit(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_several_at_once(world: World) -> None:
+async def test_several_hooks_at_once_have_an_answer_each(world: World) -> None:
     """Each of several hooks has its own verdict."""
     runs = [world.start(delay=0.05, exit_code=code) for code in range(5)]
     assert [(await world.result(run)).exit_code for run in runs] == [0, 1, 2, 3, 4]

@@ -35,7 +35,7 @@ def lines_of(*pieces: bytes, most: int = 1000) -> list[bytes]:
     return found + lines.end()
 
 
-def test_line_ends() -> None:
+def test_a_line_ends_at_any_of_the_three_line_ends() -> None:
     assert lines_of(b"a\nb\r\nc\rd\n\ne") == [b"a", b"b", b"c", b"d", b"", b"e"]
     assert lines_of(b"a\r", b"\nb\r", b"c\r") == [b"a", b"b", b"c"]
     assert lines_of() == lines_of(b"") == []

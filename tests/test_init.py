@@ -79,12 +79,14 @@ class TestTheFile:
             "line for each\n"
         )
 
-    def test_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_dash_means_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert init(["-o", "-"]) == 0
         assert os.listdir() == []
         assert yaml.safe_load(capsys.readouterr().out)["port"] == 3000
 
-    def test_another_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_another_file_has_its_schema_beside_it(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         Path("etc").mkdir()
         assert init(["-o", "etc/llmux.yaml"]) == 0
         assert sorted(os.listdir("etc")) == ["llmux.schema.json", "llmux.yaml"]
@@ -151,7 +153,7 @@ class TestDraft:
 
 
 class TestGpus:
-    def test_a_table(self) -> None:
+    def test_each_gpu_of_the_table_is_read(self) -> None:
         table = "0, NVIDIA GeForce RTX 4090, 24564\n1, NVIDIA A100, 80GB, 81920\n"
         assert gpus_in(table) == [
             Gpu(0, "NVIDIA GeForce RTX 4090", 23),
@@ -161,7 +163,7 @@ class TestGpus:
     @pytest.mark.parametrize(
         "table", ["", "No devices were found\n", "0, NVIDIA GB10, [N/A]\n"]
     )
-    def test_nothing_to_count_with(self, table: str) -> None:
+    def test_no_gpu_is_found_without_a_program_to_ask(self, table: str) -> None:
         assert gpus_in(table) == []
 
     def test_the_program_is_asked(self, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ class TestGpus:
         program(tmp_path, "nvidia-smi", 'echo "0, Tesla T4, 15360"; exit 9')
         assert installed_gpus() == []
 
-    def test_resources(self) -> None:
+    def test_each_gpu_is_a_resource(self) -> None:
         assert resources_of([])[0] == {}
         assert resources_of(ONE_GPU)[0] == {"resources": {"gpu0": 24}}
         assert resources_of(TWO_GPUS)[0] == {"resources": {0: 24, 1: 24}}

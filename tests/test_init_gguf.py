@@ -36,7 +36,7 @@ def serve_lines(draft: Draft) -> dict[str, str]:
 
 
 class TestGguf:
-    def test_a_line_for_each(self) -> None:
+    def test_each_file_gets_a_line(self) -> None:
         gguf(Path("m/Qwen3-8B-Q4_K_M.gguf"), 5 * 2**30)
         gguf(Path("m/sub/SmolLM2 it's-F16.gguf"))
         draft = draft_of_directory("m", ".", [])
@@ -118,7 +118,7 @@ class TestGguf:
         assert lines["r"].endswith("--reranking")
         assert lines["c"].endswith("c.gguf")
 
-    def test_names_are_unique(self) -> None:
+    def test_each_file_has_a_name_of_its_own(self) -> None:
         for name in (
             "a/m-Q4_K_M.gguf",
             "a/m-Q8_0.gguf",
@@ -155,7 +155,7 @@ class TestGguf:
         assert ("does not begin as a GGUF file" in err) == ("bad.gguf" in files)
         assert not Path("config.yaml").exists()
 
-    def test_no_directory(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_missing_directory_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert init(["--from", "gguf", "none"]) == 1
         assert capsys.readouterr().err == (
             "llmux init: none is not a directory; name one that holds GGUF files\n"
@@ -163,12 +163,12 @@ class TestGguf:
 
 
 class TestGgufHeader:
-    def test_keys_behind_an_array(self) -> None:
+    def test_keys_behind_an_array_are_read(self) -> None:
         gguf(Path("a"), general__tags=["x", "y"], general__type="model", n=7)
         assert read_header(Path("a")) == {"general.type": "model", "n": 7}
 
     @pytest.mark.parametrize("data", [b"", b"GG", b"PK\3\4", b"GGUF\1\0\0\0"])
-    def test_what_is_none(self, data: bytes) -> None:
+    def test_a_file_that_is_no_gguf_is_refused(self, data: bytes) -> None:
         Path("a").write_bytes(data + (b"\0" * 24 if data.startswith(b"GGUF") else b""))
         with pytest.raises(NotGguf):
             read_header(Path("a"))
@@ -180,7 +180,7 @@ class TestGgufHeader:
             Path("a").write_bytes(whole[:length])
             assert set(read_header(Path("a"))) <= {"general.type", "n"}
 
-    def test_lengths_that_cannot_be(self) -> None:
+    def test_lengths_that_cannot_be_are_refused(self) -> None:
         count = struct.pack("<IQQ", 3, 0, 2**60)
         Path("a").write_bytes(b"GGUF" + count + text("k") + struct.pack("<IIQ", 9, 4, 2**62))
         assert read_header(Path("a")) == {}

@@ -287,7 +287,7 @@ def test_an_alias_that_is_a_model_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_preload(tmp_path: Path) -> None:
+def test_models_to_preload_are_carried_over(tmp_path: Path) -> None:
     assert draft(tmp_path, FILES["keys, peers, preload"]).keys["preload"] == ["b"]
 
 

@@ -138,7 +138,7 @@ class TestOllama:
             ((200, b"<html>"), "no Ollama answers at"),
         ],
     )
-    def test_nothing_of_use(self, answer: Any, problem: str) -> None:
+    def test_an_answer_of_no_use_is_told(self, answer: Any, problem: str) -> None:
         with ollama(answer) as port, pytest.raises(DraftError, match=problem):
             draft_of_ollama(f"127.0.0.1:{port}")
 

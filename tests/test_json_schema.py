@@ -78,7 +78,7 @@ PLACES = [
 ]
 
 
-def test_it_is_a_schema() -> None:
+def test_the_printed_document_is_a_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
