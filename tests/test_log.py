@@ -59,7 +59,7 @@ def as_json(e: LogEvent) -> dict[str, Any]:
 
 
 class TestJSON:
-    def test_structured(self) -> None:
+    def test_a_structured_event_has_its_fields(self) -> None:
         e = event("{model} is awake", event="model_activated", model="b", duration_secs=1.5)
         e["from"] = "a"
         assert as_json(e) == {
@@ -73,7 +73,7 @@ class TestJSON:
             "from": "a",
         }
 
-    def test_plain(self) -> None:
+    def test_a_plain_event_has_its_message_and_source(self) -> None:
         assert as_json(event("two\nlines", LogLevel.warn, "twisted.web", log_source=3)) == {
             "time": "2026-11-22T00:13:21.250Z",
             "level": "warn",
@@ -81,7 +81,7 @@ class TestJSON:
             "message": "two\nlines",
         }
 
-    def test_odd_values(self) -> None:
+    def test_odd_values_become_sound_json(self) -> None:
         line = as_json(
             event(
                 event="odd",
@@ -103,7 +103,7 @@ class TestJSON:
         assert line["half"] == "\ud800"
         assert (line["message_"], line["traceback_"]) == ("mine", "also mine")
 
-    def test_failure(self) -> None:
+    def test_a_failure_has_its_traceback(self) -> None:
         failure = Failure(ZeroDivisionError("by nought"))
         line = as_json(event("oops", LogLevel.critical, log_failure=failure))
         assert (line["level"], line["message"]) == ("error", "oops")
@@ -120,13 +120,13 @@ class TestJSON:
             {"log_time": 1e30, "log_namespace": "llmux", "log_failure": "none"},
         ],
     )
-    def test_broken_events(self, broken: LogEvent) -> None:
+    def test_a_broken_event_is_written_all_the_same(self, broken: LogEvent) -> None:
         assert as_json(broken)["level"] in ("info", "error")
         assert format_text(broken)
 
 
 class TestText:
-    def test_structured(self) -> None:
+    def test_the_fields_of_a_structured_event_follow_its_message(self) -> None:
         e = event("{model} is awake", event="model_activated", model="b", duration_secs=1.23456)
         e["from"] = "a"
         assert format_text(e) == (
@@ -134,7 +134,7 @@ class TestText:
             "(duration_secs=1.235, from=a)"
         )
 
-    def test_without_a_message(self) -> None:
+    def test_an_event_without_a_message_has_its_name_and_fields(self) -> None:
         e = event(event="switch_started", to="b", hint=None, note="")
         assert format_text(e) == "2026-11-22 00:13:21 info  switch_started (to=b)"
 
@@ -142,10 +142,10 @@ class TestText:
         e = event("{a} {b.real} {c[0]} {d()}", event="x", a=1, b=2, c=[3], d=lambda: 4, e=5)
         assert format_text(e) == "2026-11-22 00:13:21 info  x: 1 2 3 4 (e=5)"
 
-    def test_fields_without_an_event(self) -> None:
+    def test_fields_without_an_event_are_left_out(self) -> None:
         assert format_text(event("it is {x}", x=1, y=2)).endswith(" info  it is 1")
 
-    def test_several_lines(self) -> None:
+    def test_further_lines_are_indented(self) -> None:
         e = event("the hook failed", LogLevel.error, event="hook_failed", stderr="one\ntwo\n")
         assert format_text(e) == (
             "2026-11-22 00:13:21 error hook_failed: the hook failed\n    stderr: one\n    two"
@@ -162,11 +162,11 @@ class TestText:
         assert format_text(e).endswith(" x: exit status 3 (more=4)")
         assert as_json(e)["code"] == 3
 
-    def test_control_characters(self) -> None:
+    def test_control_characters_are_escaped(self) -> None:
         line = format_text(event("{line}", line="\x1b[31mréd\x00\r\ttab \u202e"))
         assert line.endswith(" info  \\x1b[31mréd\\x00\\r\ttab \\u202e")
 
-    def test_failure(self) -> None:
+    def test_a_traceback_is_indented_below_its_message(self) -> None:
         lines = format_text(event("oops", log_failure=Failure(KeyError("k")))).split("\n")
         assert lines[0] == "2026-11-22 00:13:21 info  oops"
         assert lines[-1] == "    Failure: builtins.KeyError: 'k'"
@@ -180,10 +180,10 @@ class TestObserver:
             observer(e)
         return [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
 
-    def test_interface(self) -> None:
+    def test_the_observer_provides_its_interface(self) -> None:
         verifyObject(ILogObserver, log_observer(StringIO(), "text", False))
 
-    def test_what_is_wanted(self) -> None:
+    def test_noise_is_left_out_unless_all_is_asked_for(self) -> None:
         events = [
             event("ours"),
             event("our debug", LogLevel.debug),
@@ -198,7 +198,9 @@ class TestObserver:
         assert self.written(events) == ["ours", "their warning", "printed", "legacy error"]
         assert len(self.written(events, verbose=True)) == len(events)
 
-    def test_loggers(self, logged_failures: LoggedFailures) -> None:
+    def test_events_of_both_kinds_of_loggers_are_written(
+        self, logged_failures: LoggedFailures
+    ) -> None:
         stream = StringIO()
         observer = log_observer(stream, "text", False)
         globalLogPublisher.addObserver(observer)
@@ -216,7 +218,7 @@ class TestObserver:
         assert "Starting" not in stream.getvalue()
 
     @pytest.mark.parametrize("error", [OSError(5, "EIO"), ValueError("closed")])
-    def test_stream_that_fails(self, error: Exception) -> None:
+    def test_a_stream_that_fails_raises_nothing(self, error: Exception) -> None:
         class Gone:
             def write(self, text: str) -> None:
                 raise error
@@ -226,7 +228,7 @@ class TestObserver:
 
         log_observer(Gone(), "text", False)(event("x"))
 
-    def test_stream_of_another_encoding(self) -> None:
+    def test_a_stream_of_another_encoding_gets_what_it_can_take(self) -> None:
         from io import BytesIO
 
         buffer = BytesIO()

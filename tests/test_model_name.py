@@ -168,7 +168,7 @@ def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), document)
-def test_as_json_loads(data: st.DataObject, document: bytes) -> None:
+def test_the_scan_finds_what_json_loads_finds(data: st.DataObject, document: bytes) -> None:
     expected = by_json(document)
     assert scanned([document]) == expected
     assert scanned(data.draw(cut(document))) == expected
@@ -178,14 +178,14 @@ def test_as_json_loads(data: st.DataObject, document: bytes) -> None:
 @pytest.mark.parametrize(
     "document", [b'{"model":"model"}', b'{"a": "model", "model" : "model" }']
 )
-def test_a_model_called_model(document: bytes) -> None:
+def test_a_model_may_be_called_model(document: bytes) -> None:
     """The name is no key, even where a piece ends with it."""
     assert scanned([document[i : i + 1] for i in range(len(document))]) == "model"
 
 
 @settings(max_examples=120, deadline=None)
 @given(st.data(), top.map(str.encode))
-def test_what_is_no_json(data: st.DataObject, document: bytes) -> None:
+def test_what_is_no_json_has_no_model(data: st.DataObject, document: bytes) -> None:
     """
     A document that is cut short, or goes on, has no model; it is judged alike in whatever
     pieces it comes.
@@ -201,7 +201,9 @@ def test_what_is_no_json(data: st.DataObject, document: bytes) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(st.data(), top.map(str.encode))
-def test_spoilt_json(data: st.DataObject, document: bytes) -> None:
+def test_the_scan_of_a_spoilt_document_agrees_with_json_loads(
+    data: st.DataObject, document: bytes
+) -> None:
     """The scan sees the same as json.loads wherever json.loads still takes the document."""
     at = data.draw(st.integers(0, len(document)))
     gone = data.draw(st.integers(0, 2))
@@ -219,7 +221,7 @@ def test_spoilt_json(data: st.DataObject, document: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.data())
-def test_any_bytes(noise: bytes, data: st.DataObject) -> None:
+def test_the_scan_takes_any_bytes(noise: bytes, data: st.DataObject) -> None:
     scanned(data.draw(cut(noise)))
     assert found(noise) == by_json(noise)
 
@@ -247,7 +249,9 @@ def test_any_bytes(noise: bytes, data: st.DataObject) -> None:
         (b'{"x":' + b"[" * 3000 + b"]" * 3000 + b', "model": "a"}', "a"),
     ],
 )
-def test_documents(document: bytes, model: str | None) -> None:
+def test_the_model_of_a_document_is_found_however_it_is_cut(
+    document: bytes, model: str | None
+) -> None:
     assert found(document) == model
     assert found(document, b"application/x-www-form-urlencoded") == model
     assert scanned([document]) == model
@@ -280,7 +284,7 @@ PADS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("name", PADS)
 @pytest.mark.parametrize("size", [SCAN_ABOVE - 100, SCAN_ABOVE + 100, 900_000])
 @pytest.mark.parametrize("first", [True, False])
-def test_large_documents(name: str, size: int, first: bool) -> None:
+def test_the_model_of_a_large_document_is_found(name: str, size: int, first: bool) -> None:
     pad = b'"x":' + PADS[name](size)
     model = b'"model":"a"'
     document = b"{%b,%b}" % ((model, pad) if first else (pad, model))
@@ -326,7 +330,9 @@ FILE = ('name="file"; filename="x.wav"', b"\0\r\n--c\r\n{" * 1000)
         ([], None),
     ],
 )
-def test_forms(parts: list[tuple[str, bytes]], model: str | None) -> None:
+def test_the_model_of_a_form_is_found_however_it_is_cut(
+    parts: list[tuple[str, bytes]], model: str | None
+) -> None:
     data = form(*parts)
     kind = b"multipart/form-data; boundary=b"
     assert found(data, kind) == model
@@ -345,7 +351,9 @@ def test_forms(parts: list[tuple[str, bytes]], model: str | None) -> None:
         (b"multipart/form-data;boundary=----x", b"----x"),
     ],
 )
-def test_boundaries(kind: bytes, boundary: bytes) -> None:
+def test_the_boundary_of_a_form_is_read_in_each_way_to_write_it(
+    kind: bytes, boundary: bytes
+) -> None:
     assert found(form(FILE, MODEL, boundary=boundary), kind) == "a"
 
 
@@ -360,7 +368,7 @@ def test_boundaries(kind: bytes, boundary: bytes) -> None:
         b"text/plain",
     ],
 )
-def test_what_is_no_form(kind: bytes) -> None:
+def test_what_is_no_form_has_no_model(kind: bytes) -> None:
     assert found(form(MODEL), kind) is None
 
 

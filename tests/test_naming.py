@@ -328,7 +328,7 @@ def test_without_names_a_turn_is_taken_as_before(monkeypatch: pytest.MonkeyPatch
 
 
 @SITES
-def test_callers_are_callers(stock: bool) -> None:
+def test_both_kinds_of_callers_provide_their_interface(stock: bool) -> None:
     seen: list[ICaller] = []
 
     class Looking(Leaf):

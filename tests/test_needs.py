@@ -45,7 +45,7 @@ def test_without_resources_each_model_needs_the_one_slot() -> None:
     assert room_of(config) == Room(ONE_SLOT, {"a": (ONE_SLOT,)}, frozenset(), False)
 
 
-def test_the_forms_of_needs() -> None:
+def test_each_form_of_needs_is_read() -> None:
     found = room(
         TWO,
         embed=EMBED,
@@ -82,7 +82,7 @@ models:
         parse_config(b"models:\n  1: {port: 1, wake: w, sleep: s}", "c.yaml")
 
 
-def test_fractions_are_exact() -> None:
+def test_fractions_of_resources_are_exact() -> None:
     found = room({"gpu": 1.5}, a={"gpu": 0.1}, b={"gpu": 1.4})
     assert found.resources == {"gpu": Fraction(3, 2)}
     assert found.places == {"a": ({"gpu": Fraction(1, 10)},), "b": ({"gpu": Fraction(7, 5)},)}

@@ -65,7 +65,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     return path / "bin"
 
 
-def test_contents(wheel: Path) -> None:
+def test_the_wheel_has_all_of_llmux_and_nothing_else(wheel: Path) -> None:
     """The wheel has all modules and data of llmux, and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     ours = {
@@ -79,7 +79,7 @@ def test_contents(wheel: Path) -> None:
     assert not ours & {"twisted/__init__.py", "twisted/plugins/__init__.py"}
 
 
-def test_twistd_knows_us(venv: Path) -> None:
+def test_twistd_knows_llmux_from_any_directory(venv: Path) -> None:
     """twistd knows llmux from any directory."""
     help = run(venv / "twistd", "--help", cwd=Path("/"))
     assert [line.split()[0] for line in help.splitlines() if "One OpenAI" in line] == ["llmux"]
@@ -101,7 +101,7 @@ def installed_from_here() -> bool:
     return any(json.loads(o)["dir_info"].get("editable", False) for o in origins if o)
 
 
-def test_console_script(venv: Path) -> None:
+def test_the_console_script_runs_from_any_directory(venv: Path) -> None:
     import llmux
 
     assert llmux.__version__ in run(venv / "llmux", "--version", cwd=Path("/"))
@@ -112,7 +112,7 @@ def test_needs_no_more_than_it_asks_for(venv: Path) -> None:
     run(venv / "python", "-c", _IMPORT_ALL, cwd=Path("/"))
 
 
-def test_policies_are_found(venv: Path) -> None:
+def test_policies_are_found_as_plugins(venv: Path) -> None:
     """llmux's own policies are found as plugins of Twisted."""
     script = (
         "from twisted.plugin import getPlugins; from llmux.interfaces import *; "

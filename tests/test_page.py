@@ -155,7 +155,9 @@ class TestShown:
         tab.wait_for("#now", ": 19 wait, the oldest for ")
         assert daemon.asked.count("/llmux/status") <= asked + 1
 
-    def test_lanes_tell_what_was(self, tab: Browser, daemon: FakeDaemon) -> None:
+    def test_the_lanes_tell_which_models_were_awake(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
         daemon.history = {
             "schema": 1,
             "models": {
@@ -192,7 +194,9 @@ class TestShown:
         tab.wait_for("#now", name)
         assert tab.script("return document.images.length") == 0
 
-    def test_a_thousand_models(self, tab: Browser, daemon: FakeDaemon) -> None:
+    def test_a_thousand_models_are_shown_and_can_be_filtered(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
         daemon.status["models"] += [model(f"m{i}") for i in range(1000)]
         tab.wait_for("#models", "m999")
         tab.script("document.getElementById('filter').focus()")
@@ -218,7 +222,9 @@ class TestTold:
         assert daemon.told == [("switch", {"model": "mistral"})]
         tab.wait_for("#said", "Switch to mistral now: done.")
 
-    def test_the_keyboard_does(self, tab: Browser, daemon: FakeDaemon) -> None:
+    def test_the_keyboard_does_what_the_mouse_does(
+        self, tab: Browser, daemon: FakeDaemon
+    ) -> None:
         tab.script("document.querySelector('#models button:not(:disabled)').focus()")
         tab.press(TAB)
         assert tab.script("return document.activeElement.textContent") == "Pin…"
@@ -234,7 +240,7 @@ class TestTold:
         wait_until(lambda: daemon.told, "a command")
         assert daemon.told == [("pin", {"model": "llama", "for": 3600})]
 
-    def test_pause_and_resume(self, tab: Browser, daemon: FakeDaemon) -> None:
+    def test_llmux_is_paused_and_resumed(self, tab: Browser, daemon: FakeDaemon) -> None:
         def pause(body: dict[str, Any]) -> None:
             daemon.status.update(mode="paused", paused={"until": None, "refuse": False})
 
@@ -464,7 +470,9 @@ return [...document.querySelectorAll(kinds)]
 @needs_browser
 class TestLook:
     @pytest.mark.parametrize("dark", [False, True])
-    def test_text_stands_out(self, tab: Browser, daemon: FakeDaemon, dark: bool) -> None:
+    def test_text_stands_out_from_its_background(
+        self, tab: Browser, daemon: FakeDaemon, dark: bool
+    ) -> None:
         daemon.status = STATUSES["everything at once"]
         tab.look_like(dark=dark)
         tab.driver.refresh()

@@ -373,7 +373,7 @@ async def test_a_large_body_arrives_whole(stock: bool) -> None:
 
 @SITES
 @pytest_twisted.ensureDeferred
-async def test_treq_as_a_client(stock: bool) -> None:
+async def test_treq_is_served_as_a_client(stock: bool) -> None:
     """A client that people write with Twisted: a whole reply, a stream, and one it cancels."""
     async with path(stock) as way:
         connections = HTTPConnectionPool(way.reactor, persistent=False)

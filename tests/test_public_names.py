@@ -11,11 +11,11 @@ from tests.interpreter import printed_by
 
 
 @pytest.mark.parametrize("name", llmux.__all__)
-def test_each_name(name: str) -> None:
+def test_each_public_name_can_be_imported(name: str) -> None:
     assert getattr(llmux, name) is not None
 
 
-def test_no_other_name() -> None:
+def test_any_other_name_is_missing() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         llmux.nothing  # noqa: B018  # looking it up is the test
 
