@@ -410,7 +410,9 @@ class Chaos:
     ids=["fifo", "cost_aware", "fifo, random needs", "cost_aware, random needs"],
 )
 @pytest_twisted.ensureDeferred
-async def test_chaos(tmp_path: Path, seed: int, policy: dict[str, Any], several: bool) -> None:
+async def test_all_promises_hold_under_random_traffic(
+    tmp_path: Path, seed: int, policy: dict[str, Any], several: bool
+) -> None:
     chaos = Chaos(tmp_path, seed, policy, several)
     await chaos.storm()
     for n in range(6):

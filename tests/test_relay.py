@@ -110,7 +110,7 @@ def cuts(sent: bytes) -> list[list[bytes]]:
 
 @pytest.mark.parametrize(("request_bytes", "method"), REQUESTS)
 @pytest.mark.parametrize(("sent", "closes"), REPLIES)
-def test_both_ways_agree(
+def test_both_ways_to_relay_agree_on_the_reply(
     sent: bytes, closes: bool, request_bytes: bytes, method: bytes
 ) -> None:
     plain = exchange(True, request_bytes, [sent], closes=closes, method=method)
@@ -134,7 +134,7 @@ def test_both_ways_agree(
     "sent", [OK + b"Content-Length: 500\r\n\r\n", CHUNKED[:-24], OK + b"X: y\r\n\r\n"]
 )
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
-def test_head(stock: bool, sent: bytes, version: bytes) -> None:
+def test_a_reply_to_head_has_no_body(stock: bool, sent: bytes, version: bytes) -> None:
     request = chat(method=b"HEAD", version=version)
     seen = exchange(stock, request, [sent], method=b"HEAD")
     (reply,) = seen.replies
@@ -190,7 +190,7 @@ def test_a_chunked_request_gets_a_length(stock: bool) -> None:
 
 @SITES
 @pytest.mark.parametrize("method", [b"GET", b"TRACE", b"PROPFIND", b"OPTIONS", b"DELETE"])
-def test_any_method_passes(stock: bool, method: bytes) -> None:
+def test_a_request_of_any_method_is_passed_on(stock: bool, method: bytes) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()
@@ -202,7 +202,7 @@ def test_any_method_passes(stock: bool, method: bytes) -> None:
 
 
 @SITES
-def test_it_streams(stock: bool) -> None:
+def test_each_event_is_passed_on_as_it_comes(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()
@@ -250,7 +250,7 @@ def test_requests_follow_each_other_on_both_connections(stock: bool) -> None:
 
 
 @SITES
-def test_back_pressure(stock: bool) -> None:
+def test_a_client_that_does_not_read_pauses_the_backend(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()
@@ -397,7 +397,7 @@ def test_a_slow_client_is_not_a_stalled_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @SITES
-def test_metrics(stock: bool) -> None:
+def test_requests_are_counted_by_model_and_status(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     for reply in (PLAIN, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", b"junk\r\n\r\n"):
@@ -579,7 +579,7 @@ def test_after_the_first_byte_there_is_no_limit(stock: bool) -> None:
     world.advance(20)
 
 
-def test_the_interfaces() -> None:
+def test_a_guarded_resource_and_its_caller_provide_their_interfaces() -> None:
     assert verifyClass(IGuardedResource, ProxyResource)
     for stock, kind in ((False, LlmuxRequest), (True, StockCaller)):
         turns: list[ITurn] = []

@@ -55,7 +55,7 @@ def serve(log: RequestLog, number: int, now: float = 100.0, answered: bool = Tru
     log(Completed(now + 7.5, "a", number, 4.5, answered))
 
 
-def test_a_request(file: Path) -> None:
+def test_a_request_has_a_line(file: Path) -> None:
     log = make(file)
     serve(log, 17)
     # The request has arrived when the log was opened.
@@ -171,7 +171,7 @@ def test_a_request_without_an_answer_is_kept_back_while_its_model_is_dead(file: 
     ]
 
 
-def test_those_who_left(file: Path) -> None:
+def test_a_client_that_left_has_a_line_with_its_patience(file: Path) -> None:
     log = make(file)
     serve(log, 1)
     log(Left(200.0, "a", 2, LeftReason.DISCONNECTED, 20.0))
@@ -215,7 +215,7 @@ def test_a_sleep_that_made_room_for_nobody_is_a_line_of_its_own(file: Path) -> N
     assert lines(file)[2:] == [{"t": EPOCH + 15, "switch": None, "sleep_s": {"b": 2.0}}]
 
 
-def test_cut_short(file: Path) -> None:
+def test_a_reply_that_was_cut_short_is_not_answered(file: Path) -> None:
     log = make(file)
     serve(log, 1, answered=False)
     log(Woke(1.0, "a", 0, (), 1.0))
@@ -237,7 +237,7 @@ def test_lines_are_kept_back_for_a_second(file: Path) -> None:
     log.close()
 
 
-def test_rotation(file: Path) -> None:
+def test_a_reopened_log_begins_a_new_file(file: Path) -> None:
     log = make(file)
     log(Forwarded(100.0, "a", 9, 0.0))
     serve(log, 1)
@@ -268,7 +268,7 @@ def test_it_cannot_be_reopened(file: Path) -> None:
     assert logged == ["request_log_not_reopened"]
 
 
-def test_no_such_directory(file: Path) -> None:
+def test_a_log_in_a_missing_directory_is_refused(file: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         make(file.parent / "none" / "file")
 

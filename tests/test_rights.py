@@ -39,7 +39,7 @@ def said(**keys: Any) -> dict[str, list[str]]:
         ({"admin": {"listen": "tcp:3001"}}, 1),
     ],
 )
-def test_who_may_look(keys: dict[str, Any], lookers: int) -> None:
+def test_those_who_may_look_are_named(keys: dict[str, Any], lookers: int) -> None:
     what = said(**keys)["see what goes on"]
     assert what[0].startswith("llmux's own user, at ")
     assert sum("whoever reaches" in who for who in what) == lookers

@@ -44,14 +44,16 @@ def asked(port: int, model: str = "a") -> Deferred[tuple[int, bytes]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_interface(configure: Callable[..., Config]) -> None:
+async def test_a_service_provides_its_interface(configure: Callable[..., Config]) -> None:
     service = make_service(configure(), reactor)
     verifyObject(IService, service)
     await service.stopService()
 
 
 @pytest_twisted.ensureDeferred
-async def test_life(configure: Callable[..., Config]) -> None:
+async def test_a_service_answers_from_its_start_until_it_is_stopped(
+    configure: Callable[..., Config],
+) -> None:
     config = configure()
     service = LlmuxService(config, reactor)
     early = asked(config.port)
@@ -82,7 +84,9 @@ async def test_idle_connections_do_not_hold_up_the_end(
 
 
 @pytest_twisted.ensureDeferred
-async def test_stopped_twice(configure: Callable[..., Config], behind: Backend) -> None:
+async def test_a_service_that_is_stopped_twice_waits_for_requests_in_flight(
+    configure: Callable[..., Config], behind: Backend
+) -> None:
     config = configure()
     service = LlmuxService(config, reactor)
     service.startService()
@@ -99,7 +103,9 @@ async def test_stopped_twice(configure: Callable[..., Config], behind: Backend) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_aborted(configure: Callable[..., Config], behind: Backend) -> None:
+async def test_an_aborted_service_does_not_wait_for_requests_in_flight(
+    configure: Callable[..., Config], behind: Backend
+) -> None:
     config = configure()
     service = LlmuxService(config, reactor)
     service.startService()
@@ -142,7 +148,9 @@ async def test_client_that_takes_nothing_of_its_reply(
 
 
 @pytest_twisted.ensureDeferred
-async def test_sleep_on_exit(configure: Callable[..., Config], tmp_path: Path) -> None:
+async def test_models_are_put_to_sleep_on_exit_if_configured(
+    configure: Callable[..., Config], tmp_path: Path
+) -> None:
     hooks = {"wake": "touch awake", "sleep": "rm awake", "alive": "test -e awake"}
     config = configure(
         models={"a": {"port": 1, **hooks}}, sleep_on_exit=True, shutdown_timeout_secs=5
@@ -203,13 +211,15 @@ async def test_a_new_address_changes_nothing_if_the_configuration_is_not_taken_o
 
 
 class TestRefused:
-    def test_busy_port(self, configure: Callable[..., Config]) -> None:
+    def test_no_service_is_made_for_a_busy_port(self, configure: Callable[..., Config]) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             config = configure(port=other.getsockname()[1])
             with pytest.raises(ConfigError):
                 make_service(config, reactor)
 
-    def test_request_log(self, configure: Callable[..., Config], tmp_path: Path) -> None:
+    def test_no_service_is_made_for_a_request_log_that_cannot_be_written(
+        self, configure: Callable[..., Config], tmp_path: Path
+    ) -> None:
         config = configure(request_log="no/such/file")
         with pytest.raises(ConfigError) as caught:
             make_service(config, reactor)

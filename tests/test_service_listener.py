@@ -116,7 +116,9 @@ async def starts_and_stops(
 
 
 @pytest_twisted.ensureDeferred
-async def test_tcp(reactor: Any, configure: Callable[..., Config]) -> None:
+async def test_a_listener_of_tcp_starts_and_stops(
+    reactor: Any, configure: Callable[..., Config]
+) -> None:
     config = configure()
     factory = Greeting()
     listener = Listener(config, reactor, factory)
@@ -124,7 +126,9 @@ async def test_tcp(reactor: Any, configure: Callable[..., Config]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ipv6(reactor: Any, configure: Callable[..., Config]) -> None:
+async def test_a_listener_of_ipv6_starts_and_stops(
+    reactor: Any, configure: Callable[..., Config]
+) -> None:
     config = configure(host="::1")
     factory = Greeting()
     listener = Listener(config, reactor, factory)
@@ -132,7 +136,9 @@ async def test_ipv6(reactor: Any, configure: Callable[..., Config]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_endpoint(reactor: Any, configure: Callable[..., Config]) -> None:
+async def test_a_listener_of_an_endpoint_starts_and_stops(
+    reactor: Any, configure: Callable[..., Config]
+) -> None:
     port = free_port()
     config = configure(listen=f"tcp:{port}:interface=127.0.0.1")
     factory = Greeting()
@@ -183,7 +189,7 @@ async def test_unix_socket_in_the_configurations_directory(
 
 
 @pytest_twisted.ensureDeferred
-async def test_unix_socket_named_otherwise(
+async def test_a_unix_socket_may_be_named_by_its_address(
     reactor: Any, configure: Callable[..., Config], tmp_path: Path
 ) -> None:
     listener = Listener(configure(listen="unix:address=a\\:b"), reactor, Greeting())
@@ -208,7 +214,7 @@ async def test_lock_of_a_unix_socket_names_the_daemon(
 
 
 @pytest_twisted.ensureDeferred
-async def test_unix_socket_of_systemd(
+async def test_a_unix_socket_of_systemd_stays_as_it_is(
     reactor: Any,
     configure: Callable[..., Config],
     tmp_path: Path,
@@ -251,7 +257,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls(
+async def test_a_listener_of_ssl_speaks_tls(
     reactor: Any, configure: Callable[..., Config], certificate: Path, tmp_path: Path
 ) -> None:
     for name in "key.pem", "cert.pem":
@@ -281,7 +287,7 @@ class TestRefused:
         assert message.isprintable()
         return message
 
-    def test_busy_port(self, reactor: Any, configure: Callable[..., Config]) -> None:
+    def test_a_busy_port_is_told(self, reactor: Any, configure: Callable[..., Config]) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             port = other.getsockname()[1]
             assert self.complaint(configure(port=port), reactor) == (
@@ -295,7 +301,7 @@ class TestRefused:
             )
 
     @pytest_twisted.ensureDeferred
-    async def test_busy_unix_socket(
+    async def test_a_busy_unix_socket_is_told(
         self, reactor: Any, configure: Callable[..., Config]
     ) -> None:
         config = configure(listen="unix:llmux.sock")
@@ -332,7 +338,7 @@ class TestRefused:
             ),
         ],
     )
-    def test_places(
+    def test_a_place_that_cannot_be_listened_at_is_told(
         self,
         reactor: Any,
         configure: Callable[..., Config],
@@ -344,7 +350,7 @@ class TestRefused:
             "{directory}", str(tmp_path)
         )
 
-    def test_host_without_an_address(
+    def test_a_host_without_an_address_is_told(
         self, reactor: Any, configure: Callable[..., Config]
     ) -> None:
         config = configure(host="no-such-host.invalid", port=3000)
@@ -354,7 +360,7 @@ class TestRefused:
             "; give an address of this machine, such as 127.0.0.1 or 0.0.0.0"
         )
 
-    def test_missing_key(
+    def test_a_missing_key_is_told(
         self, reactor: Any, configure: Callable[..., Config], tmp_path: Path
     ) -> None:
         assert self.complaint(configure(listen="ssl:3000:privateKey=k.pem"), reactor) == (
@@ -363,7 +369,9 @@ class TestRefused:
             "write ssl:3000:privateKey=KEY.pem:certKey=CERT.pem, with files that exist"
         )
 
-    def test_not_permitted(self, configure: Callable[..., Config]) -> None:
+    def test_a_port_that_is_not_permitted_is_told(
+        self, configure: Callable[..., Config]
+    ) -> None:
         class Guarded:
             def listenTCP(self, port: int, *args: object, **more: object) -> None:
                 reason = PermissionError(13, "Permission denied")
@@ -384,7 +392,7 @@ class TestRefused:
         (HostnameAddress(b"x", 1), "x"),
     ],
 )
-def test_addresses(address: object, expected: str) -> None:
+def test_an_address_is_described(address: object, expected: str) -> None:
     assert expected in describe_address(address)
 
 

@@ -95,7 +95,9 @@ def tell(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_two_signals(first: signal.Signals, second: signal.Signals, events: list[str]) -> None:
+def test_a_second_signal_aborts_what_the_first_has_stopped(
+    first: signal.Signals, second: signal.Signals, events: list[str]
+) -> None:
     reactor, service = Reactor(), Service()
     owner = start(reactor, service)
     reactor.run()
@@ -152,7 +154,7 @@ def test_logs_are_opened_anew(events: list[str]) -> None:
     assert (service.reopens, reactor.stops) == (2, [])
 
 
-def test_hangup_of_a_terminal() -> None:
+def test_a_hangup_of_the_terminal_stops_llmux() -> None:
     reactor, service = Reactor(), Service()
     start(reactor, service, hangup_stops=True)
     reactor.run()
@@ -162,7 +164,7 @@ def test_hangup_of_a_terminal() -> None:
     assert service.aborts == 1
 
 
-def test_collector() -> None:
+def test_what_is_there_at_the_start_is_kept_from_the_collector() -> None:
     gc.unfreeze()
     reactor = Reactor()
     start(reactor, Service())
@@ -171,7 +173,7 @@ def test_collector() -> None:
     assert gc.get_freeze_count() > 1000
 
 
-def test_file_limit(events: list[str]) -> None:
+def test_the_limit_of_open_files_is_raised(events: list[str]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip("the hard limit is low")
@@ -184,7 +186,9 @@ def test_file_limit(events: list[str]) -> None:
     assert events == []
 
 
-def test_few_files(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> None:
+def test_a_low_limit_of_open_files_is_told(
+    monkeypatch: pytest.MonkeyPatch, events: list[str]
+) -> None:
     monkeypatch.setattr("llmux.daemon.signals.raise_file_limit", lambda: 1024)
     start(Reactor(), Service())
     assert events == ["few_files"]
