@@ -28,7 +28,9 @@ def test_start_adopts_what_is_awake(make: Callable[..., World]) -> None:
     assert world.ran() == ["a alive", "b alive", "c alive"]
 
 
-def test_start_finds_several(make: Callable[..., World]) -> None:
+def test_models_found_awake_at_the_start_sleep_before_another_wakes(
+    make: Callable[..., World],
+) -> None:
     world = make(awake="ac")
     assert world.state() == Switching("a", None)
     client = world.ask("c")

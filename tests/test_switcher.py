@@ -49,14 +49,14 @@ def test_an_awake_model_serves_at_once() -> None:
     assert world.switcher.acquire_now("b") is None
 
 
-def test_an_unknown_model() -> None:
+def test_an_unknown_model_is_refused_at_once() -> None:
     world = World()
     with pytest.raises(ModelNotFound, match="Model not found: x"):
         world.switcher.acquire_now("x")
     assert isinstance(world.ask("x").error, ModelNotFound)
 
 
-def test_a_switch_in_order() -> None:
+def test_a_switch_drains_then_sleeps_then_wakes() -> None:
     world = World()
     first = world.wake("a")
     before = len(world.hooks.started)
@@ -380,7 +380,7 @@ def test_nobody_is_asked_when_nobody_waits() -> None:
     assert policy.asked == 0
 
 
-def test_stopping_at_rest() -> None:
+def test_a_switcher_at_rest_stops_at_once() -> None:
     world = World()
     world.wake("a").finish()
     done = world.stop()

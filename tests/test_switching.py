@@ -116,7 +116,7 @@ def test_who_leaves_waits_no_longer(stock: bool) -> None:
 
 
 @SITES
-def test_a_failed_wake(stock: bool) -> None:
+def test_a_failed_wake_is_answered_with_503_and_a_time_to_retry(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.script("a", HookKind.WAKE, 1.0, 3)
     client = world.client()
@@ -130,7 +130,7 @@ def test_a_failed_wake(stock: bool) -> None:
 
 
 @SITES
-def test_an_unknown_model(stock: bool) -> None:
+def test_an_unknown_model_is_answered_with_404_and_not_counted(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     client = world.client()
     client.send(chat("nobody"))
@@ -139,7 +139,7 @@ def test_an_unknown_model(stock: bool) -> None:
 
 
 @SITES
-def test_waiting_too_long(stock: bool) -> None:
+def test_a_request_that_waits_too_long_is_answered_with_504(stock: bool) -> None:
     world = ProxyWorld(stock=stock, request_timeout=10.0)
     world.script("a", HookKind.WAKE, 50.0)
     client = world.client()
@@ -151,7 +151,7 @@ def test_waiting_too_long(stock: bool) -> None:
 
 
 @SITES
-def test_shutting_down(stock: bool) -> None:
+def test_a_request_that_waits_at_the_shutdown_is_answered_with_503(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.script("a", HookKind.WAKE, 50.0)
     client = world.client()
@@ -495,7 +495,9 @@ def test_a_resource_that_answers_later(stock: bool, leaves: bool) -> None:
 
 
 @SITES
-def test_a_resource_that_raises(stock: bool, logged_failures: LoggedFailures) -> None:
+def test_a_resource_that_raises_is_answered_with_500(
+    stock: bool, logged_failures: LoggedFailures
+) -> None:
     for waits in (False, True):
         world = ProxyWorld(stock=stock, wrapped=Plain(ValueError("broken")))
         if not waits:
@@ -642,7 +644,7 @@ def test_who_leaves_during_the_search(stock: bool, monkeypatch: pytest.MonkeyPat
     assert len(cancelled) == 1
 
 
-def test_the_interface() -> None:
+def test_a_turn_provides_its_interface() -> None:
     turns: list[Any] = []
     world = ProxyWorld(wrapped=Guarded(turns.append))
     world.wake("a")

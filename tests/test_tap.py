@@ -44,17 +44,17 @@ def parse(*arguments: str) -> Options:
 
 
 class TestOptions:
-    def test_plugin(self) -> None:
+    def test_the_plugin_provides_its_interfaces(self) -> None:
         verifyObject(IServiceMaker, llmux_plugin.llmux)
         verifyObject(IPlugin, llmux_plugin.llmux)
         assert llmux_plugin.llmux.options is Options
 
-    def test_defaults(self) -> None:
+    def test_options_that_are_left_out_have_defaults(self) -> None:
         options = parse()
         assert (options["config"], options["port"]) == ("config.yaml", None)
         assert (options["verbose"], options["log-format"]) == (0, "text")
 
-    def test_all(self) -> None:
+    def test_all_options_are_read(self) -> None:
         options = parse("-c", "c.json", "-p", "0", "-v", "--log-format", "json")
         assert (options["config"], options["port"]) == ("c.json", 0)
         assert (options["verbose"], options["log-format"]) == (1, "json")
@@ -67,18 +67,22 @@ class TestOptions:
             (["--log-format", "xml"], "--log-format is text or json, not 'xml'"),
         ],
     )
-    def test_bad(self, arguments: list[str], expected: str) -> None:
+    def test_a_bad_option_is_told(self, arguments: list[str], expected: str) -> None:
         with pytest.raises(UsageError) as caught:
             parse(*arguments)
         assert expected in str(caught.value)
 
     @pytest.mark.parametrize("option", ["--version", "-V"])
-    def test_version(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_version_is_printed(
+        self, option: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit):
             parse(option)
         assert capsys.readouterr().out == f"llmux {__version__}\n"
 
-    def test_another_way_to_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_our_log_gives_way_to_another_way_to_log(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         # The reactor that the tests run on stays as it is.
         monkeypatch.setattr("llmux.tap.install_reactor", lambda: None)
         for arguments in ["--syslog"], ["--logger", "twisted.logger.jsonFileLogObserver"]:
@@ -109,7 +113,7 @@ class TestForeground:
         assert "factory" not in text
         assert "Traceback" not in text
 
-    def test_second_signal(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_second_signal_ends_twistd_at_once(self, tmp_path: Path, behind: Backend) -> None:
         port = write_config(tmp_path, behind.port)
         behind.holding = True
         arguments = ["-n", "--pidfile=", "llmux", "-c", "config.json", "--log-format=json"]
@@ -127,7 +131,7 @@ class TestForeground:
         assert [e for e in events if e["level"] == "error" or "traceback" in e] == []
         assert "aborting" in [e.get("event") for e in events]
 
-    def test_log_to_a_file(self, tmp_path: Path, behind: Backend) -> None:
+    def test_the_log_may_go_to_a_file(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port)
         arguments = ["-n", "--pidfile=", "-l", "x.log", "llmux", "-c", "config.json"]
         log = tmp_path / "x.log"
@@ -201,7 +205,9 @@ def test_a_daemon_that_ignores_sigterm_is_killed_and_the_test_fails(tmp_path: Pa
 
 
 class TestDaemon:
-    def test_life(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_daemon_answers_as_soon_as_twistd_has_ended(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         port = write_config(tmp_path, behind.port)
         (tmp_path / "elsewhere").mkdir()
         with detached(
@@ -225,7 +231,9 @@ class TestDaemon:
         assert "listening" in names
         assert names[-1] == "stopping"
 
-    def test_second_signal(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_second_signal_ends_the_daemon_at_once(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         port = write_config(tmp_path, behind.port)
         behind.holding = True
         log = tmp_path / "llmux.log"
@@ -242,7 +250,7 @@ class TestDaemon:
         assert not daemon.pidfile.exists()
         assert "Traceback" not in log.read_text()
 
-    def test_unix_socket(self, tmp_path: Path, behind: Backend) -> None:
+    def test_a_unix_socket_belongs_to_one_daemon(self, tmp_path: Path, behind: Backend) -> None:
         write_config(tmp_path, behind.port, port=None, listen="unix:llmux.sock")
         (tmp_path / "elsewhere").mkdir()
         with detached(tmp_path, "--rundir=elsewhere", "llmux", "-c", "config.json") as daemon:
@@ -267,7 +275,7 @@ class TestDaemon:
         ]
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-    def test_another_user(self, behind: Backend) -> None:
+    def test_a_daemon_may_become_another_user(self, behind: Backend) -> None:
         nobody = pwd.getpwnam("nobody")
         with TemporaryDirectory() as name:
             # pytest's directories cannot be read by other users, and hooks must run in this
@@ -310,7 +318,7 @@ class TestDaemon:
 
 class TestRefusing:
     @pytest.mark.parametrize("how", ["-n", "--no_save"])
-    def test_busy_port(self, tmp_path: Path, how: str) -> None:
+    def test_a_busy_port_is_told_in_one_line(self, tmp_path: Path, how: str) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             port = other.getsockname()[1]
             write_config(tmp_path, 1, port=port)
@@ -322,7 +330,7 @@ class TestRefusing:
         )
         assert os.listdir(tmp_path) == ["config.json"]
 
-    def test_no_file(self, tmp_path: Path) -> None:
+    def test_a_missing_configuration_is_told_in_one_line(self, tmp_path: Path) -> None:
         ended = run("llmux", cwd=tmp_path, command=TWISTD)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr == (

@@ -107,7 +107,7 @@ class House:
         return {model: gpus for _, model, gpus in servers(self.state)}
 
 
-def test_who_is_awake_when(example: Path, tmp_path: Path) -> None:
+def test_each_model_is_awake_when_it_must_be(example: Path, tmp_path: Path) -> None:
     port = free_port()
     with Daemon(["-c", "config.yaml", "-p", str(port)], example) as daemon:
         daemon.wait_for("listening")

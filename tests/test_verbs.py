@@ -172,14 +172,16 @@ class TestPs:
 
 
 class TestStatus:
-    def test_sentences(self, llmux: Commands) -> None:
+    def test_the_status_is_told_in_sentences(self, llmux: Commands) -> None:
         assert llmux("status").out.splitlines() == [
             "llama has been awake for 4 min, 3 in flight.",
             "mistral is next, in 9 to 58 s: 2 wait, the oldest for 61 s.",
             "cost_aware: llama woke 4 s ago; left alone for 10 s more",
         ]
 
-    def test_one_model(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_the_status_of_one_model_has_its_facts(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
         lines = llmux("status", "llama").out.splitlines()
         assert lines[0] == "llama has been awake for 4 min, 3 in flight."
         assert "812 answered, 3 failed." in lines
@@ -348,7 +350,7 @@ class TestCommands:
 
 
 class TestStreams:
-    def test_requests(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_requests_are_listed(self, llmux: Commands, daemon: FakeDaemon) -> None:
         daemon.requests = [
             {
                 "id": f"r-{i}",
@@ -395,7 +397,9 @@ class TestStreams:
         assert len(lines) == 2
         assert "llama POST /v1/x: 200" in lines[1]
 
-    def test_logs(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_the_log_of_a_model_is_printed_without_control_characters(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
         daemon.log.append("evil \x1b[2J")
         said = llmux("logs", "llama", "-n", "2")
         assert said.out == "llama wake: ready\nevil \\x1b[2J\n"

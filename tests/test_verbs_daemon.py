@@ -172,7 +172,7 @@ class TestContract:
         assert lacking(shape(needed), shape(status)) == []
         assert status["schema"] == 1
 
-    def test_one_model_alone(self, served: Served) -> None:
+    def test_the_status_of_one_model_has_that_model_alone(self, served: Served) -> None:
         status = served.link.ask("GET", "/llmux/status?model=llama")
         assert [entry["name"] for entry in status["models"]] == ["llama"]
         with pytest.raises(CommandRefused, match=r"(?i)there is no model") as caught:
@@ -207,14 +207,14 @@ class TestContract:
 
 
 class TestCommandLine:
-    def test_ps(self, served: Served) -> None:
+    def test_ps_lists_the_models(self, served: Served) -> None:
         said = served.llmux("ps")
         assert (said.returncode, said.stderr) == (0, "")
         heads, *lines = (line.split() for line in said.stdout.splitlines())
         assert heads[:2] == ["MODEL", "STATE"]
         assert [line[:2] for line in lines] == [["llama", "awake"], ["mistral", "asleep"]]
 
-    def test_status(self, served: Served) -> None:
+    def test_status_tells_whether_a_model_is_awake(self, served: Served) -> None:
         assert "llama has been awake for " in served.llmux("status").stdout
         assert served.llmux("status", "llama", "-q").returncode == 0
         assert served.llmux("status", "mistral", "-q").returncode == 1
@@ -225,20 +225,20 @@ class TestCommandLine:
         assert (said.returncode, said.stderr) == (0, "")
         assert "=llama=" in said.stdout or "gpu" in said.stdout
 
-    def test_requests(self, served: Served) -> None:
+    def test_requests_lists_those_that_ended(self, served: Served) -> None:
         lines = served.llmux("requests").stdout.splitlines()
         assert lines[1].split()[1:5] == ["1", "llama", "POST", "/v1/completions"]
 
-    def test_logs(self, served: Served) -> None:
+    def test_logs_prints_the_output_of_a_model(self, served: Served) -> None:
         assert served.llmux("logs", "llama").stdout.endswith(
             "llama wake stdout: loading llama\n"
         )
         assert served.llmux("logs", "nope").returncode == 1
 
-    def test_open(self, served: Served) -> None:
+    def test_open_prints_an_address_with_a_token(self, served: Served) -> None:
         assert "/llmux/?token=" in served.llmux("open").stdout
 
-    def test_events(self, served: Served) -> None:
+    def test_events_follows_a_model_until_it_is_awake(self, served: Served) -> None:
         with served.begin("events", "--only", "model", "--json") as following:
             try:
                 assert following.stdout is not None

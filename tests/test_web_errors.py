@@ -34,7 +34,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
         (SwitchError("m", "a fault"), 500, SERVER, "internal_error", None),
     ],
 )
-def test_switch_errors(
+def test_an_error_of_a_switch_becomes_an_error_of_the_api(
     error: SwitchError, status: int, kind: str, code: str, param: str | None
 ) -> None:
     made = from_switch_error(error)
@@ -50,7 +50,7 @@ def test_switch_errors(
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.0, b"1"), (0.2, b"1"), (2.0, b"2"), (2.1, b"3")]
 )
-def test_retry_after(seconds: float, said: bytes) -> None:
+def test_the_time_to_retry_is_rounded_up_to_a_whole_second(seconds: float, said: bytes) -> None:
     made = from_switch_error(HookFailed("m", "exit status 1", seconds))
     assert dict(made.headers())[b"Retry-After"] == said
 
@@ -63,7 +63,7 @@ def test_the_words_of_the_reference() -> None:
 @pytest.mark.parametrize(
     "status", [400, 404, 405, 408, 413, 414, 417, 431, 500, 501, 502, 503, 504, 505, 507]
 )
-def test_raw_replies(status: int) -> None:
+def test_a_raw_reply_is_whole_with_a_body_or_without(status: int) -> None:
     error = ApiError(status, "wé")
     (reply,) = replies(raw_reply(error), [b"GET"], closed=True)
     assert (reply.status, reply.whole, reply.body) == (status, True, error.body())
@@ -92,7 +92,7 @@ def said(site: Site, method: bytes) -> Reply:
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-def test_on_any_channel(method: bytes) -> None:
+def test_an_error_is_the_same_on_any_channel(method: bytes) -> None:
     body = ApiError(503, "not now").body()
     for site in (LlmuxSite(Fails(), Clock()), Site(Fails(), reactor=Clock())):
         reply = said(site, method)
