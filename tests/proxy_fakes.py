@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from llmux.backend.connection import BackendConnection
@@ -59,10 +60,9 @@ class RecordedExchange:
         self.times_connected = 0
         self.reply = Reply()
 
-    def connected(self) -> None:
+    def to_send(self) -> tuple[bytes, IBodyProducer | None]:
         self.times_connected += 1
-        assert self.connection is not None
-        self.connection.send(self.request)
+        return self.request, None
 
     def replied(self, head: ReplyHead, data: bytes, ended: bool) -> None:
         reply = self.reply

@@ -55,10 +55,9 @@ class Upload(RecordedExchange):
         super().__init__(b"HEAD;")
         self.body = body
 
-    def connected(self) -> None:
-        super().connected()
-        assert self.connection is not None
-        self.connection.send_body(self.body)
+    def to_send(self) -> tuple[bytes, IBodyProducer | None]:
+        request, _ = super().to_send()
+        return request, self.body
 
 
 def upload() -> tuple[Network, Upload, BackendEnd]:

@@ -231,7 +231,10 @@ class BackendConnection:
         self._began = seconds()
         exchange.connection = self
         try:
-            exchange.connected()
+            data, body = exchange.to_send()
+            self._write(data)
+            if body is not None:
+                self._write_body(body)
         except Exception:
             # Whatever went wrong, the exchange must end, and a connection with half of a
             # request must not be used again.
@@ -239,8 +242,7 @@ class BackendConnection:
             if self._exchange is exchange:
                 self._break("internal error")
 
-    def send(self, data: bytes) -> None:
-        """See L{IExchangeConnection.send}."""
+    def _write(self, data: bytes) -> None:
         sent = 0
         write = self._send
         if write is not None:
@@ -258,8 +260,7 @@ class BackendConnection:
         self._sending = rest = _Rest(self, data, sent)
         self.transport.registerProducer(rest, False)
 
-    def send_body(self, producer: IBodyProducer) -> None:
-        """See L{IExchangeConnection.send_body}."""
+    def _write_body(self, producer: IBodyProducer) -> None:
         # From now on the transport may hold bytes that we do not know of, so later bytes must
         # go through the transport too.
         self._send = None
@@ -284,7 +285,7 @@ class BackendConnection:
         )
 
     def rest_sent(self) -> None:
-        """Note that the transport has sent all that L{send} gave to it."""
+        """Note that the transport has sent what the socket had not taken at once."""
         self._sending = None
 
     def _body_sent(self, result: object, producer: IBodyProducer) -> None:

@@ -17,15 +17,6 @@ __all__ = ["IExchange", "IExchangeConnection"]
 class IExchangeConnection(Interface):
     """An exchange calls the connection that carries it by these methods."""
 
-    def send(data: bytes) -> None:
-        """
-        Send the request's head, together with its body if that is in memory.  This method must
-        be called once, from L{IExchange.connected}.
-        """
-
-    def send_body(producer: IBodyProducer) -> None:
-        """Send the request's body, after the head has been given to L{send}."""
-
     def pause() -> None:
         """Read nothing more from the backend until L{resume} is called."""
 
@@ -50,16 +41,17 @@ class IExchange(Interface):
     """
 
     connection: IExchangeConnection | None = Attribute(
-        "The connection in use, from L{connected} on until the exchange is over.  "
+        "The connection in use, from L{to_send} on until the exchange is over.  "
         "Set and cleared by the connection."
     )
     is_head: bool = Attribute("The request is a HEAD: its reply has no body.")
     repeats: Repeats = Attribute("Whether the request may be sent again.")
 
-    def connected() -> None:
+    def to_send() -> tuple[bytes, IBodyProducer | None]:
         """
-        Send the request on C{connection}, which has been set.  This method is called a second
-        time if the request is begun anew.
+        Return the request, which now goes out on C{connection}: its head, together with its
+        body if that is in memory, and otherwise a producer of the body.  This method is called
+        a second time if the request is begun anew.
         """
 
     def begun_anew() -> None:

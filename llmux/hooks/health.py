@@ -86,10 +86,9 @@ class HealthQuestion:
 
     # ------------------------------------------------------------ IExchange
 
-    def connected(self) -> None:
-        """See L{IExchange.connected}."""
-        assert self.connection is not None
-        self.connection.send(self._head)
+    def to_send(self) -> tuple[bytes, None]:
+        """See L{IExchange.to_send}."""
+        return self._head, None
 
     def begun_anew(self) -> None:
         """See L{IExchange.begun_anew}."""

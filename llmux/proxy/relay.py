@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.web.iweb import IBodyProducer
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -98,18 +99,14 @@ class Relay:
 
     # ------------------------------------------------------- IExchange
 
-    def connected(self) -> None:
-        """See L{IExchange.connected}."""
-        connection = self.connection
-        assert connection is not None
+    def to_send(self) -> tuple[bytes, IBodyProducer | None]:
+        """See L{IExchange.to_send}."""
         body = self.turn.caller.body
         head = self._template.render(self._backend.host_header, body.length)
         data = body.in_memory()
         if data is not None:
-            connection.send(head + data if data else head)
-        else:
-            connection.send(head)
-            connection.send_body(body.as_producer())
+            return (head + data if data else head), None
+        return head, body.as_producer()
 
     def begun_anew(self) -> None:
         """See L{IExchange.begun_anew}."""
