@@ -23,5 +23,13 @@ def most_similar(name: str, known: Iterable[str], likeness: float = 0.6) -> str 
     """
     if len(name) > LONGEST:
         return None
-    found = get_close_matches(name.lower().replace("-", "_"), known, 1, likeness)
-    return found[0] if found else None
+    alike: dict[str, str] = {}
+    for each in known:
+        alike.setdefault(_without_case(each), each)
+    found = get_close_matches(_without_case(name), alike, 1, likeness)
+    return alike[found[0]] if found else None
+
+
+def _without_case(name: str) -> str:
+    """Return a name without what is mistaken most often: upper case, and hyphens."""
+    return name.lower().replace("-", "_")

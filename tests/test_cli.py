@@ -344,7 +344,10 @@ class TestRefusing:
             (["-p", "x"], "-p takes a port from 0 to 65535, not 'x'"),
             (["--log-format", "xml"], "--log-format is text or json, not 'xml'"),
             (["--no-such-option"], "option --no-such-option not recognized"),
-            (["chekc"], "Unknown command: chekc"),
+            (["chekc"], "Unknown command: chekc; did you mean check?"),
+            (["serve"], "Unknown command: serve; llmux without a command serves"),
+            (["models"], "Unknown command: models"),
+            (["my.yaml"], "Unknown command: my.yaml; a configuration is given with -c FILE"),
         ],
     )
     def test_a_wrong_command_line_is_told_with_status_2(
@@ -356,7 +359,7 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            (["check", "more"], "Wrong number of arguments."),
+            (["check", "more"], "what is more? a configuration is given with -c FILE"),
             (["check", "--cycle"], "--cycle goes with --hooks"),
         ],
     )
@@ -505,12 +508,14 @@ model b at 127.0.0.1:8002, weight 2
 
 
 class TestOtherCommands:
-    @pytest.mark.parametrize("option", ["-V", "--version"])
+    @pytest.mark.parametrize(
+        "words", ["-V", "--version", "check --version", "demo --version", "schema --version"]
+    )
     def test_the_version_is_printed(
-        self, option: str, capsys: pytest.CaptureFixture[str]
+        self, words: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as caught:
-            main([option])
+            main(words.split())
         assert caught.value.code == 0
         assert capsys.readouterr().out == f"llmux {__version__}\n"
 

@@ -318,6 +318,17 @@ BAD_YAML = [
         model(min_active_secs="1"),
         'models.a.min_active_secs: not known here; it belongs under "policy:"',
     ),
+    (
+        GOOD + "max_wait_secs: 60",
+        'max_wait_secs: not known here; it belongs under "policy:"',
+    ),
+    (model(linger="1"), 'models.a.linger: not known here; it belongs under "policy:"'),
+    (model(cmd="1"), "models.a.cmd: unknown key; did you mean serve?"),
+    (model(ttl="1"), "models.a.ttl: unknown key; did you mean idle_sleep_secs?"),
+    (
+        GOOD.replace("models: {a:", "models: {Qwen3-8B-AWQ:") + "preload: [qwen3-8b-awq]",
+        'preload[0]: there is no model "qwen3-8b-awq"; did you mean Qwen3-8B-AWQ?',
+    ),
     (model(wkae="1"), "models.a.wkae: unknown key; did you mean wake?"),
     (model(Wake="1"), "models.a.Wake: unknown key; did you mean wake?"),
     (

@@ -112,13 +112,23 @@ class TestWhichDaemon:
         self, llmux: Commands, daemon: FakeDaemon
     ) -> None:
         daemon.stop()
+        llmux.file.write_text("models: {}\n")
         said = llmux("ps")
         assert said.status == 3
         assert said.out == ""
         assert said.err.startswith("llmux ps: is it running? tried ")
         assert str(socket_path(llmux.file, None)) in said.err
-        assert "/run/llmux/llmux.sock (no such file or directory)" in said.err
+        assert said.err.endswith("/run/llmux/llmux.sock (no such file or directory)\n")
         assert said.err.count("\n") == 1
+
+    def test_a_configuration_that_is_not_there(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
+        daemon.stop()
+        said = llmux("ps", where=("-c", "nowhere.yaml"))
+        assert said.status == 3
+        remedy = "there is no nowhere.yaml: name the configuration of llmux with -c FILE"
+        assert said.err.endswith(f"; {remedy}\n")
 
     def test_nobody_at_the_url(self, llmux: Commands, daemon: FakeDaemon) -> None:
         port = daemon.listen()
@@ -127,9 +137,13 @@ class TestWhichDaemon:
         assert (said.status, said.out) == (3, "")
         assert f"tried http://127.0.0.1:{port} (connection refused)" in said.err
 
-    @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999"])
+    @pytest.mark.parametrize(
+        "url", ["ftp://x", "http://", "http://x:99999", "x:port", "http://[::1"]
+    )
     def test_a_url_that_is_none(self, llmux: Commands, url: str) -> None:
-        assert llmux("ps", where=("--url", url)).status == 2
+        said = llmux("ps", where=("--url", url))
+        assert said.status == 2
+        assert f"{url!r} is no URL: give one as in http://127.0.0.1:3000" in said.err
 
     def test_a_server_that_is_no_llmux(self, llmux: Commands, daemon: FakeDaemon) -> None:
         daemon.does["resume"] = lambda body: (500, "not a document of ours")
@@ -281,6 +295,15 @@ class TestCommands:
         said = llmux(*words.split())
         assert (said.status, daemon.told) == (2, [])
         assert "usage: llmux " in said.err
+
+    def test_a_time_that_stands_where_the_model_may(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
+        said = llmux("wake", "m", "--wait", "5m")
+        assert (said.status, daemon.told) == (2, [])
+        assert said.err.endswith(
+            "unrecognized arguments: 5m; a time stands after --wait=, as in --wait=90s\n"
+        )
 
     def test_wait_ends_when_the_model_is_awake(
         self, llmux: Commands, daemon: FakeDaemon

@@ -55,6 +55,13 @@ class CheckOptions(usage.Options):
         self.parent.opt_version()
         raise AssertionError("it has not exited")
 
+    def parseArgs(self, *words: str) -> None:
+        """Refuse words that are no options; the name of a file is the likeliest mistake."""
+        if words:
+            raise usage.UsageError(
+                f"what is {printable(words[0])}? a configuration is given with -c FILE"
+            )
+
     def postOptions(self) -> None:
         """Refuse options that do not go together."""
         if self["config"] is None:

@@ -5,6 +5,7 @@ options of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,9 +13,17 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from llmux.command.verb_names import VERBS
+from llmux.similar_names import most_similar
 from llmux.tap import Options
 
-__all__ = ["LlmuxOptions"]
+__all__ = ["LlmuxOptions", "hint_about"]
+
+
+_OTHERS_SERVE_BY = ("serve", "start", "run")
+"""Other programs begin to serve by one of these commands."""
+
+_LIKENESS = 0.7
+"""A command is suggested if difflib's ratio of likeness (0 to 1) is this or more."""
 
 
 class _Elsewhere(usage.Options):
@@ -131,3 +140,19 @@ class LlmuxOptions(Options):
     def getSynopsis(self) -> str:
         """Return the first line of the help."""
         return f"Usage: llmux {self.synopsis}"
+
+
+def hint_about(mistake: str) -> str:
+    """
+    Return what to add to Twisted's words about a command that there is not; an empty text for
+    any other mistake.
+    """
+    before, unknown, word = mistake.partition("Unknown command: ")
+    if before or not unknown:
+        return ""
+    if word.endswith((".yaml", ".yml", ".json")) or os.path.isfile(word):
+        return "; a configuration is given with -c FILE"
+    if word in _OTHERS_SERVE_BY:
+        return "; llmux without a command serves"
+    near = most_similar(word, [name for name, *_ in LlmuxOptions.subCommands], _LIKENESS)
+    return "" if near is None else f"; did you mean {near}?"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llmux.config.error import ConfigError, printable
 from llmux.socket_path import socket_candidates
@@ -115,12 +115,9 @@ class DaemonLink:
         self._doubt = "" if doubt is None else f"; {doubt}"
         self._headers: dict[str, str] = {}
         self._prefix = ""
-        self._url = None if url is None else urlsplit(url if "//" in url else f"http://{url}")
+        self._url = None if url is None else _split(url)
         self.shown = ""
         if self._url is not None:
-            if self._url.scheme not in ("http", "https") or not self._url.hostname:
-                raise ValueError(f"{url!r} is no URL: give one as in http://127.0.0.1:3000")
-            _ = self._url.port  # raises ValueError itself
             # The user's part of a URL may hold a password, which no message shows.
             place = self._url.netloc.rpartition("@")[2]
             self.shown = self._url._replace(netloc=place).geturl()
@@ -289,6 +286,22 @@ class DaemonLink:
         raise NotReachable(f"{self.shown} has ended the stream")
 
 
+def _split(url: str) -> SplitResult:
+    """
+    Return the parts of a URL.
+
+    @raise ValueError: the text is no URL of a daemon.
+    """
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        # A port that is no number raises only when it is asked for.
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise ValueError(f"{url!r} is no URL: give one as in http://127.0.0.1:3000")
+
+
 def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> DaemonLink:
     """
     Return the link to the daemon that runs by a configuration file.
@@ -301,6 +314,8 @@ def link_of_config(file: str, environ: Mapping[str, str] = os.environ) -> Daemon
         configured = _admin_socket(file)
     except ConfigError as e:
         doubt = str(e)
+    if not os.path.exists(file):
+        doubt = f"there is no {printable(file)}: name the configuration of llmux with -c FILE"
     candidates = socket_candidates(file, configured, environ)
     return DaemonLink(sockets=[str(path) for path in candidates], doubt=doubt)
 

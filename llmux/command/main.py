@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _to_its_end(lambda: run_verb(*verb))
     from twisted.python import usage
 
-    from llmux.command.command_line import LlmuxOptions
+    from llmux.command.command_line import LlmuxOptions, hint_about
 
     options = LlmuxOptions()
     try:
         usage.Options.parseOptions(options, words)
     except usage.UsageError as e:
         command = f"llmux {options.subCommand}" if options.subCommand else "llmux"
-        print(f"{command}: {e}\nTry {command} --help.", file=sys.stderr)
+        print(f"{command}: {e}{hint_about(str(e))}\nTry {command} --help.", file=sys.stderr)
         return 2
     if options.subCommand is None:
         return _to_its_end(lambda: _serve(options))

@@ -295,7 +295,12 @@ def parse_verb(verb: str, words: Sequence[str]) -> argparse.Namespace:
     """
     parser = verb_parser(verb)
     # If --wait has no "=", the word after it is not its value but the model.
-    options = parser.parse_args(["--wait=366d" if w == "--wait" else w for w in words])
+    options, rest = parser.parse_known_args(
+        ["--wait=366d" if w == "--wait" else w for w in words]
+    )
+    if rest:
+        hint = "; a time stands after --wait=, as in --wait=90s" if "--wait" in words else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if options.config is not None and options.url is not None:
         parser.error("-c and --url are two ways to say the same; give one")
     if verb == "status" and options.quiet and (options.model is None or options.watch):

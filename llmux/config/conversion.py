@@ -63,6 +63,9 @@ EITHER_PLACE = (
     "shutdown_timeout_secs",
     "sleep_on_exit",
 )
+_CALLED_ELSEWHERE = {"cmd": "serve", "command": "serve", "ttl": "idle_sleep_secs"}
+"""Other programs have these keys for a model; each is given with the key of ours."""
+
 _NOT_KEYS = {"settings", "directory", "file"}
 _PARTS: Mapping[type[Struct], Iterable[str]] = {
     Config: ("models",),
@@ -408,7 +411,11 @@ class Conversion:
         for place, there, remedy in places:
             if place != level and key in there:
                 self.fail(path, "not known here", remedy)
+        if level != "policy" and policies_with_setting(key):
+            self.fail(path, "not known here", 'it belongs under "policy:"')
         near = most_similar(key, known, LIKE_ELSEWHERE)
+        if level == "models" and near is None and _CALLED_ELSEWHERE.get(key) in known:
+            self.fail(path, "unknown key", f"did you mean {_CALLED_ELSEWHERE[key]}?")
         for place, there, remedy in places:
             meant = most_similar(key, there, LIKE_ELSEWHERE)
             if near is None and place != level and meant is not None:

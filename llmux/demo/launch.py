@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from twisted.python import usage
 
@@ -28,6 +28,7 @@ class DemoOptions(usage.Options):
         ["directory", None, "llmux-demo", "Write here and nowhere else."],
     ]
     optFlags: ClassVar[Any] = [["verbose", "v", "Log debug messages."]]
+    parent: Any = None
 
     def __init__(self) -> None:
         usage.Options.__init__(self)
@@ -35,6 +36,11 @@ class DemoOptions(usage.Options):
     def getSynopsis(self) -> str:
         """Return the first line of the help."""
         return "Usage: llmux demo [options]"
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        self.parent.opt_version()
+        raise AssertionError("it has not exited")
 
     def postOptions(self) -> None:
         """Check the port, and raise L{usage.UsageError} if it is none."""
