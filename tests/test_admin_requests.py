@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from llmux.admin.moments import Moments
+from llmux.admin.request_rows import RequestRows
 from llmux.interfaces import HookKind
 from llmux.monitoring.request_journal import LONGEST_PATH, MOST_ENDED
 from tests.admin_daemon import Owner
@@ -108,6 +110,10 @@ def test_a_request_in_flight_and_one_that_waits_are_cancelled(
         assert code == 410
         assert json.loads(body)["error"]["code"] == "cancelled"
     assert {row["outcome"] for row in rows(owner)} == {"cancelled"}
+    by_model = {row["model"]: row for row in rows(owner)}
+    assert by_model["a"]["service_secs"] > 0
+    assert by_model["b"]["service_secs"] is None
+    assert by_model["b"]["waited_secs"] >= by_model["b"]["first_byte_secs"] > 0
     status, document = owner.post("cancel", {"request": by_model["a"]["id"]})
     assert status == 404
     models = {model["name"]: model for model in owner.get("/llmux/status")["models"]}
@@ -197,3 +203,41 @@ def test_each_way_to_end_closes_the_row(how: str) -> None:
     world.advance(1)
     assert not journal.waiting
     assert [ended[-1] for ended in journal.ended] == [outcome]
+
+
+@pytest.mark.parametrize("how", ["leaves", "is cancelled", "is refused"])
+def test_a_request_that_is_not_answered_has_not_waited_if_its_model_was_awake(
+    how: str,
+) -> None:
+    world = ProxyWorld()
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    end = world.accept()
+    world.advance(7)
+    if how == "leaves":
+        client.leave()
+    elif how == "is cancelled":
+        (guard,) = world.switcher.models["a"].guards
+        guard.holder.cancel()
+    else:
+        end.send(b"no HTTP at all\r\n\r\n")
+    world.advance(1)
+    moments = Moments(world.switcher.clock.seconds)
+    shown = RequestRows(world.switching.journal, world.switcher, moments)
+    (row,) = shown.all(world.switcher.clock.seconds())
+    assert row["waited_secs"] == 0
+    assert row["service_secs"] >= 7
+
+
+def test_a_request_that_is_refused_at_once_has_a_number_of_its_own() -> None:
+    world = ProxyWorld()
+    journal = world.switching.journal
+    for _ in range(2):
+        world.client().send(chat())
+    world.switcher.stop()
+    for _ in range(2):
+        world.client().send(chat())
+    numbers = [ended[0] for ended in journal.ended]
+    assert len(numbers) == 4
+    assert len(set(numbers)) == 4

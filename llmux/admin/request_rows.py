@@ -76,8 +76,8 @@ class RequestRows:
         for number, model, method, path, status, at, granted, first, end, size, how in ended:
             if granted is not None:
                 waited, service = granted - at, end - granted
-            elif how == "refused" or (how in ("client_left", "cancelled") and first < 0):
-                # The request may have waited, but never got its turn.
+            elif how in ("refused", "client_left", "cancelled"):
+                # The request never got its turn, and waited until its end.
                 waited, service = end - at, None
             else:
                 waited, service = 0.0, end - at

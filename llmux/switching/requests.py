@@ -131,6 +131,8 @@ class Requests:
 
         @return: a Deferred that fails with a L{SwitchError} if there will be no guard.
         """
+        # A request that is refused has a number of its own as well, by which it is shown.
+        self.latest = request = self.latest + 1
         found = self._models.get(model)
         if found is None or found.leaving:
             return fail(ModelNotFound(model))
@@ -145,7 +147,6 @@ class Requests:
             if refusal is not None:
                 return fail(refusal)
         now = self._stage.clock.seconds()
-        self.latest = request = self.latest + 1
         waiter = Waiter(found, request, now if arrived is None else arrived, self._cancelled)
         limit = self._stage.settings.request_timeout
         if limit is not None and waiter.arrived + limit <= now:
