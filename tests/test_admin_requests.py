@@ -219,7 +219,8 @@ def test_a_request_that_is_not_answered_has_not_waited_if_its_model_was_awake(
         client.leave()
     elif how == "is cancelled":
         (guard,) = world.switcher.models["a"].guards
-        guard.holder.cancel()
+        holder: Any = guard.holder
+        holder.cancel()
     else:
         end.send(b"no HTTP at all\r\n\r\n")
     world.advance(1)
