@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from llmux.policy.fifo import FifoPolicy
     from llmux.proxy.resource import ProxyResource
-    from llmux.proxy.switching import SwitchingResource
+    from llmux.proxy.switching_resource import SwitchingResource
     from llmux.switching.cost import SwitchCostTracker
     from llmux.switching.phases import Phase
     from llmux.switching.settings import ModelSettings, SwitchSettings
@@ -126,7 +126,7 @@ _HOMES = {
         "SwitchStatus",
     ),
     "llmux.app": ("build_app",),
-    "llmux.proxy.switching": ("SwitchingResource",),
+    "llmux.proxy.switching_resource": ("SwitchingResource",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

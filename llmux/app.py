@@ -38,7 +38,7 @@ from llmux.proxy.endpoints import NothingElse, Root
 from llmux.proxy.model_list import ModelList, listed_names
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
-from llmux.proxy.switching import SwitchingResource
+from llmux.proxy.switching_resource import SwitchingResource
 from llmux.switching.idleness import DefaultModel
 from llmux.switching.lasting import LastingCommands
 from llmux.switching.reconfiguration import Arrangement

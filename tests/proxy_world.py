@@ -28,7 +28,7 @@ from llmux.proxy.guarded import IGuardedResource, ITurn
 from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.naming.names import Names
 from llmux.proxy.resource import ProxyResource
-from llmux.proxy.switching import SwitchingResource
+from llmux.proxy.switching_resource import SwitchingResource
 from llmux.switching.settings import SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 from llmux.web.limits import Limits

@@ -9,7 +9,7 @@ import pytest
 
 from llmux.command.check import describe
 from llmux.config import ConfigError, parse_config
-from llmux.config.naming import ModelMetadata, VariantConfig
+from llmux.config.name_values import ModelMetadata, VariantConfig
 
 HEAD = """
 models:

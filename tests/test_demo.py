@@ -118,7 +118,7 @@ class TestLock:
     TIED = """
 import signal, sys
 from pathlib import Path
-from llmux.demo.backend import stop_with_holder
+from llmux.demo.model_server import stop_with_holder
 
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 stop_with_holder(Path(sys.argv[1]))

@@ -47,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, {str(ROOT)!r})
-from llmux.demo.backend import main
+from llmux.demo.model_server import main
 
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 gguf = options["-m"]

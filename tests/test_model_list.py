@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from llmux.app import build_app
 from llmux.config import Config, ModelConfig
-from llmux.config.naming import ModelMetadata, VariantConfig
+from llmux.config.name_values import ModelMetadata, VariantConfig
 from llmux.interfaces import HookKind
 from llmux.web.site import LlmuxSite
 from tests.admin_world import AdminWorld

@@ -16,7 +16,7 @@ from twisted.web.server import Request
 from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
-from llmux.config.naming import VariantConfig
+from llmux.config.name_values import VariantConfig
 from llmux.proxy.naming.names import Names, names_of
 from llmux.proxy.stock_caller import StockCaller
 from llmux.proxy.turn import Turn

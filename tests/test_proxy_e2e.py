@@ -23,7 +23,7 @@ from llmux.backend.pool import BackendPool
 from llmux.policy.fifo import FifoPolicy
 from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.resource import ProxyResource
-from llmux.proxy.switching import SwitchingResource
+from llmux.proxy.switching_resource import SwitchingResource
 from llmux.switching.switcher import ModelSwitcher
 from llmux.web.site import LlmuxSite
 from tests.fakes import FakeHookRunner

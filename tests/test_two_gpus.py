@@ -56,7 +56,7 @@ def servers(state: Path) -> list[tuple[int, str, str]]:
             continue
         variables = dict(pair.decode().partition("=")[::2] for pair in pairs)
         of_ours = variables.get("LLMUX_STATE", "").startswith(str(state))
-        if of_ours and b"llmux.demo.backend" in words:
+        if of_ours and b"llmux.demo.model_server" in words:
             gpus = variables.get("CUDA_VISIBLE_DEVICES", "")
             found.append((int(process.name), variables["LLMUX_MODEL"], gpus))
     return found

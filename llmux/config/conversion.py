@@ -19,7 +19,7 @@ from twisted.internet.abstract import isIPv6Address
 from llmux.config.error import ConfigError, Path, key_path, shown
 from llmux.config.hook_checks import faults_of_hooks
 from llmux.config.name_checks import faults_of_changes, faults_of_names
-from llmux.config.naming import ModelMetadata, VariantConfig
+from llmux.config.name_values import ModelMetadata, VariantConfig
 from llmux.config.room import (
     RoomError,
     needs_as_written,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from llmux.config.error import Path, shown
-from llmux.config.naming import VariantConfig
+from llmux.config.name_values import VariantConfig
 from llmux.config.values import ModelConfig
 
 __all__ = ["Fault", "faults_of_changes", "faults_of_names"]

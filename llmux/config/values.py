@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from llmux.config.naming import (
+from llmux.config.name_values import (
     BodyKeys,
     BodyMembers,
     ModelMetadata,

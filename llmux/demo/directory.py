@@ -117,7 +117,7 @@ def _configuration(python: str, port: int) -> str:
     lines += ["state_dir: state", ""]
     lines.append("models:")
     for model in MODELS.values():
-        command = f"{shlex.quote(python)} -m llmux.demo.backend --model {model.name}"
+        command = f"{shlex.quote(python)} -m llmux.demo.model_server --model {model.name}"
         # The server ends when the demo ends, even by SIGKILL.
         lines += [
             f"  # {model.title}",

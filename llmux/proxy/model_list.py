@@ -12,7 +12,7 @@ from typing import Any
 from twisted.web.server import Request
 
 from llmux.config import ModelConfig
-from llmux.config.naming import ModelMetadata
+from llmux.config.name_values import ModelMetadata
 from llmux.proxy.read_only import ReadOnly
 from llmux.proxy.refusals import RefusalLog, model_not_found
 from llmux.switching.model import Model

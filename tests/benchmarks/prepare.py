@@ -102,7 +102,7 @@ class Measurement:
         port = free_port()
         models = {}
         for name, file in self.files.items():
-            command = f"{sys.executable} -m llmux.demo.backend --model {name}"
+            command = f"{sys.executable} -m llmux.demo.model_server --model {name}"
             models[name] = {"serve": f'{command} --port "$LLMUX_PORT" --gguf {file}'}
             if kind == "cold, with prepare":
                 models[name]["prepare"] = f"cat {file} >/dev/null"

@@ -1,7 +1,7 @@
 """
 This module is a small backend: llama.cpp's HTTP server with one of the demo's models.
 
-    python -m llmux.demo.backend --model smollm2 --port 8101
+    python -m llmux.demo.model_server --model smollm2 --port 8101
 
 The server answers C{/health}, C{/v1/chat/completions} and all other paths of llama.cpp's server
 from the time when the model is loaded (about a second on a CPU) until SIGTERM or SIGINT comes,
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m llmux.demo.backend",
+        prog="python -m llmux.demo.model_server",
         description="Serve one of the demo's models with llama.cpp's HTTP server.",
     )
     parser.add_argument("--model", required=True, choices=sorted(MODELS))
