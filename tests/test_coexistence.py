@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmux.drafting.coexistence import TooMany, needs_of_sets
+from llmux.drafting.coexistence import TooManyCombinations, needs_of_sets
 
 MODELS = ("a", "b", "c", "d", "e", "f")
 
@@ -74,6 +74,6 @@ def test_a_rule_without_end_is_refused_soon() -> None:
         for a, b, c in zip(models[::3], models[1::3], models[2::3], strict=True)
     ]
     began = perf_counter()
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyCombinations):
         needs_of_sets(models, thirds)
     assert perf_counter() - began < 10

@@ -16,7 +16,6 @@ from zope.interface.verify import verifyObject
 
 from llmux.backend.template import RequestTemplate
 from llmux.interfaces import HookKind, HookResult, IRunningHook
-from llmux.proxy import switching
 from llmux.proxy.guarded import ITurn
 from tests.conftest import LoggedFailures
 from tests.proxy_world import ClientEnd, Guarded, ProxyWorld, chat
@@ -613,7 +612,7 @@ def test_a_name_that_is_found_later(
         searches.append(Deferred())
         return searches[-1]
 
-    monkeypatch.setattr(switching, "find_model", search)
+    monkeypatch.setattr(switching_resource, "find_model", search)
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()
@@ -636,7 +635,7 @@ def test_a_name_that_is_found_later(
 @SITES
 def test_who_leaves_during_the_search(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled: list[object] = []
-    monkeypatch.setattr(switching, "find_model", lambda *_: Deferred(cancelled.append))
+    monkeypatch.setattr(switching_resource, "find_model", lambda *_: Deferred(cancelled.append))
     world = ProxyWorld(stock=stock)
     client = world.client()
     client.send(chat())

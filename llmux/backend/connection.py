@@ -87,7 +87,7 @@ _log = Logger()
 
 
 @implementer(IPullProducer)
-class _Rest:
+class _UnsentPart:
     """This producer gives the unsent part of a request to the transport slice by slice."""
 
     __slots__ = ("_connection", "_data", "_sent")
@@ -174,7 +174,7 @@ class BackendConnection:
         self._may_begin: list[None] = []
         self._to_end: list[None] = []
         self._pieces: list[bytes] = []
-        self._sending: _Rest | IBodyProducer | None = None
+        self._sending: _UnsentPart | IBodyProducer | None = None
         self._send: Callable[[bytes], int] | None = None
         self._partial = b""
         self._interim = 0
@@ -257,14 +257,14 @@ class BackendConnection:
         elif len(data) <= _SLICE:
             self.transport.write(data)
             return
-        self._sending = rest = _Rest(self, data, sent)
+        self._sending = rest = _UnsentPart(self, data, sent)
         self.transport.registerProducer(rest, False)
 
     def _write_body(self, producer: IBodyProducer) -> None:
         # From now on the transport may hold bytes that we do not know of, so later bytes must
         # go through the transport too.
         self._send = None
-        if isinstance(self._sending, _Rest):
+        if isinstance(self._sending, _UnsentPart):
             # The socket has not taken the whole head, because it was full of an earlier body
             # that the backend had answered without reading it.
             self._sending.send_all()

@@ -52,7 +52,7 @@ class _Elsewhere(usage.Options):
         return import_module(self._module).parser()
 
 
-class _Verb(usage.Options):
+class _VerbOptions(usage.Options):
     """
     This command talks to a running llmux, and leaves the rest of the command line to
     L{run_verb}.
@@ -132,7 +132,7 @@ class LlmuxOptions(Options):
         ("schema", None, _schema, "print the JSON schema of the configuration, for editors"),
         ("simulate", None, _simulate, "compare policies on recorded or invented traffic"),
         *(
-            (name, None, partial(_Verb, name), what[:1].lower() + what[1:].rstrip("."))
+            (name, None, partial(_VerbOptions, name), what[:1].lower() + what[1:].rstrip("."))
             for name, what in VERBS.items()
         ),
     ]

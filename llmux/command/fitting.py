@@ -21,7 +21,7 @@ take more.
 _MOST_SETS = 20
 
 
-class _TooMany(Exception):
+class _TooManySets(Exception):
     """The search takes too long, or finds more sets than anybody would read."""
 
 
@@ -39,8 +39,8 @@ def largest_sets(room: Room) -> list[str] | None:
         kinds.setdefault(repr(room.places[model]), []).append(model)
     groups = sorted(kinds.values(), key=lambda names: (names[0] not in room.always, names))
     try:
-        found = list(_Search(room, groups).maximal())
-    except _TooMany:
+        found = list(_SetSearch(room, groups).maximal())
+    except _TooManySets:
         return None
     found.sort(key=lambda counts: (-sum(counts), counts))
     return [", ".join(_words(groups, counts)) for counts in found]
@@ -56,9 +56,9 @@ def _words(groups: Sequence[Sequence[str]], counts: Sequence[int]) -> Iterator[s
             yield f"({some})" if several else some
 
 
-class _Search:
+class _SetSearch:
     """
-    A L{_Search} goes through the numbers of models of each group that may be awake together.
+    A L{_SetSearch} goes through the numbers of models of each group that may be awake together.
     """
 
     def __init__(self, room: Room, groups: Sequence[Sequence[str]]) -> None:
@@ -82,7 +82,7 @@ class _Search:
             if not any(self._fits(more) for more in grown):
                 number += 1
                 if number > _MOST_SETS:
-                    raise _TooMany
+                    raise _TooManySets
                 yield counts
 
     def _counts(self, begun: tuple[int, ...], at: int) -> Iterator[tuple[int, ...]]:
@@ -113,7 +113,7 @@ class _Search:
     ) -> bool:
         self._steps += 1
         if self._steps > _MOST_STEPS:
-            raise _TooMany
+            raise _TooManySets
         if at == len(models):
             return True
         for needs in models[at]:

@@ -47,14 +47,14 @@ class RoomError(Exception):
         self.remedy = remedy
 
 
-class _Model(Protocol):
+class _ModelKeys(Protocol):
     @property
     def needs(self) -> Any: ...
     @property
     def keep(self) -> Any: ...
 
 
-class _Configuration(Protocol):
+class _RoomKeys(Protocol):
     """
     This protocol has the keys of a configuration that say what there is and what is needed.
     """
@@ -62,7 +62,7 @@ class _Configuration(Protocol):
     @property
     def resources(self) -> Any: ...
     @property
-    def models(self) -> Mapping[str, _Model]: ...
+    def models(self) -> Mapping[str, _ModelKeys]: ...
 
 
 class Room(Struct, frozen=True):
@@ -102,7 +102,7 @@ class Room(Struct, frozen=True):
         return f"{_names(names)} do not fit together, in whichever places"
 
 
-def room_of(config: _Configuration) -> Room:
+def room_of(config: _RoomKeys) -> Room:
     """
     Read and check what there is, and what each model needs.
 

@@ -64,7 +64,7 @@ Origins = Annotated[
         description='give one, as in ["https://chat.example.com", "app://*"]',
     ),
 ]
-Names = Annotated[
+NameList = Annotated[
     tuple[Name, ...],
     Meta(title="a list of names", description="give one, as in [gpt-4o-mini]"),
 ]
@@ -202,7 +202,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
         Literal["always"] | None,
         Meta(title="a way to keep a model", description="write always, or leave it out"),
     ] = None
-    aliases: Names = ()
+    aliases: NameList = ()
     backend_model: OptionalName = None
     strip: BodyKeys = ()
     defaults: BodyMembers = {}

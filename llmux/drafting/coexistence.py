@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-__all__ = ["Needs", "TooMany", "needs_of_conflicts", "needs_of_sets"]
+__all__ = ["NeedsDraft", "TooManyCombinations", "needs_of_conflicts", "needs_of_sets"]
 
 MOST_COMPARISONS = 3_000_000
 """Sets are compared with each other at most this many times, which takes about a second."""
@@ -20,14 +20,14 @@ Conflict = frozenset[str]
 """The models of a conflict may not all be awake, but they may if any one of them is not."""
 
 
-class TooMany(Exception):
+class TooManyCombinations(Exception):
     """A rule has more combinations than are worth writing down."""
 
 
 @dataclass(frozen=True)
-class Needs:
+class NeedsDraft:
     """
-    L{Needs} say which resources there are, and what each model needs of them.
+    L{NeedsDraft} say which resources there are, and what each model needs of them.
 
     @ivar capacities: the capacity of each resource.
     @ivar needs: the amount that each model needs of each resource; nothing for a model that may
@@ -46,12 +46,12 @@ class Needs:
         )
 
 
-def needs_of_sets(models: Sequence[str], sets: Iterable[Iterable[str]]) -> Needs:
+def needs_of_sets(models: Sequence[str], sets: Iterable[Iterable[str]]) -> NeedsDraft:
     """
     Return needs by which models fit together exactly if one of the sets holds them all.  A
     model that is in no set is awake alone.
 
-    @raise TooMany: there are too many combinations to exclude.
+    @raise TooManyCombinations: there are too many combinations to exclude.
     """
     allowed = [frozenset(each) for each in sets] + [frozenset([model]) for model in models]
     largest = [each for each in set(allowed) if not any(each < other for other in allowed)]
@@ -73,13 +73,13 @@ def _conflicts(models: Sequence[str], largest: list[frozenset[str]]) -> list[Con
         grown = {each | {model} for each in found - hit for model in outside}
         comparisons += len(grown) * (len(hit) + len(grown))
         if comparisons > MOST_COMPARISONS:
-            raise TooMany
+            raise TooManyCombinations
         grown = {each for each in grown if not any(other <= each for other in hit)}
         found = hit | {each for each in grown if not any(other < each for other in grown)}
     return sorted(found, key=lambda each: (len(each), sorted(each)))
 
 
-def needs_of_conflicts(models: Sequence[str], conflicts: Iterable[Conflict]) -> Needs:
+def needs_of_conflicts(models: Sequence[str], conflicts: Iterable[Conflict]) -> NeedsDraft:
     """Return needs by which models fit together exactly if they hold no conflict."""
     pairs = {each for each in conflicts if len(each) == 2}
     larger = {each for each in conflicts if len(each) > 2}
@@ -94,7 +94,7 @@ def needs_of_conflicts(models: Sequence[str], conflicts: Iterable[Conflict]) -> 
         larger = {each for each in larger if not (len(each) == len(first) and each <= together)}
         rules.append((len(first) - 1, dict.fromkeys(sorted(together), 1)))
     names = ["gpu"] if len(rules) == 1 else [f"rule{at + 1}" for at in range(len(rules))]
-    return Needs(
+    return NeedsDraft(
         {name: capacity for name, (capacity, _) in zip(names, rules, strict=True)},
         {
             model: {

@@ -39,9 +39,9 @@ _RANK = 4
 
 
 @dataclass
-class _Found:
+class _ModelFile:
     """
-    A L{_Found} is one model of the directory.
+    A L{_ModelFile} is one model of the directory.
 
     @ivar path: the model's file, or the first of its parts.
     @ivar size: the size of all parts and of the projector, in bytes.
@@ -117,7 +117,7 @@ def _resource(gpu: Gpu, gpus: list[Gpu]) -> Any:
     return gpu.index if len(gpus) > 1 else gpu.resource
 
 
-def _model(name: str, found: _Found, base: str | None, gpus: list[Gpu]) -> ModelDraft:
+def _model(name: str, found: _ModelFile, base: str | None, gpus: list[Gpu]) -> ModelDraft:
     words = [
         "llama-server",
         "--port",
@@ -179,7 +179,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text.lower()).strip("-.") or "model"
 
 
-def _names(found: list[_Found]) -> list[str]:
+def _names(found: list[_ModelFile]) -> list[str]:
     """Return a name for each model: as short as possible, and different from all others."""
     plain = [model.plain for model in found]
     names = [
@@ -199,11 +199,11 @@ def _names(found: list[_Found]) -> list[str]:
     return names
 
 
-def _models(directory: Path, left_out: list[str]) -> list[_Found]:
+def _models(directory: Path, left_out: list[str]) -> list[_ModelFile]:
     """Return the models under a directory, sorted by their paths."""
-    models: list[_Found] = []
+    models: list[_ModelFile] = []
     for folder, _, files in sorted(os.walk(directory)):
-        here: list[_Found] = []
+        here: list[_ModelFile] = []
         projectors: list[Path] = []
         for path, size in _whole(Path(folder), sorted(files), left_out):
             stem = _PART.sub("", path.stem)
@@ -222,7 +222,7 @@ def _models(directory: Path, left_out: list[str]) -> list[_Found]:
             elif kind != "model" or stem.lower().endswith("imatrix"):
                 left_out.append(f"{path}: of the kind {printable(str(kind))}, no model.")
             else:
-                here.append(_Found(path, size, stem, header))
+                here.append(_ModelFile(path, size, stem, header))
         _give_projectors(here, projectors, left_out)
         models += here
     return models
@@ -257,7 +257,9 @@ def _whole(folder: Path, files: Iterable[str], left_out: list[str]) -> list[tupl
     return sorted(sizes)
 
 
-def _give_projectors(models: list[_Found], projectors: list[Path], left_out: list[str]) -> None:
+def _give_projectors(
+    models: list[_ModelFile], projectors: list[Path], left_out: list[str]
+) -> None:
     """
     Give each projector to the models of the same directory whose names match the projector's.
     """
@@ -271,7 +273,7 @@ def _give_projectors(models: list[_Found], projectors: list[Path], left_out: lis
             left_out.append(f"{path}: no model beside it has its name.")
 
 
-def _fits(projector: Path, model: _Found) -> bool:
+def _fits(projector: Path, model: _ModelFile) -> bool:
     name = _QUANTIZATION.sub("", _PROJECTOR.sub("-", projector.stem).lower()).strip("-._")
     name = _QUANTIZATION.sub("", f"-{name}").strip("-._")
     return name in ("", "model") or model.plain.startswith(name) or name.startswith(model.plain)

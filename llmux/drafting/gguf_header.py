@@ -51,7 +51,7 @@ def read_header(path: Path) -> dict[str, Any]:
     if data[:4] != b"GGUF":
         raise NotGguf("it does not begin as a GGUF file does")
     found: dict[str, Any] = {}
-    reader = _Reader(data)
+    reader = _HeaderReader(data)
     try:
         version = reader.scalar("I")
         if not 2 <= version <= 99:
@@ -69,7 +69,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return found
 
 
-class _Reader:
+class _HeaderReader:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 4

@@ -12,7 +12,7 @@ from typing import Any
 from llmux.config import ConfigError
 from llmux.config.document import read_document
 from llmux.config.error import printable, shown
-from llmux.drafting.coexistence import Needs
+from llmux.drafting.coexistence import NeedsDraft
 from llmux.drafting.draft import Draft, DraftError, ModelDraft
 from llmux.drafting.llama_swap_model import ModelConversion, Notes, number
 from llmux.drafting.llama_swap_rules import UnknownRule, needs_of_groups, needs_of_matrix
@@ -61,22 +61,22 @@ def draft_of_llama_swap(file: str, environment: Mapping[str, str] | None = None)
     if not document["models"]:
         raise DraftError(f"{printable(file)} has no model")
     environment = os.environ if environment is None else environment
-    draft = _Conversion(document, environment).draft(file)
+    draft = _LlamaSwapConversion(document, environment).draft(file)
     # llama-swap's file may hold secrets, which are copied: whoever may not read that file may
     # not read ours.
     draft.mode = mode
     return draft
 
 
-class _Conversion:
-    """A L{_Conversion} converts one document of llama-swap."""
+class _LlamaSwapConversion:
+    """This class converts one document of llama-swap."""
 
     def __init__(self, document: dict[str, Any], environment: Mapping[str, str]) -> None:
         self._document = document
         self._environment = environment
         self._notes = Notes()
         self._draft = Draft([], left_out=self._notes.sentences)
-        self._needs: Needs | None = None
+        self._needs: NeedsDraft | None = None
 
     def draft(self, file: str) -> Draft:
         document = self._document

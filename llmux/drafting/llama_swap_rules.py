@@ -11,7 +11,12 @@ from itertools import combinations, product
 from typing import Any
 
 from llmux.config.error import shown
-from llmux.drafting.coexistence import Needs, TooMany, needs_of_conflicts, needs_of_sets
+from llmux.drafting.coexistence import (
+    NeedsDraft,
+    TooManyCombinations,
+    needs_of_conflicts,
+    needs_of_sets,
+)
 
 __all__ = ["UnknownRule", "needs_of_groups", "needs_of_matrix"]
 
@@ -25,7 +30,7 @@ class UnknownRule(ValueError):
     """A rule cannot be read.  The error's message says which rule, and why."""
 
 
-def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[Needs, list[str]]:
+def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[NeedsDraft, list[str]]:
     """
     Return what models need so that the models of a group exclude each other if the group says
     C{swap}, and so that exclusive groups exclude each other.
@@ -75,7 +80,7 @@ def needs_of_groups(models: Sequence[str], groups: Any) -> tuple[Needs, list[str
     return needs_of_conflicts(models, conflicts), remarks
 
 
-def needs_of_matrix(models: Sequence[str], matrix: Any) -> tuple[Needs, list[str]]:
+def needs_of_matrix(models: Sequence[str], matrix: Any) -> tuple[NeedsDraft, list[str]]:
     """
     Return what models need so that those models fit together that are together in a set of the
     matrix.
@@ -100,7 +105,7 @@ def needs_of_matrix(models: Sequence[str], matrix: Any) -> tuple[Needs, list[str
     kept = [[model for model in each if model in models] for each in sets]
     try:
         return needs_of_sets(models, kept), remarks
-    except TooMany:
+    except TooManyCombinations:
         raise UnknownRule("it has too many combinations") from None
 
 

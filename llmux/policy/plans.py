@@ -46,7 +46,7 @@ class Obstacle(Struct, frozen=True):
     why: Why
 
 
-Room = Mapping[str, Amount]
+FreeRoom = Mapping[str, Amount]
 
 
 class Planner:
@@ -62,7 +62,7 @@ class Planner:
         self._view = view = outlook.view
         self._capacity = capacity
         self._kept: dict[str, frozenset[str]] = {}
-        self.free: Room = {name: view.free(name) for name in capacity}
+        self.free: FreeRoom = {name: view.free(name) for name in capacity}
         taken = {victim for switch in view.switches for victim in switch.victims}
         self._awake = [
             model
@@ -125,7 +125,7 @@ class Planner:
                 best = found[0], Plan(model, number, needs, found[1], found[0])
         return (best[1], None) if best is not None else (None, obstacle)
 
-    def _room_without(self, switch: SwitchView) -> Room:
+    def _room_without(self, switch: SwitchView) -> FreeRoom:
         """Return what is free if a switch claims nothing."""
         view = self._view
         room = dict(self.free)

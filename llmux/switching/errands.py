@@ -41,10 +41,10 @@ class Steered(Stage, Protocol):
         """Wait for the model, as a request does."""
 
 
-class _Order(Struct):
+class _SwitchOrder(Struct):
     """
-    An order is a switch that is to take place as soon as possible, whatever the policy would
-    decide.
+    A switch order is a switch that is to take place as soon as possible, whatever the
+    policy would decide.
 
     @ivar done: the Deferreds of the commands that gave the order.
     @ivar abort: whether requests in flight to the victims are aborted.
@@ -55,10 +55,10 @@ class _Order(Struct):
     done: list[Deferred[None]] = field(default_factory=list)
 
 
-class _Rest(Struct):
+class _SleepOrder(Struct):
     """
-    A rest is a set of models that are to sleep, and the Deferred of the command that wants
-    that.
+    A sleep order is a set of models that are to sleep, and the Deferred of the command that
+    wants that.
     """
 
     models: set[str]
@@ -79,8 +79,8 @@ class Errands:
         """
         self._stage = stage
         self._lasting = lasting
-        self._orders: dict[str, _Order] = {}
-        self._rests: list[_Rest] = []
+        self._orders: dict[str, _SwitchOrder] = {}
+        self._sleep_orders: list[_SleepOrder] = []
 
     def order(self, model: Model, abort: bool = False) -> Deferred[None]:
         """
@@ -89,7 +89,7 @@ class Errands:
         @param abort: whether requests in flight to the victims are aborted.
         @return: a Deferred that fires when the model is awake, or fails with L{CommandError}.
         """
-        order = self._orders.setdefault(model.name, _Order(model))
+        order = self._orders.setdefault(model.name, _SwitchOrder(model))
         order.abort |= abort
         done: Deferred[None] = Deferred()
         order.done.append(done)
@@ -100,25 +100,25 @@ class Errands:
         Have the model woken, whatever the policy would decide; nobody is told when that is
         done.
         """
-        self._orders.setdefault(model.name, _Order(model))
+        self._orders.setdefault(model.name, _SwitchOrder(model))
 
     def ordered_models(self) -> list[Model]:
         """Return the models that have an order."""
         return [order.model for order in self._orders.values()]
 
-    def lay_to_rest(self, models: Iterable[Model], abort: bool) -> Deferred[None]:
+    def put_to_sleep(self, models: Iterable[Model], abort: bool) -> Deferred[None]:
         """
         Put these models to sleep.
 
         @param abort: whether requests in flight to these models are aborted.
         @return: a Deferred that fires when they sleep, or fails with L{CommandError}.
         """
-        restless = [model for model in models if model.phase is not Phase.ASLEEP]
-        if not restless:
+        not_asleep = [model for model in models if model.phase is not Phase.ASLEEP]
+        if not not_asleep:
             return succeed(None)
         done: Deferred[None] = Deferred()
-        self._rests.append(_Rest({model.name for model in restless}, done))
-        for model in restless:
+        self._sleep_orders.append(_SleepOrder({model.name for model in not_asleep}, done))
+        for model in not_asleep:
             self._move_towards_sleep(model)
             if abort:
                 self._stage.abort_exchanges(
@@ -142,7 +142,7 @@ class Errands:
     def asks(self) -> bool:
         """Tell whether something is to be done, or to be held back."""
         lasting = self._lasting
-        return bool(self._orders or self._rests or lasting.pins or lasting.pause)
+        return bool(self._orders or self._sleep_orders or lasting.pins or lasting.pause)
 
     def look(self) -> None:
         """Continue with what waits, because something has happened."""
@@ -164,12 +164,12 @@ class Errands:
             if transition.is_drained():
                 transition.go_on()
         sleeps = self._sleeps()
-        resting = {name for rest in self._rests for name in rest.models}
+        to_sleep = {name for order in self._sleep_orders for name in order.models}
         now = self._stage.clock.seconds()
         for model in self._stage.models.values():
             # A model that did not sleep is tried again after its back-off, as it would be for
             # any switch.
-            if model.name in resting or (sleeps and model.sleep_backoff.until <= now):
+            if model.name in to_sleep or (sleeps and model.sleep_backoff.until <= now):
                 self._move_towards_sleep(model)
 
     def _move_towards_sleep(self, model: Model) -> None:
@@ -253,19 +253,19 @@ class Errands:
 
     def slept(self, model: Model) -> None:
         """Note that the model is asleep."""
-        for rest in list(self._rests):
-            rest.models.discard(model.name)
-            if not rest.models:
-                self._rests.remove(rest)
-                rest.done.callback(None)
+        for order in list(self._sleep_orders):
+            order.models.discard(model.name)
+            if not order.models:
+                self._sleep_orders.remove(order)
+                order.done.callback(None)
 
     def not_slept(self, model: Model, reason: str) -> None:
         """Fail the commands that wait for the sleep of a model that does not go to sleep."""
         error = f"{model.name} does not go to sleep ({reason}); the log says more."
-        for rest in list(self._rests):
-            if model.name in rest.models:
-                self._rests.remove(rest)
-                rest.done.errback(CommandError(error, 500, "hook_failed"))
+        for order in list(self._sleep_orders):
+            if model.name in order.models:
+                self._sleep_orders.remove(order)
+                order.done.errback(CommandError(error, 500, "hook_failed"))
 
     def not_woken(self, model: Model, error: SwitchError) -> None:
         """Fail the order for a model, because a switch to the model has failed."""
@@ -277,10 +277,10 @@ class Errands:
     def end(self) -> None:
         """Fail all commands that wait, because llmux stops."""
         orders, self._orders = self._orders, {}
-        rests, self._rests = self._rests, []
+        sleep_orders, self._sleep_orders = self._sleep_orders, []
         for done in [
             *(done for order in orders.values() for done in order.done),
-            *(rest.done for rest in rests),
+            *(order.done for order in sleep_orders),
         ]:
             done.errback(CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down"))
 
@@ -295,16 +295,16 @@ class Errands:
             for done in order.done:
                 done.errback(_superseded())
 
-    def end_rests(self, names: Iterable[str]) -> None:
+    def end_sleep_orders(self, names: Iterable[str]) -> None:
         """
         Fail the commands that wait for the sleep of these models, which need not sleep any
         more.
         """
         ended = set(names)
-        for rest in list(self._rests):
-            if rest.models & ended:
-                self._rests.remove(rest)
-                rest.done.errback(_superseded())
+        for order in list(self._sleep_orders):
+            if order.models & ended:
+                self._sleep_orders.remove(order)
+                order.done.errback(_superseded())
 
 
 def _superseded() -> CommandError:

@@ -120,7 +120,7 @@ class Steering:
 
     def _wake(self, model: Model) -> Deferred[None]:
         self._check_may_wake(model)
-        self.errands.end_rests([model.name])
+        self.errands.end_sleep_orders([model.name])
         self.want(model)
         return succeed(None)
 
@@ -157,7 +157,7 @@ class Steering:
 
     def _switch(self, model: Model, abort: bool) -> Deferred[None]:
         self._check_may_wake(model)
-        self.errands.end_rests([model.name])
+        self.errands.end_sleep_orders([model.name])
         for dismissal in self.errands.dismissals():
             if dismissal.model is model and dismissal.drains:
                 dismissal.call_off()
@@ -194,12 +194,12 @@ class Steering:
             for story in self._stage.stories():
                 if isinstance(story, Cleaning) and story.models[0] in models:
                     story.believe()
-        return self.errands.lay_to_rest(models, abort)
+        return self.errands.put_to_sleep(models, abort)
 
     def _pin(self, model: Model, secs: float | None, refuse: bool) -> Deferred[None]:
         self._check_may_wake(model)
         self._lasting.pin(Pin(model.name, self._end_of(secs), refuse))
-        self.errands.end_rests([model.name])
+        self.errands.end_sleep_orders([model.name])
         if refuse:
             for other in self._stage.wanted():
                 error = self.refusal(other)
@@ -227,7 +227,7 @@ class Steering:
                 self._stage.refuse(model, error)
         if not sleep:
             return succeed(None)
-        return self.errands.lay_to_rest(self._stage.models.values(), False)
+        return self.errands.put_to_sleep(self._stage.models.values(), False)
 
     def _resume(self) -> Deferred[None]:
         if self._lasting.end_pause():
@@ -238,7 +238,7 @@ class Steering:
         if self._stage.stopping:
             return
         with self._stage.holding_questions():
-            self.errands.end_rests(list(self._stage.models))
+            self.errands.end_sleep_orders(list(self._stage.models))
             for dismissal in self.errands.dismissals():
                 if dismissal.drains:
                     dismissal.call_off()

@@ -212,7 +212,7 @@ _UNBOUNDED = BodyStorage()
 """This storage is for bodies that no site's storage counts."""
 
 
-class _Reader(io.RawIOBase):
+class _FileReader(io.RawIOBase):
     """
     A reader reads a file from its start, with a position and a descriptor of its own, so that
     reads, seeks and the close of others do not affect it.
@@ -294,7 +294,7 @@ class RequestBody(Struct, eq=False):
         """
         if self._data is not None:
             return io.BytesIO(self._data)
-        return io.BufferedReader(_Reader(self._descriptor(), self.length), FILE_PIECE)
+        return io.BufferedReader(_FileReader(self._descriptor(), self.length), FILE_PIECE)
 
     def _descriptor(self) -> int:
         held = self.held

@@ -64,9 +64,9 @@ class Member(NamedTuple):
     end: int
 
 
-class _Found(NamedTuple):
+class _FoundMembers(NamedTuple):
     """
-    A L{_Found} is the result of the search.
+    A L{_FoundMembers} is the result of the search.
 
     @ivar members: the members whose keys were looked for, as they come.
     @ivar total: the number of all members.
@@ -78,16 +78,18 @@ class _Found(NamedTuple):
     close: int
 
 
-def find_members(body: RequestBody, keys: Collection[bytes]) -> Generator[None, None, _Found]:
+def find_members(
+    body: RequestBody, keys: Collection[bytes]
+) -> Generator[None, None, _FoundMembers]:
     """
     Find the members that have one of these keys.  The generator yields wherever others may have
-    a turn, and returns a L{_Found}.
+    a turn, and returns a L{_FoundMembers}.
 
     @raise NoObject: the document is no JSON object.
     @raise TooManyMembers: the object has too many members.
     @raise OSError: the body cannot be read.
     """
-    search = _Search(keys)
+    search = _MemberSearch(keys)
     at = 0
     while not search.is_over:
         piece = body.piece(at, _PIECE)
@@ -96,10 +98,10 @@ def find_members(body: RequestBody, keys: Collection[bytes]) -> Generator[None, 
             raise NoObject
         at += taken
         yield
-    return _Found(search.members, search.ordinal, search.close)
+    return _FoundMembers(search.members, search.ordinal, search.close)
 
 
-class _Search:
+class _MemberSearch:
     """
     A search takes an object piece by piece.
 
