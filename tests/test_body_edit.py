@@ -149,7 +149,7 @@ def test_an_edited_object_is_what_a_dictionary_would_be(
     with pytest.MonkeyPatch.context() as patch:
         # The pieces are no smaller than the longest key that is looked for.
         longest = 6 * max(map(len, plan.fates)) + 3
-        patch.setattr(json_members, "_PIECE", max(piece, longest))
+        patch.setattr(json_members, "_MEMBERS_STEP", max(piece, longest))
         text = changed(document.encode(), steps, model)
     assert json.loads(text) == plainly(json.loads(document), steps, model)
     if model is not None:

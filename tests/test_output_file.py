@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from llmux.hooks.output_file import LATEST, PIECE, SOONEST, TRUNCATED_AT, OutputFile
+from llmux.hooks.output_file import LATEST, MOST_READ, SOONEST, TRUNCATED_AT, OutputFile
 
 
 class World:
@@ -75,7 +75,7 @@ def test_what_comes_faster_than_it_can_be_read_is_left_out_and_counted(world: Wo
     os.write(writer, b"the end\n")
     world.clock.advance(SOONEST)
     assert world.read.endswith(b"the end\n")
-    assert len(world.read) == PIECE
+    assert len(world.read) == MOST_READ
     assert world.left_out + len(world.read) == 50 * TRUNCATED_AT + len(b"the end\n")
     assert world.path.stat().st_size == 0
     os.write(writer, b"more\n")

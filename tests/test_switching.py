@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 
 from llmux.backend.template import RequestTemplate
 from llmux.interfaces import HookKind, HookResult, IRunningHook
+from llmux.proxy import switching_resource
 from llmux.proxy.guarded import ITurn
 from tests.conftest import LoggedFailures
 from tests.proxy_world import ClientEnd, Guarded, ProxyWorld, chat

@@ -18,8 +18,9 @@ from llmux.admin.orders import Verb, parse_order
 from llmux.admin.replies import AdminResource, RefusalSink, send_json
 from llmux.admin.roles import Access, Asker
 from llmux.control import CommandError
+from llmux.switching.shutdown import SHUTTING_DOWN
 from llmux.web.body import body_of
-from llmux.web.error_reply import ApiError
+from llmux.web.error_reply import ApiError, internal_error
 
 __all__ = ["CommandResource", "CommandTrace", "Commanded"]
 
@@ -167,7 +168,7 @@ class CommandResource(AdminResource):
             if not verb.is_secret:
                 shown = " ".join(body.decode("utf-8", "replace").split())[:_LONGEST]
             if commanded.is_stopping and not verb.while_stopping:
-                raise CommandError("llmux is shutting down.", 503, "stopping")
+                raise CommandError(f"{SHUTTING_DOWN}.", 503, "stopping")
             order = parse_order(verb, asker, body, commanded.names)
             answer = await verb.run(order)
         except CommandError as refused:
@@ -194,7 +195,7 @@ class CommandResource(AdminResource):
             "a defect while {verb} was carried out", failure, verb=self._verb.name
         )
         if not request.finished and not request._disconnected:
-            self.refuse(request, ApiError(500, "llmux made a mistake; its log says more."))
+            self.refuse(request, internal_error())
 
 
 def _body(request: Request) -> bytes:

@@ -10,10 +10,12 @@ from enum import Enum
 
 from llmux.backend.reply import HOP_BY_HOP
 
-__all__ = ["Repeats", "RequestTemplate"]
+__all__ = ["EXPECT_A_BODY", "Repeats", "RequestTemplate"]
 
 _REWRITTEN = frozenset({b"content-length", b"expect", b"host"})
-_EXPECT_A_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
+EXPECT_A_BODY = frozenset({b"PATCH", b"POST", b"PUT"})
+"""A request with one of these methods has a body, even if an empty one (RFC 9110 8.6)."""
+
 _IDEMPOTENT = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
 
 
@@ -79,7 +81,7 @@ class RequestTemplate:
     ) -> None:
         self.is_head = method == b"HEAD"
         self.repeats = Repeats.ALWAYS if method in _IDEMPOTENT else Repeats.IF_UNSEEN
-        self._has_length = method in _EXPECT_A_BODY
+        self._has_length = method in EXPECT_A_BODY
         self._first = b"".join((method, b" ", uri, b" HTTP/1.1\r\nHost: "))
         kinds = _kinds
         parts: list[bytes] = []

@@ -219,9 +219,9 @@ class DaemonLink:
                 raise
             except (OSError, HTTPException) as e:
                 raise NotReachable(f"{self.shown} closed the connection: {e}") from None
-        return self._judge(reply, data)
+        return self._document_of(reply, data)
 
-    def _judge(self, reply: HTTPResponse, data: bytes) -> Any:
+    def _document_of(self, reply: HTTPResponse, data: bytes) -> Any:
         try:
             document = json.loads(data) if data else {}
         except ValueError:
@@ -247,7 +247,7 @@ class DaemonLink:
         connection, reply = self._request("GET", path, None, _REPLY_SECS, silence)
         with closing(connection):
             if not 200 <= reply.status < 300:
-                self._judge(reply, reply.read())
+                self._document_of(reply, reply.read())
             try:
                 while line := reply.readline(_LONGEST_LINE):
                     yield line.decode("utf-8", "replace").rstrip("\r\n")

@@ -35,7 +35,7 @@ much.
 _WINDOW = 40
 """The rate of pieces is measured over this many pieces."""
 
-_PIECE = 4096
+_LARGE_PIECE = 4096
 """
 A piece of this many bytes or more belongs to a large body, which should be passed on quickly.
 """
@@ -129,7 +129,7 @@ class LlmuxReactor(EPollReactor):
                     if not data:
                         self._read_failed(selectable, CONNECTION_DONE)
                         continue
-                    if kind is Client and len(data) < _PIECE:
+                    if kind is Client and len(data) < _LARGE_PIECE:
                         pieces += 1
                     elif pieces or self._crowded:
                         pieces = 0

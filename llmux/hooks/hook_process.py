@@ -160,7 +160,7 @@ class HookProcess(ProcessProtocol):
         if self._shell_is_gone:
             # The process has exited already.  The caller gets C{exited} only after this, so the
             # result must wait for the next turn.
-            self._look = self._reactor.callLater(0, self._judge)
+            self._look = self._reactor.callLater(0, self._find_result)
         else:
             self._set_deadline(self._limit, self._time_out)
 
@@ -201,14 +201,14 @@ class HookProcess(ProcessProtocol):
         self._exit_code = ended.exitCode
         self._signal_number = ended.signal
         if self._group is not None:
-            self._judge()
+            self._find_result()
 
     # The end, by itself or by force.
 
     _exit_code: int | None = None
     _signal_number: int | None = None
 
-    def _judge(self) -> None:
+    def _find_result(self) -> None:
         if self._killed_for is not None:
             self._await_group()
         elif self._exit_code is not None:

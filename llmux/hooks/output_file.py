@@ -18,7 +18,7 @@ __all__ = ["OutputFile"]
 TRUNCATED_AT = 1024 * 1024
 """A file of which this many bytes have been read is truncated."""
 
-PIECE = 64 * 1024
+MOST_READ = 64 * 1024
 """
 This many bytes are read in one go, and this many are kept of an output that grows too fast.
 """
@@ -146,10 +146,10 @@ class OutputFile:
         if size == self._read_to:
             return False
         if size - self._read_to > MOST_BEHIND:
-            left_out = size - self._read_to - PIECE
+            left_out = size - self._read_to - MOST_READ
             self._read_to += left_out
             self._left_out(left_out)
-        while data := os.pread(self._fd, PIECE, self._read_to):
+        while data := os.pread(self._fd, MOST_READ, self._read_to):
             self._read_to += len(data)
             self._received(data)
             if self._read_to >= size + MOST_BEHIND:

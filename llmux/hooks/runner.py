@@ -19,14 +19,12 @@ from llmux.hooks.environment import HookEnvironment
 from llmux.hooks.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
 from llmux.hooks.lines import LineBudget
 from llmux.hooks.places import Places
-from llmux.hooks.spawn import ISessionReactor, Spawner, spawn_session
+from llmux.hooks.spawn import SHELL, ISessionReactor, Spawner, spawn_session
 from llmux.hooks.state import StateDirectory, WakeNote, end_group
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes
 from llmux.monitoring.output_ring import OutputRing
 
 __all__ = ["HookRunner", "IHookReactor"]
-
-SHELL = "/bin/sh"
 
 _log = Logger()
 

@@ -24,14 +24,12 @@ from llmux.hooks.hook_process import exit_reason
 from llmux.hooks.lines import LineBudget, OutputLog
 from llmux.hooks.output_file import OutputFile
 from llmux.hooks.process_table import ProcessIdentity, ProcessTable
-from llmux.hooks.spawn import Spawner
+from llmux.hooks.spawn import SHELL, Spawner
 from llmux.hooks.state import SERVER_RECORD
 
 __all__ = ["ModelServer", "ServerRecord", "read_record"]
 
 OUTPUT = "server.log"
-
-SHELL = "/bin/sh"
 
 _BEGIN = 'IFS= read -r go && exec /bin/sh -c -- "$1" </dev/null'
 """

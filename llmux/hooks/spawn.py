@@ -39,7 +39,14 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["ISessionReactor", "SessionProcess", "Spawner", "spawn_session", "spawn_with_setsid"]
+__all__ = [
+    "SHELL",
+    "ISessionReactor",
+    "SessionProcess",
+    "Spawner",
+    "spawn_session",
+    "spawn_with_setsid",
+]
 
 Spawner = Callable[..., IProcessTransport]
 """A spawner is called like L{IReactorProcess.spawnProcess}."""
@@ -51,6 +58,9 @@ _log = Logger()
 
 _process: Any = process
 """Twisted's module has no types for what is used here."""
+
+SHELL = "/bin/sh"
+"""Hooks and servers are run by this shell."""
 
 _DRAIN = 64 * 1024
 """A pipe holds this many bytes, unless somebody has made it larger."""

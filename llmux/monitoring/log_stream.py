@@ -26,7 +26,7 @@ MOST_WAITING = 256 * 1024
 RETRY = 0.25
 """Bytes that wait are tried again after this many seconds."""
 
-_PIECE = 4096
+_WRITTEN_WHOLE = 4096
 """This many bytes are written as a whole or not at all (PIPE_BUF of Linux)."""
 
 Later = Callable[[float, Callable[[], None]], object]
@@ -122,7 +122,7 @@ class PipeLogStream(LogStream):
         """
         try:
             while self._waiting:
-                written = self._send(bytes(self._waiting[:_PIECE]))
+                written = self._send(bytes(self._waiting[:_WRITTEN_WHOLE]))
                 if not written:
                     break
                 del self._waiting[:written]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from twisted.web.iweb import IRequest
 
+from llmux.backend.template import EXPECT_A_BODY
 from llmux.proxy.model_name.lenient import without_mark
 from llmux.web.body import RequestBody
 from llmux.web.error_reply import ApiError
@@ -19,7 +20,6 @@ __all__ = ["OUR_PATHS", "explain_missing_model"]
 OUR_PATHS = ("GET /v1/models", "GET /health", "GET /metrics")
 """Clients are told that llmux itself answers these paths."""
 
-_EXPECT_A_BODY = (b"PATCH", b"POST", b"PUT")
 _LOOKED_AT = 64 * 1024
 """
 A body of up to this many bytes is parsed to explain what is wrong, which takes less than 10 ms.
@@ -44,7 +44,7 @@ def explain_missing_model(
     names = sorted(models)
     known = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     if not body.length:
-        if request.method not in _EXPECT_A_BODY:
+        if request.method not in EXPECT_A_BODY:
             return _nothing_here(request, known)
         return _bad(f"The request has no body. Send JSON whose `model` is one of: {known}.")
     return _bad(f"{_fault(request, body)} `model` must be one of: {known}.")

@@ -26,7 +26,6 @@ __all__ = [
     "cancelled",
     "cut_short",
     "from_switch_error",
-    "internal_error",
     "model_not_found",
     "refusal_to_wait",
 ]
@@ -108,11 +107,6 @@ def cancelled() -> ApiError:
     libraries do not retry.
     """
     return ApiError(410, "An operator has cancelled this request.", "cancelled")
-
-
-def internal_error() -> ApiError:
-    """Return the error for a defect in llmux, which is in the log."""
-    return ApiError(500, "llmux made a mistake; its log says more.", "internal_error")
 
 
 def from_switch_error(error: SwitchError) -> ApiError:

@@ -20,7 +20,7 @@ from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.stock_caller import StockCaller
 from llmux.proxy.turn import RequestMetrics, Turn, TurnContext, TurnSwitcher
 from llmux.web.caller import ICaller
-from llmux.web.error_reply import ApiError
+from llmux.web.error_reply import ApiError, body_too_large, websocket_not_supported
 from llmux.web.request import LlmuxRequest
 
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ class SwitchingResource(Resource):
         # An offer of any other protocol may be ignored (RFC 9110, 7.8).
         offers = b",".join(request.requestHeaders.getRawHeaders(b"upgrade", ()))
         if b"websocket" in offers.lower():
-            error = ApiError(501, "WebSocket is not supported here; send plain HTTP/1.1.")
+            error = websocket_not_supported()
         elif self._max_body is not None and caller.body.length > self._max_body:
-            error = ApiError(413, f"The body is larger than {self._max_body} bytes.")
+            error = body_too_large(self._max_body)
         if error is None:
             return caller
         self._refusals.answer(request, error)

@@ -27,13 +27,12 @@ from llmux.proxy.refusals import (
     backend_error,
     cancelled,
     from_switch_error,
-    internal_error,
     refusal_to_wait,
 )
 from llmux.switching.model import InFlightGuard
 from llmux.web.body import RequestBody, StorageFull
 from llmux.web.caller import ICaller
-from llmux.web.error_reply import ApiError, answer
+from llmux.web.error_reply import ApiError, answer, internal_error
 
 if TYPE_CHECKING:
     from llmux.proxy.naming.names import Names

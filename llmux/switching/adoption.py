@@ -62,7 +62,7 @@ class Adoption(Story):
         if stage.stopping:
             self._finish()
             return
-        awake, unsure = self._judge(answers)
+        awake, unsure = self._sort_by_answer(answers)
         for model in list(self.models):
             if model not in awake and model not in unsure:
                 self.let_go(model)
@@ -113,7 +113,7 @@ class Adoption(Story):
                 answers[name] = answer_of(result)
         return answers
 
-    def _judge(self, answers: Mapping[str, Answer]) -> tuple[list[Model], list[Model]]:
+    def _sort_by_answer(self, answers: Mapping[str, Answer]) -> tuple[list[Model], list[Model]]:
         """
         Return the models that are to go on serving, and those that are to be put to sleep.
 

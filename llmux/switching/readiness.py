@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from llmux.scheduling import Phase
 from llmux.switching.model import Model
 from llmux.switching.settings import SwitchSettings
+from llmux.switching.shutdown import SHUTTING_DOWN
 
 __all__ = ["reason_not_ready"]
 
@@ -30,7 +31,7 @@ def reason_not_ready(
     phase is past its limit, or if no model is awake and none can be woken.
     """
     if stopping:
-        return "llmux is shutting down"
+        return SHUTTING_DOWN
     models = list(models)
     if any(model.phase is Phase.UNKNOWN for model in models):
         return "llmux has just started and asks which models are awake"

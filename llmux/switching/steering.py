@@ -22,6 +22,7 @@ from llmux.switching.errands import Errands, Steered
 from llmux.switching.lasting import LastingCommands
 from llmux.switching.model import InFlightGuard, Model
 from llmux.switching.recovery import Cleaning
+from llmux.switching.shutdown import SHUTTING_DOWN
 
 __all__ = ["Steering"]
 
@@ -107,7 +108,7 @@ class Steering:
 
     def _command(self, carry_out: Callable[[], Deferred[None]]) -> Deferred[None]:
         if self._stage.stopping:
-            return fail(CommandError("llmux is shutting down.", 503, "shutting_down"))
+            return fail(CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down"))
         try:
             with self._stage.holding_questions():
                 done = carry_out()

@@ -12,7 +12,14 @@ from msgspec import Struct
 from twisted.web.http import RESPONSES
 from twisted.web.iweb import IRequest
 
-__all__ = ["ApiError", "answer", "raw_reply"]
+__all__ = [
+    "ApiError",
+    "answer",
+    "body_too_large",
+    "internal_error",
+    "raw_reply",
+    "websocket_not_supported",
+]
 
 _CODES = {
     400: "invalid_request",
@@ -67,6 +74,35 @@ class ApiError(Struct, frozen=True):
         if self.retry_after is not None:
             headers.append((b"Retry-After", b"%d" % max(1, math.ceil(self.retry_after))))
         return headers
+
+
+def internal_error() -> ApiError:
+    """Return the error for a defect in llmux, which is in the log."""
+    return ApiError(500, "llmux made a mistake; its log says more.", "internal_error")
+
+
+def websocket_not_supported() -> ApiError:
+    """Return the error for a client that wants to speak WebSocket."""
+    return ApiError(
+        501,
+        "WebSocket is not supported here: send a plain HTTP/1.1 request; replies stream as "
+        "server-sent events.",
+        "not_supported",
+    )
+
+
+def body_too_large(limit: int) -> ApiError:
+    """
+    Return the error for a request's body that is too large.
+
+    @param limit: the largest size that is accepted, in bytes.
+    """
+    return ApiError(
+        413,
+        f"The request's body is larger than {limit} bytes, which is the most that this server "
+        "takes (max_body_mb in its configuration).",
+        "body_too_large",
+    )
 
 
 def answer(request: IRequest, error: ApiError) -> None:

@@ -5,13 +5,12 @@ again.
 
 from __future__ import annotations
 
-from llmux.web.request_head import MEANINGFUL, RequestHead
+from llmux.web.request_head import HEAD_END, MEANINGFUL, RequestHead
 
 __all__ = ["HeadMemo", "memo_key"]
 
 _LENGTH_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _SPELLING = len(_LENGTH_SPELLINGS[0])
-_END = b"\r\n\r\n"
 _SIZES = [b"%d" % size for size in range(4096)]
 """These are numbers as text; formatting one would take longer than the rest of a look-up."""
 
@@ -133,7 +132,7 @@ class HeadMemo:
         Return the head and the body if C{data} is exactly one request whose head is known, or
         consists of known lines; else None.
         """
-        raw, end, body = data.partition(_END)
+        raw, end, body = data.partition(HEAD_END)
         before, spelling, rest = raw.partition(b"\r\nContent-Length: ")
         if not spelling:
             before, spelling, rest = raw.partition(b"\r\ncontent-length: ")

@@ -19,14 +19,14 @@ from llmux.web.body import (
     ScanFactory,
     StorageFull,
 )
+from llmux.web.error_reply import ApiError, body_too_large, websocket_not_supported
 from llmux.web.head_memo import HeadMemo
 from llmux.web.limits import FEED_STEP, MOST_QUEUED, SCAN_ABOVE, Limits
-from llmux.web.request_head import Fields, RequestHead, interpret
+from llmux.web.request_head import HEAD_END, Fields, RequestHead, interpret
 
 __all__ = ["Item", "Limits", "Refusal", "RequestReader"]
 
 _LINE_END = b"\r\n"
-_END = b"\r\n\r\n"
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
@@ -61,6 +61,10 @@ class Refusal(Exception):
         self.message = message
         self.code = code
         self.is_head = False
+
+
+def _refused(error: ApiError) -> Refusal:
+    return Refusal(error.status, error.message, error.code)
 
 
 def _after(mark: bytes, tail: bytes, data: bytes, at: int) -> int:
@@ -300,16 +304,16 @@ class RequestReader:
                     return at
             self.in_message = True
             memo = self._memo
-            ends = data.find(_END, at, at + memo.max_raw)
+            ends = data.find(HEAD_END, at, at + memo.max_raw)
             if ends >= 0:
                 known = memo.known(data[at:ends])
                 if known is not None:
                     self._head = known
                     self._complete = True
-                    return ends + len(_END)
+                    return ends + len(HEAD_END)
         # The request line is fed by itself, so that a fault in it is found before any fault
         # after it.
-        mark = _END if self._line_read else _LINE_END
+        mark = HEAD_END if self._line_read else _LINE_END
         ends = _after(mark, before[1 - len(mark) :], data, at)
         stop = len(data) if ends < 0 else ends
         limit = at + self._limits.head - len(before)
@@ -439,12 +443,7 @@ class RequestReader:
         if method == b"CONNECT":
             raise Refusal(501, "CONNECT is not supported here: this is no proxy for others.")
         if b"websocket" in offered:
-            raise Refusal(
-                501,
-                "WebSocket is not supported here: send a plain HTTP/1.1 request; replies "
-                "stream as server-sent events.",
-                "not_supported",
-            )
+            raise _refused(websocket_not_supported())
         self._complete = False
         self._parser = None
         self._headers = []
@@ -454,12 +453,7 @@ class RequestReader:
             raise self._refusal
 
     def _body_too_large(self) -> Refusal:
-        return Refusal(
-            413,
-            f"The request's body is larger than {self._limits.body} bytes, which is the most "
-            "that this server takes (max_body_mb in its configuration).",
-            "body_too_large",
-        )
+        return _refused(body_too_large(self._limits.body))
 
     # ------------------------------------------------------------------ body
 
@@ -525,7 +519,7 @@ class RequestReader:
         """Feed the body up to the empty line that ends it."""
         tail = self._tail
         limit = at + self._limits.head - self._overhead + 1
-        ends = _after(_END, tail, data, at)
+        ends = _after(HEAD_END, tail, data, at)
         stop = min(len(data) if ends < 0 else ends, limit)
         self._overhead += stop - at
         self._feed_body(data[at:stop])

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["MEANINGFUL", "Fields", "RequestHead", "interpret"]
+__all__ = ["HEAD_END", "MEANINGFUL", "Fields", "RequestHead", "interpret"]
+
+HEAD_END = b"\r\n\r\n"
+"""A head, and the trailers after a body, end with the end of a line and an empty line."""
 
 _OURS = frozenset(
     (

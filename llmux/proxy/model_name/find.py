@@ -16,13 +16,12 @@ from twisted.internet.task import Cooperator, TaskStopped
 from llmux.proxy.model_name.form import BodyScan
 from llmux.proxy.model_name.lenient import BLANKS, sound_text, without_mark
 from llmux.web.body import RequestBody
-from llmux.web.limits import SCAN_ABOVE
+from llmux.web.limits import SCAN_ABOVE, TURN
 
 __all__ = ["find_model", "scan_on_arrival", "search_turns"]
 
-_PIECE = 16 * 1024
-_TURN = 0.002
-"""The search in a large body takes this many seconds before others have a turn."""
+_SEARCH_STEP = 16 * 1024
+"""This many bytes are searched between two looks at the clock."""
 
 
 scan_on_arrival = partial(BodyScan, gives_up=True)
@@ -84,7 +83,7 @@ def _search(data: bytes, content_type: bytes | None) -> str | object | None:
     """
     text = without_mark(data).lstrip(BLANKS)
     if text.startswith(b"{"):
-        if len(data) > _PIECE:
+        if len(data) > _SEARCH_STEP:
             return _NOT_YET
         try:
             document = json.loads(data)
@@ -109,7 +108,7 @@ def _search_in_turns(
 
     def pieces() -> Iterator[None]:
         at = 0
-        while piece := body.piece(at, _PIECE):
+        while piece := body.piece(at, _SEARCH_STEP):
             scan.feed(piece)
             at += len(piece)
             yield
@@ -124,7 +123,7 @@ def _search_in_turns(
 
 
 def _turn() -> Callable[[], bool]:
-    end = perf_counter() + _TURN
+    end = perf_counter() + TURN
     return lambda: perf_counter() > end
 
 

@@ -12,18 +12,19 @@ from multipart import (  # type: ignore[import-untyped] # it has types, but no p
     parse_options_header,
 )
 
-from llmux.proxy.model_name.json_scan import ModelScan
+from llmux.proxy.model_name.json_scan import LONGEST_NAME, ModelScan
 
-__all__ = ["CHARSETS", "LONGEST_HEADER", "MOST_HEADERS", "MOST_PARTS", "BodyScan"]
+__all__ = ["CHARSETS", "FORM_TYPE", "LONGEST_HEADER", "MOST_HEADERS", "MOST_PARTS", "BodyScan"]
 
-_FORM = b"multipart/form-data"
-_MOST_SUSPECTS = 256
+FORM_TYPE = b"multipart/form-data"
+"""The content type of a form with files begins with these bytes, in any case."""
+
+_MOST_CANDIDATES = 256
 """
 One piece may have this many strings that may be the key C{model}, at any depth.  An ordinary
 document has at most one for each of its objects; each costs 2.5 microseconds.
 """
 
-_LONGEST_NAME = 64 * 1024
 MOST_PARTS = 1000
 MOST_HEADERS = 32
 LONGEST_HEADER = 16 * 1024
@@ -63,11 +64,11 @@ class BodyScan:
         """Take the next piece, of any length."""
         scan = self._scan
         if scan is None:
-            is_form = self._content_type[: len(_FORM)].lower() == _FORM
+            is_form = self._content_type[: len(FORM_TYPE)].lower() == FORM_TYPE
             if is_form and not piece.lstrip().startswith(b"{"):
                 scan = self._scan = _FormScan(self._content_type)
             else:
-                scan = self._scan = ModelScan(_MOST_SUSPECTS if self._gives_up else None)
+                scan = self._scan = ModelScan(_MOST_CANDIDATES if self._gives_up else None)
         scan.feed(piece)
         if isinstance(scan, ModelScan) and scan.given_up:
             self.given_up = True
@@ -118,14 +119,14 @@ class _FormScan:
                 elif event is None:
                     self._in_model = False
                     self._model = self._decoded()
-                elif len(self._value) <= _LONGEST_NAME:
+                elif len(self._value) <= LONGEST_NAME:
                     self._value += event
         except (MultipartError, UnicodeError):
             # No parser would find more than what was found so far.
             self._parser = None
 
     def _decoded(self) -> str | None:
-        if len(self._value) > _LONGEST_NAME:
+        if len(self._value) > LONGEST_NAME:
             return None
         return self._value.decode(self._charset, "replace")
 

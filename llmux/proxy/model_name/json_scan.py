@@ -18,10 +18,10 @@ is made plain first, so that each quote that is left begins or ends a string
     outside    {  |: {   |: |}, |:    |, |: [1]}
     strings     a  model  x  model b__c n
 
-Each string C{model} that a colon follows may be the key; these are the suspects,
+Each string C{model} that a colon follows may be the key; these are the candidates,
 here strings 1 and 3.  For each the brackets outside the strings before it tell
 its depth: before string 1 stands C{{{} (depth 2: not at the top), before string 3
-C{{{}}} (depth 1).  The last suspect at depth 1 counts: its value is string 4, and
+C{{{}}} (depth 1).  The last candidate at depth 1 counts: its value is string 4, and
 that is decoded from the same place of the piece as it came: C{b"c}.  A piece may
 end anywhere: what cannot be understood without the next piece is kept in
 C{_left}, and a string that only has to be skipped is remembered by C{_in_string}.
@@ -34,11 +34,15 @@ import re
 
 from llmux.proxy.model_name.lenient import BLANKS, MARK, sound_text, without_mark
 
-__all__ = ["ModelScan"]
+__all__ = ["LONGEST_NAME", "NO_BRACKETS", "ModelScan"]
 
-_PIECE = 64 * 1024
+_SCAN_STEP = 64 * 1024
+"""This many bytes of a document are split into strings at a time."""
+
 _MAX_DEPTH = 1_000_000
-_LONGEST_NAME = 64 * 1024
+LONGEST_NAME = 64 * 1024
+"""A longer name of a model is not looked for, in JSON and in forms."""
+
 _KEY = b"model"
 _ESCAPED_KEY = re.compile(
     rb"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"
@@ -49,7 +53,9 @@ _BRACKETS = b"[]{}"
 # Outside strings: brackets, commas, colons, numbers, and the letters of true, false, null,
 # NaN and Infinity.
 _PUNCTUATION = b"[]{},: \t\n\r+-.0123456789eEtrufalsnNIity"
-_NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+"""Without these bytes, only the brackets and braces are left of a text."""
+
 _MIRRORED = bytes.maketrans(b"]}", b"[{")
 _COLLAPSES = 8
 
@@ -60,8 +66,8 @@ class ModelScan:
     end.
 
     @ivar failed: whether the document is no JSON object, so that the rest need not be fed.
-    @ivar given_up: whether a piece had more suspects than are allowed, so that this scan finds
-        nothing.
+    @ivar given_up: whether a piece had more candidates than are allowed, so that this scan
+        finds nothing.
     """
 
     __slots__ = (
@@ -70,20 +76,20 @@ class ModelScan:
         "_in_string",
         "_left",
         "_model",
-        "_most_suspects",
+        "_most_candidates",
         "_open",
         "failed",
         "given_up",
     )
 
-    def __init__(self, most_suspects: int | None = None) -> None:
+    def __init__(self, most_candidates: int | None = None) -> None:
         """
-        @param most_suspects: the largest number of strings in one piece that may be the key,
+        @param most_candidates: the largest number of strings in one piece that may be the key,
             above which the scan gives up; None for no limit.
         """
         self.failed = False
         self.given_up = False
-        self._most_suspects = most_suspects
+        self._most_candidates = most_candidates
         self._model: str | None = None
         self._begun = False
         # The brackets that are open.
@@ -96,11 +102,11 @@ class ModelScan:
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece, of any length."""
-        if len(piece) <= _PIECE:
+        if len(piece) <= _SCAN_STEP:
             self._feed(piece)
             return
-        for at in range(0, len(piece), _PIECE):
-            self._feed(piece[at : at + _PIECE])
+        for at in range(0, len(piece), _SCAN_STEP):
+            self._feed(piece[at : at + _SCAN_STEP])
 
     def finish(self) -> str | None:
         """
@@ -164,13 +170,13 @@ class ModelScan:
         outside, strings = parts[::2], parts[1::2]
         done = seen = 0
         at_top = -1
-        suspects = self._suspects(plain, outside, strings)
-        if self._most_suspects is not None and len(suspects) > self._most_suspects:
+        candidates = self._candidates(plain, outside, strings)
+        if self._most_candidates is not None and len(candidates) > self._most_candidates:
             self.given_up = self.failed = True
             return
-        for at in suspects:
-            # If there is no bracket between two suspects, they are at the same depth.
-            if b"".join(outside[seen : at + 1]).translate(None, _NO_BRACKETS):
+        for at in candidates:
+            # If there is no bracket between two candidates, they are at the same depth.
+            if b"".join(outside[seen : at + 1]).translate(None, NO_BRACKETS):
                 self._structure(outside[done : at + 1], more=True)
                 done = at + 1
                 if self.failed:
@@ -183,7 +189,7 @@ class ModelScan:
             # The piece ends too soon.
             self._structure(outside[done : at_top + 1], more=True)
             self._left = piece[_offset(outside, strings, at_top) - 1 :]
-            self.failed |= len(self._left) > _LONGEST_NAME
+            self.failed |= len(self._left) > LONGEST_NAME
             return
         self._structure(outside[done:], more=cut is not None)
         if cut is None or self.failed:
@@ -194,7 +200,9 @@ class ModelScan:
             self._in_string = True
             self._escaped = cut.endswith(b"\\")
 
-    def _suspects(self, plain: bytes, outside: list[bytes], strings: list[bytes]) -> list[int]:
+    def _candidates(
+        self, plain: bytes, outside: list[bytes], strings: list[bytes]
+    ) -> list[int]:
         """Return the strings, by number, that may be the key, at any depth."""
         if b"\\u00" in plain and _QUOTED_KEY.search(plain):
             matches = _ESCAPED_KEY.fullmatch
@@ -219,7 +227,7 @@ class ModelScan:
         ]
         if len(found) > 1:
             between = b"".join(outside[found[0] + 1 : found[-1] + 1])
-            if not between.translate(None, _NO_BRACKETS):
+            if not between.translate(None, NO_BRACKETS):
                 # All at the same depth, where the last one counts.
                 return found[-1:]
         return found
@@ -259,7 +267,7 @@ class ModelScan:
         if not self._open:
             self.failed = more or len(outside) > 1 or bool(text.strip(BLANKS))
             return
-        brackets = whole = text.translate(None, _NO_BRACKETS)
+        brackets = whole = text.translate(None, NO_BRACKETS)
         if not brackets:
             return
         # The innermost pairs of brackets are removed, and then the pairs around them.

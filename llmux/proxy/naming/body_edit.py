@@ -13,6 +13,7 @@ from time import perf_counter
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Cooperator, TaskStopped
 
+from llmux.proxy.model_name.form import FORM_TYPE
 from llmux.proxy.model_name.lenient import BLANKS, without_mark
 from llmux.proxy.naming.body_plan import BodyPlan
 from llmux.proxy.naming.form_values import model_cuts
@@ -25,7 +26,6 @@ from llmux.web.splicing import Cut, splice
 
 __all__ = ["edit_body"]
 
-_FORM = b"multipart/form-data"
 _LOOKED_AT = 4096
 """In this many bytes the first one that is no blank shows whether a body is JSON."""
 _MEMBER = re.compile(rb'"model"[ \t\r\n]*:([ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*)')
@@ -93,7 +93,7 @@ def _cuts(
     plan: BodyPlan, body: RequestBody, content_type: bytes
 ) -> Generator[None, None, list[Cut]]:
     """Find out what to change, with a pause wherever others may have a turn."""
-    is_form = content_type[: len(_FORM)].lower() == _FORM
+    is_form = content_type[: len(FORM_TYPE)].lower() == FORM_TYPE
     start = without_mark(body.piece(0, _LOOKED_AT)).lstrip(BLANKS)
     if is_form and start and not start.startswith(b"{"):
         if plan.model is None:

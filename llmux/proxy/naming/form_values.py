@@ -20,7 +20,9 @@ from llmux.web.splicing import Cut
 
 __all__ = ["model_cuts"]
 
-_PIECE = 64 * 1024
+_FORM_STEP = 64 * 1024
+"""This many bytes of a form are parsed before others may have a turn."""
+
 _MOST_OF_HEADS = MOST_HEADERS * LONGEST_HEADER
 
 
@@ -69,12 +71,12 @@ def _find(
 ) -> Generator[None, None, int]:
     """Find the first place from C{at} on, and before C{end}; -1 if there is none."""
     while True:
-        piece = body.piece(at, _PIECE)
+        piece = body.piece(at, _FORM_STEP)
         found = piece.find(what)
         if found >= 0:
             return at + found
         at += max(len(piece) - len(what) + 1, 0)
-        if len(piece) < _PIECE or (end is not None and at > end):
+        if len(piece) < _FORM_STEP or (end is not None and at > end):
             return -1
         yield
 

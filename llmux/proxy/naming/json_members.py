@@ -17,12 +17,15 @@ import re
 from collections.abc import Collection, Generator
 from typing import NamedTuple
 
+from llmux.proxy.model_name.json_scan import NO_BRACKETS
 from llmux.proxy.model_name.lenient import BLANKS, without_mark
 from llmux.web.body import RequestBody
 
 __all__ = ["Member", "NoObject", "TooManyMembers", "find_members"]
 
-_PIECE = 8 * 1024
+_MEMBERS_STEP = 8 * 1024
+"""This many bytes of an object are searched before others may have a turn."""
+
 _MOST_MEMBERS = 100_000
 """The top of an object may have this many members; they take up to 0.5 s, in several turns."""
 _MOST_FOUND = 1000
@@ -30,7 +33,6 @@ _MOST_FOUND = 1000
 _ESCAPED = 6
 """One byte of UTF-8 takes at most this many bytes in a JSON string."""
 _COLLAPSES = 64
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOKEN = re.compile(rb"[][{},:]")
 _BRACKET = re.compile(rb"[][{}]")
 
@@ -92,7 +94,7 @@ def find_members(
     search = _MemberSearch(keys)
     at = 0
     while not search.is_over:
-        piece = body.piece(at, _PIECE)
+        piece = body.piece(at, _MEMBERS_STEP)
         taken = search.feed(at, piece) if piece else 0
         if not taken:
             raise NoObject
@@ -181,7 +183,7 @@ class _MemberSearch:
         such piece.
         """
         outside = b"".join(parts[1 if self._in_string else 0 :: 2])
-        brackets = outside.translate(None, _NO_BRACKETS)
+        brackets = outside.translate(None, NO_BRACKETS)
         for _ in range(_COLLAPSES):
             size = len(brackets)
             brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
