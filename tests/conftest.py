@@ -143,7 +143,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "own_cpu(reason): the test itself keeps the reactor's thread busy, so that its turns "
-        "are not judged",
+        "are not measured",
     )
 
 

@@ -21,7 +21,7 @@ from twisted.internet import reactor as installed
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-import llmux.admin.tree  # noqa: F401 # compiled now, and not in a turn that is judged
+import llmux.admin.tree  # noqa: F401 # compiled now, and not in a turn that is measured
 from llmux.config import Config, ConfigError, load_config
 from llmux.daemon.admin_socket import path_of
 from llmux.daemon.service import LlmuxService, make_service

@@ -269,9 +269,9 @@ def test_a_prompt_that_kills_its_backend_makes_no_loop(make: Callable[..., World
             world.advance(0.1)
         wakes.append(world.clock.seconds())
         world.hooks.awake.discard("a")
-        verdict = client.report_dead()
+        answers = client.report_dead()
         world.settle()
-        assert verdict == [True]
+        assert answers == [True]
         client = client.retry(world.clock.seconds())
     gaps = [b - a for a, b in itertools.pairwise(wakes)]
     assert all(later > earlier for earlier, later in itertools.pairwise(gaps))
@@ -435,11 +435,11 @@ def test_a_backend_refuses_but_is_alive(make: Callable[..., World]) -> None:
     world = make()
     client, bystander = world.wake("a"), world.ask("a")
     world.hooks.once("a", ALIVE, 0.5, 0)
-    verdict = client.report_dead()
+    answers = client.report_dead()
     late = world.ask("a")
-    assert late.waits, "arrivals wait for the verdict"
+    assert late.waits, "arrivals wait for the answer"
     world.advance(0.5)
-    assert verdict == [False]
+    assert answers == [False]
     assert late.served and bystander.aborted == []
     assert world.state() == Active("a")
 
@@ -450,9 +450,9 @@ def test_a_backend_refuses_and_is_dead(make: Callable[..., World]) -> None:
     world.hooks.once("a", ALIVE, 0.5, 1)
     world.hooks.awake.discard("a")
     before = len(world.hooks.started)
-    verdict = client.report_dead()
+    answers = client.report_dead()
     world.advance(0.5)
-    assert verdict == [True]
+    assert answers == [True]
     assert len(bystander.aborted) == 1
     again = client.retry(world.clock.seconds())
     world.advance(10)
@@ -473,14 +473,14 @@ def test_a_backend_refuses_and_alive_gives_no_answer(
     if not lives:
         world.hooks.awake.discard("a")
     asked = len(world.ran(ALIVE))
-    verdict = client.report_dead()
+    answers = client.report_dead()
     late = world.ask("a")
     world.advance(3.4)
     assert world.phase("a") is Phase.CHECKING
-    assert verdict == [] and late.waits and bystander.aborted == []
+    assert answers == [] and late.waits and bystander.aborted == []
     world.advance(0.2)
     assert len(world.ran(ALIVE)) == asked + 4, "after 0.5, 1 and 2 s"
-    assert verdict == [not lives]
+    assert answers == [not lives]
     world.advance(5)
     assert late.served
     assert len(bystander.aborted) == (0 if lives else 1)
@@ -492,11 +492,11 @@ def test_a_backend_whose_alive_never_answers_is_cleaned_up_in_the_end(
     world = make(wake_limit=30.0)
     client = world.wake("a")
     world.hooks.script("a", ALIVE, 0.0, 75)
-    verdict = client.report_dead()
+    answers = client.report_dead()
     world.advance(29)
-    assert verdict == []
+    assert answers == []
     world.advance(2)
-    assert verdict == [True]
+    assert answers == [True]
     assert world.ran()[-1] == "a sleep"
 
 
@@ -504,9 +504,9 @@ def test_one_alive_check_for_all(make: Callable[..., World]) -> None:
     world = make()
     clients = [world.wake("a"), *(world.ask("a") for _ in range(9))]
     asked = len(world.ran(ALIVE))
-    verdicts = [client.report_dead() for client in clients]
+    answers = [client.report_dead() for client in clients]
     world.settle()
-    assert verdicts == [[False]] * 10
+    assert answers == [[False]] * 10
     assert len(world.ran(ALIVE)) == asked + 1
 
 

@@ -236,9 +236,9 @@ def test_a_backend_dies_and_the_other_model_serves_on() -> None:
     client, other = world.ask("left"), world.ask("right")
     arrived = world.clock.seconds()
     world.hooks.awake.discard("left")
-    verdict = client.report_dead()
+    answers = client.report_dead()
     world.settle()
-    assert verdict == [True] and not other.aborted
+    assert answers == [True] and not other.aborted
     again = client.retry(arrived)
     world.advance(4)
     assert again.served and other.guard is not None and not other.guard.released

@@ -17,7 +17,7 @@ from llmux.policy.fifo import FifoPolicy
 from llmux.policy.turns import ENOUGH, FirstWaits, quantile_range
 from tests.admin_world import AdminWorld
 from tests.benchmarks.scheduling.families import FAMILIES
-from tests.benchmarks.scheduling.forecasts import judge
+from tests.benchmarks.scheduling.forecasts import outcomes_of
 from tests.world import World
 
 
@@ -83,7 +83,7 @@ def test_in_nine_cases_of_ten_the_turn_begins_within_the_range(name: str) -> Non
     families.
     """
     (scenario,) = [each for each in FAMILIES(1) if each.name == name]
-    _, _, outcomes = judge(scenario)
+    _, _, outcomes = outcomes_of(scenario)
     assert len(outcomes) > 100
     assert sum(each.holds for each in outcomes) / len(outcomes) >= 0.9
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.case import Case, Leaving, departures, make_case
-from tests.fuzz.judge import Found, Unparsable, head_problem, replies_in, requests_in
+from tests.fuzz.parsing import Found, Unparsable, head_problem, replies_in, requests_in
 from tests.fuzz.parties import Registry
 
 POST = b"POST /x HTTP/1.1\r\nHost: h\r\nX-Nonce: s1n2x0x\r\nContent-Length: 3\r\n\r\nabc"

@@ -419,7 +419,7 @@ def resident() -> int:
 @pytest_twisted.ensureDeferred
 async def test_a_background_child_is_not_waited_for_and_lives_on(hooks: Hooks) -> None:
     """
-    The verdict does not wait for a child that has inherited the pipes; the
+    The result of a hook does not wait for a child that has inherited the pipes; the
     child lives, and its output still goes to the log when it is over.
     """
     script = """

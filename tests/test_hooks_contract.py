@@ -207,7 +207,7 @@ async def test_a_running_hook_provides_its_interface(world: World) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
 async def test_the_exit_status_is_the_answer(world: World, code: int) -> None:
-    """The verdict is the exit status, and the reason names it."""
+    """The answer of a hook is its exit status, and the reason names the status."""
     result = await world.result(world.start(exit_code=code))
     assert (result.exit_code, result.timed_out) == (code, False)
     assert result.reason == f"exit status {code}"
@@ -316,6 +316,6 @@ async def test_kill_after_the_exit(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_several_hooks_at_once_have_an_answer_each(world: World) -> None:
-    """Each of several hooks has its own verdict."""
+    """Each of several hooks has its own answer."""
     runs = [world.start(delay=0.05, exit_code=code) for code in range(5)]
     assert [(await world.result(run)).exit_code for run in runs] == [0, 1, 2, 3, 4]

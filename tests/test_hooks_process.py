@@ -236,7 +236,7 @@ def test_kill_is_sent_at_once_when_the_reactor_stops(world: World) -> None:
     assert world.process.signals == [TERM, KILL]
 
 
-def test_a_process_that_exits_while_it_is_started_is_judged_in_the_next_turn(
+def test_a_process_that_exits_while_it_is_started_is_noticed_in_the_next_turn(
     world: World,
 ) -> None:
     """Nobody could have waited for such a process yet."""

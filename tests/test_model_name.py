@@ -187,8 +187,8 @@ def test_a_model_may_be_called_model(document: bytes) -> None:
 @given(st.data(), top.map(str.encode))
 def test_what_is_no_json_has_no_model(data: st.DataObject, document: bytes) -> None:
     """
-    A document that is cut short, or goes on, has no model; it is judged alike in whatever
-    pieces it comes.
+    A document that is cut short, or goes on, has no model, in whatever pieces it
+    comes.
     """
     short = document[: data.draw(st.integers(0, len(document) - 1))]
     assert scanned([short]) is None

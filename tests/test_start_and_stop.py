@@ -157,12 +157,12 @@ def test_stop_while_a_backend_is_in_doubt(make: Callable[..., World]) -> None:
     world = make()
     client = world.wake("a")
     world.hooks.script("a", ALIVE, 3.0, 1)
-    verdict = client.report_dead()
+    answers = client.report_dead()
     done = world.stop()
     world.advance(3)
     assert world.ran()[-1] == "a sleep", "it is dead: clean up"
     world.advance(1)
-    assert verdict == [True]
+    assert answers == [True]
     assert done == [None]
     world.nothing_left()
 

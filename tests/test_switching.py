@@ -382,7 +382,9 @@ def test_who_leaves_while_the_backend_is_in_doubt(stock: bool) -> None:
 
 
 @SITES
-def test_a_verdict_that_falls_at_once(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_says_no_at_once_lets_the_request_wait_again(
+    stock: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     start = world.hooks.start

@@ -132,11 +132,11 @@ class Client:
             assert isinstance(self.error, CancelledError)
 
     def report_dead(self) -> list[bool]:
-        """Report that the backend refused the request; the list gets the verdict."""
+        """Report that the backend refused the request; the list gets the answer."""
         assert self.guard is not None
-        verdict: list[bool] = []
-        self.world.switcher.backend_failed(self.guard).addCallback(verdict.append)
-        return verdict
+        answers: list[bool] = []
+        self.world.switcher.backend_failed(self.guard).addCallback(answers.append)
+        return answers
 
     def retry(self, arrived: float) -> Client:
         return Client(

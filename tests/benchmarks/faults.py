@@ -205,9 +205,9 @@ class _Request:
     def _refused_by_backend(self) -> None:
         assert self.guard is not None
         guard, self.guard, self.end = self.guard, None, None
-        self.episode.switcher.backend_failed(guard).addCallback(self._verdict)
+        self.episode.switcher.backend_failed(guard).addCallback(self._answered)
 
-    def _verdict(self, may_wait_again: bool) -> None:
+    def _answered(self, may_wait_again: bool) -> None:
         if self in self.episode.open:
             if may_wait_again and self.tries < 2:
                 self._ask()
@@ -222,7 +222,7 @@ class _Request:
             self.end = None
         may_wait_again = guard.may_wait_again
         guard.release(answered=False)
-        self._verdict(may_wait_again)
+        self._answered(may_wait_again)
 
     def _leave(self) -> None:
         self.impatience = None

@@ -56,7 +56,7 @@ class Figure:
     A figure is a row of the table.
 
     @ivar key: the name of the figure in a measurement's results.
-    @ivar absolute: True if the value itself is judged, and not its ratio to the reference.
+    @ivar absolute: True if the value itself is looked at, and not its ratio to the reference.
     """
 
     key: str

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import h11
 
 from tests.fuzz.case import Case, Leaving
-from tests.fuzz.judge import Found, head_problem, requests_in
+from tests.fuzz.parsing import Found, head_problem, requests_in
 from tests.fuzz.replies import Close, Script
 
 __all__ = ["Backend", "Heard", "Registry", "speak"]

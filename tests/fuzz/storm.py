@@ -18,7 +18,7 @@ import h11
 from tests.daemon import free_port
 from tests.fuzz.case import Case, Leaving, departures, make_case
 from tests.fuzz.daemon import WatchedDaemon, get
-from tests.fuzz.judge import Reply, Unparsable, replies_in
+from tests.fuzz.parsing import Reply, Unparsable, replies_in
 from tests.fuzz.parties import Backend, Expected, Heard, Registry, speak
 from tests.turns import LIMIT
 
@@ -96,7 +96,7 @@ class Storm:
         self._repeats = 0
         self._storming = False
         self._lag = 0.0
-        self.suspects: dict[str, list[Case]] = {}
+        self._candidates: dict[str, list[Case]] = {}
         self.daemon: WatchedDaemon
 
     @property
@@ -179,12 +179,12 @@ class Storm:
                 detail = f"{turn['cpu']:.3f} s\n{turn['stack']}"
                 self._found(kind, detail, None)
                 if self._alone is None and self.findings[kind].times == 1:
-                    self.suspects[kind] = around
+                    self._candidates[kind] = around
         for last, text in self.daemon.trouble(final):
             kind = f"in the log: {last}"
             self._found(kind, text[:2500], None)
             if self._alone is None and self.findings[kind].times == 1:
-                self.suspects[kind] = self._around(time.monotonic())
+                self._candidates[kind] = self._around(time.monotonic())
 
     # ------------------------------------------------------------- cases
 
@@ -208,14 +208,14 @@ class Storm:
             heard = await speak(self.daemon.port, case, enough, longest)
             self.figures["connections"] += 1
             self.figures["requests"] += len(expected.requests)
-            self._judge(case, expected, heard)
+            self._check(case, expected, heard)
         finally:
             self._recent.append((began, time.monotonic(), case))
             # What has been sent may still be on its way to a backend.
             expected.left = time.monotonic()
             asyncio.get_running_loop().call_later(90.0, self._registry.end, expected)
 
-    def _judge(self, case: Case, expected: Expected, heard: Heard) -> None:
+    def _check(self, case: Case, expected: Expected, heard: Heard) -> None:
         if not heard.connected:
             self._found("no connection", "connect() failed or timed out", case)
             return
@@ -309,7 +309,7 @@ class Storm:
                     self.figures["neighbour's failures while the fuzzer was late"] += 1
                 else:
                     self._found("a neighbour is not answered", repr(error), None)
-                self.suspects.setdefault(
+                self._candidates.setdefault(
                     "a neighbour is not answered", self._around(time.monotonic())
                 )
                 streams = None
@@ -356,7 +356,7 @@ class Storm:
         @param most: the most inputs that are sent; None for no limit.
         @return: the number of the next input.
         """
-        self.suspects = {}
+        self._candidates = {}
         leaving = departures(self.seed, first)
         next_number = first
         ends = min(time.monotonic() + _ROUND, until)
@@ -482,7 +482,7 @@ class Storm:
         finding = self.findings[kind]
         finding.stream = b""
         until = time.monotonic() + _SHRINKING
-        candidates = self.suspects.get(kind, [])[:60]
+        candidates = self._candidates.get(kind, [])[:60]
         if finding.case is not None:
             candidates = [finding.case]
         for case in candidates:

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.soak.episode import Episode, save
-from tests.soak.judge import judge
+from tests.soak.promises import check_promises
 
 __all__ = ["main"]
 
@@ -31,7 +31,7 @@ def _one(seed: int, number: int, reports: Path) -> Episode:
             asyncio.run(episode.run())
         except RuntimeError as error:
             episode.broken("the episode broke off", repr(error))
-        judge(episode)
+        check_promises(episode)
         if episode.violations:
             save(episode, reports / f"{seed}-{number}")
     return episode

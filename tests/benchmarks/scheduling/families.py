@@ -1,5 +1,5 @@
 """
-This module has families of invented traffic to judge policies by.
+This module has families of invented traffic to compare policies by.
 
 Open loop: requests come whatever happens to those before them, as a Poisson
 process per model or one that is modulated (bursts).  Closed loop: agents, each

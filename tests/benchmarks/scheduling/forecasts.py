@@ -55,8 +55,8 @@ class Outcome(NamedTuple):
         return self.low <= self.rest <= self.high
 
 
-class Judge:
-    """A judge takes forecasts of one run, and notes what becomes of them."""
+class ForecastLog:
+    """A forecast log takes forecasts of one run, and notes what becomes of them."""
 
     def __init__(self, run: Run, warm_up: float) -> None:
         self.outcomes: list[Outcome] = []
@@ -100,7 +100,7 @@ def _cost_aware(trace: Trace) -> ISwitchPolicy:
     return build_policy(config)
 
 
-def judge(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
+def outcomes_of(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
     """Return the outcomes of one scenario."""
     trace = scenario.trace()
     if not trace.requests:
@@ -116,12 +116,12 @@ def judge(scenario: Scenario) -> tuple[str, str, list[Outcome]]:
         until=scenario.horizon if scenario.horizon < inf else 7200.0,
         seed=scenario.seed,
     )
-    seen = Judge(run, scenario.warm_up)
+    seen = ForecastLog(run, scenario.warm_up)
     run.go()
     return scenario.name, scenario.regime, seen.outcomes
 
 
-def judge_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]]:
+def outcomes_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]]:
     """Return the outcomes of one scenario with several models awake."""
     machine, trace = scenario.topology, scenario.trace()
     run = Run(
@@ -134,7 +134,7 @@ def judge_on_machine(scenario: MachineScenario) -> tuple[str, str, list[Outcome]
         seed=scenario.seed,
         resources=machine.resources,
     )
-    seen = Judge(run, scenario.warm_up)
+    seen = ForecastLog(run, scenario.warm_up)
     run.go()
     return scenario.name, scenario.regime, seen.outcomes
 
@@ -166,10 +166,10 @@ def main() -> None:
     with Pool(min(2, os.cpu_count() or 1)) as pool:
         if options.machines:
             machines = [one for seed in seeds for one in machine_scenarios(seed)]
-            results = pool.map(judge_on_machine, machines[:: options.every], chunksize=1)
+            results = pool.map(outcomes_on_machine, machines[:: options.every], chunksize=1)
         else:
             families = [one for seed in seeds for one in FAMILIES(seed)]
-            results = pool.map(judge, families[:: options.every], chunksize=1)
+            results = pool.map(outcomes_of, families[:: options.every], chunksize=1)
     print("traffic        taken  holds  early   late      width       rest  (medians)")
     if options.details:
         for name, _, outcomes in results:

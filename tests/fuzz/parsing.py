@@ -1,5 +1,5 @@
 """
-This module parses with h11 what llmux passes on and what llmux answers, and so judges it.
+This module parses with h11 what llmux passes on and what llmux answers.
 
 Comments here say where h11 is known to be stricter or more lenient than llmux on purpose.
 """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tests.soak.clients import ASLEEP, Outcome
 from tests.soak.episode import Episode
 
-__all__ = ["judge"]
+__all__ = ["check_promises"]
 
 _SECOND = 10**9
 
@@ -51,7 +51,7 @@ def read_truth(path: Path) -> list[Line]:
     return sorted(lines, key=lambda line: line.at)
 
 
-def judge(episode: Episode) -> None:
+def check_promises(episode: Episode) -> None:
     """Add the broken promises to the episode's violations."""
     truth = read_truth(episode.directory / "truth")
     episode.figures["switches"] += sum(line.what == "sleep-begin" for line in truth)
@@ -210,7 +210,7 @@ def _outcomes(episode: Episode, by_nonce: dict[str, list[Line]]) -> None:
         if not outcome.stayed:
             continue
         if outcome.problem == ASLEEP:
-            # These are judged above, with what the servers know.
+            # These are looked at above, with what the servers know.
             continue
         if outcome.problem:
             kind = outcome.problem.partition(":")[0]

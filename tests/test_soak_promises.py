@@ -1,4 +1,4 @@
-"""These tests check that the judge of the soak sees what breaks a promise, and only that."""
+"""These tests check that the soak finds what breaks a promise, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.soak.clients import Outcome
 from tests.soak.episode import Episode, Life
-from tests.soak.judge import judge
+from tests.soak.promises import check_promises
 
 S = 10**9
 
@@ -41,7 +41,7 @@ class Staged:
 
     def kinds(self) -> list[str]:
         (self.episode.directory / "truth").write_text("".join(self.lines))
-        judge(self.episode)
+        check_promises(self.episode)
         return [violation.kind for violation in self.episode.violations]
 
 
