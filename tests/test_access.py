@@ -107,7 +107,7 @@ def test_a_page_that_may_not_gets_told_and_nothing_is_asked(
 ) -> None:
     """
     A page that is not allowed is told so on its first request and on its hundredth, whole or in
-    pieces (S4).
+    pieces.
     """
     bench = Bench(Held(), access=CHECKED)
     data = b"POST / HTTP/1.1\r\n" + headers + b"Content-Length: 2\r\n\r\n{}"

@@ -201,7 +201,7 @@ def test_bodies_on_disk_are_counted_until_they_are_closed() -> None:
 
 
 def test_where_memory_is_used_up_only_small_bodies_stay_there() -> None:
-    """Half of a body from each of a thousand clients is not a gigabyte (S6)."""
+    """Half of a body from each of a thousand clients is not a gigabyte."""
     storage = BodyStorage(max_memory=1000 * KIB)
     bodies = [some(storage, 900 * KIB) for _ in range(10)]
     small = some(storage, 50 * KIB).finish()
@@ -237,7 +237,7 @@ def test_what_does_not_fit_on_disk_is_refused_with_the_remedy() -> None:
 def test_the_error_that_is_told_is_the_one_that_happened(
     number: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lack of a descriptor is not told as a missing directory (S13)."""
+    """The lack of a descriptor is not told as a missing directory."""
 
     def fails(**_: Any) -> IO[bytes]:
         raise OSError(number, os.strerror(number))

@@ -322,7 +322,7 @@ def test_a_mebibyte_holds_nobody_up(
     data: bytes, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A turn of the reactor lasts at most L{TURN} and one step, and so no step may be long (S5).
+    A turn of the reactor lasts at most L{TURN} and one step, and so no step may be long.
 
     Each step does the same work in each round, so its fastest round counts.
 

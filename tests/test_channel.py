@@ -64,7 +64,7 @@ def test_a_thousand_pipelined_requests_do_not_recurse(echo: Bench) -> None:
 
 
 def test_a_client_that_sends_ahead_is_read_on_while_it_waits(held: Bench) -> None:
-    """A socket that is not read does not tell that its client has left (S2)."""
+    """A socket that is not read does not tell that its client has left."""
     client, resource = held.client(), held_of(held)
     client.send(GET * 500)
     assert client.wire.reading
@@ -131,7 +131,7 @@ def test_a_large_body_sent_ahead_is_taken(held: Bench) -> None:
 
 def test_what_is_sent_ahead_counts_as_memory_and_is_bounded_by_it(held: Bench) -> None:
     """
-    The bytes that one client sends ahead are part of what all clients together may take (S6).
+    The bytes that one client sends ahead are part of what all clients together may take.
     """
     storage = held.site.storage = BodyStorage(max_memory=100_000)
     first, second = held.client(), held.client()
@@ -176,7 +176,7 @@ def test_a_client_that_takes_no_replies_is_not_read_on(held: Bench) -> None:
 
 
 def test_one_turn_of_the_reactor_answers_some_and_no_more(echo: Bench) -> None:
-    """Other clients have their turn before a thousand pipelined requests are answered (S5)."""
+    """Other clients have their turn before a thousand pipelined requests are answered."""
     client = echo.client()
     client.channel.dataReceived(GET * 1000)
     assert 1 <= client.wire.said().count(b"HTTP/1.1 200") <= 16

@@ -178,7 +178,7 @@ def test_an_error_of_the_readers_own_is_a_reply_and_one_entry_in_the_log(
 
 
 def test_a_head_of_too_many_fields_is_refused_before_its_end(echo: Bench) -> None:
-    """Sixteen thousand fields would take 30 ms in one turn (S5)."""
+    """Sixteen thousand fields would take 30 ms in one turn."""
     client = echo.client()
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 2000)
     assert client.statuses() == [431]

@@ -68,7 +68,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     ids=["a body", "an extension", "a trailer", "chunks"],
 )
 def test_what_comes_too_slowly_is_refused(echo: Bench, begin: bytes, more: bytes) -> None:
-    """A byte now and then does not keep a connection open (S12)."""
+    """A byte now and then does not keep a connection open."""
     client = echo.client()
     client.send(begin)
     for _ in range(125):

@@ -188,7 +188,7 @@ def metrics_of(wire: Wire) -> bytes:
 
 
 def test_a_thousand_models_are_exposed_a_little_in_each_turn() -> None:
-    """The parts together are what prometheus_client makes at once (S5)."""
+    """The parts together are what prometheus_client makes at once."""
     scraped = Scraped(1000)
     first, second, third = scraped.ask(), scraped.ask(), scraped.ask()
     third.lose()
@@ -248,7 +248,7 @@ def test_a_scrape_that_fails_says_why(
     error: Exception, reason: bytes, monkeypatch: pytest.MonkeyPatch, logged_failures: Any
 ) -> None:
     """
-    The answer is a 503 and no page with a traceback (K10, S13); the next scrape is tried anew.
+    The answer is a 503 and no page with a traceback; the next scrape is tried anew.
     """
 
     def broken(_: object) -> Iterator[bytes]:

@@ -53,7 +53,7 @@ def test_sleep_fails_and_alive_says_yes(make: Callable[..., World]) -> None:
 def test_sleep_fails_and_alive_gives_no_answer(
     make: Callable[..., World], code: int | None, sleeps: bool
 ) -> None:
-    """No request is sent to a model of which nobody knows whether it sleeps (K4)."""
+    """No request is sent to a model of which nobody knows whether it sleeps."""
     world = make()
     world.wake("a").finish()
     world.hooks.once("a", SLEEP, 5.0, 1)
@@ -194,7 +194,7 @@ def test_a_clean_up_that_fails_is_not_saved_by_a_model_that_is_still_loading(
 ) -> None:
     """
     After a failed wake C{alive} has been saying no all along: that no counts only after another
-    time limit, and nothing is woken before (K3).
+    time limit, and nothing is woken before.
     """
     world = make(wake_limit=60.0)
     world.hooks.once("a", WAKE, 60.0, 1)

@@ -425,7 +425,7 @@ class TestRunner:
 def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) -> None:
     """
     C{alive} says no, and would have let another model be woken beside a wake script that nobody
-    watches (K10).
+    watches.
     """
     with backend() as behind:
         port = free_port()

@@ -264,7 +264,7 @@ def test_the_log_says_who_waits_for_a_failed_sleep_and_until_when(
 
 
 def test_an_interrupted_wake_is_cleaned_up_before_anything_is_woken() -> None:
-    """kill -9 during a wake leaves a model that says no, and may be loading (K10)."""
+    """kill -9 during a wake leaves a model that says no, and may be loading."""
     world = World(interrupted="a", start=False)
     client = world.ask("b")
     world.advance(0.5)
@@ -336,8 +336,7 @@ def test_stop_waits_for_what_is_in_flight_to_a_model_that_could_not_be_cleaned_u
 
 def test_a_request_that_follows_an_answer_of_502_finds_a_settled_switcher() -> None:
     """
-    The client of a failed request may begin a switch with its next request: exactly one begins
-    (K7).
+    The client of a failed request may begin a switch with its next request: exactly one begins.
     """
     world = World()
     client = world.wake("a")

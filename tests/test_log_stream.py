@@ -225,7 +225,7 @@ def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
-    """After C{twistd --uid}, for example, the file is in a directory of root's (S9)."""
+    """After C{twistd --uid}, for example, the file is in a directory of root's."""
     log = open_log_file(tmp_path / "log")
     (tmp_path / "log").rename(tmp_path / "log.1")
     (tmp_path / "log").mkdir()
@@ -263,7 +263,7 @@ def test_a_log_file_is_given_to_the_user_that_the_daemon_becomes(tmp_path: Path)
 
 
 def test_a_daemon_whose_log_nobody_reads_serves_on_and_obeys(tmp_path: Path) -> None:
-    """The daemon used to wait for ever in a write, and SIGTERM did not end it (S8)."""
+    """The daemon used to wait for ever in a write, and SIGTERM did not end it."""
     port = free_port()
     with backend() as behind:
         (tmp_path / "config.json").write_text(

@@ -75,7 +75,7 @@ def test_a_request_has_a_line(file: Path) -> None:
 def test_the_first_request_is_no_later_than_the_others(file: Path) -> None:
     """
     The time of the first request in the log was late by the time for which it had waited and
-    was served (D3).
+    was served.
     """
     log = make(file)
     serve(log, 1, now=160.0)
@@ -105,7 +105,7 @@ def test_a_file_that_somebody_has_linked_there_stays_whose_it_is(
 
 
 def test_a_request_that_met_a_dead_backend_is_one_line(file: Path) -> None:
-    """The second try of a request, under another number, is the same request (D18)."""
+    """The second try of a request, under another number, is the same request."""
     world = World()
     log = RequestLog(str(file), world.clock)
     world.switcher.add_observer(log)

@@ -245,7 +245,7 @@ class TestRefused:
 def test_host_is_checked_where_only_this_machine_reaches(
     configure: Callable[..., Config], address: IAddress, checked: bool
 ) -> None:
-    """The Origin is checked everywhere, by the same configuration (S4)."""
+    """The Origin is checked everywhere, by the same configuration."""
     rules = access_rules(
         configure(allowed_hosts=["llm.lan"], cors_origins=["app://*"]), address
     )
@@ -259,7 +259,7 @@ def test_host_is_checked_where_only_this_machine_reaches(
 @pytest_twisted.ensureDeferred
 async def test_a_page_of_another_site_wakes_nothing(configure: Callable[..., Config]) -> None:
     """
-    The page can do so neither by a simple request across origins nor by a name of its own (S4).
+    The page can do so neither by a simple request across origins nor by a name of its own.
     """
     config = configure()
     service = LlmuxService(config, reactor)
