@@ -112,7 +112,7 @@ def test_two_browsers_see_a_switch_and_the_end(daemon: Daemon, owner: Owner, por
     assert daemon.wait() == 0
 
 
-def test_a_browser_that_is_let_in(owner: Owner, port: int) -> None:
+def test_a_browser_is_let_in_by_an_address_with_a_token(owner: Owner, port: int) -> None:
     status, document = owner.post("open", {})
     assert status == 200
     url = urlsplit(document["url"])

@@ -308,7 +308,7 @@ def test_ten_readers_one_of_them_stuck_do_not_make_llmux_grow(world: AdminWorld)
 # ------------------------------------------------------------------------------- log
 
 
-def test_the_log_of_a_model(world: AdminWorld) -> None:
+def test_the_log_of_a_model_is_read_alone_or_with_the_others(world: AdminWorld) -> None:
     ring = world.administration.ring
     for number in range(5):
         ring.add("llama", "wake", "stdout", b"line %d" % number)

@@ -54,7 +54,7 @@ def test_without_a_script_there_is_a_table() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_way_to_the_page(method: str) -> None:
+def test_the_path_without_its_slash_leads_to_the_page(method: str) -> None:
     world = AdminWorld()
     reply = world.ask(world.main, "/llmux", method=method)
     assert (reply.status, reply.headers["location"]) == (308, "/llmux/")

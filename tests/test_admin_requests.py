@@ -59,7 +59,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_a_request_that_was_answered(owner: Owner, port: int) -> None:
+def test_a_request_that_was_answered_has_its_figures(owner: Owner, port: int) -> None:
     with closing(connect(port)) as connection:
         assert ask(connection)[0] == 200
         assert ask(connection)[0] == 200

@@ -449,7 +449,7 @@ def test_a_head_without_end_is_given_up(piece: int) -> None:
     assert end.transport.aborted
 
 
-def test_no_word_on_a_new_connection() -> None:
+def test_a_new_connection_that_closes_without_a_word_fails_the_exchange() -> None:
     for cleanly in (True, False):
         network = Network()
         exchange = RecordedExchange(repeats=Repeats.ALWAYS)
@@ -493,7 +493,7 @@ def test_an_exchange_and_its_connection_provide_their_interfaces() -> None:
     assert verifyObject(IExchangeConnection, exchange.connection)
 
 
-def test_the_fields_of_a_head() -> None:
+def test_the_fields_of_a_head_are_read() -> None:
     block = b"HTTP/1.1 200 Fine by me\r\nA: b\r\nEmpty:\r\nC:  d e \t"
     assert reason_of(block) == b"Fine by me"
     assert fields_of(block) == [(b"A", b"b"), (b"Empty", b""), (b"C", b"d e")]

@@ -128,7 +128,9 @@ def test_a_name_is_asked_for_again_after_a_while(named: tuple[Network, Names]) -
     assert len(names.asked) == 1
 
 
-def test_closing_while_a_name_is_looked_up(named: tuple[Network, Names]) -> None:
+def test_a_pool_that_closes_while_a_name_is_looked_up_connects_no_more(
+    named: tuple[Network, Names],
+) -> None:
     network, names = named
     (exchange,) = begin(network)
     network.pool.close()

@@ -168,7 +168,7 @@ def test_a_closed_pool_keeps_no_connection_but_those_in_use() -> None:
     assert network.reactor.getDelayedCalls() == []
 
 
-def test_closing_the_pool_while_it_connects() -> None:
+def test_a_pool_that_closes_while_it_connects_stops_connecting() -> None:
     network = Network()
     (exchange,) = begin(network)
     network.pool.close()

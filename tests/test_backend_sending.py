@@ -180,7 +180,7 @@ def test_a_body_in_the_queue_is_not_overtaken_by_the_next_request() -> None:
     assert end.take() == b"body1\r\n"
 
 
-def test_a_reply_before_the_whole_body() -> None:
+def test_a_reply_before_the_whole_body_ends_the_exchange() -> None:
     network, exchange, end = upload()
     end.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
     assert exchange.reply.status == 413
@@ -201,7 +201,7 @@ def test_a_reply_that_begins_before_the_whole_body() -> None:
     assert not end.closed
 
 
-def test_a_body_that_cannot_be_read() -> None:
+def test_a_body_that_cannot_be_read_aborts_the_exchange() -> None:
     _, exchange, end = upload()
     exchange.body.done.errback(OSError("disk on fire"))
     assert exchange.reply == Reply(
@@ -210,7 +210,7 @@ def test_a_body_that_cannot_be_read() -> None:
     assert end.transport.aborted
 
 
-def test_a_body_that_is_there_at_once() -> None:
+def test_a_body_that_is_there_at_once_leaves_no_producer() -> None:
     for outcome in (succeed(None), fail(OSError())):
         network = Network()
         exchange = Upload(Body())
@@ -220,7 +220,7 @@ def test_a_body_that_is_there_at_once() -> None:
         assert end.transport.producer is None
 
 
-def test_a_connection_lost_in_mid_body() -> None:
+def test_a_connection_lost_in_mid_body_stops_the_body() -> None:
     _, exchange, end = upload()
     end.close(cleanly=False)
     assert exchange.body.stopped == 1

@@ -300,7 +300,7 @@ def test_a_producer_is_cancelled() -> None:
     body.close()
 
 
-def test_a_producer_whose_file_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_producer_whose_file_cannot_be_read_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -327,7 +327,7 @@ class WithoutDescriptor(io.RawIOBase):
         return self._data.read(size)
 
 
-def test_the_body_of_a_stock_request() -> None:
+def test_the_body_of_a_stock_request_is_read_wherever_it_is() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(LARGE)
         for content, data in (

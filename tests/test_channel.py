@@ -303,7 +303,7 @@ def test_a_remembered_head_takes_another_length(echo: Bench) -> None:
     assert client.statuses()[-1] == 413
 
 
-def test_headers_of_a_remembered_head(held: Bench) -> None:
+def test_the_headers_of_a_remembered_head_are_those_of_this_request(held: Bench) -> None:
     client, resource = held.client(), held_of(held)
     for length in (1, 2):
         client.send(
@@ -404,7 +404,7 @@ def test_a_reply_may_be_written_as_bytes(held: Bench) -> None:
     assert [r.body for r in client.replies()] == [b"abc", b"def"]
 
 
-def test_a_reply_that_is_aborted(held: Bench) -> None:
+def test_an_aborted_reply_calls_its_producer_no_more(held: Bench) -> None:
     client, resource = held.client(), held_of(held)
     client.send(GET)
     (request,) = resource.requests

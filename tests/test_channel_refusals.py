@@ -186,7 +186,7 @@ def test_a_head_of_too_many_fields_is_refused_before_its_end(echo: Bench) -> Non
     assert reader is not None and len(reader._headers) == 21
 
 
-def test_no_room_for_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_body_without_room_is_refused_with_507(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     client = Client(LlmuxSite(Echo(), Clock()))
     client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")

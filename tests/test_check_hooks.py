@@ -117,7 +117,7 @@ class TestDoubts:
         assert main(["check", "--strict", "-c", configure(tmp_path, wake="./gone")]) == 1
         assert main(["check", "--strict", "-c", configure(tmp_path)]) == 0
 
-    def test_models_that_share_a_port(
+    def test_models_that_share_a_port_are_told(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = configure(tmp_path)
@@ -246,7 +246,7 @@ class TestCommand:
         assert ended.returncode == 1
         assert "exit status 3: no memory" in ended.stdout
 
-    def test_no_cycle_while_llmux_serves(self, tmp_path: Path) -> None:
+    def test_no_cycle_is_run_while_something_listens(self, tmp_path: Path) -> None:
         file = configure(tmp_path)
         port = int(Path(file).read_text().split()[1])
         with closing(create_server(("127.0.0.1", port))):

@@ -68,7 +68,9 @@ class TestServing:
         assert "SIGTERM: stopping" in text
         assert "factory" not in text
 
-    def test_port_of_the_command_line(self, tmp_path: Path, behind: Backend) -> None:
+    def test_the_port_of_the_command_line_is_served(
+        self, tmp_path: Path, behind: Backend
+    ) -> None:
         port = write_config(tmp_path, behind.port, port=None)
         with (
             Daemon(["-c", "config.json", "-p", str(port)], tmp_path),
@@ -94,7 +96,7 @@ class TestServing:
             assert daemon.wait() == 0
         assert os.listdir(tmp_path) == ["config.json"]
 
-    def test_configuration_by_default_and_relative_hooks(
+    def test_config_yaml_is_read_and_its_hooks_run_beside_it(
         self, tmp_path: Path, behind: Backend
     ) -> None:
         port = write_config(tmp_path, behind.port)
@@ -363,7 +365,7 @@ class TestRefusing:
             (["check", "--cycle"], "--cycle goes with --hooks"),
         ],
     )
-    def test_usage_of_a_command(
+    def test_a_wrong_use_of_a_command_is_told_with_status_2(
         self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(arguments) == 2
@@ -496,7 +498,7 @@ model b at 127.0.0.1:8002, weight 2
         text = "models: {a: {port: 1, wake: w, sleep: s, alive: l}}\n" + line
         assert self.check(tmp_path, text, capsys) == (1, "", expected)
 
-    def test_reader_that_has_had_enough(self, tmp_path: Path) -> None:
+    def test_a_reader_that_has_had_enough_causes_no_traceback(self, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text(self.CONFIG)
         ended = subprocess.run(
             ["sh", "-c", f"{sys.executable} -m llmux check -c {tmp_path}/c.yaml | true"],
@@ -533,7 +535,9 @@ class TestOtherCommands:
     @pytest.mark.parametrize(
         "command", ["check", "completion", "demo", "init", "schema", "simulate"]
     )
-    def test_help_of_a_command(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_each_command_has_a_help_of_its_own(
+        self, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as caught:
             main([command, "--help"])
         assert caught.value.code == 0

@@ -189,7 +189,7 @@ state_dir: state
         for name, text in ("c.yaml", GOOD), ("c.json", GOOD_JSON + "}"):
             assert parse_config(b"\xef\xbb\xbf" + text.encode(), name).models
 
-    def test_port_of_the_command_line(self) -> None:
+    def test_the_port_of_the_command_line_has_precedence(self) -> None:
         assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=5).port == 5
         assert parse_config((GOOD + "port: 4000").encode(), "c.yaml", port=0).port == 0
 
@@ -682,7 +682,7 @@ class TestUnsound:
         assert complaint(text) == expected
         assert time.process_time() - began < 1
 
-    def test_port_of_the_command_line_beside_listen(self) -> None:
+    def test_the_port_of_the_command_line_beside_listen_is_refused(self) -> None:
         assert complaint(GOOD + "listen: tcp:1", port=5) == (
             "listen: the port given by -p cannot override it; leave out one of the two"
         )

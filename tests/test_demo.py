@@ -64,7 +64,7 @@ class TestDirectory:
         directory.models.mkdir()
         directory.write_config("python3", 3001)
 
-    def test_one_at_a_time(self, tmp_path: Path) -> None:
+    def test_one_demo_at_a_time_has_a_directory(self, tmp_path: Path) -> None:
         first, second = DemoDirectory(tmp_path / "x"), DemoDirectory(tmp_path / "x")
         first.claim()
         with pytest.raises(DemoError, match="another demo runs in"):

@@ -43,7 +43,7 @@ def test_every_length_is_read_that_the_refusal_allows(text: str) -> None:
         (-3, "0 s"),
     ],
 )
-def test_a_length_of_time_in_words(seconds: float, words: str) -> None:
+def test_a_length_of_time_is_put_into_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
@@ -59,7 +59,9 @@ def test_a_length_of_time_in_words(seconds: float, words: str) -> None:
         ((7500, 9000), "2 h 5 min to 2 h 30 min"),
     ],
 )
-def test_a_range_in_words(secs: tuple[float, float | None], words: str) -> None:
+def test_a_range_of_time_is_put_into_words(
+    secs: tuple[float, float | None], words: str
+) -> None:
     assert in_words_range(secs) == words
 
 

@@ -108,7 +108,7 @@ def test_an_unknown_model_is_not_found(site: Site) -> None:
     )
 
 
-def test_one_model_after_another(site: Site) -> None:
+def test_the_answer_for_a_model_is_not_taken_for_another_model(site: Site) -> None:
     """The answer for one path is not remembered for another path."""
     for name in ("a", "b", "a"):
         assert json.loads(ask(site, f"GET /v1/models/{name}")[2])["id"] == name

@@ -234,7 +234,7 @@ async def test_a_hook_of_ollama_does_no_harm_when_it_is_repeated(ollama: Ollama)
 
 
 @pytest_twisted.ensureDeferred
-async def test_ollama_without_the_model(ollama: Ollama) -> None:
+async def test_the_log_says_that_ollama_lacks_the_model(ollama: Ollama) -> None:
     """The log says why the wake failed."""
     ollama.installed.clear()
     example = Example("ollama", ollama.listen())
@@ -432,7 +432,7 @@ async def test_vllm_cannot_be_started(programs: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm_that_ends_while_it_starts(programs: Path) -> None:
+async def test_a_wake_fails_at_once_if_vllm_ends_while_it_starts(programs: Path) -> None:
     """The wake fails at once."""
     program(programs / "docker", 'case $1 in top) exit 1 ;; esac; echo "$*" >&2')
     result = await Example("vllm-sleep", free_port()).run("qwen3-8b", WAKE)
@@ -442,7 +442,9 @@ async def test_vllm_that_ends_while_it_starts(programs: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm_whose_engine_is_dead(vllm: Vllm, programs: Path) -> None:
+async def test_a_vllm_whose_engine_is_dead_is_told_and_stopped(
+    vllm: Vllm, programs: Path
+) -> None:
     """The log does not blame the settings, and sleep stops the server."""
     vllm.dead = True
     example = Example("vllm-sleep", vllm.listen())
@@ -472,7 +474,7 @@ async def test_vllm_does_not_answer(programs: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_vllm_without_sleep_mode(vllm: Vllm) -> None:
+async def test_the_log_says_that_vllm_lacks_the_sleep_mode(vllm: Vllm) -> None:
     """The log says what is missing."""
     vllm.development = False
     result = await Example("vllm-sleep", vllm.listen()).run("qwen3-8b", WAKE)
@@ -578,7 +580,9 @@ async def test_a_container_that_cannot_be_restored_is_started(podman: Podman) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman_whose_server_ends_at_once(podman: Podman, programs: Path) -> None:
+async def test_a_wake_fails_if_the_server_in_podman_ends_at_once(
+    podman: Podman, programs: Path
+) -> None:
     (programs / "ends").touch()
     result = await podman.example.run("qwen3-8b", WAKE)
     assert result.says_no
@@ -587,7 +591,9 @@ async def test_podman_whose_server_ends_at_once(podman: Podman, programs: Path) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_podman_without_the_container(podman: Podman, programs: Path) -> None:
+async def test_both_hooks_fail_if_podman_has_no_such_container(
+    podman: Podman, programs: Path
+) -> None:
     program(programs / "podman", "echo no such container >&2; exit 125")
     for hook in (WAKE, SLEEP):
         result = await podman.example.run("qwen3-8b", hook)
@@ -607,7 +613,9 @@ async def test_a_paused_container_does_not_count_as_asleep(podman: Podman) -> No
     assert await podman.run(SLEEP) == ["unpause", "stop"]
 
 
-def test_podman_checkpoint_that_is_cut_short(podman: Podman, programs: Path) -> None:
+def test_a_checkpoint_that_is_cut_short_ends_the_container(
+    podman: Podman, programs: Path
+) -> None:
     """Such a checkpoint would leave a server that nobody can reach: the container is ended."""
     (programs / "podman.state").write_text("running false\n")
     (programs / "slow").touch()

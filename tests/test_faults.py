@@ -78,7 +78,9 @@ def test_sleep_fails_and_alive_gives_no_answer(
         assert own.served, "alive said yes in the end"
 
 
-def test_the_back_off_of_a_failed_sleep(make: Callable[..., World]) -> None:
+def test_the_back_off_of_a_failed_sleep_holds_for_all_models(
+    make: Callable[..., World],
+) -> None:
     """
     The back-off holds for all targets, lasts as long as the failed try took, and arrivals wait
     for its end.
@@ -500,7 +502,7 @@ def test_a_backend_whose_alive_never_answers_is_cleaned_up_in_the_end(
     assert world.ran()[-1] == "a sleep"
 
 
-def test_one_alive_check_for_all(make: Callable[..., World]) -> None:
+def test_many_refused_requests_share_one_alive_check(make: Callable[..., World]) -> None:
     world = make()
     clients = [world.wake("a"), *(world.ask("a") for _ in range(9))]
     asked = len(world.ran(ALIVE))

@@ -201,7 +201,7 @@ def stranger(tmp_path: Path) -> Iterator[Stranger]:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_stranger_s_first_minutes(stranger: Stranger) -> None:
+def test_a_stranger_gets_answers_from_models_within_minutes(stranger: Stranger) -> None:
     stranger.install()
     stranger.get_models()
     assert stranger.run("llmux", "init", "--from", "gguf", "models").startswith(

@@ -117,7 +117,7 @@ def test_a_policy_that_raises_in_forecast_hurts_nobody(logged_failures: Any) -> 
     assert world.switcher.forecasts() == {}
 
 
-def test_a_turn_in_the_status() -> None:
+def test_the_status_has_the_turn_of_a_model_that_is_waited_for() -> None:
     world = AdminWorld(policy={"name": "cost_aware"})
     world.hooks.script("mistral", HookKind.WAKE, 20.0)
     world.wake("llama")

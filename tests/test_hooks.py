@@ -199,7 +199,7 @@ async def test_a_hook_inherits_no_descriptor_of_ours(hooks: Hooks) -> None:
 
 @pytest.mark.parametrize("shell", [s for s in ("/bin/sh", "/bin/bash") if os.path.exists(s)])
 @pytest_twisted.ensureDeferred
-async def test_no_signal_ignored_or_blocked(
+async def test_a_hook_begins_with_no_signal_ignored_or_blocked(
     hooks: Hooks, monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
     """
@@ -251,7 +251,9 @@ async def test_a_script_means_what_it_means_to_sh(
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("script", ["echo \0", "#" + "x" * 200_000])
-async def test_script_that_no_shell_takes(hooks: Hooks, script: str) -> None:
+async def test_a_script_that_no_shell_takes_could_not_be_started(
+    hooks: Hooks, script: str
+) -> None:
     before = descriptors()
     result = await hooks.run(script)
     assert (result.exit_code, result.timed_out) == (None, False)
@@ -294,7 +296,7 @@ async def test_a_hook_fails_if_no_descriptor_is_left(hooks: Hooks) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_exit_status_taken_by_others(hooks: Hooks) -> None:
+async def test_an_exit_status_that_others_took_is_unknown(hooks: Hooks) -> None:
     """
     Code that waits for all children takes llmux's children too: then nothing is known of a
     hook's exit.
@@ -334,7 +336,7 @@ async def test_each_line_of_output_is_logged_with_its_source(hooks: Hooks) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_that_are_no_text(hooks: Hooks) -> None:
+async def test_bytes_that_are_no_text_are_replaced(hooks: Hooks) -> None:
     await hooks.run(r"printf 'a\377\000b\n'")
     assert hooks.log.lines() == ["a\ufffd\0b"]
 
@@ -363,7 +365,7 @@ def await_exit(pid: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_100_megabytes_without_a_newline(hooks: Hooks) -> None:
+async def test_llmux_does_not_grow_with_100_megabytes_without_a_newline(hooks: Hooks) -> None:
     """A hook ends and llmux does not grow, however much the hook writes."""
     hooks.log.keep_lines = False
     before = resident()
@@ -660,7 +662,9 @@ async def end_of_reactor(hooks: Hooks, script: str, kill: str, signals: str = "w
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("phase", ["before", "during", "after"])
-async def test_kill_while_the_reactor_stops(hooks: Hooks, phase: str) -> None:
+async def test_a_hook_is_killed_at_once_while_the_reactor_stops(
+    hooks: Hooks, phase: str
+) -> None:
     """There is no time for a grace: KILL follows at once, and nothing is left."""
     script = """
         trap '' TERM

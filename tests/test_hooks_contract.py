@@ -267,7 +267,7 @@ async def test_a_hook_that_runs_past_its_limit_is_ended(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_time_limit_of_a_stubborn_hook(world: World) -> None:
+async def test_a_hook_that_ignores_term_is_ended_after_the_grace(world: World) -> None:
     """KILL ends a hook that ignores TERM, when the grace is over."""
     run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
     result = await world.result(run)
@@ -290,7 +290,7 @@ async def test_a_killed_hook_has_no_exit_status(world: World, ignores_term: bool
 
 
 @pytest_twisted.ensureDeferred
-async def test_kill_during_the_grace(world: World) -> None:
+async def test_a_kill_during_the_grace_changes_nothing(world: World) -> None:
     """A kill adds nothing to a time limit that is being enforced."""
     run = world.start(delay=None, hook=HookKind.WAKE, ignores_term=True)
     await world.begun(run)
@@ -307,7 +307,7 @@ async def test_kill_during_the_grace(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_kill_after_the_exit(world: World) -> None:
+async def test_a_kill_after_the_exit_changes_nothing(world: World) -> None:
     run = world.start()
     result = await world.result(run)
     run.kill()

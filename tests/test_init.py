@@ -92,7 +92,9 @@ class TestTheFile:
         assert sorted(os.listdir("etc")) == ["llmux.schema.json", "llmux.yaml"]
         assert "llmux check -c etc/llmux.yaml && llmux -c" in capsys.readouterr().out
 
-    def test_a_directory_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_directory_that_is_not_there_is_told(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert init(["-o", "none/c.yaml"]) == 1
         assert capsys.readouterr().err == (
             "llmux init: none/c.yaml cannot be written: no such file or directory; write "
@@ -108,7 +110,7 @@ class TestTheFile:
             (["--from", "lmstudio"], "invalid choice: 'lmstudio'"),
         ],
     )
-    def test_words_that_make_no_sense(
+    def test_words_that_make_no_sense_are_refused_with_status_2(
         self, words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as caught:

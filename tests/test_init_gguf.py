@@ -109,7 +109,7 @@ class TestGguf:
             "lora.gguf: of the kind adapter, no model.",
         ]
 
-    def test_models_for_embeddings_and_for_ranking(self) -> None:
+    def test_models_for_embeddings_and_for_ranking_get_their_option(self) -> None:
         gguf(Path("e.gguf"), general__architecture="bert", bert__pooling_type=2)
         gguf(Path("r.gguf"), general__architecture="bert", bert__pooling_type=4)
         gguf(Path("c.gguf"), general__architecture="llama")

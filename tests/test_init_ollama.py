@@ -90,7 +90,9 @@ class TestOllama:
         ]
     }
 
-    def test_the_models_that_it_lists(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_models_that_ollama_lists_are_configured(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with ollama((200, self.LISTED)) as port:
             assert main(["init", "--from", "ollama", f"127.0.0.1:{port}"]) == 0
         config = load_config("config.yaml")
@@ -113,7 +115,7 @@ class TestOllama:
             draft = draft_of_ollama(f"127.0.0.1:{port}")
         assert [model.keys.get("aliases") for model in draft.models] == [["llama3.2"], None]
 
-    def test_the_directory_where_nobody_answers(self, tmp_path: Path) -> None:
+    def test_the_directory_is_read_where_nobody_answers(self, tmp_path: Path) -> None:
         manifest(tmp_path, "registry.ollama.ai", "library", "qwen3", "8b")
         manifest(tmp_path, "registry.ollama.ai", "somebody", "mine", "latest")
         manifest(tmp_path, "hf.co", "org", "repo-GGUF", "Q4_K_M")
@@ -170,7 +172,7 @@ class TestOllama:
             draft = draft_of_ollama(str(tmp_path), {"OLLAMA_HOST": f"127.0.0.1:{port}"})
             assert [model.keys["port"] for model in draft.models] == [11434]
 
-    def test_neither_an_address_nor_a_directory(self) -> None:
+    def test_what_is_neither_an_address_nor_a_directory_is_refused(self) -> None:
         with pytest.raises(DraftError, match="is neither an address nor a directory"):
             draft_of_ollama("no such/place")
 

@@ -138,7 +138,7 @@ class TestText:
         e = event(event="switch_started", to="b", hint=None, note="")
         assert format_text(e) == "2026-11-22 00:13:21 info  switch_started (to=b)"
 
-    def test_fields_that_the_message_says_already(self) -> None:
+    def test_fields_that_the_message_says_already_are_left_out(self) -> None:
         e = event("{a} {b.real} {c[0]} {d()}", event="x", a=1, b=2, c=[3], d=lambda: 4, e=5)
         assert format_text(e) == "2026-11-22 00:13:21 info  x: 1 2 3 4 (e=5)"
 

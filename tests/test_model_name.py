@@ -372,7 +372,7 @@ def test_what_is_no_form_has_no_model(kind: bytes) -> None:
     assert found(form(MODEL), kind) is None
 
 
-def test_json_that_is_called_a_form() -> None:
+def test_json_that_is_called_a_form_is_read_as_json() -> None:
     assert found(b'{"model": "a"}', b"multipart/form-data; boundary=b") == "a"
     assert found(b' {"model": "a", "x": NaN}', b"multipart/form-data; boundary=b") == "a"
 
@@ -386,7 +386,7 @@ def test_a_form_of_many_parts_is_not_read_to_its_end() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.data())
-def test_any_bytes_in_a_form(noise: bytes, data: st.DataObject) -> None:
+def test_the_scan_takes_any_bytes_in_a_form(noise: bytes, data: st.DataObject) -> None:
     scan = BodyScan(b"multipart/form-data; boundary=b")
     for piece in data.draw(cut(form(MODEL)[:40] + noise)):
         scan.feed(piece)
@@ -458,6 +458,6 @@ def test_a_body_that_was_looked_at_as_it_came() -> None:
     body.close()
 
 
-def test_a_small_body_that_is_not_finite() -> None:
+def test_a_small_body_with_a_number_that_is_not_finite_has_its_model() -> None:
     assert math.isnan(json.loads(b'{"model":"a","x":NaN}')["x"])
     assert found(b'{"model":"a","x":NaN}') == "a"

@@ -311,7 +311,7 @@ def test_no_line_is_torn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert logged == ["request_log_failed", "request_log_recovered"]
 
 
-def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device"):
         RequestLog(str(tmp_path / "pipe"), Clock())

@@ -123,7 +123,7 @@ async def test_an_aborted_service_does_not_wait_for_requests_in_flight(
 
 
 @pytest_twisted.ensureDeferred
-async def test_client_that_takes_nothing_of_its_reply(
+async def test_a_client_that_takes_nothing_of_its_reply_is_cut_off(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend is done; the client would keep the rest waiting for ever."""

@@ -177,7 +177,7 @@ async def test_a_unix_socket_belongs_to_the_user_that_llmux_becomes(
 
 
 @pytest_twisted.ensureDeferred
-async def test_unix_socket_in_the_configurations_directory(
+async def test_a_unix_socket_lies_in_the_directory_of_the_configuration(
     reactor: Any, configure: Callable[..., Config], tmp_path: Path
 ) -> None:
     factory = Greeting()

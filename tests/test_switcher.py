@@ -189,7 +189,7 @@ def test_releasing_twice_is_harmless() -> None:
     assert next((m, f) for m, _, f, _ in world.switcher.per_model()) == ("a", 0)
 
 
-def test_leaving_in_another_waiters_callback() -> None:
+def test_a_waiter_may_leave_in_another_waiters_callback() -> None:
     """A waiter that is cancelled while its guard is on its way gives the guard back."""
     world = World()
     first, second = world.ask("a"), world.ask("a")

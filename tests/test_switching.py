@@ -184,7 +184,7 @@ def test_large_bodies_wait_on_disk() -> None:
 
 
 @SITES
-def test_a_backend_that_refuses_and_is_alive(stock: bool) -> None:
+def test_a_backend_that_refuses_and_is_alive_is_answered_with_502(stock: bool) -> None:
     world = ProxyWorld(stock=stock)
     world.wake("a")
     client = world.client()
@@ -460,7 +460,7 @@ class Plain(Resource):
 
 
 @SITES
-def test_a_resource_that_answers_at_once(stock: bool) -> None:
+def test_a_resource_that_answers_at_once_waits_for_its_model_first(stock: bool) -> None:
     wrapped = Plain(b"done")
     world = ProxyWorld(stock=stock, wrapped=wrapped)
     client = world.client()
@@ -476,7 +476,7 @@ def test_a_resource_that_answers_at_once(stock: bool) -> None:
 
 @SITES
 @pytest.mark.parametrize("leaves", [False, True])
-def test_a_resource_that_answers_later(stock: bool, leaves: bool) -> None:
+def test_a_resource_that_answers_later_holds_its_model(stock: bool, leaves: bool) -> None:
     wrapped = Plain(NOT_DONE_YET)
     world = ProxyWorld(stock=stock, wrapped=wrapped)
     world.wake("a")
@@ -542,7 +542,9 @@ def test_an_exchange_that_cannot_start_on_its_connection_ends(
 
 
 @SITES
-def test_a_guarded_resource_that_raises(stock: bool, logged_failures: LoggedFailures) -> None:
+def test_a_guarded_resource_that_raises_is_answered_with_500(
+    stock: bool, logged_failures: LoggedFailures
+) -> None:
     def broken(turn: object) -> None:
         raise ValueError("broken")
 
@@ -559,7 +561,7 @@ def test_a_guarded_resource_that_raises(stock: bool, logged_failures: LoggedFail
 
 
 @SITES
-def test_a_resource_without_a_model(stock: bool) -> None:
+def test_a_resource_without_a_model_is_served_at_once(stock: bool) -> None:
     wrapped = Plain(b"no model")
     world = ProxyWorld(stock=stock, wrapped=wrapped)
     client = world.client()

@@ -353,7 +353,7 @@ class TestRefusing:
             ),
         ],
     )
-    def test_no_place_for_the_log(
+    def test_a_log_that_has_no_place_is_told(
         self, tmp_path: Path, options: list[str], expected: str
     ) -> None:
         write_config(tmp_path, 1)

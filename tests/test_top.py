@@ -183,13 +183,15 @@ class TestTerminal:
         terminal.wait_for("mistral has been waking for")
         assert terminal.is_taken()
 
-    def test_no_colour_where_none_is_wanted(self, tmp_path: Path, daemon: FakeDaemon) -> None:
+    def test_no_colour_is_shown_where_none_is_wanted(
+        self, tmp_path: Path, daemon: FakeDaemon
+    ) -> None:
         with pseudo_terminal(["top"], tmp_path, NO_COLOR="1") as terminal:
             terminal.wait_for("=llama=")
             assert re.findall(rb"\x1b\[[0-9;]*3\dm|\x1b\[[0-9;]*4\dm", terminal.written) == []
 
 
-def test_without_a_terminal_one_frame(tmp_path: Path, daemon: FakeDaemon) -> None:
+def test_top_prints_one_frame_without_a_terminal(tmp_path: Path, daemon: FakeDaemon) -> None:
     said = run("top", cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout.startswith("llmux 0.2.0")

@@ -97,7 +97,7 @@ class TestWhichDaemon:
         said = llmux("ps", where=("--url", f"http://me:secret@127.0.0.1:{port}"))
         assert f"tried http://127.0.0.1:{port} (" in said.err
 
-    def test_a_url_and_its_key(
+    def test_a_key_is_sent_to_a_url_and_not_to_the_socket(
         self, llmux: Commands, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("LLMUX_KEY", "sk-0123456789abcdef")
@@ -121,7 +121,7 @@ class TestWhichDaemon:
         assert said.err.endswith("/run/llmux/llmux.sock (no such file or directory)\n")
         assert said.err.count("\n") == 1
 
-    def test_a_configuration_that_is_not_there(
+    def test_a_configuration_that_is_not_there_is_told(
         self, llmux: Commands, daemon: FakeDaemon
     ) -> None:
         daemon.stop()
@@ -130,7 +130,9 @@ class TestWhichDaemon:
         remedy = "there is no nowhere.yaml: name the configuration of llmux with -c FILE"
         assert said.err.endswith(f"; {remedy}\n")
 
-    def test_nobody_at_the_url(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_a_url_where_nobody_listens_is_told(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
         port = daemon.listen()
         daemon.stop()
         said = llmux("ps", where=("--url", f"http://127.0.0.1:{port}"))
@@ -140,12 +142,14 @@ class TestWhichDaemon:
     @pytest.mark.parametrize(
         "url", ["ftp://x", "http://", "http://x:99999", "x:port", "http://[::1"]
     )
-    def test_a_url_that_is_none(self, llmux: Commands, url: str) -> None:
+    def test_a_url_that_is_none_is_told_with_status_2(self, llmux: Commands, url: str) -> None:
         said = llmux("ps", where=("--url", url))
         assert said.status == 2
         assert f"{url!r} is no URL: give one as in http://127.0.0.1:3000" in said.err
 
-    def test_a_server_that_is_no_llmux(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_a_server_that_is_no_llmux_is_told(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
         daemon.does["resume"] = lambda body: (500, "not a document of ours")
         said = llmux("resume")
         assert said.status == 1
@@ -156,7 +160,9 @@ class TestWhichDaemon:
         assert said.status == 2
         assert "give one" in said.err
 
-    def test_a_file_that_is_being_changed(self, llmux: Commands, daemon: FakeDaemon) -> None:
+    def test_a_file_that_is_being_changed_stops_no_command(
+        self, llmux: Commands, daemon: FakeDaemon
+    ) -> None:
         llmux.file.write_text("admin: {socket: x\n")
         assert llmux("ps").status == 0
         daemon.stop()
@@ -166,7 +172,7 @@ class TestWhichDaemon:
 
 
 class TestPs:
-    def test_a_line_a_model(self, llmux: Commands) -> None:
+    def test_each_model_has_a_line(self, llmux: Commands) -> None:
         said = llmux("ps")
         assert said.out.splitlines() == [
             "MODEL    STATE   SINCE  IN-FLIGHT  WAITERS  OLDEST  NEXT-TURN        COST",
@@ -201,7 +207,7 @@ class TestStatus:
         assert "812 answered, 3 failed." in lines
         assert daemon.asked[-1] == "/llmux/status?model=llama"
 
-    def test_a_model_that_there_is_not(self, llmux: Commands) -> None:
+    def test_a_model_that_there_is_not_is_told(self, llmux: Commands) -> None:
         said = llmux("status", "a b&c")
         assert (said.status, said.err) == (1, "llmux status: there is no model a b&c\n")
 
@@ -532,7 +538,9 @@ def test_colours_are_for_terminals(tmp_path: Path, daemon: FakeDaemon) -> None:
     assert "\x1b" not in run("ps", cwd=tmp_path).stdout
 
 
-def test_letters_that_the_terminal_does_not_know(tmp_path: Path, daemon: FakeDaemon) -> None:
+def test_letters_that_the_terminal_does_not_know_are_escaped(
+    tmp_path: Path, daemon: FakeDaemon
+) -> None:
     daemon.status["models"] = [model("模型", state="awake")]
     for words in ["ps"], ["ps", "--json"], ["top"], ["status"]:
         said = subprocess.run(

@@ -220,7 +220,7 @@ class TestCommandLine:
         assert served.llmux("status", "mistral", "-q").returncode == 1
         assert served.llmux("status", "nope").returncode == 1
 
-    def test_top_without_a_terminal(self, served: Served) -> None:
+    def test_top_prints_a_frame_without_a_terminal(self, served: Served) -> None:
         said = served.llmux("top")
         assert (said.returncode, said.stderr) == (0, "")
         assert "=llama=" in said.stdout or "gpu" in said.stdout
@@ -339,7 +339,9 @@ class TestPage:
         tab.wait_for("#now", "mistral has been awake")
         assert tab.messages() == []
 
-    def test_a_table_without_javascript(self, served: Served, tab: Browser) -> None:
+    def test_the_page_has_a_table_without_javascript(
+        self, served: Served, tab: Browser
+    ) -> None:
         tab.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         tab.driver.refresh()
         table = tab.driver.find_element("css selector", "noscript table")

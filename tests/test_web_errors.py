@@ -55,7 +55,7 @@ def test_the_time_to_retry_is_rounded_up_to_a_whole_second(seconds: float, said:
     assert dict(made.headers())[b"Retry-After"] == said
 
 
-def test_the_words_of_the_reference() -> None:
+def test_an_error_has_the_words_of_the_reference() -> None:
     assert from_switch_error(ModelNotFound("m")).message == "Model not found: m"
     assert backend_error("it refused").status == 502
 
