@@ -208,7 +208,7 @@ def test_a_token_is_used_once_and_becomes_a_cookie(world: AdminWorld) -> None:
 
 
 def test_nobody_asks_for_a_token_but_on_the_socket(world: AdminWorld) -> None:
-    """A cookie must not make another cookie that lives on."""
+    """A client with a cookie must not get another cookie that lives on."""
     reply = world.command(world.main, "open", {"Cookie": world.cookie()})
     assert reply.status == 403
 

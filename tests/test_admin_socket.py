@@ -164,7 +164,7 @@ def test_a_place_that_is_none_is_named_by_its_key(configure: Callable[..., Confi
 async def test_every_address_is_free_again_after_the_last_one_was_refused(
     configure: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """An application in which llmux is embedded goes on, and may try once more."""
+    """An application in which llmux is embedded goes on, and may try to start llmux again."""
     (tmp_path / "file").touch()
     admin = {"listen": f"tcp:{free_port()}:interface=127.0.0.1"}
     with pytest.raises(ConfigError, match="no socket"):

@@ -209,7 +209,7 @@ def test_a_used_connection_that_closes_without_a_word(cleanly: bool) -> None:
     assert exchange.times_connected == 2
 
 
-def test_it_is_repeated_on_a_new_connection_and_no_other() -> None:
+def test_a_request_is_repeated_on_a_new_connection_and_no_other() -> None:
     network = Network(PoolSettings(max_connecting=2))
     dead, other = used_before(network), None
     (exchange,) = begin(network)

@@ -50,5 +50,5 @@ def test_without_the_reference_there_are_no_ratios() -> None:
 
 
 def test_a_figure_that_was_not_measured_has_no_line() -> None:
-    """Only the head of the table is left."""
+    """A table without any figure has its head only."""
     assert len(markdown({"llmux": {}}, TITLES, ["llmux"], None).splitlines()) == 2

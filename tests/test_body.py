@@ -251,7 +251,7 @@ def test_the_error_that_is_told_is_the_one_that_happened(
 
 
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE])
-def test_it_is_produced_as_often_as_asked(data: bytes) -> None:
+def test_a_body_is_produced_as_often_as_asked(data: bytes) -> None:
     body = incoming(data)
     for _ in range(2):
         producer, taker = body.as_producer(), Taker()

@@ -141,7 +141,7 @@ def test_an_offer_of_another_protocol_is_ignored(
     echo: Bench, offer: bytes, framing: str
 ) -> None:
     """
-    Java's HttpClient and curl --http2 make such an offer with each request (D1; RFC 9110, 7.8).
+    Java's HttpClient and curl --http2 make such an offer with each request (RFC 9110, 7.8).
     """
     body = b"Content-Length: 3\r\n\r\nabc"
     if framing == "chunked":

@@ -99,7 +99,7 @@ def configure(directory: Path, **hooks: str) -> str:
 
 
 class TestDoubts:
-    def test_they_are_told_and_do_no_harm(
+    def test_a_hook_that_does_not_exist_is_told_and_stops_no_check(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = configure(tmp_path, wake="./gone")

@@ -80,7 +80,7 @@ class TestDirectory:
         assert [file.name for file in models.iterdir()] == ["a.gguf"]
 
     def test_a_configuration_of_somebody_else_is_not_overwritten(self, tmp_path: Path) -> None:
-        """Somebody's own configuration is not overwritten."""
+        """The demo does not overwrite a configuration that somebody else wrote."""
         config = tmp_path / "config.yaml"
         config.write_text("port: 1\n")
         with pytest.raises(DemoError, match="is not the demo's; choose another"):

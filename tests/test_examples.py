@@ -235,7 +235,7 @@ async def test_a_hook_of_ollama_does_no_harm_when_it_is_repeated(ollama: Ollama)
 
 @pytest_twisted.ensureDeferred
 async def test_the_log_says_that_ollama_lacks_the_model(ollama: Ollama) -> None:
-    """The log says why the wake failed."""
+    """The output of the wake hook says which model Ollama has not found."""
     ollama.installed.clear()
     example = Example("ollama", ollama.listen())
     result = await example.run("qwen3:8b", WAKE)
@@ -255,7 +255,7 @@ async def test_ollama_name_without_a_tag(ollama: Ollama) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
-    """The scripts see what Ollama loads under such a name, and unload it again."""
+    """The scripts find a model that Ollama calls by other capitals, and unload it again."""
     example = Example("ollama", ollama.listen(), **{"Mistral:7B": "mistral:7b"})
     assert (await example.run("Mistral:7B", WAKE)).ok
     assert await example.is_awake("Mistral:7B")
@@ -267,7 +267,7 @@ async def test_ollama_name_in_another_case(ollama: Ollama) -> None:
 async def test_ollama_calls_the_model_what_the_scripts_are_told(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hook's argument is the name where llmux has another name for the model."""
+    """The argument of a hook is Ollama's name of a model that has another name in llmux."""
     port = str(ollama.listen())
     monkeypatch.setenv("LLMUX_HOST", "127.0.0.1")
     monkeypatch.setenv("LLMUX_PORT", port)
@@ -433,7 +433,7 @@ async def test_vllm_cannot_be_started(programs: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_wake_fails_at_once_if_vllm_ends_while_it_starts(programs: Path) -> None:
-    """The wake fails at once."""
+    """The wake hook fails as soon as the server that it has started ends."""
     program(programs / "docker", 'case $1 in top) exit 1 ;; esac; echo "$*" >&2')
     result = await Example("vllm-sleep", free_port()).run("qwen3-8b", WAKE)
     assert result.exit_code == 1
@@ -445,7 +445,7 @@ async def test_a_wake_fails_at_once_if_vllm_ends_while_it_starts(programs: Path)
 async def test_a_vllm_whose_engine_is_dead_is_told_and_stopped(
     vllm: Vllm, programs: Path
 ) -> None:
-    """The log does not blame the settings, and sleep stops the server."""
+    """The output says that the engine is dead, and the sleep hook stops the server."""
     vllm.dead = True
     example = Example("vllm-sleep", vllm.listen())
     result = await example.run("qwen3-8b", WAKE)
@@ -475,7 +475,7 @@ async def test_vllm_does_not_answer(programs: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_log_says_that_vllm_lacks_the_sleep_mode(vllm: Vllm) -> None:
-    """The log says what is missing."""
+    """The output of the wake hook says which setting of the server is missing."""
     vllm.development = False
     result = await Example("vllm-sleep", vllm.listen()).run("qwen3-8b", WAKE)
     assert result.says_no
@@ -616,7 +616,10 @@ async def test_a_paused_container_does_not_count_as_asleep(podman: Podman) -> No
 def test_a_checkpoint_that_is_cut_short_ends_the_container(
     podman: Podman, programs: Path
 ) -> None:
-    """Such a checkpoint would leave a server that nobody can reach: the container is ended."""
+    """
+    A checkpoint that is cut short would leave a server that nobody can reach, so the hook ends
+    the container.
+    """
     (programs / "podman.state").write_text("running false\n")
     (programs / "slow").touch()
     script = [str(EXAMPLES / "podman-criu" / "sleep.sh"), "vllm-qwen3"]

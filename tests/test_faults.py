@@ -195,7 +195,7 @@ def test_a_clean_up_that_fails_is_not_saved_by_a_model_that_is_still_loading(
     make: Callable[..., World],
 ) -> None:
     """
-    After a failed wake C{alive} has been saying no all along: that no counts only after another
+    C{alive} has been saying no all along after a failed wake: that no counts only after another
     time limit, and nothing is woken before.
     """
     world = make(wake_limit=60.0)
@@ -380,7 +380,7 @@ def test_a_switch_that_outlasts_those_who_wait_for_it_goes_on(
     assert world.state() == Active("b")
 
 
-def test_one_deadline_for_a_request_and_its_retry(make: Callable[..., World]) -> None:
+def test_a_request_and_its_retry_have_one_deadline(make: Callable[..., World]) -> None:
     world = make(request_timeout=10.0)
     arrived = world.clock.seconds()
     client = world.ask("a")

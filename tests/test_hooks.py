@@ -241,7 +241,7 @@ async def test_a_hook_begins_with_no_signal_ignored_or_blocked(
 async def test_a_script_means_what_it_means_to_sh(
     hooks: Hooks, script: str, code: int, lines: list[str]
 ) -> None:
-    """A script means what it means to C{sh -c}."""
+    """A script means the same as to C{sh -c}."""
     assert (await hooks.run(script)).exit_code == code
     assert hooks.log.lines() == lines
 
@@ -387,7 +387,7 @@ async def test_thousands_of_lines_are_logged_in_order_and_the_rest_is_counted(
 
 @pytest_twisted.ensureDeferred
 async def test_torrent_does_not_stall_the_reactor(hooks: Hooks) -> None:
-    """Other work has its turn while a hook writes as fast as it can."""
+    """The reactor has its turns while a hook writes as fast as it can."""
     hooks.log.keep_lines = False
     run = hooks.start("yes", limit=60)
     seconds = []
@@ -665,7 +665,7 @@ async def end_of_reactor(hooks: Hooks, script: str, kill: str, signals: str = "w
 async def test_a_hook_is_killed_at_once_while_the_reactor_stops(
     hooks: Hooks, phase: str
 ) -> None:
-    """There is no time for a grace: KILL follows at once, and nothing is left."""
+    """A reactor that stops leaves a hook no time for a grace: KILL follows TERM at once."""
     script = """
         trap '' TERM
         sh -c 'echo $$ >pid; while :; do sleep 0.05; done' >/dev/null 2>&1 &

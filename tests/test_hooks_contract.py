@@ -228,7 +228,8 @@ async def test_a_status_that_is_no_answer_says_neither_yes_nor_no(
     world: World, code: int, reason: str
 ) -> None:
     """
-    Such statuses are EX_TEMPFAIL, and those of a shell for a command that it could not run.
+    EX_TEMPFAIL is no answer, and neither is the status of a shell for a command that it could
+    not run.
     """
     result = await world.result(world.start(exit_code=code, hook=HookKind.ALIVE))
     assert (result.exit_code, result.reason) == (code, reason)

@@ -220,7 +220,7 @@ def test_what_waits_is_bounded(outputs: Outputs) -> None:
 
 def test_a_mebibyte_of_empty_lines_costs_little(outputs: Outputs) -> None:
     """
-    Each single turn costs little too: as much as 100 lines cost, which includes this test's
+    Each turn of the reactor costs little too: as much as 100 lines cost, with this test's
     observers.
     """
     import time

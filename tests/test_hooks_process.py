@@ -174,7 +174,7 @@ def test_kill_follows_a_grace_after_term(world: World) -> None:
 
 
 def test_a_hook_that_is_ended_has_ended_when_its_group_is_gone(world: World) -> None:
-    """The shell's own exit is not enough: a child of its may still hold the GPU."""
+    """A hook has not ended with its shell: a child of the shell may still hold the GPU."""
     run = world.start(Plan(leaves=3.0))
     run.kill()
     world.advance(2.875)
@@ -239,7 +239,7 @@ def test_kill_is_sent_at_once_when_the_reactor_stops(world: World) -> None:
 def test_a_process_that_exits_while_it_is_started_is_noticed_in_the_next_turn(
     world: World,
 ) -> None:
-    """Nobody could have waited for such a process yet."""
+    """Nobody can have waited yet for a process that exits while it is started."""
     spawn = world.reactor.spawnProcess
 
     def quick(*args: Any, **kwargs: Any) -> IProcessTransport:

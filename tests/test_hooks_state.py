@@ -87,7 +87,7 @@ class TestPath:
 
 
 class TestDirectories:
-    def test_each_model_has_one_that_is_private(self, tmp_path: Path) -> None:
+    def test_each_model_has_a_state_directory_that_is_private(self, tmp_path: Path) -> None:
         """
         Each model has another directory, inside the state directory, whatever the model's name
         is.
@@ -102,7 +102,7 @@ class TestDirectories:
         assert mode(tmp_path / "new" / "state") == 0o700
         assert [state.model_directory(name) for name in NAMES] == paths
 
-    def test_one_that_was_removed_is_made_again(self, tmp_path: Path) -> None:
+    def test_a_state_directory_that_was_removed_is_made_again(self, tmp_path: Path) -> None:
         state = StateDirectory(str(tmp_path / "state"))
         os.rmdir(state.model_directory("a"))
         assert os.path.isdir(state.model_directory("a"))
@@ -131,7 +131,9 @@ class TestDirectories:
             StateDirectory(str(tmp_path / "link")).create()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    def test_it_is_made_for_the_user_that_the_daemon_will_be(self, tmp_path: Path) -> None:
+    def test_a_state_directory_is_made_for_the_user_that_the_daemon_will_be(
+        self, tmp_path: Path
+    ) -> None:
         state = StateDirectory(str(tmp_path / "state"))
         with pytest.raises(PermissionError, match="its user may not write to it"):
             # pytest's directories cannot be read by other users.

@@ -32,7 +32,7 @@ UNLIKE_GPUS = [Gpu(0, "RTX 4090", 24), Gpu(1, "RTX 3060", 12)]
 
 
 class TestTheFile:
-    def test_it_is_sound_and_the_schema_lies_beside_it(
+    def test_the_file_is_sound_and_the_schema_lies_beside_it(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["init"]) == 0

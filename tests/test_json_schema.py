@@ -83,7 +83,7 @@ def test_the_printed_document_is_a_schema() -> None:
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_it_has_every_key_in_each_place_where_the_reader_takes_it() -> None:
+def test_the_schema_has_every_key_in_each_place_where_the_reader_takes_it() -> None:
     assert set(SCHEMA["properties"]) == {*keys_of(Config), *EITHER_PLACE, "$schema"}
     assert set(model_keys()) == set(keys_of(ModelConfig))
     core = {*keys_of(PolicyConfig), *EITHER_PLACE}
@@ -102,7 +102,7 @@ def test_every_key_says_what_it_means() -> None:
     assert [name for name in sorted(names) if f"@ivar {name}:" not in documented] == []
 
 
-def test_it_has_the_defaults_of_the_structs() -> None:
+def test_the_schema_has_the_defaults_of_the_structs() -> None:
     top = {
         key: schema["default"]
         for key, schema in SCHEMA["properties"].items()
@@ -169,7 +169,7 @@ def test_a_setting_of_another_policy_is_refused_by_both() -> None:
 
 class TheirInner(msgspec.Struct):
     """
-    A part of settings.
+    This class has a part of the settings of a policy.
 
     @ivar depth: how deep.
     """
@@ -179,7 +179,8 @@ class TheirInner(msgspec.Struct):
 
 class TheirSettings(msgspec.Struct):
     """
-    Settings of a policy that somebody else wrote, with a part of their own.
+    This class has the settings of a policy that somebody else wrote, and one part of them is a
+    class too.
 
     @ivar inner: the part.
     """

@@ -318,7 +318,7 @@ def test_no_guard_is_given_for_a_model_that_the_same_request_has_put_to_sleep() 
 
 
 def test_stop_waits_for_what_is_in_flight_to_a_model_that_could_not_be_cleaned_up() -> None:
-    """Without draining, exchanges outlive a sleep hook: the end waits for them."""
+    """Exchanges outlive a sleep hook if llmux does not drain: its end waits for them."""
     world = World(drain_before_switch=False)
     flying = world.wake("a")
     world.hooks.script("a", SLEEP, 1.0, 1)

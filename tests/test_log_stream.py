@@ -118,7 +118,7 @@ def test_the_descriptor_that_others_share_stays_as_it_is(stream: Stream) -> None
 
 
 def test_what_waits_is_written_when_the_reader_goes_on() -> None:
-    """No other line is needed for that."""
+    """Lines that wait are written as soon as the pipe has room, without another line."""
     clock = Clock()
     stream = Stream(*pipe(), clock)
     stream.fill(3000)
@@ -225,7 +225,7 @@ def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_made_anew_is_written_on(tmp_path: Path) -> None:
-    """After C{twistd --uid}, for example, the file is in a directory of root's."""
+    """The file may lie in a directory of root's, for example after C{twistd --uid}."""
     log = open_log_file(tmp_path / "log")
     (tmp_path / "log").rename(tmp_path / "log.1")
     (tmp_path / "log").mkdir()

@@ -55,7 +55,7 @@ def test_a_scan_gives_up_what_takes_too_long_and_a_search_in_turns_finds_it() ->
     ],
 )
 def test_few_charsets_of_a_field_are_heeded(charset: bytes, name: str) -> None:
-    """Any other charset is read as UTF-8: some take half a second for 64 KiB."""
+    """A charset that is not known to be quick is read as UTF-8: some take 0.5 s for 64 KiB."""
     form = (
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n'
         b"Content-Type: text/plain; charset=" + charset + b"\r\n\r\n\xc3\xa4\r\n--b--\r\n"

@@ -287,7 +287,7 @@ class TestTold:
 
 @needs_browser
 class TestWithoutTheDaemon:
-    def test_its_loss_is_said_and_so_is_its_return(
+    def test_the_loss_of_the_daemon_is_said_and_so_is_its_return(
         self, tab: Browser, daemon: FakeDaemon, url: str
     ) -> None:
         port = int(url.split(":")[2].split("/")[0])

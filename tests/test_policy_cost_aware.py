@@ -305,7 +305,7 @@ def test_lingering_ends_soon_after_the_expected_return() -> None:
 
 def test_lingering_is_in_proportion_to_what_a_switch_costs() -> None:
     """
-    Where a switch takes 4 ms, clients that tend to be back in 1 ms are not awaited for 250 ms.
+    Clients that tend to be back in 1 ms are not awaited for 250 ms if a switch takes 4 ms.
     """
     at = world(cost=0.004)
     for _ in range(20):
@@ -438,7 +438,7 @@ def test_a_starving_model_is_next_however_many_wait_for_another() -> None:
 
 
 def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
-    """With a limit of 30 s and a switch of 10 s, no request is admitted after 20 s."""
+    """No request is admitted after 20 s if the limit is 30 s and a switch takes 10 s."""
     context = PolicyContext(weights=dict.fromkeys("abc", 1.0), request_timeout=30.0)
     policy = CostAwarePolicy(
         context, CostAwareSettings(quantum=100.0, floor=0.0, initial_switch_cost_secs=10.0)

@@ -24,7 +24,7 @@ LLMUX = (sys.executable, "-m", "llmux")
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    """Return the Python code of that section."""
+    """Return the Python code of the section about policies in README.md."""
     _, section = (ROOT / "README.md").read_text().split("\n## Writing a policy\n")
     return section.split("```python\n")[1].split("```")[0]
 
@@ -43,7 +43,10 @@ def test_the_policy_of_the_readme_provides_the_interfaces(code: str) -> None:
 def test_llmux_simulate_finds_the_policy_of_the_readme_as_a_plugin(
     code: str, tmp_path: Path
 ) -> None:
-    """A drain of quick requests admits the third, which fifo makes wait for two switches."""
+    """
+    The policy admits a third quick request to a model that drains; under fifo the same request
+    waits for two switches.
+    """
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "my_policies.py").write_text(code)

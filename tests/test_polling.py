@@ -230,7 +230,7 @@ def test_no_pause_lasts_beyond_a_timed_call(crowd: Pair) -> None:
 
 
 def test_polling_ends_when_the_reactor_is_stopped(pair: Pair) -> None:
-    """No further event is waited for once a protocol has stopped the reactor."""
+    """The reactor waits for no further event once a protocol has stopped it."""
     reactor = pair.reactor
     pair.server.then = lambda data: reactor.stop()
     assert pair.client.transport

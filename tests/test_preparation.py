@@ -22,7 +22,7 @@ def prepares(world: World) -> list[str]:
     return [run.model for run in world.hooks.running if run.hook is PREPARE and not run.killed]
 
 
-def test_it_runs_beside_the_drain_and_the_wake_hook_and_ends_when_the_model_is_awake() -> None:
+def test_the_preparation_runs_beside_drain_and_wake_and_ends_when_the_model_is_awake() -> None:
     w = world()
     client = w.wake("a")
     assert prepares(w) == []
@@ -73,7 +73,7 @@ def test_a_switch_that_leads_to_another_target_prepares_that_one() -> None:
     w.nothing_left()
 
 
-def test_its_failure_changes_nothing() -> None:
+def test_a_preparation_that_fails_changes_nothing() -> None:
     w = world()
     w.hooks.script("a", PREPARE, 0.5, 1)
     client = w.ask("a")
@@ -82,7 +82,9 @@ def test_its_failure_changes_nothing() -> None:
     assert w.ran(WAKE, ALIVE, PREPARE)[-3:] == ["a prepare", "a wake", "a alive"]
 
 
-def test_it_ends_with_a_wake_that_fails_and_with_a_victim_that_does_not_sleep() -> None:
+def test_the_preparation_ends_with_a_failed_wake_and_with_a_victim_that_does_not_sleep() -> (
+    None
+):
     w = world()
     w.hooks.script("a", WAKE, 1.0, 3)
     w.ask("a")

@@ -202,7 +202,7 @@ def test_a_switch_is_a_line_with_the_times_of_its_hooks(file: Path) -> None:
 
 
 def test_a_sleep_that_made_room_for_nobody_is_a_line_of_its_own(file: Path) -> None:
-    """Such a sleep is ordered by a command, or was for a model that did not wake."""
+    """A sleep makes room for nobody if a command ordered it, or if no wake follows."""
     log = make(file)
     log(Slept(110.0, "a", 1.5))
     log(Slept(115.0, "b", 2.0))
@@ -255,7 +255,7 @@ def test_a_reopened_log_begins_a_new_file(file: Path) -> None:
     assert len(lines(file)) == 1
 
 
-def test_it_cannot_be_reopened(file: Path) -> None:
+def test_a_log_that_cannot_be_reopened_is_written_on(file: Path) -> None:
     logged, forget = record_log()
     log = make(file)
     file.rename(file.with_suffix(".1"))

@@ -107,7 +107,7 @@ def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         yield make(request.param, tmp_path, log)
 
 
-def test_it_is_a_hook_runner(runner: Runner) -> None:
+def test_the_runner_under_test_is_a_hook_runner(runner: Runner) -> None:
     verifyObject(IHookRunner, runner.hooks)
 
 

@@ -217,7 +217,7 @@ def test_a_torrent_of_output_hurts_neither_llmux_nor_the_disk(house: House) -> N
 
 
 def test_a_server_that_llmux_has_left_does_not_depend_on_it(house: House) -> None:
-    """If the server wrote to a pipe in place of the file, its next line would end it."""
+    """A server that wrote to a pipe in place of the file would be ended by its next line."""
     house.configure(a="--torrent")
     with house.daemon() as daemon:
         pid = house.ask("a")["pid"]

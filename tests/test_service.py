@@ -126,7 +126,7 @@ async def test_an_aborted_service_does_not_wait_for_requests_in_flight(
 async def test_a_client_that_takes_nothing_of_its_reply_is_cut_off(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backend is done; the client would keep the rest waiting for ever."""
+    """A client that reads nothing would keep the stop waiting for ever."""
     monkeypatch.setattr("llmux.daemon.service.LAST_REPLIES", 0.2)
     config = configure(shutdown_timeout_secs=0.1)
     service = LlmuxService(config, reactor)

@@ -60,7 +60,7 @@ def test_the_current_directory_is_never_taken_for_want_of_another(
 
 
 def test_the_budgets_are_the_configurations(configure: Configure) -> None:
-    """One body may always be as large as max_body_mb."""
+    """A single body may always be as large as max_body_mb."""
     storage = open_storage(configure(max_spool_mb=1, max_body_mb=3, max_memory_mb=2))
     storage.take_room(3 * 2**20)
     storage.in_memory = 2 * 2**20

@@ -339,7 +339,10 @@ def test_a_pinned_model_is_nobodys_victim_until_the_pin_ends() -> None:
 def test_the_policy_sees_that_nobody_may_put_a_pinned_model_to_sleep(
     policy: Callable[[], ISwitchPolicy],
 ) -> None:
-    """Otherwise each switch that the policy begins is called off, a thousand times over."""
+    """
+    A policy that does not see a pin would begin a switch that is called off, and begin it again
+    a thousand times.
+    """
     world = World(policy)
     Operator(world).pin("a")
     world.advance(3)

@@ -570,7 +570,7 @@ def test_a_resource_without_a_model_is_served_at_once(stock: bool) -> None:
 
 
 @SITES
-def test_its_exchange_may_be_ended(stock: bool) -> None:
+def test_the_exchange_of_a_turn_may_be_ended(stock: bool) -> None:
     world = ProxyWorld(stock=stock, wrapped=Plain(NOT_DONE_YET), drain_timeout=5.0)
     world.wake("a")
     client = world.client()

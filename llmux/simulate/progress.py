@@ -11,7 +11,7 @@ __all__ = ["ProgressBar"]
 
 class ProgressBar:
     """
-    A progress bar that appears on a terminal after a run has taken a second.
+    A progress bar appears on a terminal after a run has taken a second.
 
     @param stream: where to write; if that is not a terminal, nothing is shown.
     @param seconds: a function that returns the time.
