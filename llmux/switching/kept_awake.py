@@ -41,11 +41,18 @@ class KeptAwake:
             model for model in self._all.values() if model.settings.always and not model.leaving
         ]
 
-    def hold_room(self) -> None:
-        """Reserve room for the models that have come to be asleep, if there is room."""
-        for model in self._models:
-            if model.phase is Phase.ASLEEP and not model.busy:
-                self._hold(model)
+    def hold_room(self) -> list[Model]:
+        """
+        Reserve room for the models that have come to be asleep, if there is room.
+
+        @return: the models that are asleep, and for which there is no room.
+        """
+        asleep = [
+            model for model in self._models if model.phase is Phase.ASLEEP and not model.busy
+        ]
+        for model in asleep:
+            self._hold(model)
+        return [model for model in asleep if model.name not in self._reserved]
 
     def _hold(self, model: Model) -> None:
         if model.name not in self._reserved:

@@ -168,7 +168,14 @@ class Questions:
             self._carry_out(decision)
 
     def _wake_who_is_kept(self, now: float) -> None:
-        self.kept.hold_room()
+        without_room = self.kept.hold_room()
+        if without_room and not any(
+            model.phase is Phase.UNKNOWN for model in self._stage.models.values()
+        ):
+            # Others, which were awake before these models were to be kept awake, hold their
+            # room, and must make room for them.
+            for model in without_room:
+                self._steering.errands.order_quietly(model)
         for model, reservation in self.kept.due(now):
             self._begin(model, 0, (), reservation, None)
         # This timer is set before the policy is asked, because there may be nothing to ask.
