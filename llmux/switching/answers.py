@@ -12,6 +12,7 @@ from llmux.interfaces import (
     Stay,
     Switch,
     SwitchView,
+    Why,
 )
 
 __all__ = ["problem_with"]
@@ -23,6 +24,8 @@ def problem_with(decision: object, view: IScheduleView) -> str | None:
 
     @return: the reason in a few words; None if the decision can be carried out.
     """
+    if isinstance(decision, Stay | Switch | Rebind | Reopen) and not _is_reason(decision.why):
+        return f"{decision.why!r} is no reason"
     if isinstance(decision, Stay):
         at = decision.ask_again_at
         if at is not None and (not isinstance(at, int | float) or at != at):
@@ -44,6 +47,18 @@ def problem_with(decision: object, view: IScheduleView) -> str | None:
             return f"a switch that is to lead to {decision.target!r}, which cannot be woken now"
         return _without_room(decision, view, switch)
     return f"{type(decision).__name__} is no decision"
+
+
+def _is_reason(why: object) -> bool:
+    """Tell whether a reason can be logged and shown."""
+    if why is None:
+        return True
+    return (
+        isinstance(why, Why)
+        and isinstance(why.code, str)
+        and isinstance(why.model, str | None)
+        and all(isinstance(value, int | float) for value in why.figures.values())
+    )
 
 
 def _without_room(
