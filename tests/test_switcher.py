@@ -22,6 +22,7 @@ from llmux.interfaces import (
     Reopen,
     Stay,
     Switch,
+    Why,
 )
 from llmux.policy.fifo import FifoPolicy
 from llmux.switching.phases import Phase
@@ -266,6 +267,25 @@ def test_a_policy_may_admit_to_a_model_that_drains() -> None:
     assert world.state() == Active("b")
 
 
+def test_a_drain_is_limited_for_who_was_admitted_after_it_had_begun() -> None:
+    world, policy = scripted(
+        models="abc",
+        resources={"gpu": 2},
+        places={"a": [{"gpu": 1}], "b": [{"gpu": 1}], "c": [{"gpu": 2}]},
+        drain_timeout=10.0,
+    )
+    busy = world.wake("a")
+    world.wake("b").finish()
+    client = world.ask("c")
+    policy.admits = True
+    late = world.ask("b")
+    assert late.served
+    world.advance(15)
+    assert busy.aborted == ["model a was drained for 10 s"]
+    assert late.aborted == ["model b was drained for 10 s"]
+    assert client.served
+
+
 def test_a_policy_may_reopen_a_drain() -> None:
     world, policy = scripted()
     first = world.wake("a")
@@ -342,6 +362,8 @@ def test_a_policy_is_not_asked_at_each_request_of_a_busy_model() -> None:
         Rebind(7, "b", 0, ("a",)),
         Reopen(1),
         Stay(float("nan")),
+        Stay(why="lingers"),  # type: ignore[arg-type]  # that is the point
+        Stay(why=Why("lingers", "a", {"until_at": "soon"})),  # type: ignore[dict-item]  # as above
         "b",
         None,
     ],
@@ -356,6 +378,8 @@ def test_a_policy_is_not_asked_at_each_request_of_a_busy_model() -> None:
         "no such switch",
         "a switch that is over",
         "no time",
+        "no reason",
+        "no figure",
         "no decision",
         "nothing",
     ],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from llmux.control import CommandError
 from llmux.errors import SwitchError
@@ -113,12 +113,14 @@ class Errands:
         @param abort: whether requests in flight to these models are aborted.
         @return: a Deferred that fires when they sleep, or fails with L{CommandError}.
         """
-        not_asleep = [model for model in models if model.phase is not Phase.ASLEEP]
-        if not not_asleep:
-            return succeed(None)
+        chosen = list(models)
+        not_asleep = {model.name for model in chosen if model.phase is not Phase.ASLEEP}
         done: Deferred[None] = Deferred()
-        self._sleep_orders.append(_SleepOrder({model.name for model in not_asleep}, done))
-        for model in not_asleep:
+        if not_asleep:
+            self._sleep_orders.append(_SleepOrder(not_asleep, done))
+        else:
+            done.callback(None)
+        for model in chosen:
             self._move_towards_sleep(model)
             if abort:
                 self._stage.abort_exchanges(
@@ -175,9 +177,10 @@ class Errands:
     def _move_towards_sleep(self, model: Model) -> None:
         if model.phase is Phase.AWAKE and not model.busy:
             Dismissal(self._stage, model, "by command").begin()
-        elif model.phase is Phase.WAKING:
+        elif model.busy and model.phase in (Phase.WAKING, Phase.ASLEEP):
             for transition in self._stage.transitions():
-                if transition.target is model:
+                # A switch that drains is called off when no request waits for its target.
+                if transition.target is model and transition.phase is not Phase.DRAINING:
                     transition.abandon("it is put to sleep by command")
 
     def decide(self, view: IScheduleView) -> Decision | None:

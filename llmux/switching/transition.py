@@ -130,7 +130,7 @@ class Transition(Story):
         hooks_began = self.now()
         if self.victims:
             failed = await self._sleep()
-            if stage.stopping or failed:
+            if stage.stopping or failed or self._is_abandoned:
                 with stage.holding_questions():
                     self._not_made_room(failed, hooks_began)
                 return
@@ -156,10 +156,15 @@ class Transition(Story):
         model.step(Event.EVICTED, self.now())
         settings = self.stage.settings
         limit = settings.drain_timeout
-        if limit is not None and settings.drain_before_switch and model.guards:
-            self._drain_ends[model.name] = self.stage.clock.callLater(
-                limit, self._drain_expired, model, limit
-            )
+        if limit is not None and settings.drain_before_switch:
+            self._limit_drain(model, limit)
+
+    def _limit_drain(self, model: Model, limit: float) -> None:
+        # A model with nothing in flight is limited too, because the policy may admit requests
+        # while the other victims drain.
+        self._drain_ends[model.name] = self.stage.clock.callLater(
+            limit, self._drain_expired, model, limit
+        )
 
     def _forget_drain_end(self, name: str) -> None:
         timer = self._drain_ends.pop(name, None)
@@ -168,7 +173,10 @@ class Transition(Story):
 
     def _drain_expired(self, model: Model, limit: float) -> None:
         del self._drain_ends[model.name]
-        end_drain(self.stage, model, limit)
+        if model.guards:
+            end_drain(self.stage, model, limit)
+        else:
+            self._limit_drain(model, limit)
 
     def is_drained(self) -> bool:
         """Tell whether no victim has anything in flight that must finish first."""
@@ -297,7 +305,10 @@ class Transition(Story):
     def _not_made_room(
         self, failed: list[tuple[Model, SleepOutcome]], hooks_began: float
     ) -> None:
-        """End the switch without a wake, because a victim does not sleep, or llmux stops."""
+        """
+        End the switch without a wake, because a victim does not sleep, llmux stops, or the
+        target is not to wake any more.
+        """
         stage, target, now = self.stage, self.target, self.now()
         self.end()
         if not failed:
@@ -344,6 +355,8 @@ class Transition(Story):
         reservation, self._reservation = self._reservation, None
         stage.capacity.take(reservation)
         target.place = self.place
+        # A new configuration may have come while the victims slept, and has hooks of its own.
+        stage.choose_place(target, self.place)
         target.step(Event.CHOSEN, now)
         target.wake_began = now
         target.said_yes = False
@@ -458,7 +471,8 @@ class Transition(Story):
 
     def abandon(self, why: str) -> None:
         """
-        Call a wake off that is under way: its hook is killed, and the model is cleaned up.
+        Call off a wake that is under way, whose hook is killed, so that the model is cleaned
+        up; or the wake that would follow when the victims sleep.
 
         @param why: the reason, for the log.
         """
@@ -472,7 +486,8 @@ class Transition(Story):
             why=why,
             **{"from": self.source or IDLE},
         )
-        self.sequence.kill()
+        if self.target.phase is Phase.WAKING:
+            self.sequence.kill()
 
     def stop(self) -> None:
         """
