@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import Deferred
 
-from llmux.interfaces import IPlaceNotes, IWakeNotes, Woke
+from llmux.interfaces import IPlaceNotes, IWakeNotes, Phase, Woke
 from llmux.switching.model import Model
 from llmux.switching.phases import Event
 from llmux.switching.sequences import Answer, answer_of
@@ -65,9 +65,10 @@ class Adoption(Story):
         awake, unsure = self._sort_by_answer(answers)
         for model in list(self.models):
             if model not in awake and model not in unsure:
-                self.let_go(model)
                 model.step(Event.FOUND_ASLEEP, self.now())
+                self.let_go(model)
                 stage.capacity.release(model.name)
+                stage.found_asleep(model)
         if unsure:
             log.warn(
                 "not sure to be asleep, so put to sleep: {models}",
@@ -135,7 +136,16 @@ class Adoption(Story):
             self._find_place(model)
         capacity = self.stage.capacity
         total = capacity.total
-        others = [name for name in capacity.holders() if name not in answers]
+        # A model of another adoption that has not answered yet may turn out to be asleep.
+        others = [
+            name
+            for name in capacity.holders()
+            if name not in answers
+            and (
+                self.stage.models[name].phase is not Phase.UNKNOWN
+                or self.stage.models[name].said_yes
+            )
+        ]
         held = {
             name: sum(model.needs.get(name, 0) for model in awake)
             + sum(capacity.held(other).get(name, 0) for other in others)

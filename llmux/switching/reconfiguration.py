@@ -87,6 +87,11 @@ class Reconfiguration:
                 added.append(stage.add_model(name, settings))
                 continue
             model.configure(settings)
+            if model.phase is Phase.ASLEEP and model.next_settings not in (
+                None,
+                model.settings,
+            ):
+                self._call_off(model, "the model is configured anew")
             if model.leaving:
                 self._comes_back(model)
         for model in list(stage.models.values()):
@@ -132,11 +137,16 @@ class Reconfiguration:
         model.leaving = True
         model.open = False
         self._stage.refuse(model, ModelNotFound(model.name))
+        self._call_off(model, "the model is configured no longer")
+
+    def _call_off(self, target: Model, why: str) -> None:
+        """Call off the switch to this model, if there is one."""
         for transition in list(self._stage.transitions()):
-            if transition.target is model and transition.phase is Phase.WAKING:
-                transition.abandon("the model is configured no longer")
-            elif transition.target is model and transition.phase is Phase.DRAINING:
-                transition.call_off()
+            if transition.target is target:
+                if transition.phase is Phase.DRAINING:
+                    transition.call_off()
+                else:
+                    transition.abandon(why)
 
     def _comes_back(self, model: Model) -> None:
         model.leaving = False
@@ -153,11 +163,16 @@ class Reconfiguration:
         if not self._is_at_it or self._stage.stopping:
             return
         stage = self._stage
+        # A resource may have become larger, a reservation may have been given back, or a model
+        # of another adoption may have been found asleep.
+        stage.room_changed()
         running = set(stage.stories())
         self._adoptions = [each for each in self._adoptions if each in running]
         is_done = not self._adoptions
         for model in list(stage.models.values()):
-            if not model.leaving:
+            if not model.leaving or stage.models.get(model.name) is not model:
+                # A model that has just been put to sleep may have been forgotten within this
+                # loop.
                 continue
             is_done = False
             if any(model in transition.victims for transition in stage.transitions()):

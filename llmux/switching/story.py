@@ -103,6 +103,9 @@ class Stage(Protocol):
     def tell(self, event: PolicyEvent) -> None:
         """Tell an event to the policy and to the observers."""
 
+    def found_asleep(self, model: Model) -> None:
+        """Note that the model, of which nothing was known, is asleep."""
+
     def slept(self, model: Model) -> None:
         """Note that the model's sleep hook has succeeded."""
 

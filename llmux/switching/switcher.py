@@ -469,7 +469,9 @@ class ModelSwitcher:
         Ask C{alive} soon, but at most once in 5 s, because the backend has replied with an
         error of its own.  After two noes in a row the backend counts as dead.
         """
-        self._watches[model].ask_soon()
+        watch = self._watches.get(model)
+        if watch is not None:
+            watch.ask_soon()
 
     def _found_dead(self, model: Model) -> None:
         model.step(Event.DOUBTED, self.clock.seconds())
@@ -480,7 +482,10 @@ class ModelSwitcher:
         Tell whether requests wait until this model has finished what it has in flight: those of
         models that need its room, and its own while it drains.
         """
-        found = self._all[model]
+        found = self._all.get(model)
+        if found is None:
+            # Without drains, a model may be forgotten before its requests have ended.
+            return False
         if found.phase is Phase.DRAINING and found.waiting:
             return True
         return self.somebody_waits_for_room_of(found)
@@ -591,6 +596,10 @@ class ModelSwitcher:
         if self._adoption is not None:
             self._adoption.room_changed()
         self._reconfiguration.room_changed()
+
+    def found_asleep(self, model: Model) -> None:
+        """Note that the model, of which nothing was known, is asleep."""
+        self.steering.errands.slept(model)
 
     def slept(self, model: Model) -> None:
         """Note that the model's sleep hook has succeeded."""
