@@ -14,8 +14,8 @@ This policy, and the modules beside this one, use these words:
   - I{place}, I{victim}: see L{llmux.scheduling}.  I{plan}: a place for a model, and the
     victims that make room there (L{llmux.policy.plans}).
   - I{loss}: what the clients of a victim lose if the victim is left now.
-  - I{guard}: the model for which room is kept, since that model starves, or will have a
-    plan at a known time.  Other plans must not delay a guard.
+  - I{reserved model}: the model for which room is kept, since that model starves, or will
+    have a plan at a known time.  Other plans must not delay a reserved model.
   - I{turns}: the number of models that are served at a time.
   - I{size}: the part of all capacity that a model needs.
   - I{quantum}: the time after a wake in which a model that has requests in flight is
@@ -154,12 +154,12 @@ class CostAwarePolicy:
         """
         most = self._context.parallel_wakes
         full = most is not None and len(outlook.view.switches) >= most
-        guard: str | None = None
+        reserved: str | None = None
         why: Why | None = None
         later: str | None = None
         for model in outlook.order(outlook.wanted):
             starves = outlook.starves(model)
-            if guard is not None and planner.is_kept_out(model, guard):
+            if reserved is not None and planner.is_kept_out(model, reserved):
                 # If hundreds of models wait, most of them are skipped here.
                 if not starves and (
                     later is None or outlook.starves_at(model) < outlook.starves_at(later)
@@ -171,16 +171,16 @@ class CostAwarePolicy:
                 why = why or Why("parallel_wakes", model)
                 continue
             plan, obstacle = planner.plan(model)
-            if plan is not None and (guard is None or planner.is_allowed(plan, guard)):
+            if plan is not None and (reserved is None or planner.is_allowed(plan, reserved)):
                 return Switch(model, plan.place, plan.victims, _why(outlook, model))
             if obstacle is not None:
                 again.append(obstacle.until)
                 why = why or obstacle.why
-            if guard is None and (starves or obstacle is not None):
-                guard = model
+            if reserved is None and (starves or obstacle is not None):
+                reserved = model
             why = why or Why("no_room", model)
         if later is not None:
-            # When this model starves, it may come before the guard.
+            # When this model starves, it may come before the reserved model.
             _, obstacle = planner.plan(later)
             if obstacle is not None:
                 again.append(obstacle.until)
@@ -228,7 +228,7 @@ class CostAwarePolicy:
         view = outlook.view
         waits = view.waiting(switch.target) > 0
         names = [switch.target, *outlook.wanted] if waits else outlook.wanted
-        guard: str | None = None
+        reserved: str | None = None
         for model in outlook.order(names):
             if model == switch.target:
                 return None
@@ -238,13 +238,13 @@ class CostAwarePolicy:
                 own = frozenset(switch.victims)
                 drains = any(view.in_flight(name) for name in plan.victims if name not in own)
                 if (starves or not drains) and (
-                    guard is None or planner.is_allowed(plan, guard)
+                    reserved is None or planner.is_allowed(plan, reserved)
                 ):
                     return _rebind(switch, plan, _why(outlook, model))
-            elif starves and waits and guard is None:
-                # The first starving model without room is the guard, as it is when a switch
-                # begins.
-                guard = model
+            elif starves and waits and reserved is None:
+                # The first starving model without room is the reserved model, as
+                # when a switch begins.
+                reserved = model
                 needs = view.places(switch.target)[switch.place]
                 present = Plan(switch.target, switch.place, needs, tuple(switch.victims))
                 if not planner.is_allowed(present, model):

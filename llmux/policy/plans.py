@@ -333,16 +333,16 @@ class Planner:
 
     # ---------------------------------------------------------- reservations
 
-    def is_kept_out(self, model: str, guard: str) -> bool:
+    def is_kept_out(self, model: str, reserved: str) -> bool:
         """
         Tell whether each place of a model would need victims on resources that the model
-        C{guard} could use, so that L{is_allowed} refuses each plan.
+        C{reserved} could use, so that L{is_allowed} refuses each plan.
         """
-        kept = self._kept.get(guard)
+        kept = self._kept.get(reserved)
         if kept is None:
-            places = self._view.places(guard)
+            places = self._view.places(reserved)
             kept = frozenset(r for place in places for r, amount in place.items() if amount)
-            self._kept[guard] = kept
+            self._kept[reserved] = kept
         free = self.free
         return all(
             any(
@@ -352,13 +352,13 @@ class Planner:
             for place in self._view.places(model)
         )
 
-    def is_allowed(self, plan: Plan, guard: str) -> bool:
+    def is_allowed(self, plan: Plan, reserved: str) -> bool:
         """
-        Tell whether a plan does not delay the model C{guard}, which is to be next, because the
-        plan uses nothing that the guard could use, or because both fit together.
+        Tell whether a plan does not delay the model C{reserved}, which is to be next, because
+        the plan uses nothing that the reserved model could use, or because both fit together.
         """
         view = self._view
-        places = view.places(guard)
+        places = view.places(reserved)
         claims = [plan.needs, *map(view.held, plan.victims)]
         touched = [place for place in places if any(_share(place, claim) for claim in claims)]
         if not touched:
@@ -367,7 +367,7 @@ class Planner:
             return False
         beside: list[Needs] = [plan.needs]
         outlook = self._outlook
-        starving_since = outlook.starves_at(guard)
+        starving_since = outlook.starves_at(reserved)
         starves = starving_since <= outlook.now + TICK
         for name in view.holders():
             if view.may_sleep_from(name) == inf or (
