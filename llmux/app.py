@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 from twisted.web.resource import IResource
 
-from llmux.admin.doors import Door
 from llmux.admin.entrance import Entrance
+from llmux.admin.listen_address import ListenAddress
 from llmux.backend.pool import BackendPool
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
@@ -70,7 +70,7 @@ class App(Struct):
 
     @ivar root: the root of the Resource tree where clients connect.
     @ivar listing: the Resource of the list of models.
-    @ivar door: the door of the listener where clients connect.
+    @ivar listen_address: the address where clients connect.
     @ivar entrance: the way to the Resources under C{/llmux}.
     @ivar refusals: the log of the errors that clients get.
     """
@@ -80,13 +80,13 @@ class App(Struct):
     listing: ModelList
     switcher: ModelSwitcher
     metrics: Metrics
-    door: Door
+    listen_address: ListenAddress
     entrance: Entrance
     refusals: RefusalLog
     reactor: Any
     parts: _Parts
 
-    def root_behind(self, door: Door) -> IResource:
+    def root_at(self, listen_address: ListenAddress) -> IResource:
         """Make the root of another listener's tree, with llmux' own paths, and no models."""
         refusals = self.refusals
         return Root(
@@ -95,7 +95,7 @@ class App(Struct):
             self.metrics,
             self.reactor,
             refusals,
-            self.entrance.behind(door),
+            self.entrance.resource_at(listen_address),
             self.switcher.reason_not_ready,
         )
 
@@ -206,7 +206,7 @@ def assemble(
 ) -> App:
     """
     Make and connect the parts, as L{build_app} does, and return all that are needed to open
-    further doors.
+    further listen addresses.
     """
     metrics = Metrics() if metrics is None else metrics
     refusals = RefusalLog(reactor)
@@ -285,7 +285,7 @@ def assemble(
             journal,
             ring,
             reactor,
-            entrance.doors,
+            entrance.listen_addresses,
             started=started,
             policy=app.config.policy.name,
             backends=whereabouts.addresses,
@@ -296,7 +296,7 @@ def assemble(
 
     entrance = Entrance(administration, lambda: NothingElse(refusals), switcher.steering)
     switcher.call_when_stopped(entrance.close)
-    door = Door(has_admin=config.admin.listen is None)
+    listen_address = ListenAddress(has_admin=config.admin.listen is None)
     listing = ModelList(refusals, models, lambda: switcher.models)
     root = Root(
         listing,
@@ -304,11 +304,20 @@ def assemble(
         metrics,
         reactor,
         refusals,
-        entrance.behind(door),
+        entrance.resource_at(listen_address),
         switcher.reason_not_ready,
     )
     app = App(
-        config, root, listing, switcher, metrics, door, entrance, refusals, reactor, parts
+        config,
+        root,
+        listing,
+        switcher,
+        metrics,
+        listen_address,
+        entrance,
+        refusals,
+        reactor,
+        parts,
     )
     return app
 

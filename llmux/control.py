@@ -11,7 +11,10 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-__all__ = ["CommandError", "IControl", "Pause", "Pin"]
+__all__ = ["LONGEST_COMMAND", "CommandError", "IControl", "Pause", "Pin"]
+
+LONGEST_COMMAND = 64 * 1024
+"""The body of a command may have this many bytes; a usual one has some dozens."""
 
 
 class CommandError(Exception):

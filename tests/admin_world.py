@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from llmux.admin.administration import Administration
-from llmux.admin.doors import Door
+from llmux.admin.listen_address import ListenAddress
 from llmux.app import App, assemble
 from llmux.config import config_from_mapping
 from llmux.control import IControl, Pause, Pin
@@ -125,11 +125,11 @@ class AdminWorld(ReactorWorld):
         self.app: App = assemble(config, self.reactor, hooks=self.hooks)
         self.control = NotingControl()
         self.app.entrance.control = self.control
-        self.app.door.is_private = True
+        self.app.listen_address.is_private = True
         rules = AccessRules(checks_host=True, hosts=config.allowed_hosts)
         self.main = self._site(self.app.root, rules)
-        self.socket = self._behind(Door(is_socket=True), rules)
-        self.public = self._behind(Door(), AccessRules())
+        self.socket = self._behind(ListenAddress(is_socket=True), rules)
+        self.public = self._behind(ListenAddress(), AccessRules())
         self.switcher = self.app.switcher
         self.switcher.start()
         self.settle()
@@ -137,8 +137,8 @@ class AdminWorld(ReactorWorld):
     def _site(self, root: Any, rules: AccessRules) -> LlmuxSite:
         return LlmuxSite(root, self.reactor, access=rules)
 
-    def _behind(self, door: Door, rules: AccessRules) -> LlmuxSite:
-        return self._site(self.app.root_behind(door), rules)
+    def _behind(self, listen_address: ListenAddress, rules: AccessRules) -> LlmuxSite:
+        return self._site(self.app.root_at(listen_address), rules)
 
     @property
     def administration(self) -> Administration:
@@ -183,7 +183,7 @@ class AdminWorld(ReactorWorld):
 
     def cookie(self) -> str:
         """Let a browser in, and return its cookie."""
-        self.app.door.url = "http://127.0.0.1:3000"
+        self.app.listen_address.url = "http://127.0.0.1:3000"
         url = self.command(self.socket, "open").json["url"]
         reply = self.ask(self.main, url.removeprefix("http://127.0.0.1:3000"))
         assert reply.status == 303, reply.body

@@ -152,7 +152,7 @@ def test_who_may_look_depends_on_the_address_and_on_the_door(world: AdminWorld) 
         assert world.ask(world.main, path).status == 200
         assert world.ask(world.socket, path).status == 200
         assert world.ask(world.public, path).status == 401
-    world.app.door.is_private = False
+    world.app.listen_address.is_private = False
     assert world.ask(world.main, "/llmux/status").status == 401
     assert world.ask(world.public, "/metrics").status == 200
 
@@ -188,7 +188,7 @@ def test_no_models_are_behind_the_owners_door(world: AdminWorld) -> None:
 
 
 def test_a_token_is_used_once_and_becomes_a_cookie(world: AdminWorld) -> None:
-    world.app.door.url = "http://127.0.0.1:3000"
+    world.app.listen_address.url = "http://127.0.0.1:3000"
     url = world.command(world.socket, "open").json["url"]
     path = url.removeprefix("http://127.0.0.1:3000")
     assert world.ask(world.public, path, method="HEAD").status == 401
@@ -417,7 +417,7 @@ def test_in_another_application_nothing_shows_itself_but_to_who_is_let_in() -> N
     """
     world = AdminWorld()
     cookie = world.cookie()
-    world.app.door.is_private = False
+    world.app.listen_address.is_private = False
     site: Any = Site(world.app.root, reactor=world.reactor)
     assert world.ask(site, "/llmux/status").status == 401
     assert world.ask(site, "/llmux/status", headers={"Cookie": cookie}).status == 200

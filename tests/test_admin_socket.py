@@ -146,7 +146,7 @@ async def test_what_is_under_llmux_moves_to_a_listener_of_its_own(
     config = configure(admin={"listen": "tcp:0:interface=127.0.0.1"})
     service = LlmuxService(config, reactor)
     service.startService()
-    url = service.entrance.doors[1].url
+    url = service.entrance.listen_addresses[1].url
     assert url is not None
     own = int(url.rpartition(":")[2])
     assert await deferToThread(ask, own, "/llmux/status") == 200

@@ -175,9 +175,9 @@ async def test_a_new_address_changes_nothing_if_the_configuration_is_not_taken_o
     config = configure(host="0.0.0.0")
     service = LlmuxService(config, reactor)
     service.startService()
-    door = service.entrance.doors[0]
+    listen_address = service.entrance.listen_addresses[0]
     url = f"http://127.0.0.1:{config.port}"
-    assert (door.is_private, door.url) == (False, url)
+    assert (listen_address.is_private, listen_address.url) == (False, url)
     refused = configure(host="127.0.0.1", request_log="requests.jsonl", policy={"name": "fifo"})
 
     def fails(*arguments: object) -> None:
@@ -189,7 +189,7 @@ async def test_a_new_address_changes_nothing_if_the_configuration_is_not_taken_o
         with pytest.raises((ConfigError, RuntimeError)):
             reloader.reload()
     assert b"llmux_config_last_reload_success 0.0" in service.metrics.expose()
-    assert (door.is_private, door.url) == (False, url)
+    assert (listen_address.is_private, listen_address.url) == (False, url)
     assert service.config.port == config.port
     turn: Deferred[None] = Deferred()
     reactor.callLater(0, turn.callback, None)
@@ -200,12 +200,15 @@ async def test_a_new_address_changes_nothing_if_the_configuration_is_not_taken_o
     assert rules is not None and rules.accepts_host(b"any.example")
     # The same configuration is taken over when nothing fails.
     reloader.reload()
-    assert (door.is_private, door.url) == (True, f"http://127.0.0.1:{refused.port}")
+    assert (listen_address.is_private, listen_address.url) == (
+        True,
+        f"http://127.0.0.1:{refused.port}",
+    )
     assert not rules.accepts_host(b"any.example")
     assert (await asked(refused.port))[0] == 200
     configure(port=None, listen="unix:llmux.sock")
     reloader.reload()
-    assert (door.is_private, door.url) == (True, None)
+    assert (listen_address.is_private, listen_address.url) == (True, None)
     reloader.stop()
     await service.stopService()
 

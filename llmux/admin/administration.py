@@ -1,5 +1,6 @@
 """
-This module has what all doors share: the status, the commands, the events, and who may come in.
+This module has what all listen addresses share: the status, the commands, the events, and who
+may come in.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from llmux.admin.command_resource import CommandTrace
-from llmux.admin.doors import Door
 from llmux.admin.event_stream import EventStream
+from llmux.admin.listen_address import ListenAddress
 from llmux.admin.login import Login
 from llmux.admin.moments import Moments
 from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
@@ -41,7 +42,7 @@ class Administration:
     @ivar login: the tokens and cookies of browsers.
     @ivar report: the maker of statuses.
     @ivar names: see L{Commanded.names<llmux.admin.command_resource.Commanded>}.
-    @ivar doors: the ways in, of which one may be a browser's.
+    @ivar listen_addresses: the addresses, of which one may be for browsers.
     @ivar events: the stream of what changes.
     @ivar ring: the last lines that hooks and servers have written.
     @ivar log_readers: the readers that follow the log.
@@ -55,7 +56,7 @@ class Administration:
         journal: RequestJournal,
         ring: OutputRing,
         clock: IReactorTime,
-        doors: Sequence[Door],
+        listen_addresses: Sequence[ListenAddress],
         *,
         started: float,
         policy: str,
@@ -78,7 +79,7 @@ class Administration:
         self.refusals = refusals
         self.journal = journal
         self.ring = ring
-        self.doors = doors
+        self.listen_addresses = listen_addresses
         self.names = names
         self.control = control
         self.login = Login(clock.seconds)
@@ -187,7 +188,7 @@ class Administration:
         return succeed(None)
 
     def _open(self, order: Order) -> Deferred[Mapping[str, Any]]:
-        url = next((door.url for door in self.doors if door.url and door.has_admin), None)
+        url = next((at.url for at in self.listen_addresses if at.url and at.has_admin), None)
         if url is None:
             return fail(
                 CommandError(

@@ -13,19 +13,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from llmux.admin.doors import Role
+from llmux.admin.listen_address import Role
 from llmux.admin.orders import Verb, parse_order
 from llmux.admin.replies import AdminResource, RefusalSink, send_json
 from llmux.admin.roles import Access, Asker
-from llmux.control import CommandError
+from llmux.control import LONGEST_COMMAND, CommandError
 from llmux.switching.shutdown import SHUTTING_DOWN
 from llmux.web.body import body_of
 from llmux.web.error_reply import ApiError, internal_error
 
 __all__ = ["CommandResource", "CommandTrace", "Commanded"]
-
-_MOST_BODY = 64 * 1024
-"""A command's body may have this many bytes; a usual one has some dozens."""
 
 _LONGEST = 300
 
@@ -126,7 +123,7 @@ class CommandResource(AdminResource):
     def answer(self, request: Request, asker: Asker) -> None:
         """See L{AdminResource.answer}."""
         verb = self._verb
-        if verb.is_for_socket and not self.access.door.is_socket:
+        if verb.is_for_socket and not self.access.listen_address.is_socket:
             self.deny(
                 request,
                 ApiError(
@@ -206,9 +203,9 @@ def _body(request: Request) -> bytes:
     """
     body = body_of(request)
     try:
-        if body.length > _MOST_BODY:
+        if body.length > LONGEST_COMMAND:
             raise CommandError(
-                f"The body is larger than {_MOST_BODY} bytes.", 413, "body_too_large"
+                f"The body is larger than {LONGEST_COMMAND} bytes.", 413, "body_too_large"
             )
         data = body.in_memory()
         if data is not None:

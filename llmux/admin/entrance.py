@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import IResource
 
-from llmux.admin.doors import Door
+from llmux.admin.listen_address import ListenAddress
 
 if TYPE_CHECKING:
     from llmux.admin.administration import Administration
@@ -23,9 +23,9 @@ __all__ = ["Entrance"]
 
 class Entrance:
     """
-    An entrance has the doors, and makes the administration behind them.
+    An entrance has the listen addresses, and makes the administration behind them.
 
-    @ivar doors: all doors.
+    @ivar listen_addresses: all listen addresses.
     @ivar control: the object that carries out commands.
     @ivar generation: the number of configurations so far: 1 at the start, and one more for each
         reload.
@@ -40,13 +40,13 @@ class Entrance:
     ) -> None:
         """
         @param make: a function that makes the administration.
-        @param nothing: a function that makes the Resource of C{/llmux} at a door that does not
+        @param nothing: a function that makes the Resource of C{/llmux} where llmux does not
             serve C{/llmux/}.
         """
         self._make = make
         self._nothing = nothing
         self._made: Administration | None = None
-        self.doors: list[Door] = []
+        self.listen_addresses: list[ListenAddress] = []
         self.control = control
         self.generation = 1
         self.reload: Mapping[str, Any] | None = None
@@ -76,16 +76,16 @@ class Entrance:
             self._made.reloaded(self.generation, outcome)
             self._made.events.reloaded(outcome)
 
-    def behind(self, door: Door) -> Callable[[], IResource]:
-        """Add a door, and return a function that makes the Resource of C{/llmux} for it."""
-        self.doors.append(door)
+    def resource_at(self, listen_address: ListenAddress) -> Callable[[], IResource]:
+        """Add an address, and return a function that makes the Resource of C{/llmux} for it."""
+        self.listen_addresses.append(listen_address)
 
         def make() -> IResource:
-            if not door.has_admin:
+            if not listen_address.has_admin:
                 return self._nothing()
             from llmux.admin.tree import AdminTree
 
-            return AdminTree(self.administration, door)
+            return AdminTree(self.administration, listen_address)
 
         return make
 

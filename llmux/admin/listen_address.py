@@ -1,6 +1,5 @@
 """
-This module describes listeners, as far as rights depend on them; a listener that has rights is
-called a door.
+This module describes the addresses where llmux listens, as far as rights depend on them.
 
 The module imports nothing of llmux, because each start of llmux imports it.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["Door", "Role"]
+__all__ = ["ListenAddress", "Role"]
 
 
 class Role(Enum):
@@ -23,19 +22,20 @@ class Role(Enum):
     """Somebody with this role may give commands."""
 
 
-class Door:
+class ListenAddress:
     """
-    A door is a listener, as far as rights depend on it.
+    A listen address is where clients or operators connect to llmux, as far as rights depend on
+    that.
 
-    @ivar is_socket: whether the door is the Unix socket that only the owner of the process can
-        open; all who come there have every role.
-    @ivar is_private: whether only users of this machine can reach the door, because it is a
+    @ivar is_socket: whether the address is the Unix socket that only the owner of the process
+        can open; all who come there have every role.
+    @ivar is_private: whether only users of this machine can reach the address, because it is a
         loopback address or a Unix socket.
-    @ivar is_for_viewing: whether the door was opened for viewing (C{admin.listen}); all who
+    @ivar is_for_viewing: whether the address was opened for viewing (C{admin.listen}); all who
         come there may view.
-    @ivar has_admin: whether the paths under C{/llmux/} are served at this door.
-    @ivar url: the URL by which a browser on this machine reaches the door; None if no browser
-        can.
+    @ivar has_admin: whether the paths under C{/llmux/} are served at this address.
+    @ivar url: the URL by which a browser on this machine reaches the address; None if no
+        browser can.
     """
 
     __slots__ = ("has_admin", "is_for_viewing", "is_private", "is_socket", "url")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from twisted.web.server import Request
 
-from llmux.admin.doors import Role
+from llmux.admin.listen_address import Role
 from llmux.admin.login import Login
 from llmux.admin.replies import AdminResource, RefusalSink, send
 from llmux.admin.roles import Access, Asker

@@ -13,7 +13,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from llmux.admin.doors import Role
+from llmux.admin.listen_address import Role
 from llmux.admin.roles import Access, Asker, denied
 from llmux.web.error_reply import ApiError
 

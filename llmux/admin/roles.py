@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from twisted.web.iweb import IRequest
 
-from llmux.admin.doors import Door, Role
+from llmux.admin.listen_address import ListenAddress, Role
 from llmux.admin.login import Login
 from llmux.web.error_reply import ApiError
 
@@ -32,10 +32,10 @@ class Asker:
 
 
 class Access:
-    """L{Access} gives roles to the requests that come in by one door."""
+    """L{Access} gives roles to the requests that come in at one listen address."""
 
-    def __init__(self, door: Door, login: Login) -> None:
-        self.door = door
+    def __init__(self, listen_address: ListenAddress, login: Login) -> None:
+        self.listen_address = listen_address
         self._login = login
 
     def roles_of(self, request: IRequest) -> Asker:
@@ -46,12 +46,12 @@ class Access:
         because a browser sends the cookie with the requests of every page from this host,
         whatever the port.
         """
-        if self.door.is_socket:
+        if self.listen_address.is_socket:
             return Asker("socket", frozenset(Role))
         cookie = request.getCookie(self._login.cookie_name.encode())
         if cookie is not None and _is_ours(request) and self._login.accepts_cookie(cookie):
             return Asker("cookie", frozenset(Role))
-        return Asker(None, self.door.roles())
+        return Asker(None, self.listen_address.roles())
 
 
 def _is_ours(request: IRequest) -> bool:

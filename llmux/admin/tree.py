@@ -1,4 +1,4 @@
-"""This module has the tree of Resources under C{/llmux/}, as one door serves it."""
+"""This module has the tree of Resources under C{/llmux/}, as one listen address serves it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.admin.administration import Administration
 from llmux.admin.command_resource import CommandResource
-from llmux.admin.doors import Door
+from llmux.admin.listen_address import ListenAddress
 from llmux.admin.page_resource import PageResource
 from llmux.admin.roles import Access
 from llmux.admin.views import (
@@ -31,10 +31,10 @@ class AdminTree(Resource):
 
     route_is_stable = True
 
-    def __init__(self, administration: Administration, door: Door) -> None:
+    def __init__(self, administration: Administration, listen_address: ListenAddress) -> None:
         Resource.__init__(self)
         self._refusals = administration.refusals
-        access = Access(door, administration.login)
+        access = Access(listen_address, administration.login)
         parts = (access, administration.refusals)
         page = PageResource(*parts, administration.login, administration.status)
         self._paths: dict[bytes, IResource] = {

@@ -7,8 +7,8 @@ from typing import ClassVar
 from twisted.web.server import Request
 
 from llmux.admin.administration import Administration
-from llmux.admin.doors import Role
 from llmux.admin.event_stream import KINDS, kinds_of
+from llmux.admin.listen_address import Role
 from llmux.admin.replies import AdminResource, send, send_json
 from llmux.admin.roles import Access, Asker
 from llmux.admin.stream_reader import StreamReader

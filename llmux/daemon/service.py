@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from llmux.config import Config
 from llmux.config.error import ConfigError
+from llmux.control import LONGEST_COMMAND
 from llmux.daemon.listener import Listener
 from llmux.interfaces import Phase
 from llmux.web.limits import Limits
@@ -25,16 +26,13 @@ from llmux.web.limits import Limits
 if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
-    from llmux.admin.doors import Door
+    from llmux.admin.listen_address import ListenAddress
     from llmux.daemon.admission import AdmittingSite
     from llmux.monitoring.request_log import RequestLog
     from llmux.web.access import AccessRules
     from llmux.web.site import LlmuxSite
 
 __all__ = ["LlmuxService", "make_service"]
-
-_MOST_ADMIN_BODY = 64 * 1024
-"""The body of a command may have this many bytes."""
 
 _MOST_LOOKERS = 128
 """C{admin.listen} takes this many connections at once."""
@@ -128,7 +126,7 @@ class LlmuxService(MultiService):
                 config, reactor, self._site, owner=owner, bound=self._bound
             )
             try:
-                self._open_doors(owner, is_daemon)
+                self._listen_for_operators(owner, is_daemon)
             except ConfigError:
                 for bound in (self.listener, *self):
                     bound.stopService()
@@ -144,9 +142,9 @@ class LlmuxService(MultiService):
         self._site.admission = self._admission
 
     def _bound(self, address: IAddress) -> None:
-        """Set the rules for web pages, and describe the door, before there is a connection."""
+        """Set the rules for web pages, and describe the address, before anybody connects."""
         self._addresses[self._site] = address
-        _describe_door(self._app.door, self.config, address)
+        _describe_listen_address(self._app.listen_address, self.config, address)
         self._set_access(self._site, address)
 
     def _set_access(self, site: LlmuxSite, address: IAddress) -> None:
@@ -157,21 +155,21 @@ class LlmuxService(MultiService):
             site.access.take_over(rules)
         site.forget_ways()
 
-    def _open_doors(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
-        """Open the doors for operators, in addition to the one for clients."""
-        from llmux.admin.doors import Door
+    def _listen_for_operators(self, owner: tuple[int, int] | None, is_daemon: bool) -> None:
+        """Listen for operators in addition to clients."""
+        from llmux.admin.listen_address import ListenAddress
         from llmux.daemon.admission import Admission
 
         config = self.config
         if config.admin.listen is not None:
-            door = Door(is_for_viewing=True)
-            site = self._admin_site(door)
+            listen_address = ListenAddress(is_for_viewing=True)
+            site = self._admin_site(listen_address)
             elsewhere = msgspec.structs.replace(config, listen=config.admin.listen)
 
             def bound(address: IAddress) -> None:
                 site.access = access_rules(config, address)
                 self._addresses[site] = address
-                _describe_door(door, elsewhere, address)
+                _describe_listen_address(listen_address, elsewhere, address)
 
             try:
                 listener = Listener(elsewhere, self._reactor, site, owner=owner, bound=bound)
@@ -186,7 +184,7 @@ class LlmuxService(MultiService):
         if is_daemon or config.admin.socket is not None:
             from llmux.daemon.admin_socket import listen_for_commands
 
-            site = self._admin_site(Door(is_socket=True))
+            site = self._admin_site(ListenAddress(is_socket=True))
             port: Any = listen_for_commands(config, self._reactor, site, owner)
             site.access = access_rules(config, port.getHost())
             self._addresses[site] = port.getHost()
@@ -195,12 +193,14 @@ class LlmuxService(MultiService):
             port.pauseProducing()
             self._sockets.append(port)
 
-    def _admin_site(self, door: Door) -> AdmittingSite:
+    def _admin_site(self, listen_address: ListenAddress) -> AdmittingSite:
         from llmux.daemon.admission import AdmittingSite
         from llmux.web.limits import Limits
 
         site = AdmittingSite(
-            self._app.root_behind(door), self._reactor, limits=Limits(body=_MOST_ADMIN_BODY)
+            self._app.root_at(listen_address),
+            self._reactor,
+            limits=Limits(body=LONGEST_COMMAND),
         )
         site.noisy = False
         self._admin_sites.append(site)
@@ -429,20 +429,22 @@ def _is_private(address: IAddress) -> bool:
     return host is None or ip_address(host).is_loopback
 
 
-def _describe_door(door: Door, config: Config, address: IAddress) -> None:
-    """Set the attributes of a door that depend on its address."""
+def _describe_listen_address(
+    listen_address: ListenAddress, config: Config, address: IAddress
+) -> None:
+    """Set the attributes that depend on what has been bound."""
     from llmux.daemon.listener import describe_address
 
-    door.is_private = _is_private(address)
+    listen_address.is_private = _is_private(address)
     host = getattr(address, "host", None)
     if host is None:
-        door.url = None
+        listen_address.url = None
         return
     scheme = "https" if (config.listen or "").startswith("ssl:") else "http"
     url = describe_address(address, scheme)
     if ip_address(host).is_unspecified:
         url = url.replace(f"//{host}:", "//127.0.0.1:").replace(f"//[{host}]:", "//[::1]:")
-    door.url = url
+    listen_address.url = url
 
 
 def access_rules(config: Config, address: IAddress) -> AccessRules:

@@ -104,7 +104,7 @@ class Root(Resource):
 
 class NothingElse(Resource):
     """
-    This Resource answers 404 for a path that is not served at this door, and for all paths
+    This Resource answers 404 for a path that is not served at this address, and for all paths
     below.
     """
 
