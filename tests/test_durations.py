@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-from llmux.command.durations import in_words, in_words_range, parse_duration, seconds_between
+from llmux.admin.orders import WrongValue, seconds_of
+from llmux.command.durations import in_words, in_words_range, seconds_between
+from llmux.duration_text import parse_duration
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1.5h", 5400), ("1d", 86400)],
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("90 S", 90),
+        ("15m", 900),
+        ("5min", 300),
+        ("5M", 300),
+        (" 5 Min ", 300),
+        ("2h", 7200),
+        ("1.5h", 5400),
+        ("1d", 86400),
+    ],
 )
-def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
+def test_a_length_of_time_is_read_alike_on_the_command_line_and_over_http(
+    text: str, seconds: float
+) -> None:
     assert parse_duration(text) == seconds
+    assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "2 weeks", "-5", "0", "1e3", "nan", "9999d", "2h30"])
+@pytest.mark.parametrize(
+    "text", ["", "h", "2 weeks", "-5", "0", "1e3", "nan", "9999d", "2h30", "٣s"]
+)
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no length of time|longer than nothing"):
         parse_duration(text)
+    with pytest.raises(WrongValue):
+        seconds_of(text)
 
 
 @pytest.mark.parametrize("text", ["0.001s", "0.5", "366d", "8784h"])

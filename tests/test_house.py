@@ -34,6 +34,7 @@ FLOORS = {
     "events": 0,
     "errors": 0,
     "similar_names": 0,
+    "duration_text": 0,
     "socket_path": 0,
     "_version": 0,
 }

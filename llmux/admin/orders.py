@@ -5,8 +5,8 @@ This module says what a command may hold: verbs, their keys, and what is wrong w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,11 @@ from twisted.internet.defer import Deferred
 
 from llmux.admin.roles import Asker
 from llmux.control import CommandError, IControl
+from llmux.duration_text import LONGEST_DURATION, parse_duration
 from llmux.similar_names import most_similar
 
 __all__ = ["Key", "Order", "Verb", "WrongValue", "control_verbs", "parse_order", "seconds_of"]
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|)", re.ASCII)
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LONGEST_SECS = 366 * 86400.0
 _SHOWN = 80
 
 
@@ -31,16 +29,17 @@ class WrongValue(ValueError):
 
 def seconds_of(value: object) -> float:
     """
-    Read a duration: a number of seconds, or a text such as C{90}, C{90s}, C{15m}, C{2h}.
+    Read a duration: a number of seconds, or a text that L{parse_duration} accepts.
 
     @raise WrongValue: the value is no duration, or not above 0, or longer than a year.
     """
     secs = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         secs = float(value)
-    elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        secs = float(found[1]) * _UNITS[found[2]]
-    if not 0 < secs <= _LONGEST_SECS:
+    elif isinstance(value, str):
+        with suppress(ValueError):
+            secs = parse_duration(value)
+    if not 0 < secs <= LONGEST_DURATION:
         raise WrongValue('a duration: a number of seconds, or as in "90s", "15m", "2h"')
     return secs
 

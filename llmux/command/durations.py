@@ -1,33 +1,11 @@
-"""This module reads and writes lengths of time as the command line does."""
+"""This module writes lengths of time for people, as the command line does."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 
-__all__ = ["in_words", "in_words_range", "parse_duration", "seconds_between"]
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\Z")
-_SECONDS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_LONGEST = 366 * 86400
-
-
-def parse_duration(text: str) -> float:
-    """
-    Return the seconds that a text stands for: C{90}, C{90s}, C{15m}, C{2h}, C{1d}.
-
-    @raise ValueError: the text is no length of time, or zero, or more than 366 days.
-    """
-    match = _DURATION.match(text.strip().lower())
-    if match is None:
-        raise ValueError(f"{text!r} is no length of time: give 90, 90s, 15m or 2h")
-    seconds = float(match[1]) * _SECONDS[match[2]]
-    if not 0 < seconds <= _LONGEST:
-        raise ValueError(
-            f"a time must be longer than nothing, and 366 days at most, which {text!r} is not"
-        )
-    return seconds
+__all__ = ["in_words", "in_words_range", "seconds_between"]
 
 
 def in_words(seconds: float) -> str:

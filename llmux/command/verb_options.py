@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llmux.command.durations import parse_duration
 from llmux.command.verb_names import VERBS
+from llmux.duration_text import parse_duration
 
 __all__ = ["parse_verb", "verb_parser"]
 
