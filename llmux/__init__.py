@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from llmux.policy.fifo import FifoPolicy
     from llmux.proxy.resource import ProxyResource
     from llmux.proxy.switching_resource import SwitchingResource
-    from llmux.switching.cost import SwitchCostTracker
-    from llmux.switching.phases import Phase
-    from llmux.switching.settings import ModelSettings, SwitchSettings
+    from llmux.switching.decisions.view import ScheduleView
+    from llmux.switching.facts.cost import SwitchCostTracker
+    from llmux.switching.facts.phases import Phase
+    from llmux.switching.facts.settings import ModelSettings, SwitchSettings
     from llmux.switching.switcher import InFlightGuard, ModelStatus, ModelSwitcher, SwitchStatus
-    from llmux.switching.view import ScheduleView
 
 __all__ = [
     "Config",
@@ -90,7 +90,7 @@ __all__ = [
 
 _HOMES = {
     "llmux.config": ("Config", "ConfigError", "ModelConfig", "PolicyConfig", "load_config"),
-    "llmux.switching.cost": ("SwitchCostTracker",),
+    "llmux.switching.facts.cost": ("SwitchCostTracker",),
     "llmux.errors": (
         "HookFailed",
         "ModelNotFound",
@@ -115,10 +115,10 @@ _HOMES = {
     ),
     "llmux.policy.fifo": ("FifoPolicy",),
     "llmux.proxy.resource": ("ProxyResource",),
-    "llmux.switching.view": ("ScheduleView",),
+    "llmux.switching.decisions.view": ("ScheduleView",),
     "llmux.daemon.service": ("make_service",),
-    "llmux.switching.settings": ("ModelSettings", "SwitchSettings"),
-    "llmux.switching.phases": ("Phase",),
+    "llmux.switching.facts.settings": ("ModelSettings", "SwitchSettings"),
+    "llmux.switching.facts.phases": ("Phase",),
     "llmux.switching.switcher": (
         "InFlightGuard",
         "ModelStatus",

@@ -17,9 +17,9 @@ from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config, ModelConfig
 from llmux.config.room import room_of
 from llmux.hooks.assembly import assemble_hooks
-from llmux.hooks.command_notes import CommandNotes
 from llmux.hooks.generations import HookGenerations
-from llmux.hooks.state import state_path
+from llmux.hooks.persistence.command_notes import CommandNotes
+from llmux.hooks.persistence.state import state_path
 from llmux.interfaces import (
     IHookRunner,
     ILearningPolicy,
@@ -39,11 +39,11 @@ from llmux.proxy.model_list import ModelList, listed_names
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching_resource import SwitchingResource
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.lasting import LastingCommands
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.reconfiguration import Arrangement
-from llmux.switching.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
+from llmux.switching.wishes.idleness import DefaultModel
+from llmux.switching.wishes.lasting import LastingCommands
 
 if TYPE_CHECKING:
     from llmux.admin.administration import Administration

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from llmux.hooks.hook_process import exit_reason
+from llmux.hooks.runs.hook_process import exit_reason
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["FakeHook", "FakeHookRunner", "Outcome"]

@@ -45,7 +45,7 @@ class Plan:
 class MemoryProcesses(MemoryReactorClock):
     """
     This is a reactor whose processes are L{MemoryProcess}es.  C{spawnProcess} gives
-    them groups of their own, as L{llmux.hooks.spawn} has it.
+    them groups of their own, as L{llmux.hooks.runs.spawn} has it.
 
     @ivar processes: all processes that were started.
     @ivar plans: the plans of the next processes; a process without a plan never ends.

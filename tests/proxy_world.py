@@ -29,7 +29,7 @@ from llmux.proxy.model_name.find import scan_on_arrival
 from llmux.proxy.naming.names import Names
 from llmux.proxy.resource import ProxyResource
 from llmux.proxy.switching_resource import SwitchingResource
-from llmux.switching.settings import SwitchSettings
+from llmux.switching.facts.settings import SwitchSettings
 from llmux.switching.switcher import ModelSwitcher
 from llmux.web.limits import Limits
 from llmux.web.site import LlmuxSite

@@ -18,10 +18,10 @@ from llmux.control import Pause, Pin
 from llmux.interfaces import HookKind, Phase
 from llmux.monitoring.metrics import Histogram
 from llmux.scheduling import Rebind, Reopen, Stay, Switch, Why
-from llmux.switching.backoff import Backoff
-from llmux.switching.model import Model
+from llmux.switching.facts.backoff import Backoff
+from llmux.switching.facts.model import Model
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.readiness import reason_not_ready
-from llmux.switching.settings import ModelSettings, SwitchSettings
 from tests.admin_world import AdminWorld
 
 KEYS = {

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from llmux.backend.whereabouts import Whereabouts, address_text
 from llmux.config import ModelConfig
 from llmux.hooks.backend_file import AddressReading, BadAddress, parse_address
-from llmux.hooks.state import StateDirectory
+from llmux.hooks.persistence.state import StateDirectory
 from llmux.interfaces import HookKind, HookResult, IHookRunner
 from tests.daemon import Backend, Daemon, ask, backend, connect, free_port
 from tests.fakes import FakeHookRunner

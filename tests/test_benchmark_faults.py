@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from llmux.interfaces import Needs
-from llmux.switching.capacity import Capacity
+from llmux.switching.facts.capacity import Capacity
 from tests.benchmarks.faults import POLICIES, Episode
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from llmux.interfaces import Amount, Needs
-from llmux.switching.capacity import ONE_SLOT, Capacity, CapacityError, Reservation
+from llmux.switching.facts.capacity import ONE_SLOT, Capacity, CapacityError, Reservation
 
 TWO = {"gpu0": 24, "gpu1": 24}
 NEEDS = {

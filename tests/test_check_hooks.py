@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from llmux.command.checking.rehearsal import rehearse, report
+from llmux.command.checking.script_check import script_problems
 from llmux.command.main import main
-from llmux.command.rehearsal import rehearse, report
-from llmux.command.script_check import script_problems
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from tests.daemon import free_port, run
 

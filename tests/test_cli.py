@@ -553,8 +553,8 @@ class TestOtherCommands:
         ("name", "module"),
         [
             ("simulate", "llmux.simulate.compare"),
-            ("init", "llmux.command.init"),
-            ("completion", "llmux.command.completion"),
+            ("init", "llmux.command.setup.init"),
+            ("completion", "llmux.command.setup.completion"),
         ],
     )
     def test_a_command_gets_the_arguments_that_follow_its_name(
@@ -562,7 +562,7 @@ class TestOtherCommands:
     ) -> None:
         given: list[Sequence[str]] = []
 
-        def their_main(argv: Sequence[str]) -> int:
+        def their_main(argv: Sequence[str], *_: object) -> int:
             given.append(argv)
             return 7
 

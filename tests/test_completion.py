@@ -15,10 +15,16 @@ from pathlib import Path
 import pytest
 
 from llmux.command.command_line import LlmuxOptions
-from llmux.command.completion_scripts import SCRIPTS
-from llmux.command.described_line import FILE, MODEL, CommandWords, OptionWords, describe_line
+from llmux.command.link.verb_names import VERBS
 from llmux.command.main import main
-from llmux.command.verb_names import VERBS
+from llmux.command.setup.completion_scripts import SCRIPTS
+from llmux.command.setup.described_line import (
+    FILE,
+    MODEL,
+    CommandWords,
+    OptionWords,
+    describe_line,
+)
 from tests.daemon import LLMUX
 
 LINE = describe_line(LlmuxOptions())

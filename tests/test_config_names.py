@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmux.command.check import describe
+from llmux.command.checking.check import describe
 from llmux.config import ConfigError, parse_config
 from llmux.config.name_values import ModelMetadata, VariantConfig
 

@@ -17,7 +17,7 @@ from llmux.command.main import main
 from llmux.config import load_config
 from llmux.demo.directory import DemoDirectory, DemoError, check_port_free
 from llmux.demo.models import MODELS, install_commands
-from llmux.hooks.exec_form import with_exec
+from llmux.hooks.serving.exec_form import with_exec
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "llama-cpp"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmux.admin.orders import WrongValue, seconds_of
-from llmux.command.durations import in_words, in_words_range, seconds_between
+from llmux.command.words.durations import in_words, in_words_range, seconds_between
 from llmux.duration_text import parse_duration
 
 

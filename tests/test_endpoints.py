@@ -22,8 +22,8 @@ from llmux.monitoring.metrics import Metrics
 from llmux.proxy.endpoints import Root
 from llmux.proxy.model_list import ModelList
 from llmux.proxy.refusals import RefusalLog
-from llmux.switching.model import Model
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.model import Model
+from llmux.switching.facts.settings import ModelSettings
 from llmux.web.site import LlmuxSite
 from tests.conftest import LoggedEvents
 from tests.interpreter import printed_by

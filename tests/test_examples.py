@@ -24,7 +24,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from llmux.command.script_check import script_problems
+from llmux.command.checking.script_check import script_problems
 from llmux.config import Config, ModelConfig, load_config
 from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, HookResult

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from llmux.hooks.exec_form import with_exec
+from llmux.hooks.serving.exec_form import with_exec
 
 
 @pytest.mark.parametrize(

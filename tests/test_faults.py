@@ -12,7 +12,7 @@ import pytest
 
 from llmux.errors import HookFailed, SwitchTimeout
 from llmux.interfaces import Failed, HookKind, Left, LeftReason
-from llmux.switching.phases import Phase
+from llmux.switching.facts.phases import Phase
 from tests.world import ALIVE, SLEEP, WAKE, Active, Idle, Switching, World, under_each_policy
 
 make = under_each_policy

@@ -21,7 +21,7 @@ from twisted.logger import LogLevel
 
 from llmux.config import ModelConfig
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.spawn import Spawner, spawn_session, spawn_with_setsid
+from llmux.hooks.runs.spawn import Spawner, spawn_session, spawn_with_setsid
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 from llmux.monitoring.log import format_json, format_text
 

@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.spawn import Spawner, spawn_session, spawn_with_setsid
+from llmux.hooks.runs.spawn import Spawner, spawn_session, spawn_with_setsid
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 from .fakes import FakeHook, FakeHookRunner

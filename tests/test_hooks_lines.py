@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
-from llmux.hooks.lines import (
+from llmux.hooks.runs.lines import (
     LINES_A_SECOND,
     LINES_A_TURN,
     LINES_AT_ONCE,

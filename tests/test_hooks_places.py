@@ -10,9 +10,9 @@ from zope.interface.verify import verifyObject
 
 from llmux.config import Config, config_from_mapping
 from llmux.config.room import room_of
-from llmux.hooks.environment import HookEnvironment
-from llmux.hooks.places import PlaceKeeping, Places
-from llmux.hooks.state import StateDirectory
+from llmux.hooks.persistence.places import PlaceKeeping, Places
+from llmux.hooks.persistence.state import StateDirectory
+from llmux.hooks.runs.environment import HookEnvironment
 from llmux.interfaces import HookKind, IHookRunner, IPlaceNotes
 from tests.fakes import FakeHookRunner
 from tests.world import RememberedPlaces

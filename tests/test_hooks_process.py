@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IProcessTransport
 from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
-from llmux.hooks.hook_process import GRACE
 from llmux.hooks.runner import HookRunner
+from llmux.hooks.runs.hook_process import GRACE
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 
 from .hook_log import HookLog

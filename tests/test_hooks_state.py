@@ -20,8 +20,14 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from llmux.config import Config, ConfigError, ModelConfig
+from llmux.hooks.persistence.state import (
+    StateDirectory,
+    WakeNote,
+    end_group,
+    prepare_state,
+    state_path,
+)
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.state import StateDirectory, WakeNote, end_group, prepare_state, state_path
 from llmux.interfaces import HookKind, IWakeNotes
 
 from .daemon import Daemon, ask, backend, connect, free_port, wait_until
@@ -244,7 +250,7 @@ class TestNotes:
     def test_a_note_that_cannot_be_written_is_logged_once(self, tmp_path: Path) -> None:
         state = StateDirectory(str(tmp_path / "state"))
         os.mkdir(os.path.join(state.model_directory("a"), ".wake"))
-        with HookLog("llmux.hooks.state") as log:
+        with HookLog("llmux.hooks.persistence.state") as log:
             state.note_wake("a", 1)
             state.note_wake("a", 1)
         (event,) = log.outcomes()

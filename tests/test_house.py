@@ -109,6 +109,58 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert set(_between(importers)) == set()
 
 
+def _packages() -> Iterator[tuple[str, Path]]:
+    """Yield the name and the directory of each package within llmux."""
+    for path in sorted(LLMUX.rglob("*/__init__.py")):
+        yield ".".join(path.parent.relative_to(LLMUX.parent).parts), path.parent
+
+
+PACKAGES = dict(_packages())
+
+
+def _map(package: str) -> list[str]:
+    """Return the modules and packages that the docstring of a package lists, in its order."""
+    return re.findall(r"^ - C\{(\w+)\}: ", ast.get_docstring(MODULES[package]) or "", re.M)
+
+
+def _contents(directory: Path) -> set[str]:
+    modules = {path.stem for path in directory.glob("*.py")} - {"__init__"}
+    return modules | {path.parent.name for path in directory.glob("*/__init__.py")}
+
+
+def test_the_map_of_each_package_lists_what_is_there() -> None:
+    """The docstring of a package has one line for each module or package in it."""
+    for package, directory in PACKAGES.items():
+        if not _map(package):
+            continue
+        assert sorted(_map(package)) == sorted(_contents(directory)), package
+
+
+def test_imports_go_down_the_map_of_their_package() -> None:
+    """
+    What a package has is listed from the top to the ground: a module or a package imports only
+    those that stand below it in the map.  So the packages within a room have floors too.
+    """
+    wrong = set()
+    for package in PACKAGES:
+        places = {name: place for place, name in enumerate(_map(package))}
+        if not places:
+            continue
+        inside = re.compile(re.escape(package) + r"\.(\w+)").match
+        for module, tree in MODULES.items():
+            if importer := inside(module):
+                for imported in filter(None, map(inside, _imports(tree))):
+                    if places[importer[1]] > places[imported[1]]:
+                        wrong.add(f"{module} imports {imported[0]}")
+    assert wrong == set()
+
+
+def test_no_package_is_a_corridor() -> None:
+    """A package with more modules than this is parted where its subjects part."""
+    counts = {name: len(list(path.glob("*.py"))) - 1 for name, path in PACKAGES.items()}
+    assert {name: count for name, count in counts.items() if count > 17} == {}
+
+
 def test_each_module_has_a_name_of_its_own() -> None:
     """A package counts as a module."""
     names = Counter(module.rpartition(".")[2] for module in MODULES)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmux.command.init import main as init
 from llmux.command.main import main
+from llmux.command.setup.init import main as init
 from llmux.config import load_config
 from llmux.config.json_schema import configuration_schema
 from llmux.drafting.blank import blank_draft

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmux.command.init import main as init
 from llmux.command.main import main
+from llmux.command.setup.init import main as init
 from llmux.config import load_config
 from llmux.drafting.draft import Draft
 from llmux.drafting.gguf import draft_of_directory

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from llmux.command.init import main as init
 from llmux.command.main import main
+from llmux.command.setup.init import main as init
 from llmux.config import load_config
 from llmux.drafting.draft import DraftError
 from llmux.drafting.ollama import draft_of_ollama

@@ -24,8 +24,8 @@ from llmux.interfaces import (
     Stay,
 )
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.containment import ContainedPolicy
-from llmux.switching.phases import Phase
+from llmux.switching.decisions.containment import ContainedPolicy
+from llmux.switching.facts.phases import Phase
 from tests.conftest import LoggedFailures
 from tests.world import ALIVE, SLEEP, WAKE, Client, Notes, World, eager_cost_aware
 

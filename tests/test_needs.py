@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llmux.app import build_policy
-from llmux.command.check import describe
-from llmux.command.fitting import largest_sets
+from llmux.command.checking.check import describe
+from llmux.command.checking.fitting import largest_sets
 from llmux.config import Config, ConfigError, config_from_mapping, parse_config
 from llmux.config.room import Room, room_of, written
 from llmux.interfaces import ONE_SLOT

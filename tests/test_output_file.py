@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from llmux.hooks.output_file import LATEST, MOST_READ, SOONEST, TRUNCATED_AT, OutputFile
+from llmux.hooks.serving.output_file import LATEST, MOST_READ, SOONEST, TRUNCATED_AT, OutputFile
 
 
 class World:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from llmux.admin.page_resource import content_security_policy
-from llmux.command.forewarning import forewarning
-from llmux.command.sentence import status_sentences
-from llmux.command.styles import plain
+from llmux.command.words.forewarning import forewarning
+from llmux.command.words.sentence import status_sentences
+from llmux.command.words.styles import plain
 from tests.browser import PAGE, Browser, browser, why_not
 from tests.daemon import wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from llmux.switching.phases import TABLE, Event, ImpossibleEvent, Phase, step
+from llmux.switching.facts.phases import TABLE, Event, ImpossibleEvent, Phase, step
 
 
 def test_a_pair_without_a_row_is_impossible_and_says_which() -> None:

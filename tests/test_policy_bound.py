@@ -16,7 +16,7 @@ from llmux.policy.cost_aware import CostAwarePolicyFactory, CostAwareSettings
 from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
 from tests.random_house import random_room
 
 LONGEST_SERVICE = 5.0

@@ -120,7 +120,7 @@ def test_each_decision_is_the_one_for_one_slot_where_costs_are_known(
     )
     faults: list[str] = []
     monkeypatch.setattr(
-        "llmux.switching.containment.ContainedPolicy._failed",
+        "llmux.switching.decisions.containment.ContainedPolicy._failed",
         lambda _, question, text: faults.append(question),
     )
     Run(trace, both, models, costs, until=trace.requests[-1].sent + HOUR).go()

@@ -18,7 +18,7 @@ from llmux.policy.plans import Planner
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
 from tests.world import SLEEP, WAKE, World
 
 LONGEST_SERVICE = 5.0

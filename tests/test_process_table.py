@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from llmux.hooks.free_port import can_listen, find_free_port
-from llmux.hooks.process_table import ProcessIdentity, SystemProcesses
+from llmux.hooks.persistence.process_table import ProcessIdentity, SystemProcesses
+from llmux.hooks.serving.free_port import can_listen, find_free_port
 from tests.daemon import wait_until
 
 TABLE = SystemProcesses()

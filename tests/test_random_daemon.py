@@ -27,7 +27,7 @@ from zope.interface import implementer
 from llmux.app import assemble
 from llmux.config import config_from_mapping
 from llmux.config.room import room_of
-from llmux.hooks.places import Places
+from llmux.hooks.persistence.places import Places
 from llmux.hooks.runner import HookRunner
 from llmux.interfaces import HookKind, IHookRunner, IPlaceNotes, IRunningHook
 from llmux.proxy.model_name.find import scan_on_arrival

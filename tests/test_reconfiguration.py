@@ -21,9 +21,9 @@ from llmux.interfaces import (
     Why,
 )
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.idleness import DefaultModel
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.reconfiguration import Arrangement
-from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.wishes.idleness import DefaultModel
 from tests.fakes import FakeHook
 from tests.world import ALIVE, SLEEP, WAKE, World, eager_cost_aware
 

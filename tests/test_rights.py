@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmux.command.rights import who_may
+from llmux.command.checking.rights import who_may
 from llmux.config import config_from_mapping
 
 MODEL = {"port": 1, "wake": "w", "sleep": "s", "alive": "a"}

@@ -18,8 +18,8 @@ from llmux.backend.whereabouts import Whereabouts
 from llmux.config import ModelConfig
 from llmux.hooks.backend_file import AddressReading
 from llmux.hooks.health import HealthAsking, health_pool
+from llmux.hooks.persistence.state import StateDirectory
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.state import StateDirectory
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from llmux.proxy.drop_connections import ConnectionDroppingHooks
 from tests.fakes import FakeHookRunner

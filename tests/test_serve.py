@@ -15,13 +15,13 @@ from zope.interface.verify import verifyObject
 
 from llmux.backend.whereabouts import Whereabouts
 from llmux.config import ModelConfig
-from llmux.hooks.environment import HookEnvironment
-from llmux.hooks.hook_process import GRACE
-from llmux.hooks.lines import LineBudget
-from llmux.hooks.process_table import ProcessIdentity, ProcessTable
-from llmux.hooks.serve import ServeHooks
-from llmux.hooks.server import _BEGIN
-from llmux.hooks.state import StateDirectory
+from llmux.hooks.persistence.process_table import ProcessIdentity, ProcessTable
+from llmux.hooks.persistence.state import StateDirectory
+from llmux.hooks.runs.environment import HookEnvironment
+from llmux.hooks.runs.hook_process import GRACE
+from llmux.hooks.runs.lines import LineBudget
+from llmux.hooks.serving.serve import ServeHooks
+from llmux.hooks.serving.server import _BEGIN
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 from tests.fakes import FakeHookRunner
 from tests.hook_log import HookLog

@@ -17,8 +17,8 @@ from llmux.simulate.options import MachineOptions, UsageError, machine_options
 from llmux.simulate.run import Mode, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
+from llmux.switching.wishes.idleness import DefaultModel
 
 TWO_GPUS = ("--capacity", "gpu0=24,gpu1=24")
 NEEDS = ("--needs", "a=gpu0:20|gpu1:20", "--needs", "b=gpu0:20|gpu1:20")

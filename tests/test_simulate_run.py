@@ -19,7 +19,7 @@ from llmux.simulate.plot import stacked
 from llmux.simulate.run import Mode, Record, Run
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.trace import Trace, TraceRequest
-from llmux.switching.settings import SwitchSettings
+from llmux.switching.facts.settings import SwitchSettings
 
 
 def run(*requests: TraceRequest, cost: float = 10.0, **options: Any) -> Record:

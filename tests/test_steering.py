@@ -16,11 +16,11 @@ from zope.interface.verify import verifyObject
 
 from llmux.control import CommandError, IControl
 from llmux.errors import ModelPinned, NotReady, Paused
-from llmux.hooks.command_notes import CommandNotes
+from llmux.hooks.persistence.command_notes import CommandNotes
 from llmux.interfaces import ISwitchPolicy, Phase
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.lasting import ICommandNotes
+from llmux.switching.wishes.idleness import DefaultModel
+from llmux.switching.wishes.lasting import ICommandNotes
 from tests.world import ALIVE, SLEEP, WAKE, World, eager_cost_aware
 
 TWO_SLOTS: dict[str, Any] = {

@@ -25,7 +25,7 @@ from llmux.interfaces import (
     Why,
 )
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.phases import Phase
+from llmux.switching.facts.phases import Phase
 from tests.world import ALIVE, SLEEP, WAKE, Active, Idle, Switching, World
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from llmux.command.held_lanes import SeenHistory, lane_lines, moment
-from llmux.command.styles import plain
-from llmux.command.top_frame import columns, frame_lines
-from llmux.command.top_keys import GivenCommand, TopKeys
+from llmux.command.full_screen.held_lanes import SeenHistory, lane_lines, moment
+from llmux.command.full_screen.top_frame import columns, frame_lines
+from llmux.command.full_screen.top_keys import GivenCommand, TopKeys
+from llmux.command.words.styles import plain
 from llmux.socket_path import socket_path
 from tests.daemon import run, wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models

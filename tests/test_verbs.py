@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from llmux.command import daemon_link
+from llmux.command.link import daemon_link
+from llmux.command.link.verb_names import VERBS
 from llmux.command.main import main
-from llmux.command.verb_names import VERBS
 from llmux.socket_path import socket_path
 from tests.daemon import LLMUX, PATIENCE, environment, run, wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models

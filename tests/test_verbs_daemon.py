@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from llmux.command.daemon_link import CommandRefused, DaemonLink, link_of_config
-from llmux.command.held_lanes import SeenHistory
+from llmux.command.full_screen.held_lanes import SeenHistory
+from llmux.command.link.daemon_link import CommandRefused, DaemonLink, link_of_config
 from llmux.socket_path import socket_path
 from tests.browser import Browser, browser, why_not
 from tests.daemon import (

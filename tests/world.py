@@ -29,11 +29,11 @@ from llmux.interfaces import (
 )
 from llmux.policy.cost_aware import CostAwarePolicyFactory
 from llmux.policy.fifo import FifoPolicy
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.lasting import ICommandNotes, LastingCommands
-from llmux.switching.phases import Phase
-from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.facts.phases import Phase
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
+from llmux.switching.wishes.idleness import DefaultModel
+from llmux.switching.wishes.lasting import ICommandNotes, LastingCommands
 from tests.fakes import FakeHookRunner
 
 WAKE, SLEEP, ALIVE = HookKind.WAKE, HookKind.SLEEP, HookKind.ALIVE

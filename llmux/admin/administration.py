@@ -25,7 +25,7 @@ from llmux.control import CommandError, IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.monitoring.output_ring import OutputRing
 from llmux.monitoring.request_journal import RequestJournal
-from llmux.switching.model import Model
+from llmux.switching.facts.model import Model
 from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["Administration"]

@@ -18,7 +18,7 @@ from llmux.admin.orders import Verb, parse_order
 from llmux.admin.replies import AdminResource, RefusalSink, send_json
 from llmux.admin.roles import Access, Asker
 from llmux.control import LONGEST_COMMAND, CommandError
-from llmux.switching.shutdown import SHUTTING_DOWN
+from llmux.switching.stories.shutdown import SHUTTING_DOWN
 from llmux.web.body import body_of
 from llmux.web.error_reply import ApiError, internal_error
 

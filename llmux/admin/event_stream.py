@@ -23,8 +23,8 @@ from llmux.admin.status_report import StatusReport
 from llmux.admin.stream_reader import StreamReader
 from llmux.monitoring.output_ring import OutputLine, OutputRing
 from llmux.monitoring.request_journal import Ended, RequestJournal
-from llmux.switching.chronicle import SwitchRecord
-from llmux.switching.model import Model
+from llmux.switching.facts.chronicle import SwitchRecord
+from llmux.switching.facts.model import Model
 from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["KINDS", "EventStream"]

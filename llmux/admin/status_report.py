@@ -17,8 +17,8 @@ from llmux.backend.whereabouts import address_text
 from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
 from llmux.scheduling import Amount, Forecast, Needs, Phase, Stay
-from llmux.switching.chronicle import SwitchRecord
-from llmux.switching.model import Model
+from llmux.switching.facts.chronicle import SwitchRecord
+from llmux.switching.facts.model import Model
 from llmux.switching.switcher import ModelSwitcher
 
 __all__ = ["StatusReport"]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from llmux.command.verb_names import VERBS
+from llmux.command.link.verb_names import VERBS
 from llmux.similar_names import most_similar
 from llmux.tap import Options
 
@@ -52,6 +52,16 @@ class _Elsewhere(usage.Options):
         return import_module(self._module).parser()
 
 
+class _Completion(_Elsewhere):
+    """This command describes the command line that it is part of."""
+
+    def run(self) -> int:
+        """Print what completes L{LlmuxOptions}."""
+        from llmux.command.setup.completion import main
+
+        return main(self._rest, LlmuxOptions)
+
+
 class _VerbOptions(usage.Options):
     """
     This command talks to a running llmux, and leaves the rest of the command line to
@@ -79,13 +89,13 @@ class _VerbOptions(usage.Options):
 
     def argument_parser(self) -> Any:
         """Return the parser that the command uses for its words."""
-        from llmux.command.verb_options import verb_parser
+        from llmux.command.link.verb_options import verb_parser
 
         return verb_parser(self._verb)
 
 
 def _check() -> Any:
-    from llmux.command.check import CheckOptions
+    from llmux.command.checking.check import CheckOptions
 
     return CheckOptions()
 
@@ -97,17 +107,17 @@ def _demo() -> Any:
 
 
 def _schema() -> Any:
-    from llmux.command.schema import SchemaOptions
+    from llmux.command.setup.schema import SchemaOptions
 
     return SchemaOptions()
 
 
 def _completion() -> Any:
-    return _Elsewhere("llmux.command.completion")
+    return _Completion("llmux.command.setup.completion")
 
 
 def _init() -> Any:
-    return _Elsewhere("llmux.command.init")
+    return _Elsewhere("llmux.command.setup.init")
 
 
 def _simulate() -> Any:

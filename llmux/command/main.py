@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmux.command.verb_names import verb_of
+from llmux.command.link.verb_names import verb_of
 
 __all__ = ["main"]
 

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from llmux.command.daemon_link import (
+from llmux.command.link.daemon_link import (
     CommandRefused,
     DaemonLink,
     NotReachable,
     link_of_config,
 )
-from llmux.command.durations import in_words
-from llmux.command.styles import Styled, paint, wants_colour
-from llmux.command.verb_options import parse_verb
+from llmux.command.link.verb_options import parse_verb
+from llmux.command.words.durations import in_words
+from llmux.command.words.styles import Styled, paint, wants_colour
 
 __all__ = ["DONE", "FAILED", "UNREACHABLE", "USAGE", "WAITING", "run_verb"]
 
@@ -95,7 +95,7 @@ def _ps(verb: str, link: DaemonLink, options: Namespace) -> int:
     if options.json:
         _print_json(status)
     else:
-        from llmux.command.models_table import models_table
+        from llmux.command.words.models_table import models_table
 
         _say(models_table(status))
     return DONE
@@ -123,7 +123,7 @@ def _one(status: Mapping[str, Any], model: str) -> Mapping[str, Any]:
 
 
 def _sentences(status: Mapping[str, Any], model: str | None = None) -> Iterator[list[Styled]]:
-    from llmux.command.sentence import model_facts, reason_sentence, status_sentences
+    from llmux.command.words.sentence import model_facts, reason_sentence, status_sentences
 
     if model is not None:
         yield from model_facts(status, _one(status, model))
@@ -151,7 +151,7 @@ def _watch(link: DaemonLink, options: Namespace) -> int:
             if options.json:
                 _print_json(status)
             else:
-                from llmux.command.sentence import clock_time
+                from llmux.command.words.sentence import clock_time
 
                 _say([[Styled(clock_time(status["now"]), "dim")]])
                 _say([Styled("  "), *line] for line in _sentences(status, options.model))
@@ -210,7 +210,7 @@ def _to_the_end(verb: str, wanted: str, link: DaemonLink, options: Namespace) ->
     Return the status when it is as the command wanted; None if C{--wait} has passed before
     that.
     """
-    from llmux.command.outcome import is_done, moment_of
+    from llmux.command.link.outcome import is_done, moment_of
 
     until = time.monotonic() + options.wait
     model = getattr(options, "model", None)
@@ -264,7 +264,7 @@ def _requests(verb: str, link: DaemonLink, options: Namespace) -> int:
     if options.json:
         _print_json(answer)
     else:
-        from llmux.command.event_lines import requests_table
+        from llmux.command.words.event_lines import requests_table
 
         _say(requests_table(answer["requests"], options.lines))
     if not options.follow:
@@ -275,7 +275,7 @@ def _requests(verb: str, link: DaemonLink, options: Namespace) -> int:
 
 
 def _events(verb: str, link: DaemonLink, options: Namespace) -> int:
-    from llmux.command.event_lines import event_lines
+    from llmux.command.words.event_lines import event_lines
 
     query = "?" + urlencode({"only": options.only}) if options.only else ""
     colour = wants_colour()
@@ -310,7 +310,7 @@ def _logs(verb: str, link: DaemonLink, options: Namespace) -> int:
 def _top(verb: str, link: DaemonLink, options: Namespace) -> int:
     if options.json:
         return _ps(verb, link, options)
-    from llmux.command.top import run_top
+    from llmux.command.full_screen.top import run_top
 
     return run_top(link)
 

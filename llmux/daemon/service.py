@@ -92,7 +92,7 @@ class LlmuxService(MultiService):
         from llmux.app import assemble
         from llmux.daemon.admission import Admission, AdmittingSite
         from llmux.daemon.spool import open_storage
-        from llmux.hooks.state import prepare_state
+        from llmux.hooks.persistence.state import prepare_state
         from llmux.proxy.model_name.find import scan_on_arrival
 
         self._reactor = reactor

@@ -29,7 +29,7 @@ Other modules use private parts as well, and say why: the HTTP server those of
 C{twisted.web.http.HTTPChannel} and C{Request} (C{llmux/web/channel.py}, C{request.py},
 C{site.py}), on the transport's C{_tempDataBuffer} and C{dataBuffer}
 (C{llmux/web/transport.py}), the hooks on C{twisted.internet.process.Process}
-(C{llmux/hooks/spawn.py}), the log on C{LogFile}, whose C{reopen} closes the file before it
+(C{llmux/hooks/runs/spawn.py}), the log on C{LogFile}, whose C{reopen} closes the file before it
 opens the new one (C{llmux/monitoring/log_file.py}).
 """
 

@@ -11,12 +11,12 @@ from llmux.backend.whereabouts import Whereabouts
 from llmux.config import Config
 from llmux.config.room import room_of
 from llmux.hooks.backend_file import AddressReading
-from llmux.hooks.hook_process import HookMetrics
-from llmux.hooks.places import PlaceKeeping, Places
-from llmux.hooks.process_table import SystemProcesses
+from llmux.hooks.persistence.places import PlaceKeeping, Places
+from llmux.hooks.persistence.process_table import SystemProcesses
+from llmux.hooks.persistence.state import SERVER_RECORD, StateDirectory, state_path
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.spawn import spawn_session
-from llmux.hooks.state import SERVER_RECORD, StateDirectory, state_path
+from llmux.hooks.runs.hook_process import HookMetrics
+from llmux.hooks.runs.spawn import spawn_session
 from llmux.interfaces import IHookRunner, IPlaceNotes, IWakeNotes
 from llmux.monitoring.output_ring import OutputRing
 
@@ -97,7 +97,7 @@ def assemble_hooks(
         scripts = {name: model for name, model in models.items() if name not in served}
         hooks = AddressReading(hooks, reactor, state, scripts, whereabouts)
     if served:
-        from llmux.hooks.serve import ServeHooks
+        from llmux.hooks.serving.serve import ServeHooks
 
         hooks = servers = ServeHooks(
             hooks,
@@ -120,7 +120,7 @@ def assemble_hooks(
     known = {state.path_of(model) for model in served}
     strays = [path for path in state.having(SERVER_RECORD) if path not in known]
     if strays and serves:
-        from llmux.hooks.stray_servers import tell_of_strays
+        from llmux.hooks.serving.stray_servers import tell_of_strays
 
         tell_of_strays(strays, SystemProcesses())
 

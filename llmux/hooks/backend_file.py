@@ -16,8 +16,8 @@ from zope.interface import implementer
 from llmux.backend.whereabouts import Address, Whereabouts
 from llmux.config import ModelConfig
 from llmux.config.conversion import is_host
-from llmux.hooks.answered import AnsweredHook
-from llmux.hooks.state import StateDirectory
+from llmux.hooks.persistence.state import StateDirectory
+from llmux.hooks.runs.answered import AnsweredHook
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["AddressReading", "BadAddress", "parse_address"]

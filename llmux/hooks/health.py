@@ -19,8 +19,8 @@ from llmux.backend.reply import ReplyHead
 from llmux.backend.template import Repeats, RequestTemplate
 from llmux.backend.whereabouts import Address
 from llmux.config import ModelConfig
-from llmux.hooks.answered import AnsweredHook
-from llmux.hooks.hook_process import HookMetrics
+from llmux.hooks.runs.answered import AnsweredHook
+from llmux.hooks.runs.hook_process import HookMetrics
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook
 
 __all__ = ["HealthAsking", "HealthQuestion", "health_pool"]

@@ -15,12 +15,12 @@ from zope.interface import implementer
 
 from llmux.backend.whereabouts import Address
 from llmux.config import ModelConfig
-from llmux.hooks.environment import HookEnvironment
-from llmux.hooks.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
-from llmux.hooks.lines import LineBudget
-from llmux.hooks.places import Places
-from llmux.hooks.spawn import SHELL, ISessionReactor, Spawner, spawn_session
-from llmux.hooks.state import StateDirectory, WakeNote, end_group
+from llmux.hooks.persistence.places import Places
+from llmux.hooks.persistence.state import StateDirectory, WakeNote, end_group
+from llmux.hooks.runs.environment import HookEnvironment
+from llmux.hooks.runs.hook_process import GRACE, HookMetrics, HookProcess, IRunReactor
+from llmux.hooks.runs.lines import LineBudget
+from llmux.hooks.runs.spawn import SHELL, ISessionReactor, Spawner, spawn_session
 from llmux.interfaces import HookKind, HookResult, IHookRunner, IRunningHook, IWakeNotes
 from llmux.monitoring.output_ring import OutputRing
 
@@ -66,7 +66,7 @@ class HookRunner:
         @param places: the places of the models; None if there are no resources.
         @param notes: whether notes of wakes are written and read.
         @param grace: seconds from TERM to KILL.
-        @param spawn: the spawner, see L{llmux.hooks.spawn}; by default L{spawn_session}.
+        @param spawn: the spawner, see L{llmux.hooks.runs.spawn}; by default L{spawn_session}.
         @param ring: the ring that keeps what hooks write; or None.
         """
         self._reactor = reactor

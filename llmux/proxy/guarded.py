@@ -9,7 +9,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from zope.interface import Attribute, Interface
 
-from llmux.switching.model import InFlightGuard
+from llmux.switching.facts.model import InFlightGuard
 from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError
 

@@ -15,8 +15,8 @@ from llmux.config import ModelConfig
 from llmux.config.name_values import ModelMetadata
 from llmux.proxy.read_only import ReadOnly
 from llmux.proxy.refusals import RefusalLog, model_not_found
-from llmux.switching.model import Model
-from llmux.switching.phases import Phase
+from llmux.switching.facts.model import Model
+from llmux.switching.facts.phases import Phase
 
 __all__ = ["ModelList", "listed_names"]
 

@@ -157,7 +157,7 @@ class Relay:
             self._backend.withdraw(self)
 
     def aborted(self, reason: str) -> None:
-        """See L{InFlightGuard.on_abort<llmux.switching.model.InFlightGuard>}."""
+        """See L{InFlightGuard.on_abort<llmux.switching.facts.model.InFlightGuard>}."""
         turn = self.turn
         self.hang_up()
         if self.answering:

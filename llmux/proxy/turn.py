@@ -29,7 +29,7 @@ from llmux.proxy.refusals import (
     from_switch_error,
     refusal_to_wait,
 )
-from llmux.switching.model import InFlightGuard
+from llmux.switching.facts.model import InFlightGuard
 from llmux.web.body import RequestBody, StorageFull
 from llmux.web.caller import ICaller
 from llmux.web.error_reply import ApiError, answer, internal_error
@@ -509,6 +509,6 @@ class Turn:
         self.end(answered=not isinstance(result, Failure))
 
     def _abort(self, reason: str) -> None:
-        """See L{InFlightGuard.on_abort<llmux.switching.model.InFlightGuard>}."""
+        """See L{InFlightGuard.on_abort<llmux.switching.facts.model.InFlightGuard>}."""
         self.end(answered=False, outcome="cut_off")
         self.caller.cut_off()

@@ -28,8 +28,8 @@ from llmux.simulate.report import Assumptions, about, as_json, as_table
 from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceError, read_trace
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
+from llmux.switching.wishes.idleness import DefaultModel
 
 __all__ = ["main"]
 

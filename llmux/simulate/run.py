@@ -18,9 +18,9 @@ from llmux.simulate.clock import HeapClock
 from llmux.simulate.scripts import HookTimes, NumberHooks
 from llmux.simulate.simulated_backend import SimulatedBackend
 from llmux.simulate.trace import Trace
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
+from llmux.switching.wishes.idleness import DefaultModel
 
 __all__ = ["Mode", "Record", "Run"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llmux.scheduling import Phase
-from llmux.switching.model import Model
-from llmux.switching.settings import SwitchSettings
-from llmux.switching.shutdown import SHUTTING_DOWN
+from llmux.switching.facts.model import Model
+from llmux.switching.facts.settings import SwitchSettings
+from llmux.switching.stories.shutdown import SHUTTING_DOWN
 
 __all__ = ["reason_not_ready"]
 

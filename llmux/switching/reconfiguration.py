@@ -13,12 +13,12 @@ from twisted.logger import Logger
 
 from llmux.errors import ModelNotFound
 from llmux.interfaces import Needs, Phase
-from llmux.switching.adoption import Adoption
-from llmux.switching.dismissal import Dismissal
-from llmux.switching.errands import Steered
-from llmux.switching.idleness import DefaultModel
-from llmux.switching.model import Model
-from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.facts.model import Model
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
+from llmux.switching.stories.adoption import Adoption
+from llmux.switching.stories.dismissal import Dismissal
+from llmux.switching.wishes.errands import Steered
+from llmux.switching.wishes.idleness import DefaultModel
 
 __all__ = ["Arrangement", "Reconfiguration"]
 

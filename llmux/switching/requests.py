@@ -13,13 +13,13 @@ from twisted.logger import Logger
 
 from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
 from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Phase
-from llmux.switching.errands import Steered
-from llmux.switching.idleness import Idleness
-from llmux.switching.listeners import Listeners
-from llmux.switching.model import InFlightGuard, Model, Waiter
-from llmux.switching.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
-from llmux.switching.steering import Steering
-from llmux.switching.story import Story
+from llmux.switching.decisions.listeners import Listeners
+from llmux.switching.facts.model import InFlightGuard, Model, Waiter
+from llmux.switching.stories.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
+from llmux.switching.stories.story import Story
+from llmux.switching.wishes.errands import Steered
+from llmux.switching.wishes.idleness import Idleness
+from llmux.switching.wishes.steering import Steering
 
 __all__ = ["Requests"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from llmux.interfaces import Phase
-from llmux.switching.model import Model
-from llmux.switching.transition import Transition
+from llmux.switching.facts.model import Model
+from llmux.switching.stories.transition import Transition
 
 __all__ = ["ModelStatus", "SwitchStatus", "status_of_models", "status_of_switches"]
 

@@ -4,7 +4,7 @@ models.
 
 The switcher carries out what its policy decides.  It does no I/O and knows no reactor: a clock,
 a hook runner and a policy are given to it.  Models are moved through their phases by stories
-(L{llmux.switching.story} and the modules of its subclasses), which the switcher begins.
+(L{llmux.switching.stories.story} and the modules of its subclasses), which the switcher begins.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from llmux.interfaces import (
     Woke,
 )
 from llmux.monitoring.metrics import Metrics
-from llmux.switching.adoption import Adoption
-from llmux.switching.capacity import ONE_SLOT, Capacity, Needs
-from llmux.switching.chronicle import Chronicle
-from llmux.switching.containment import ContainedPolicy
-from llmux.switching.cost import SwitchCostTracker
-from llmux.switching.dismissal import Dismissal
-from llmux.switching.idleness import DefaultModel, Idleness
-from llmux.switching.lasting import LastingCommands
-from llmux.switching.listeners import Listeners
-from llmux.switching.model import InFlightGuard, Model, Waiter
-from llmux.switching.phases import Event, Phase
-from llmux.switching.questions import Questions
+from llmux.switching.decisions.containment import ContainedPolicy
+from llmux.switching.decisions.listeners import Listeners
+from llmux.switching.decisions.questions import Questions
+from llmux.switching.facts.capacity import ONE_SLOT, Capacity, Needs
+from llmux.switching.facts.chronicle import Chronicle
+from llmux.switching.facts.cost import SwitchCostTracker
+from llmux.switching.facts.model import InFlightGuard, Model, Waiter
+from llmux.switching.facts.phases import Event, Phase
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.readiness import reason_not_ready
 from llmux.switching.reconfiguration import Arrangement, Reconfiguration
-from llmux.switching.recovery import Check, Cleaning
 from llmux.switching.requests import Requests
-from llmux.switching.sequences import Answer
-from llmux.switching.settings import ModelSettings, SwitchSettings
-from llmux.switching.shutdown import Shutdown
 from llmux.switching.snapshot import (
     ModelStatus,
     SwitchStatus,
     status_of_models,
     status_of_switches,
 )
-from llmux.switching.steering import Steering
-from llmux.switching.story import Story
-from llmux.switching.transition import Transition
-from llmux.switching.watch import Watch
+from llmux.switching.stories.adoption import Adoption
+from llmux.switching.stories.dismissal import Dismissal
+from llmux.switching.stories.recovery import Check, Cleaning
+from llmux.switching.stories.sequences import Answer
+from llmux.switching.stories.shutdown import Shutdown
+from llmux.switching.stories.story import Story
+from llmux.switching.stories.transition import Transition
+from llmux.switching.stories.watch import Watch
+from llmux.switching.wishes.idleness import DefaultModel, Idleness
+from llmux.switching.wishes.lasting import LastingCommands
+from llmux.switching.wishes.steering import Steering
 
 __all__ = [
     "HookFailed",

@@ -36,7 +36,7 @@ from llmux.errors import SwitchError
 from llmux.interfaces import HookKind, ISwitchPolicy, Needs, Phase, PolicyContext
 from llmux.policy.catalog import find_policy
 from llmux.simulate.clock import HeapClock
-from llmux.switching.settings import ModelSettings, SwitchSettings
+from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.switcher import InFlightGuard, ModelSwitcher
 from tests.fakes import FakeHook, FakeHookRunner, Outcome
 

@@ -25,7 +25,7 @@ from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
 from tests.benchmarks.scheduling.families import FAMILIES, REGIMES, SLOTS, Scenario
 from tests.benchmarks.scheduling.machines import build_on_machine
 from tests.benchmarks.scheduling.topologies import (

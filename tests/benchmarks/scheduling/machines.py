@@ -11,7 +11,7 @@ from llmux.simulate.figures import Figures, figures
 from llmux.simulate.options import candidates
 from llmux.simulate.run import Run
 from llmux.simulate.trace import Trace
-from llmux.switching.settings import ModelSettings
+from llmux.switching.facts.settings import ModelSettings
 from tests.benchmarks.scheduling.comparison import Comparison, compared, geometric_mean
 from tests.benchmarks.scheduling.families import SLOTS
 from tests.benchmarks.scheduling.topologies import (

@@ -1,0 +1,10 @@
+"""
+This package writes for people what a daemon tells.
+
+ - C{event_lines}: events and requests as lines
+ - C{models_table}: the table of C{llmux ps}
+ - C{sentence}: what a status means, in sentences
+ - C{forewarning}: what a command will do, said before it is given
+ - C{durations}: lengths of time, read and written
+ - C{styles}: text with colours, for a terminal or for a file
+"""
