@@ -417,4 +417,5 @@ def test_a_backend_has_a_host_header_and_is_made_once() -> None:
     assert pool.backend("127.0.0.1", 80).host_header == b"127.0.0.1:80"
     assert pool.backend("::1", 8000).host_header == b"[::1]:8000"
     assert pool.backend("gpu.example", 8000).host_header == b"gpu.example:8000"
+    assert pool.backend("bücher", 8000).host_header == b"xn--bcher-kva:8000"
     assert pool.backend("gpu.example", 8000) is pool.backend("gpu.example", 8000)

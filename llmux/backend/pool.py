@@ -162,7 +162,7 @@ class Backend:
         self.host = host
         self.port = port
         name = f"[{host}]" if isIPv6Address(host) else host
-        self.host_header = f"{name}:{port}".encode("idna" if not name.isascii() else "ascii")
+        self.host_header = name.encode("ascii" if name.isascii() else "idna") + b":%d" % port
         self.generation = 0
         self.reply_heads: dict[bytes, ReplyHead] = {}
         self.seconds: Callable[[], float] = pool.reactor.seconds
