@@ -234,7 +234,17 @@ class TestNotes:
         assert replace(note, boot="another").hook_is_gone
         assert replace(note, boot="another", llmux=os.getpid()).llmux_is_gone
 
-    @pytest.mark.parametrize("text", [b"", b"{", b'{"group": "x"}', b"\xff" * 9000])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"",
+            b"{",
+            b'{"group": "x"}',
+            b"\xff" * 9000,
+            b'{"boot": "\xff"}',
+            b'{"more": ' + b"[" * 4000,
+        ],
+    )
     def test_a_note_that_cannot_be_read_is_an_interrupted_wake(
         self, tmp_path: Path, text: bytes
     ) -> None:

@@ -431,8 +431,11 @@ def test_who_does_not_serve_follows_nothing_and_ends_nothing(world: World) -> No
     assert world.process.signals == [] and (world.directory / ".server").exists()
 
 
-def test_a_record_that_cannot_be_understood_is_told(world: World) -> None:
-    (world.directory / ".server").write_text("{")
+@pytest.mark.parametrize(
+    "text", [b"{", b'{"process": {"boot": "\xff"}}', b'{"a": ' + b"[" * 4000]
+)
+def test_a_record_that_cannot_be_understood_is_told(world: World, text: bytes) -> None:
+    (world.directory / ".server").write_bytes(text)
     assert world.do(ALIVE).says_no
     assert world.events()[0] == "server_unknown"
 

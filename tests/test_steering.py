@@ -504,7 +504,15 @@ def test_pins_and_the_pause_outlive_llmux() -> None:
     assert client.served
 
 
-@pytest.mark.parametrize("text", ['{"pins": [{"model": 3}]}', '{"pause": [1]}', '{"pins": 7}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"pins": [{"model": 3}]}',
+        '{"pause": [1]}',
+        '{"pins": 7}',
+        '{"pins": [{"model": "a", "until": 1' + "0" * 400 + ', "refuses": true}]}',
+    ],
+)
 def test_notes_that_make_no_sense_are_forgotten(text: str) -> None:
     notes = MemoryNotes()
     notes.text = text
@@ -528,7 +536,9 @@ def test_notes_give_back_what_was_kept_last(
     assert notes.load() == {"pins": [], "pause": {"by": "ops"}}
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"\xff", b'{"pins": "\xff"}', b'{"pins": ' + b"[" * 100_000]
+)
 def test_a_file_of_rubbish_is_no_notes(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "commands.json").write_bytes(text)
     assert CommandNotes(str(tmp_path)).load() == {}

@@ -45,7 +45,7 @@ class CommandNotes:
             return {}
         try:
             found = msgspec.json.decode(os.read(fd, _MOST), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._failed("read", error)
             return {}
         finally:

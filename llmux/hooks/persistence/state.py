@@ -287,7 +287,7 @@ class StateDirectory:
             if text.isspace():
                 return None
             return msgspec.json.decode(text, type=WakeNote)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _UNREADABLE
         finally:
             os.close(fd)

@@ -293,7 +293,7 @@ def read_record(path: str) -> ServerRecord | None:
         return None
     try:
         return msgspec.json.decode(os.read(fd, 4096), type=ServerRecord)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _log.warn(
             "{path} is not what llmux has written there: a server that runs is not known",
             event="server_unknown",

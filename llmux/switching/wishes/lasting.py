@@ -183,7 +183,7 @@ class LastingCommands:
                     self._log.warn(
                         "switching is paused, by a command before the restart", event="paused"
                     )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             self._log.warn(
                 "pins and the pause could not be read from the state directory, and are "
                 "forgotten: {error}",
