@@ -118,6 +118,7 @@ class App(Struct):
                 config,
                 self.reactor,
                 parts.whereabouts,
+                is_first=False,
                 metrics=self.metrics,
                 ring=parts.ring,
             )

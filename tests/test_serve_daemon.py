@@ -273,6 +273,19 @@ def test_a_server_whose_model_was_renamed_is_told_of(house: House) -> None:
         assert not any("server_stray" in line for line in daemon.lines)
 
 
+def test_a_server_whose_model_is_removed_while_llmux_runs_is_ended_and_no_stray(
+    house: House,
+) -> None:
+    house.configure(a="", b="")
+    with house.daemon() as daemon:
+        pid = house.ask("a")["pid"]
+        house.configure(b="")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("it is forgotten")
+        assert not runs(pid)
+        assert not any("server_stray" in line for line in daemon.lines)
+
+
 def test_check_runs_the_whole_cycle(house: House) -> None:
     house.configure(a="--delay 0.1", b={"serve": "exit 3"})
     said = run("check", "-c", "config.json", "--hooks", "--cycle", cwd=house.directory)

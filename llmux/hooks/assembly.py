@@ -46,6 +46,7 @@ def assemble_hooks(
     whereabouts: Whereabouts,
     *,
     serves: bool = True,
+    is_first: bool = True,
     metrics: HookMetrics | None = None,
     ring: OutputRing | None = None,
 ) -> AssembledHooks:
@@ -55,6 +56,9 @@ def assemble_hooks(
     @param whereabouts: the addresses of the backends, which hooks may change.
     @param serves: whether this llmux serves by the configuration.  Only then are notes of wakes
         written and read, and is the output of servers that were found running logged.
+    @param is_first: whether this llmux has had no other configuration.  Only then may a server
+        of a model that is not configured be a stray; later, an earlier configuration's hooks
+        end that server.
     @param metrics: an object that counts the results of hooks.
     @param ring: the ring that keeps what hooks write.
     """
@@ -117,12 +121,13 @@ def assemble_hooks(
     if places is not None and serves:
         hooks = PlaceKeeping(hooks, places)
 
-    known = {state.path_of(model) for model in served}
-    strays = [path for path in state.having(SERVER_RECORD) if path not in known]
-    if strays and serves:
-        from llmux.hooks.serving.stray_servers import tell_of_strays
+    if serves and is_first:
+        known = {state.path_of(model) for model in served}
+        strays = [path for path in state.having(SERVER_RECORD) if path not in known]
+        if strays:
+            from llmux.hooks.serving.stray_servers import tell_of_strays
 
-        tell_of_strays(strays, SystemProcesses())
+            tell_of_strays(strays, SystemProcesses())
 
     def close() -> None:
         while closing:
