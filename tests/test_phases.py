@@ -37,3 +37,10 @@ def test_a_model_that_failed_to_wake_can_only_be_cleaned_up() -> None:
 def test_each_phase_can_be_reached_and_left() -> None:
     assert set(TABLE.values()) == set(Phase) - {Phase.UNKNOWN}
     assert {phase for phase, _ in TABLE} == set(Phase)
+
+
+def test_a_defect_leaves_no_model_in_the_middle_of_a_move() -> None:
+    """A model that is asleep, awake or uncertain is not moved, or is cleaned up in any case."""
+    at_rest = {Phase.ASLEEP, Phase.AWAKE, Phase.UNCERTAIN}
+    after = {phase: after for (phase, event), after in TABLE.items() if event is Event.BROKEN}
+    assert after == dict.fromkeys(set(Phase) - at_rest, Phase.UNCERTAIN)

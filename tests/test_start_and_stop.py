@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from llmux.errors import HookFailed, NotReady
-from llmux.interfaces import HookKind
+from llmux.interfaces import HookKind, Phase
+from llmux.switching.model import Model
+from llmux.switching.sequences import HookSequence
 from tests.conftest import LoggedFailures
 from tests.world import ALIVE, SLEEP, WAKE, Active, Switching, World, under_each_policy
 
@@ -264,3 +266,33 @@ def test_a_hook_runner_that_raises_is_a_failed_hook(
     world.advance(2)
     assert isinstance(client.error, HookFailed)
     assert len(logged_failures.flush(RuntimeError)) == 1
+
+
+def test_the_history_hears_of_a_defect_in_a_switch(
+    monkeypatch: pytest.MonkeyPatch, logged_failures: LoggedFailures
+) -> None:
+    """
+    A switch that a defect has ended is over, as failed, and its model is cleaned up, which
+    whoever reads the history can see.
+    """
+    world = World()
+    told: list[Phase] = []
+    world.switcher.chronicle.listeners.append(
+        lambda news: told.append(news.phase) if isinstance(news, Model) else None
+    )
+
+    async def broken(sequence: HookSequence, model: str, settings: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(HookSequence, "wake", broken)
+    world.ask("a")
+    assert len(logged_failures.flush(RuntimeError)) == 1
+    assert told[:2] == [Phase.WAKING, Phase.UNCERTAIN]
+    chronicle = world.switcher.chronicle
+    phases = [phase for _, phase, _ in chronicle.steps("a")]
+    assert phases[-2:] == [Phase.WAKING, Phase.UNCERTAIN]
+    assert [record.result for record in chronicle.switches] == ["failed"]
+    monkeypatch.undo()
+    world.advance(30)
+    assert told[2:4] == [Phase.ASLEEP, Phase.WAKING]
+    world.nothing_left()

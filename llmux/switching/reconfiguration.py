@@ -135,7 +135,7 @@ class Reconfiguration:
 
     def _leaves(self, model: Model) -> None:
         model.leaving = True
-        model.open = False
+        model.close_to_requests()
         self._stage.refuse(model, ModelNotFound(model.name))
         self._call_off(model, "the model is configured no longer")
 

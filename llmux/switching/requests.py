@@ -205,7 +205,7 @@ class Requests:
         if self._shutdown.begun or model.leaving:
             return
         now = self._stage.clock.seconds()
-        model.open = True
+        model.open_to_requests()
         self._stage.begins_to_serve(model)
         self.wanted.pop(model.name, None)
         waiters = model.take_waiters()

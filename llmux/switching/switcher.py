@@ -378,7 +378,7 @@ class ModelSwitcher:
     def end_questions(self) -> None:
         """Ask neither the policy nor any C{alive} any more, and give no guards."""
         for model in self._all.values():
-            model.open = False
+            model.close_to_requests()
         self._questions.cancel()
         self.steering.end()
         self.idleness.end()

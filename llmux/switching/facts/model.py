@@ -211,9 +211,17 @@ class Model:
         """
         self.phase = step(self.phase, event)
         self.since = now
-        self.open = False
+        self.close_to_requests()
         if self.stepped is not None:
             self.stepped(self)
+
+    def open_to_requests(self) -> None:
+        """Let requests have guards at once, from now on until the model's next step."""
+        self.open = True
+
+    def close_to_requests(self) -> None:
+        """Give no request a guard at once any more."""
+        self.open = False
 
     def configure(self, settings: ModelSettings) -> None:
         """

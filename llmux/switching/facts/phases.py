@@ -52,6 +52,8 @@ class Event(Enum):
     """C{alive} says no, or has given no answer for too long."""
     CLEANED = "cleaned"
     """A model that may have been awake is asleep."""
+    BROKEN = "broken"
+    """A defect of llmux has ended what moved the model in the middle of a move."""
 
 
 TABLE: Mapping[tuple[Phase, Event], Phase] = {
@@ -71,6 +73,11 @@ TABLE: Mapping[tuple[Phase, Event], Phase] = {
     (Phase.CHECKING, Event.ALIVE): Phase.AWAKE,
     (Phase.CHECKING, Event.DEAD): Phase.UNCERTAIN,
     (Phase.UNCERTAIN, Event.CLEANED): Phase.ASLEEP,
+    (Phase.UNKNOWN, Event.BROKEN): Phase.UNCERTAIN,
+    (Phase.WAKING, Event.BROKEN): Phase.UNCERTAIN,
+    (Phase.DRAINING, Event.BROKEN): Phase.UNCERTAIN,
+    (Phase.SLEEPING, Event.BROKEN): Phase.UNCERTAIN,
+    (Phase.CHECKING, Event.BROKEN): Phase.UNCERTAIN,
 }
 """Each (phase, event) that can happen leads to the phase that is given here."""
 

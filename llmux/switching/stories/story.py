@@ -204,8 +204,13 @@ class Story:
         self.end()
         for model in models:
             if model.phase not in (Phase.ASLEEP, Phase.AWAKE, Phase.UNCERTAIN):
-                model.phase = Phase.UNCERTAIN
-                model.since = self.stage.clock.seconds()
+                try:
+                    model.step(Event.BROKEN, self.stage.clock.seconds())
+                except Exception:
+                    # The defect may be in what listens to steps; the step itself is made.
+                    log.failure(
+                        "a defect in what listens to the steps of {model}", model=model.name
+                    )
             if model.phase is Phase.UNCERTAIN and not self.stage.stopping:
                 self.stage.clean_up(model)
 
