@@ -12,8 +12,8 @@ import pytest
 
 from llmux.errors import HookFailed, NotReady
 from llmux.interfaces import HookKind, Phase
-from llmux.switching.model import Model
-from llmux.switching.sequences import HookSequence
+from llmux.switching.facts.model import Model
+from llmux.switching.stories.sequences import HookSequence
 from tests.conftest import LoggedFailures
 from tests.world import ALIVE, SLEEP, WAKE, Active, Switching, World, under_each_policy
 
@@ -285,7 +285,7 @@ def test_the_history_hears_of_a_defect_in_a_switch(
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(HookSequence, "wake", broken)
-    world.ask("a")
+    client = world.ask("a")
     assert len(logged_failures.flush(RuntimeError)) == 1
     assert told[:2] == [Phase.WAKING, Phase.UNCERTAIN]
     chronicle = world.switcher.chronicle
@@ -294,5 +294,6 @@ def test_the_history_hears_of_a_defect_in_a_switch(
     assert [record.result for record in chronicle.switches] == ["failed"]
     monkeypatch.undo()
     world.advance(30)
-    assert told[2:4] == [Phase.ASLEEP, Phase.WAKING]
+    assert told[2:] == [Phase.ASLEEP, Phase.WAKING, Phase.AWAKE]
+    client.finish()
     world.nothing_left()

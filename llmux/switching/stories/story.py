@@ -208,9 +208,7 @@ class Story:
                     model.step(Event.BROKEN, self.stage.clock.seconds())
                 except Exception:
                     # The defect may be in what listens to steps; the step itself is made.
-                    log.failure(
-                        "a defect in what listens to the steps of {model}", model=model.name
-                    )
+                    log.failure("a defect in what listens to steps")
             if model.phase is Phase.UNCERTAIN and not self.stage.stopping:
                 self.stage.clean_up(model)
 

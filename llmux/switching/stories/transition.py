@@ -368,9 +368,11 @@ class Transition(Story):
         target.wake_began = now
         target.said_yes = False
         self._remarks = stage.clock.callLater(_FIRST_REMARK, self._remark, _FIRST_REMARK)
-        outcome = await self.sequence.wake(target.name, target.settings)
-        self._remarks.cancel()
-        self.somebody_waits(True)
+        try:
+            outcome = await self.sequence.wake(target.name, target.settings)
+        finally:
+            self._remarks.cancel()
+            self.somebody_waits(True)
         with stage.holding_questions():
             if outcome.failure is None and not stage.stopping:
                 self._woke(hooks_began, now)
