@@ -185,7 +185,7 @@ def test_a_status_of_a_thousand_models_takes_10_ms_at_most() -> None:
         (Rebind(1, "c", 0, ["a"]), "c is to wake, a to sleep"),
         (Reopen(1, Why("what_else", "c", {"count": 3})),
          "the switch is called off: what else (c) (count 3)"),
-        (Stay(), "nothing is to change"),
+        (Stay(), "nothing needs to change"),
     ],
 )  # fmt: skip
 def test_a_decision_is_put_into_words(decision: Any, words: str) -> None:

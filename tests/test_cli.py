@@ -414,7 +414,7 @@ listens on        http://127.0.0.1:3000
 hooks run in      DIR
 request bodies    up to 512 MiB
 a stalled client  is cut off after 60 s
-stops             within 30 s, puts what is awake to sleep
+stops             within 30 s, puts awake models to sleep
 logs requests to  DIR/requests.jsonl
 
 who may

@@ -130,7 +130,8 @@ def test_what_is_wrong_with_its_kind_is_said(
 def test_a_path_that_is_nobodys_is_told_what_there_is(stock: bool, line: bytes) -> None:
     assert told(stock, b"", line=line) == (
         f"404 There is nothing at {line.decode()}. Here are GET /v1/models, GET /health, GET "
-        "/metrics; and any request whose JSON body names a `model` goes to that model: a, b."
+        "/ready, GET /metrics; and any request whose JSON body names a `model` goes to that "
+        "model: a, b."
     )
 
 

@@ -268,7 +268,7 @@ def test_a_model_that_requests_wait_for_sleeps_only_if_they_may_be_refused() -> 
     world.advance(0.5)
     operator = Operator(world)
     refused = operator.sleep("a")
-    assert refused.code == "requests_wait" and "1 waits for a" in str(refused.error)
+    assert refused.code == "requests_wait" and "1 request waits for a" in str(refused.error)
     assert waiting.waits
     command = operator.sleep("a", abort=True)
     world.advance(5)

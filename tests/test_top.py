@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from llmux.command.full_screen.held_lanes import SeenHistory, lane_lines, moment
-from llmux.command.full_screen.top_frame import columns, frame_lines
+from llmux.command.full_screen.top_frame import frame_lines
 from llmux.command.full_screen.top_keys import GivenCommand, TopKeys
 from llmux.command.words.styles import plain
+from llmux.command.words.text_table import columns_of
 from llmux.socket_path import socket_path
 from tests.daemon import run, wait_until
 from tests.fake_daemon import FakeDaemon, ago, fake_daemon, model, two_models
@@ -237,7 +238,7 @@ def test_a_frame_fits_the_terminal(
         selected="m40",
         lost="Not connected since 12:00:00. Is it running?",
     )
-    assert max(columns(plain(line)) for line in lines) <= width
+    assert max(columns_of(plain(line)) for line in lines) <= width
     if height is not None:
         assert len(lines) == height
     if width >= 40 and height == 24 and len(status["models"]) > 2:

@@ -516,7 +516,7 @@ def test_a_command_imports_nothing_of_twisted(tmp_path: Path, daemon: FakeDaemon
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
-def test_colours_are_for_terminals(tmp_path: Path, daemon: FakeDaemon) -> None:
+def test_colours_and_cuts_are_for_terminals(tmp_path: Path, daemon: FakeDaemon) -> None:
     def in_terminal(**extra: str) -> str:
         ours, theirs = os.openpty()
         try:
@@ -535,7 +535,10 @@ def test_colours_are_for_terminals(tmp_path: Path, daemon: FakeDaemon) -> None:
 
     assert "\x1b[1;32mawake" in in_terminal()
     assert "\x1b" not in in_terminal(NO_COLOR="1")
-    assert "\x1b" not in run("ps", cwd=tmp_path).stdout
+    lines = in_terminal(NO_COLOR="1", COLUMNS="60").splitlines()
+    assert max(map(len, lines)) <= 60 and len(lines) == 3
+    piped = run("ps", cwd=tmp_path).stdout
+    assert "\x1b" not in piped and "IN-FLIGHT" in piped
 
 
 def test_letters_that_the_terminal_does_not_know_are_escaped(

@@ -51,7 +51,7 @@ def in_words(decision: Decision, moments: Moments) -> str:
         what = f"{decision.target} is to wake" + (f", {victims} to sleep" if victims else "")
     elif isinstance(decision, Reopen):
         what = "the switch is called off"
-    return ": ".join(part for part in (what, reason) if part) or "nothing is to change"
+    return ": ".join(part for part in (what, reason) if part) or "nothing needs to change"
 
 
 def reason_in_words(why: Why, moments: Moments) -> str:

@@ -96,8 +96,9 @@ def _ps(verb: str, link: DaemonLink, options: Namespace) -> int:
         _print_json(status)
     else:
         from llmux.command.words.models_table import models_table
+        from llmux.command.words.text_table import terminal_width
 
-        _say(models_table(status))
+        _say(models_table(status, terminal_width()))
     return DONE
 
 
@@ -265,8 +266,9 @@ def _requests(verb: str, link: DaemonLink, options: Namespace) -> int:
         _print_json(answer)
     else:
         from llmux.command.words.event_lines import requests_table
+        from llmux.command.words.text_table import terminal_width
 
-        _say(requests_table(answer["requests"], options.lines))
+        _say(requests_table(answer["requests"], options.lines, terminal_width()))
     if not options.follow:
         return DONE
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from llmux.web.error_reply import ApiError
 
 __all__ = ["OUR_PATHS", "explain_missing_model"]
 
-OUR_PATHS = ("GET /v1/models", "GET /health", "GET /metrics")
+OUR_PATHS = ("GET /v1/models", "GET /health", "GET /ready", "GET /metrics")
 """Clients are told that llmux itself answers these paths."""
 
 _LOOKED_AT = 64 * 1024

@@ -211,8 +211,8 @@ def describe(config: Config) -> Iterator[str]:
     yield f"hooks run in      {config.directory}"
     yield f"request bodies    up to {config.max_body_mb} MiB"
     yield f"a stalled client  is cut off after {_seconds(config.client_stall_timeout_secs)}"
-    leaves = "puts what is awake to sleep" if config.sleep_on_exit else "leaves awake what is"
-    yield f"stops             within {_seconds(config.shutdown_timeout_secs)}, {leaves}"
+    end = "puts awake models to sleep" if config.sleep_on_exit else "leaves awake models awake"
+    yield f"stops             within {_seconds(config.shutdown_timeout_secs)}, {end}"
     if config.request_log is not None:
         log = os.path.join(config.directory, config.request_log)
         yield f"logs requests to  {log}"

@@ -5,15 +5,15 @@ terminal.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmux.command.full_screen.held_lanes import SeenHistory, lane_lines, moment
 from llmux.command.words.durations import in_words
-from llmux.command.words.models_table import STATE_STYLES, model_cells
+from llmux.command.words.models_table import MODEL_COLUMNS, STATE_STYLES, model_cells
 from llmux.command.words.sentence import clock_time, reason_sentence, status_sentences
 from llmux.command.words.styles import Styled
+from llmux.command.words.text_table import columns_of, cut_text, table
 from llmux.config.error import printable
 
 __all__ = ["LANE_SECS", "by_interest", "cut", "frame_lines", "wrap"]
@@ -23,38 +23,7 @@ LANE_SECS = 1800.0
 _SHORTEST_LANE_SECS = 60.0
 _NARROW = 60
 _LEAST_MODELS = 3
-
-_COLUMNS: Sequence[tuple[str, str, int]] = (
-    ("MODEL", "MODEL", 0),
-    ("STATE", "STATE", 0),
-    ("SINCE", "SINCE", 4),
-    ("IN-FLIGHT", "RUN", 1),
-    ("WAITERS", "WAIT", 1),
-    ("OLDEST", "OLDEST", 2),
-    ("NEXT-TURN", "NEXT", 3),
-    ("COST", "COST", 5),
-)
-"""
-Each column of the table has a heading, a short heading, and a number: if the terminal is too
-narrow, columns with high numbers are left out first.
-"""
-
-_RIGHT = frozenset({"IN-FLIGHT", "WAITERS", "OLDEST", "COST"})
 _LONGEST_NAME = 32
-
-
-def columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0
-        if unicodedata.combining(c)
-        else 2
-        if unicodedata.east_asian_width(c) in ("W", "F")
-        else 1
-        for c in text
-    )
 
 
 def cut(line: Iterable[Styled], width: int) -> Line:
@@ -63,12 +32,12 @@ def cut(line: Iterable[Styled], width: int) -> Line:
     left = width
     for text, style in line:
         text = printable(text)
-        if columns(text) > left:
-            while columns(text) > left:
+        if columns_of(text) > left:
+            while columns_of(text) > left:
                 text = text[:-1]
             fitting.append(Styled(text, style))
             break
-        left -= columns(text)
+        left -= columns_of(text)
         fitting.append(Styled(text, style))
     return fitting
 
@@ -82,13 +51,13 @@ def wrap(line: Iterable[Styled], width: int) -> Iterator[Line]:
     used = 0
     for text, style in line:
         for word in printable(text).replace(" ", " \0").split("\0"):
-            length = columns(word)
-            if used and used + columns(word.rstrip(" ")) > width:
+            length = columns_of(word)
+            if used and used + columns_of(word.rstrip(" ")) > width:
                 now[-1] = now[-1]._replace(text=now[-1].text.rstrip(" "))
                 yield now
                 now, used = [Styled("  ")], 2
                 word = word.lstrip(" ")
-                length = columns(word)
+                length = columns_of(word)
             now.append(Styled(word, style))
             used += length
     if now:
@@ -170,12 +139,7 @@ def _lanes(
     # The time before llmux started is not known.
     secs = max(_SHORTEST_LANE_SECS, min(LANE_SECS, now - moment(status["started"])))
     for resource in status["resources"]:
-        held = ", ".join(
-            f"{name} {units:g}" if resource["capacity"] != 1 else name
-            for name, units in resource["held"].items()
-        )
-        of = f" of {resource['capacity']:g}" if resource["capacity"] != 1 else ""
-        lines.append([Styled(f"{resource['name']}: {held or 'free'}{of}", "dim")])
+        lines.append([Styled(_lane_title(resource, width), "dim")])
         lines += lane_lines(
             history,
             status,
@@ -195,6 +159,23 @@ def _lanes(
     return lines
 
 
+def _lane_title(resource: Mapping[str, Any], width: int) -> str:
+    """Return what a resource is called, and by which models it is held, in one line."""
+    capacity = resource["capacity"]
+    of = f" of {capacity:g}" if capacity != 1 else ""
+    held = [
+        f"{name} {units:g}" if capacity != 1 else name
+        for name, units in resource["held"].items()
+    ]
+    text = ""
+    for count in range(min(len(held), width), -1, -1):
+        more = [f"{len(held) - count} more"] if count < len(held) else []
+        text = f"{resource['name']}: {', '.join(held[:count] + more) or 'free'}{of}"
+        if columns_of(printable(text)) <= width:
+            break
+    return text
+
+
 def _around(
     models: Sequence[Mapping[str, Any]], selected: str | None, room: int
 ) -> list[Mapping[str, Any]]:
@@ -211,45 +192,14 @@ def _table(
     width: int,
     selected: str | None,
 ) -> list[Line]:
-    rows = [[printable(cell) for cell in model_cells(status, model)] for model in models]
+    rows = [model_cells(status, model) for model in models]
     longest = max(8, min(_LONGEST_NAME, width // 3))
     for row in rows:
-        if len(row[0]) > longest:
-            row[0] = row[0][: longest - 1] + "~"
-    short = width < 2 * _NARROW
-    headings = [short_one if short else long for long, short_one, _ in _COLUMNS]
-    shown = list(range(len(_COLUMNS)))
-
-    def widths() -> dict[int, int]:
-        return {
-            i: max([len(headings[i]), *(columns(row[i]) for row in rows)], default=0)
-            for i in shown
-        }
-
-    while sum(widths().values()) + 2 * (len(shown) - 1) > width and len(shown) > 2:
-        shown.remove(max(shown, key=lambda i: _COLUMNS[i][2]))
-    wide = widths()
-
-    def line(cells: Sequence[str]) -> list[str]:
-        texts = []
-        for i in shown:
-            pad = " " * (wide[i] - columns(cells[i]))
-            texts.append(pad + cells[i] if _COLUMNS[i][0] in _RIGHT else cells[i] + pad)
-        return texts
-
-    lines: list[Line] = [[Styled("  ".join(line(headings)), "dim")]]
-    for model, row in zip(models, rows, strict=True):
-        texts = line(row)
+        row[0] = cut_text(printable(row[0]), longest)
+    styles = [["strong", STATE_STYLES.get(model["state"], "")] for model in models]
+    headings, *lines = table(MODEL_COLUMNS, rows, styles, width)
+    for i, model in enumerate(models):
         if model["name"] == selected:
-            text = "  ".join(texts)
-            lines.append([Styled(text + " " * (width - columns(text)), "reverse")])
-            continue
-        state = STATE_STYLES.get(model["state"], "")
-        lines.append(
-            [
-                Styled(texts[0] + "  ", "strong"),
-                Styled(texts[1], state),
-                Styled("".join("  " + text for text in texts[2:])),
-            ]
-        )
-    return lines
+            text = "".join(span.text for span in lines[i])
+            lines[i] = [Styled(text + " " * (width - columns_of(text)), "reverse")]
+    return [headings, *lines]

@@ -26,7 +26,8 @@ _ABOUT: dict[str, str] = {
 Prints a line for each model: MODEL, STATE, SINCE (how long it has been in that state),
 IN-FLIGHT (requests that its backend has), WAITERS, OLDEST (the longest wait so far),
 NEXT-TURN (its place among the models that are waited for, and when its turn begins, as a
-range) and COST (what its last switch cost).
+range) and COST (what its last switch cost). In a terminal that is too narrow for all of that
+long names are cut and columns left out; what is piped has everything.
 
 states: asleep, waking, awake, draining (finishes what it has, takes nothing new), sleeping,
 checking (asked whether it is alive), uncertain (may be awake, and is being cleaned up),

@@ -5,6 +5,7 @@ This package writes for people what a daemon tells.
  - C{models_table}: the table of C{llmux ps}
  - C{sentence}: what a status means, in sentences
  - C{forewarning}: what a command will do, said before it is given
+ - C{text_table}: tables, aligned and fitted to a terminal
  - C{durations}: lengths of time, read and written
  - C{styles}: text with colours, for a terminal or for a file
 """

@@ -7,13 +7,24 @@ from time import strftime
 from typing import Any
 
 from llmux.command.words.durations import in_words, in_words_range
-from llmux.command.words.models_table import STATE_STYLES, table
+from llmux.command.words.models_table import STATE_STYLES
 from llmux.command.words.sentence import clock_time, status_sentences
 from llmux.command.words.styles import Styled
+from llmux.command.words.text_table import Column, table
 
 __all__ = ["event_lines", "requests_table"]
 
-_HEADINGS = ("TIME", "ID", "MODEL", "REQUEST", "STATUS", "WAITED", "FIRST-BYTE", "TOOK", "END")
+_COLUMNS = (
+    Column("TIME", "TIME", rank=3),
+    Column("ID", "ID"),
+    Column("MODEL", "MODEL", may_be_cut=True),
+    Column("REQUEST", "REQUEST", rank=4, may_be_cut=True),
+    Column("STATUS", "CODE"),
+    Column("WAITED", "WAITED", rank=1),
+    Column("FIRST-BYTE", "FIRST", rank=5),
+    Column("TOOK", "TOOK", rank=1),
+    Column("END", "END"),
+)
 
 
 def _secs(value: float | None) -> str:
@@ -46,15 +57,18 @@ def _request_styles(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def requests_table(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[list[Styled]]:
+def requests_table(
+    rows: Sequence[Mapping[str, Any]], most: int, width: int | None = None
+) -> Iterator[list[Styled]]:
     """
     Yield the lines of a table of requests, the latest last.
 
     @param most: how many requests are shown at most: the latest.
+    @param width: the width of the terminal; None for a table as wide as it needs to be.
     """
     shown = sorted(rows, key=lambda row: str(row.get("at") or ""))[-most:]
     cells, styles = map(_request_cells, shown), map(_request_styles, shown)
-    return table(_HEADINGS, list(cells), list(styles))
+    return table(_COLUMNS, list(cells), list(styles), width)
 
 
 def event_lines(kind: str, data: Mapping[str, Any]) -> Iterator[list[Styled]]:
@@ -152,6 +166,12 @@ def _command(data: Mapping[str, Any]) -> list[Styled]:
     ]
 
 
+def _reload(data: Mapping[str, Any]) -> list[Styled]:
+    if not data.get("ok", True):
+        return [Styled("failed", "bad"), Styled(f": {data.get('error')}")]
+    return [Styled("; ".join(map(str, data.get("changes") or ["nothing changed"])))]
+
+
 _WORDS: Any = {
     "model": _model,
     "switch": _switch,
@@ -159,4 +179,5 @@ _WORDS: Any = {
     "decision": _decision,
     "log": _log,
     "command": _command,
+    "reload": _reload,
 }

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmux.command.words.durations import in_words, in_words_range, seconds_between
 from llmux.command.words.styles import Styled
+from llmux.command.words.text_table import Column, table
 
-__all__ = ["STATE_STYLES", "model_cells", "models_table", "table"]
+__all__ = ["MODEL_COLUMNS", "STATE_STYLES", "model_cells", "models_table"]
 
-HEADINGS = ("MODEL", "STATE", "SINCE", "IN-FLIGHT", "WAITERS", "OLDEST", "NEXT-TURN", "COST")
-_RIGHT = frozenset({"IN-FLIGHT", "WAITERS", "OLDEST", "COST"})
+MODEL_COLUMNS = (
+    Column("MODEL", "MODEL", may_be_cut=True),
+    Column("STATE", "STATE"),
+    Column("SINCE", "SINCE", rank=4),
+    Column("IN-FLIGHT", "RUN", rank=1, is_right=True),
+    Column("WAITERS", "WAIT", rank=1, is_right=True),
+    Column("OLDEST", "OLDEST", rank=2, is_right=True),
+    Column("NEXT-TURN", "NEXT", rank=3),
+    Column("COST", "COST", rank=5, is_right=True),
+)
 
 STATE_STYLES: Mapping[str, str] = {
     "awake": "good",
@@ -48,39 +57,14 @@ def model_cells(status: Mapping[str, Any], model: Mapping[str, Any]) -> list[str
     ]
 
 
-def models_table(status: Mapping[str, Any]) -> Iterator[list[Styled]]:
+def models_table(status: Mapping[str, Any], width: int | None = None) -> Iterator[list[Styled]]:
     """
     Yield the lines of the table of all models.
 
     @param status: the daemon's reply to C{GET /llmux/status}.
+    @param width: the width of the terminal; None for a table as wide as it needs to be.
     """
     models = status["models"]
     rows = [model_cells(status, model) for model in models]
     styles = [["strong", STATE_STYLES.get(model["state"], "")] for model in models]
-    yield from table(HEADINGS, rows, styles)
-
-
-def table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[Sequence[str]] = ()
-) -> Iterator[list[Styled]]:
-    """
-    Yield the lines of a table whose columns are as wide as their longest cell.
-
-    @param styles: for each row, the styles of its first cells.
-    """
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-
-    def line(cells: Sequence[str], styles: Sequence[str]) -> list[Styled]:
-        spans: list[Styled] = []
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            last = i == len(cells) - 1
-            right = headings[i] in _RIGHT
-            text = cell.rjust(width) if right else cell if last else cell.ljust(width)
-            spans.append(Styled(text, styles[i] if i < len(styles) else ""))
-            if not last:
-                spans.append(Styled("  "))
-        return spans
-
-    yield line(headings, ["dim"] * len(headings))
-    for i, row in enumerate(rows):
-        yield line(row, styles[i] if i < len(styles) else ())
+    yield from table(MODEL_COLUMNS, rows, styles, width)

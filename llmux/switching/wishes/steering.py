@@ -306,8 +306,8 @@ class Steering:
         requests = model.waiting - (name in self._wakes)
         if requests > 0 and not abort:
             raise CommandError(
-                f"{requests} wait{'s' if requests == 1 else ''} for {name}: `llmux pause`, or "
-                "--abort to send them 503.",
+                f"{requests} request{' waits' if requests == 1 else 's wait'} for {name}: "
+                "`llmux pause` first, or give --abort, which answers with 503.",
                 code="requests_wait",
             )
 
