@@ -5,6 +5,7 @@ switcher with hooks made of numbers, and backends whose bytes are put in by hand
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -184,6 +185,7 @@ class ProxyWorld(ReactorWorld):
         first_byte_timeout: float | None = None,
         observed: bool = False,
         names: Names | None = None,
+        max_body: int = 10_000_000,
         **settings: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -214,7 +216,7 @@ class ProxyWorld(ReactorWorld):
             self.proxy if wrapped is None else wrapped,
             self.switcher,
             self.reactor,
-            max_body=10_000_000,
+            max_body=max_body,
             metrics=self.metrics,
             names=names,
         )
@@ -224,7 +226,7 @@ class ProxyWorld(ReactorWorld):
             self.site = Site(root, reactor=self.reactor)
         else:
             self.site = LlmuxSite(
-                root, self.reactor, limits=Limits(body=10_000_000), scan=scan_on_arrival
+                root, self.reactor, limits=Limits(body=max_body), scan=scan_on_arrival
             )
         self._accepted = 0
         self.switcher.start()
@@ -237,6 +239,15 @@ class ProxyWorld(ReactorWorld):
     def in_flight(self, model: str = "a") -> int:
         """Return how many guards of a model have not been released."""
         return {name: count for name, _, count, _ in self.switcher.per_model()}[model]
+
+    def requests_counted(self) -> dict[tuple[str, str], int]:
+        """Return how many requests the metrics have counted, by model and status."""
+        found = re.findall(
+            r'^llmux_requests_total\{model="(.*)",status="(.*)"\} (.*)$',
+            self.metrics.expose().decode(),
+            re.MULTILINE,
+        )
+        return {(model, status): int(float(count)) for model, status, count in found}
 
     def client(self) -> ClientEnd:
         """Make one more client."""

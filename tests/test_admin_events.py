@@ -263,7 +263,9 @@ def test_a_reader_that_takes_nothing_is_cut_off(world: AdminWorld) -> None:
     assert stuck.cut_off
     assert not other.cut_off
     stuck.leave()
-    assert len(world.administration.events._followers) == 1
+    other.leave()
+    world.advance(KEEP + 1, 1)
+    assert not world.administration.events.is_on, "neither of them is kept"
 
 
 def _in_memory() -> int:

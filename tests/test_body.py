@@ -101,10 +101,12 @@ def test_a_reader_outlives_the_body() -> None:
 
 
 def test_large_bodies_are_not_in_memory() -> None:
-    body = IncomingBody(10**9)
-    for _ in range(1000):
+    storage = BodyStorage()
+    body = IncomingBody(10**9, storage=storage)
+    for n in range(1000):
         body.write(b"x" * 65536)
-        assert len(body._pending) <= IN_MEMORY + 65536
+        assert storage.in_memory <= IN_MEMORY + 65536
+        assert storage.in_memory + storage.spooled == (n + 1) * 65536
     body.discard()
     body.discard()
 

@@ -169,7 +169,7 @@ def test_an_error_of_the_readers_own_is_a_reply_and_one_entry_in_the_log(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(RequestReader, "_head_read", broken)
+    monkeypatch.setattr(RequestReader, "feed", broken)
     for _ in range(3):
         client = held.client()
         client.send(GET)

@@ -328,10 +328,18 @@ async def test_an_idle_client_that_reads_nothing_is_not_waited_for(
 
 @pytest_twisted.ensureDeferred
 async def test_small_pieces_are_not_held_back(tmp_path: Path) -> None:
-    async with serving("tcp", tmp_path, Echo()) as served:
+    transports: list[Any] = []
+
+    class Seen(Echo):
+        def render(self, request: LlmuxRequest) -> bytes:
+            transports.append(request.channel.transport)
+            return super().render(request)
+
+    async with serving("tcp", tmp_path, Seen()) as served:
         client = await served.client()
-        (channel,) = served.site._connections
-        handle = channel.transport.getHandle()
-        assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        client.transport.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.received(40)
+        (transport,) = transports
+        assert transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         client.transport.loseConnection()
         await client.lost

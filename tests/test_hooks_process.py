@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from llmux.config import ModelConfig
 from llmux.hooks.runner import HookRunner
-from llmux.hooks.runs.hook_process import GRACE
+from llmux.hooks.runs.hook_process import GRACE, HookMetrics
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 
 from .hook_log import HookLog
@@ -30,7 +30,7 @@ class World:
     This world has a model whose hooks are limited to 10 s (wake), 20 s (sleep) and 5 s (alive).
     """
 
-    def __init__(self, log: HookLog) -> None:
+    def __init__(self, log: HookLog, metrics: HookMetrics | None = None) -> None:
         self.reactor = MemoryProcesses()
         self.log = log
         self.config = ModelConfig(
@@ -46,7 +46,11 @@ class World:
         )
         reactor: Any = self.reactor
         self.runner = HookRunner(
-            reactor, {"a": self.config}, "/dir", spawn=self.reactor.spawnProcess
+            reactor,
+            {"a": self.config},
+            "/dir",
+            metrics=metrics,
+            spawn=self.reactor.spawnProcess,
         )
 
     def start(self, plan: Plan | None = None, hook: HookKind = HookKind.WAKE) -> IRunningHook:
@@ -141,7 +145,7 @@ def test_the_log_says_how_a_prepare_hook_ended(
 
 def test_a_prepare_hook_that_is_no_longer_wanted_has_not_failed(world: World) -> None:
     counted: list[tuple[Any, ...]] = []
-    world.runner._metrics = HookCounter(counted)
+    world = World(world.log, HookCounter(counted))
     run = world.start(hook=HookKind.PREPARE)
     run.kill()
     world.advance(1.0)

@@ -89,7 +89,7 @@ def simulate(machine: Machine, trace: Trace, settings: CostAwareSettings) -> Rec
         resources=machine.resources,
     )
     record = run.go()
-    assert not run.switcher.metrics._policy_failures
+    assert b"llmux_policy_failures_total{" not in run.switcher.metrics.expose()
     return record
 
 

@@ -85,14 +85,14 @@ class World:
             server.close()
         addresses = {name: model.address for name, model in self.models.items()}
         self.whereabouts = Whereabouts(addresses)
-        table: ProcessTable = MemoryTable(self.reactor)
+        self.table: ProcessTable = MemoryTable(self.reactor)
         reactor: Any = self.reactor
         environment = HookEnvironment(self.models, self.state, self.whereabouts.addresses)
         self.hooks = ServeHooks(
             self.health,
             reactor,
             self.reactor.spawnProcess,
-            table,
+            self.table,
             self.models,
             "/dir",
             state=self.state,
@@ -306,14 +306,11 @@ def test_what_the_server_leaves_in_its_group_is_waited_for_and_killed(world: Wor
     assert world.process.signals == [TERM, KILL] and results[0].ok
 
 
-def test_a_server_that_cannot_be_killed_is_not_asleep(world: World) -> None:
-    class Immortal(MemoryTable):
-        def signal_group(self, leader: ProcessIdentity, number: int) -> None:
-            pass
-
+def test_a_server_that_cannot_be_killed_is_not_asleep(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.wake()
-    table: Any = world.hooks._servers["a"]
-    table._table = Immortal(world.reactor)
+    monkeypatch.setattr(world.table, "signal_group", lambda leader, number: None)
     world.health.awake.discard("a")
     results = world.begin(SLEEP)
     world.advance(4 + GRACE + 1)

@@ -22,6 +22,7 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.systemd import ListenFDs
 
@@ -101,9 +102,9 @@ async def starts_and_stops(
     Check that a client that comes before the start is served after it, and none after the stop.
     """
     with closing(connect(family, address)) as early:
-        turn: Deferred[None] = Deferred()
-        listener._reactor.callLater(0.05, turn.callback, None)
-        await turn
+        from twisted.internet import reactor
+
+        await deferLater(cast(Any, reactor), 0.05)
         assert factory.clients == 0
         listener.privilegedStartService()
         listener.startService()

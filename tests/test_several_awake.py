@@ -37,13 +37,22 @@ PLACES: dict[str, Sequence[Needs]] = {
 
 
 class Told(FifoPolicy):
-    """This policy is FIFO with LRU victims, until told what to say."""
+    """
+    This policy is FIFO with LRU victims, until told what to say.
+
+    @ivar view: what the policy was shown last.
+    @ivar numbers: the number of each target's switch, as the policy was shown last.
+    """
 
     def __init__(self) -> None:
         super().__init__(PolicyContext(weights={}, resources=RESOURCES, places=PLACES))
         self.says: list[Decision] = []
+        self.view: IScheduleView
+        self.numbers: dict[str, int] = {}
 
     def decide(self, view: IScheduleView) -> Decision:
+        self.view = view
+        self.numbers = {switch.target: switch.number for switch in view.switches}
         return self.says.pop(0) if self.says else super().decide(view)
 
 
@@ -172,8 +181,7 @@ def test_a_rebind_spares_a_victim_which_serves_on_with_its_waiters() -> None:
     world.ask("big")
     late = world.ask("chat")
     assert late.waits
-    number = world.switcher._questions._begun
-    policy.says = [Rebind(number, "math", 1, ("code",)), Stay()]
+    policy.says = [Rebind(policy.numbers["big"], "math", 1, ("code",)), Stay()]
     math = world.ask("math")
     assert late.served and world.phase("chat") is Phase.AWAKE
     assert world.phase("code") is Phase.DRAINING
@@ -190,7 +198,7 @@ def test_a_rebind_may_take_another_victim_or_none() -> None:
     world, policy = house()
     chat, _ = world.wake("chat"), world.wake("code")
     math = world.ask("math")
-    number = world.switcher._questions._begun
+    number = policy.numbers["math"]
     (switch,) = world.switcher.switches()
     assert switch.victims == ["chat"]
     policy.says = [Rebind(number, "math", 1, ("code",)), Stay()]
@@ -212,7 +220,7 @@ def test_a_switch_that_needs_no_victim_any_more_wakes_at_once() -> None:
     policy.says = [Switch("code", 0, ("chat",)), Stay()]
     code = world.ask("code")
     assert world.phase("chat") is Phase.DRAINING
-    policy.says = [Rebind(world.switcher._questions._begun, "code", 1)]
+    policy.says = [Rebind(policy.numbers["code"], "code", 1)]
     world.ask("code")
     assert world.phase("chat") is Phase.AWAKE and world.phase("code") is Phase.WAKING
     world.advance(1)
@@ -263,7 +271,7 @@ def test_fifo_wakes_at_most_as_many_at_a_time_as_parallel_wakes_says() -> None:
 
 
 def test_a_model_that_is_kept_awake_wakes_at_start_and_makes_room_for_nobody() -> None:
-    world, _ = house(always=["embed"])
+    world, policy = house(always=["embed"])
     world.advance(1)
     assert awake(world) == {"embed"}
     world.wake("chat").finish()
@@ -271,7 +279,7 @@ def test_a_model_that_is_kept_awake_wakes_at_start_and_makes_room_for_nobody() -
     assert world.ask("big").waits
     world.advance(3)
     assert awake(world) == {"embed", "big"}
-    assert world.switcher._questions.view.may_sleep_from("embed") == float("inf")
+    assert policy.view.may_sleep_from("embed") == float("inf")
 
 
 def test_a_model_that_is_kept_awake_wakes_again_when_it_dies_and_keeps_its_room() -> None:

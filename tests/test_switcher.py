@@ -431,7 +431,15 @@ def test_hooks_run_one_at_a_time(kind: HookKind) -> None:
 
 
 def test_the_view_is_what_policies_are_promised() -> None:
-    verifyObject(IScheduleView, World().switcher._questions.view)
+    views: list[IScheduleView] = []
+
+    class Looking(FifoPolicy):
+        def decide(self, view: IScheduleView) -> Decision:
+            views.append(view)
+            return super().decide(view)
+
+    World(Looking).ask("a")
+    verifyObject(IScheduleView, views[0])
 
 
 def test_the_policy_is_not_asked_about_requests_to_a_model_that_may_not_sleep_yet() -> None:

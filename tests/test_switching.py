@@ -18,6 +18,7 @@ from llmux.backend.template import RequestTemplate
 from llmux.interfaces import HookKind, HookResult, IRunningHook
 from llmux.proxy import switching_resource
 from llmux.proxy.guarded import ITurn
+from llmux.web.site import LlmuxSite
 from tests.conftest import LoggedFailures
 from tests.proxy_world import ClientEnd, Guarded, ProxyWorld, chat
 from tests.web_fakes import Reply, replies
@@ -126,7 +127,7 @@ def test_a_failed_wake_is_answered_with_503_and_a_time_to_retry(stock: bool) -> 
     assert status == 503
     assert "exit status 3" in message
     assert answer_to(client).header(b"retry-after") is not None
-    assert world.metrics._requests["a", 503].counts
+    assert world.requests_counted() == {("a", "503"): 1}
 
 
 @SITES
@@ -135,7 +136,7 @@ def test_an_unknown_model_is_answered_with_404_and_not_counted(stock: bool) -> N
     client = world.client()
     client.send(chat("nobody"))
     assert error_of(client) == (404, "Model not found: nobody")
-    assert world.metrics._requests == {}
+    assert world.requests_counted() == {}
 
 
 @SITES
@@ -167,10 +168,12 @@ def test_large_bodies_wait_on_disk() -> None:
     world.script("a", HookKind.WAKE, 5.0)
     small, large = world.client(), world.client()
     small.send(chat())
-    large.send(chat(padding=200_000))
-    channels: list[Any] = [small.channel, large.channel]
-    in_memory = [channel._current.body.in_memory() is not None for channel in channels]
-    assert in_memory == [True, False]
+    data = chat(padding=200_000)
+    for at in range(0, len(data), 65536):
+        large.send(data[at : at + 65536])
+    assert isinstance(world.site, LlmuxSite)
+    assert world.site.storage.spooled == 200_023
+    assert world.site.storage.in_memory == 23
     world.advance(6)
     sent = [world.accept() for _ in range(2)]
     bodies = [end.take().partition(b"\r\n\r\n")[2] for end in sent]
@@ -593,8 +596,7 @@ def test_upgrades_are_refused_under_a_stock_site() -> None:
 
 
 def test_too_large_a_body_under_a_stock_site() -> None:
-    world = ProxyWorld(stock=True)
-    world.switching._max_body = 1000
+    world = ProxyWorld(stock=True, max_body=1000)
     client = world.client()
     client.send(chat(padding=2000))
     assert error_of(client)[0] == 413
