@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from llmux.admin.moments import Moments
-from llmux.admin.request_rows import RequestRows
+from llmux.admin.reports.moments import Moments
+from llmux.admin.reports.request_rows import RequestRows
 from llmux.interfaces import HookKind
 from llmux.monitoring.request_journal import LONGEST_PATH, MOST_ENDED
 from tests.admin_daemon import Owner

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from llmux.admin.moments import Moments
-from llmux.admin.reasons import in_words
+from llmux.admin.reports.moments import Moments
+from llmux.admin.reports.reasons import in_words
 from llmux.control import Pause, Pin
 from llmux.interfaces import HookKind, Phase
 from llmux.monitoring.metrics import Histogram

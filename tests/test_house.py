@@ -131,8 +131,6 @@ def _contents(directory: Path) -> set[str]:
 def test_the_map_of_each_package_lists_what_is_there() -> None:
     """The docstring of a package has one line for each module or package in it."""
     for package, directory in PACKAGES.items():
-        if not _map(package):
-            continue
         assert sorted(_map(package)) == sorted(_contents(directory)), package
 
 
@@ -144,8 +142,6 @@ def test_imports_go_down_the_map_of_their_package() -> None:
     wrong = set()
     for package in PACKAGES:
         places = {name: place for place, name in enumerate(_map(package))}
-        if not places:
-            continue
         inside = re.compile(re.escape(package) + r"\.(\w+)").match
         for module, tree in MODULES.items():
             if importer := inside(module):
@@ -158,7 +154,7 @@ def test_imports_go_down_the_map_of_their_package() -> None:
 def test_no_package_is_a_corridor() -> None:
     """A package with more modules than this is parted where its subjects part."""
     counts = {name: len(list(path.glob("*.py"))) - 1 for name, path in PACKAGES.items()}
-    assert {name: count for name, count in counts.items() if count > 17} == {}
+    assert {name: count for name, count in counts.items() if count > 16} == {}
 
 
 def test_each_module_has_a_name_of_its_own() -> None:

@@ -15,11 +15,11 @@ from llmux.admin.command_resource import CommandTrace
 from llmux.admin.event_stream import EventStream
 from llmux.admin.listen_address import ListenAddress
 from llmux.admin.login import Login
-from llmux.admin.moments import Moments
 from llmux.admin.orders import Key, Order, Verb, WrongValue, control_verbs, text_of
 from llmux.admin.replies import RefusalSink
-from llmux.admin.request_rows import RequestRows
-from llmux.admin.status_report import StatusReport
+from llmux.admin.reports.moments import Moments
+from llmux.admin.reports.request_rows import RequestRows
+from llmux.admin.reports.status_report import StatusReport
 from llmux.admin.stream_reader import StreamReader
 from llmux.control import CommandError, IControl
 from llmux.monitoring.metrics import Metrics

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.server import Request
 
 from llmux.admin.command_resource import CommandTrace
-from llmux.admin.moments import Moments
-from llmux.admin.request_rows import RequestRows
-from llmux.admin.status_report import StatusReport
+from llmux.admin.reports.moments import Moments
+from llmux.admin.reports.request_rows import RequestRows
+from llmux.admin.reports.status_report import StatusReport
 from llmux.admin.stream_reader import StreamReader
 from llmux.monitoring.output_ring import OutputLine, OutputRing
 from llmux.monitoring.request_journal import Ended, RequestJournal

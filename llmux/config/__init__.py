@@ -4,6 +4,19 @@ This package defines what a configuration file may say, and reads such files.
 The public names can be imported from C{llmux.config} itself.  Each name is imported from its
 module when somebody first asks for the name: a command that only has to find the daemon should
 not wait for the conversion of a whole configuration.
+
+ - C{read}: a configuration from bytes
+ - C{json_schema}: the JSON schema, for editors
+ - C{conversion}: plain values to a C{Config}
+ - C{hook_checks}: how a model is woken and put to sleep, checked
+ - C{name_checks}: aliases and variants, checked
+ - C{difference}: what differs between two configurations
+ - C{values}: the values of a configuration, with ranges and defaults
+ - C{name_values}: the values that change how the bodies of requests are passed on
+ - C{room}: what models need and what there is, in exact amounts
+ - C{document}: the text of a file, YAML or JSON, as plain values
+ - C{yaml_reader}: YAML as plain values
+ - C{error}: what is wrong with a configuration, and with which key
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from llmux.admin.moments import Moments
+from llmux.admin.reports.moments import Moments
 from llmux.scheduling import Decision, Rebind, Reopen, Stay, Switch, Why
 
 __all__ = ["in_words", "reason_in_words", "verb_of"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llmux.admin.moments import Moments
+from llmux.admin.reports.moments import Moments
 from llmux.monitoring.request_journal import Ended, OpenRequest, RequestJournal
 from llmux.switching.switcher import ModelSwitcher
 

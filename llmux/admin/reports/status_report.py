@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmux._version import __version__
-from llmux.admin.moments import Moments
-from llmux.admin.reasons import in_words, reason_in_words, verb_of
+from llmux.admin.reports.moments import Moments
+from llmux.admin.reports.reasons import in_words, reason_in_words, verb_of
 from llmux.backend.whereabouts import address_text
 from llmux.control import IControl
 from llmux.monitoring.metrics import Metrics
