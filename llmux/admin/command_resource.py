@@ -5,7 +5,7 @@ the status.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from twisted.internet.defer import Deferred
@@ -148,14 +148,19 @@ class CommandResource(AdminResource):
                 ),
             )
             return
-        Deferred.fromCoroutine(self._carry_out(request, asker)).addErrback(
-            lambda failure: self._broke(request, asker, failure)
-        )
-
-    async def _carry_out(self, request: Request, asker: Asker) -> None:
-        verb, commanded = self._verb, self._commanded
         left: list[Failure] = []
         request.notifyFinish().addErrback(left.append)
+        Deferred.fromCoroutine(self._carry_out(request, asker, left)).addErrback(
+            lambda failure: self._broke(request, asker, failure, left)
+        )
+
+    async def _carry_out(self, request: Request, asker: Asker, left: Sequence[Failure]) -> None:
+        """
+        Carry the command out, and answer.
+
+        @param left: this holds a failure from the time on when the client has left.
+        """
+        verb, commanded = self._verb, self._commanded
         who = asker.name or "anybody"
         shown = ""
         answer: Mapping[str, Any] | None = None
@@ -185,13 +190,15 @@ class CommandResource(AdminResource):
                 ApiError(error.status, str(error), error.code, error.param, wait),
             )
 
-    def _broke(self, request: Request, asker: Asker, failure: Failure) -> None:
+    def _broke(
+        self, request: Request, asker: Asker, failure: Failure, left: Sequence[Failure]
+    ) -> None:
         """Log a defect of llmux, or of whatever carries out commands, and answer with 500."""
         self._commanded.trace.ended(asker.name or "anybody", self._verb.name, "broken", "")
         self._log.failure(
             "a defect while {verb} was carried out", failure, verb=self._verb.name
         )
-        if not request.finished and not request._disconnected:
+        if not request.finished and not left:
             self.refuse(request, internal_error())
 
 

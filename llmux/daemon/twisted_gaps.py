@@ -1,36 +1,16 @@
 """
-This module has every place where llmux uses a private part of Twisted, with the reason.
+This module lists every place where llmux uses a private part of Twisted, with the reason
+(L{PRIVATE_PARTS}), and has those uses that need more than a line.
 
 A private part may change with any release of Twisted, so the tests run with the
-lowest version that setup.cfg admits and with the latest.
+lowest version that setup.cfg admits and with the latest; a test compares the list
+with the code.
 
-===================================  ==========================================
-where                                what, and why
-===================================  ==========================================
-L{check_reactor_parts}               the names that
-                                     L{llmux.daemon.reactor.LlmuxReactor} reads:
-                                     Twisted has no public hook between the poll
-                                     and C{doRead}
-L{adopt_unix_socket}                 systemd's Unix socket must keep its mode and
-                                     its file; a Twisted port takes both over
-L{bound_accepts}                     C{tcp.Port} accepts ever more connections in one
-                                     go; pausing it does not end a round
-L{own_lock}                          a daemon's lock names the process that made
-                                     it, which is not the daemon
-L{without_openssl}                   C{twisted.internet.tcp} imports OpenSSL for
-                                     connections that may never come
-L{use_monotonic_clock}               a reactor's clock is C{time.time}, and no option
-                                     changes that
-L{has_reactor}                       whether a reactor is installed cannot be
-                                     asked without installing one
-===================================  ==========================================
-
-Other modules use private parts as well, and say why: the HTTP server those of
-C{twisted.web.http.HTTPChannel} and C{Request} (C{llmux/web/channel.py}, C{request.py},
-C{site.py}), on the transport's C{_tempDataBuffer} and C{dataBuffer}
-(C{llmux/web/transport.py}), the hooks on C{twisted.internet.process.Process}
-(C{llmux/hooks/runs/spawn.py}), the log on C{LogFile}, whose C{reopen} closes the file before it
-opens the new one (C{llmux/monitoring/log_file.py}).
+Three functions here depend on how Twisted behaves, but on no private name:
+L{without_openssl}, because C{twisted.internet.tcp} imports OpenSSL for connections that may
+never come; L{use_monotonic_clock}, because a reactor's clock is C{time.time}, and no option
+changes that; L{has_reactor}, because nothing else tells whether a reactor is installed without
+installing one.
 """
 
 from __future__ import annotations
@@ -38,15 +18,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.python import runtime
 
 __all__ = [
+    "PRIVATE_PARTS",
+    "PrivateUse",
     "adopt_unix_socket",
     "bound_accepts",
     "check_reactor_parts",
@@ -55,6 +37,21 @@ __all__ = [
     "use_monotonic_clock",
     "without_openssl",
 ]
+
+
+class PrivateUse(NamedTuple):
+    """
+    A L{PrivateUse} is a use of private parts of Twisted in one module.
+
+    @ivar module: the path of the module below C{llmux/}.
+    @ivar names: the names that the module uses.  Those without an underscore are attributes
+        that Twisted does not document.
+    @ivar reason: why nothing public does what is needed.
+    """
+
+    module: str
+    names: Sequence[str]
+    reason: str
 
 
 REACTOR_PARTS = (
@@ -70,6 +67,80 @@ REACTOR_PARTS = (
     "running",
 )
 """L{llmux.daemon.reactor.LlmuxReactor} uses these attributes of its parent class."""
+
+PRIVATE_PARTS = (
+    PrivateUse(
+        "daemon/reactor.py",
+        tuple(name for name in REACTOR_PARTS if name != "running"),
+        "Twisted has no hook between the poll and doRead.",
+    ),
+    PrivateUse(
+        "daemon/twisted_gaps.py",
+        ("_fromListeningDescriptor", "_bindPath", "_shouldShutdown"),
+        "systemd's Unix socket must keep its mode and its file; Twisted's port changes both.",
+    ),
+    PrivateUse(
+        "daemon/twisted_gaps.py",
+        ("numberAccepts",),
+        "tcp.Port accepts ever more connections in one go; pausing it does not end a round.",
+    ),
+    PrivateUse(
+        "daemon/twisted_gaps.py",
+        ("lockFile",),
+        "A daemon's lock names the process that made the lock, which is not the daemon.",
+    ),
+    PrivateUse(
+        "hooks/runs/spawn.py",
+        ("_trySpawnInsteadOfFork", "_getReason"),
+        "Process decides by itself how a program is started, and takes an unknown exit status "
+        "for a success.",
+    ),
+    PrivateUse(
+        "monitoring/log_file.py",
+        ("_file", "_openFile"),
+        "LogFile.reopen closes the file before it opens the new one, which may fail.",
+    ),
+    PrivateUse(
+        "web/channel.py",
+        ("_tempDataBuffer", "dataBuffer"),
+        "A reply goes to the socket at once if the transport holds nothing before it, which "
+        "nothing public tells.",
+    ),
+    PrivateUse(
+        "web/channel.py",
+        ("_appSendBuffer",),
+        "A TLS connection that is closing waits for the client unless nothing is left to be "
+        "encrypted, which nothing public tells.",
+    ),
+    PrivateUse(
+        "web/transport.py",
+        ("_tempDataLen", "dataBuffer", "offset", "_appSendBuffer"),
+        "Nothing public tells how many bytes a transport holds.",
+    ),
+    PrivateUse(
+        "web/transport.py",
+        ("_producer_helpers", "_PullToPush"),
+        "Whoever is given a pull producer, as HTTPChannel is, needs this adapter.",
+    ),
+    PrivateUse(
+        "web/request.py",
+        ("_adapterCache", "_parsePOSTFormSubmission", "_log", "_encoder", "_disconnected"),
+        "LlmuxRequest does not call Request.__init__, which makes all attributes at once; the "
+        "methods of Request need these.",
+    ),
+    PrivateUse(
+        "web/request.py",
+        ("_cleanup",),
+        "Request.finish calls this method, which is the only place where a request ends.",
+    ),
+    PrivateUse(
+        "web/request.py",
+        ("_handleStar", "_IEncodingResource", "_MultiPartParseException", "_getMultiPartArgs"),
+        "Request.process and Request.requestReceived do more than is wanted; what is wanted of "
+        "them is said again with the same parts.",
+    ),
+)
+"""These are all uses of private parts of Twisted."""
 
 
 def check_reactor_parts(reactor: object) -> None:
@@ -132,9 +203,7 @@ def adopt_unix_socket(
 
     os.set_blocking(descriptor, False)
     port: Any = Port._fromListeningDescriptor(reactor, descriptor, factory)
-    # Before Twisted 26.4 the path was in another attribute.
-    path = "_bindPath" if hasattr(port, "_bindPath") else "port"
-    setattr(port, path, b"\0" + getattr(port, path))
+    port._bindPath = b"\0" + port._bindPath
     port._shouldShutdown = False
     port.startListening()
     os.close(descriptor)
