@@ -215,6 +215,7 @@ def test_each_name_and_path_in_the_design_exists() -> None:
                 defined.add(node.arg)
     files = {path.relative_to(LLMUX).as_posix() for path in LLMUX.rglob("*")}
     files |= {path.name for path in LLMUX.rglob("*.py")}
+    files |= {path.name for path in PACKAGES.values()}
     text = (LLMUX / "design.md").read_text()
     unknown = []
     words = re.findall(r"`([^` ]+|\w+\([^`]*\))`", text)
