@@ -9,13 +9,16 @@ import pytest
 from tests.proxy_world import ClientEnd
 from tests.web_fakes import Reply, replies
 
-__all__ = ["PLAIN", "SITES", "answer_to", "error_of"]
+__all__ = ["OK", "PLAIN", "SITES", "answer_to", "error_of"]
 
 
 SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
 """A test with this mark runs under llmux's own Site and under a stock one."""
 
-PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\n"
+"""This is the begin of a backend's reply."""
+
+PLAIN = OK + b"Content-Length: 5\r\n\r\nhello"
 """This is a whole reply of a backend."""
 
 

@@ -240,6 +240,13 @@ class ProxyWorld(ReactorWorld):
         """Return how many guards of a model have not been released."""
         return {name: count for name, _, count, _ in self.switcher.per_model()}[model]
 
+    def check_nothing_is_timed(self) -> None:
+        """Check that no timer is left after the last client, once the pool is closed."""
+        self.pool.close()
+        # The site looks once more whether clients have come.
+        self.advance(1.25)
+        assert self.reactor.getDelayedCalls() == []
+
     def requests_counted(self) -> dict[tuple[str, str], int]:
         """Return how many requests the metrics have counted, by model and status."""
         found = re.findall(

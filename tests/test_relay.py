@@ -18,12 +18,10 @@ from llmux.proxy.resource import ProxyResource
 from llmux.proxy.stock_caller import StockCaller
 from llmux.web.caller import ICaller
 from llmux.web.request import LlmuxRequest
-from tests.conftest import LoggedEvents
+from tests.proxy_answers import OK, SITES
 from tests.proxy_world import Guarded, ProxyWorld, chat
 from tests.web_fakes import Reply, replies
 
-SITES = pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
-OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"Content-Type: text/x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
     OK + b"Transfer-Encoding: chunked\r\nX: y\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
@@ -127,14 +125,6 @@ def test_both_ways_to_relay_agree_on_the_reply(
             assert (plain.cut_off, plain.closed) == (True, True)
             continue
         assert seen == plain, pieces
-
-
-def nothing_is_timed(world: ProxyWorld) -> None:
-    """Check that no timer is left after the last client, once the pool is closed."""
-    world.pool.close()
-    # The site looks once more whether clients have come.
-    world.advance(1.25)
-    assert world.reactor.getDelayedCalls() == []
 
 
 @SITES
@@ -273,7 +263,7 @@ def test_a_client_that_does_not_read_pauses_the_backend(stock: bool) -> None:
     client.leave()
     assert end.transport.aborted
     assert world.in_flight() == 0
-    nothing_is_timed(world)
+    world.check_nothing_is_timed()
 
 
 @SITES
@@ -339,253 +329,6 @@ def test_the_switcher_may_end_an_exchange(stock: bool) -> None:
             assert reply.header(b"retry-after") is not None
         end.close()
         world.advance(3)
-
-
-@SITES
-def test_a_stalled_client_is_cut_off_while_others_wait(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    end.send(OK + b"Content-Length: 900\r\n\r\nab")
-    client.block()
-    world.advance(100, step=1)
-    assert not end.transport.aborted
-    other = world.client()
-    other.send(chat("b"))
-    world.advance(8, step=1)
-    assert end.transport.aborted
-    assert client.cut_off
-    world.advance(3)
-    assert world.in_flight() == 0
-    world.accept().send(PLAIN)
-    assert other.received.endswith(b"hello")
-    for each in (client, other):
-        each.leave()
-    nothing_is_timed(world)
-
-
-@SITES
-def test_a_client_that_reads_again_is_no_longer_watched(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    end.send(OK + b"Content-Length: 900\r\n\r\nab")
-    client.block()
-    world.client().send(chat("b"))
-    world.advance(30, step=1)
-    client.unblock()
-    world.advance(100, step=1)
-    assert not end.transport.aborted
-    client.block()
-    world.advance(50, step=1)
-    assert not end.transport.aborted
-    world.advance(20, step=1)
-    assert end.transport.aborted
-
-
-def test_a_slow_client_is_not_a_stalled_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = ProxyWorld(client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    end.send(OK + b"Content-Length: 900\r\n\r\nab")
-    left = 1_000_000
-    monkeypatch.setattr("llmux.proxy.relay.unsent", lambda transport: left)
-    client.block()
-    world.client().send(chat("b"))
-    for _ in range(10):
-        world.advance(30, step=1)
-        left -= 1
-    assert not end.transport.aborted
-    world.advance(70, step=1)
-    assert end.transport.aborted
-
-
-@SITES
-def test_requests_are_counted_by_model_and_status(stock: bool) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    for reply in (PLAIN, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", b"junk\r\n\r\n"):
-        client = world.client()
-        client.send(chat())
-        world.accept().send(reply)
-        world.pool.forget("10.0.0.1", 8001)
-    client = world.client()
-    client.send(chat("nobody"))
-    assert world.requests_counted() == {("a", "200"): 1, ("a", "404"): 1, ("a", "502"): 1}
-    (answer,) = replies(client.received, [b"POST"], closed=False)
-    assert answer.status == 404
-
-
-EVENTS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-DONE = b"e\r\ndata: [DONE]\n\n\r\n"
-
-
-@SITES
-@pytest.mark.parametrize(
-    ("pieces", "answered"),
-    [
-        ([EVENTS + b"3\r\nabc\r\n", DONE], True),
-        ([EVENTS + DONE], True),
-        ([EVENTS + b"3\r\nabc\r\n"], False),
-        ([EVENTS, DONE, b"3\r\nabc\r\n"], False),
-        ([], False),
-    ],
-)
-def test_a_client_that_leaves_after_the_last_event_was_answered(
-    stock: bool, pieces: list[bytes], answered: bool
-) -> None:
-    world = ProxyWorld(stock=stock, observed=True)
-    world.wake("a")
-    world.completed.clear()
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    for piece in pieces:
-        end.send(piece)
-    client.leave()
-    assert world.completed == [answered]
-    assert end.transport.aborted
-
-
-@SITES
-@pytest.mark.parametrize("closes", [False, True])
-def test_a_reply_that_is_cut_off_is_logged_and_counted(
-    stock: bool, closes: bool, logged: LoggedEvents
-) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    end.send(EVENTS + b"3\r\nabc\r\n")
-    if closes:
-        end.close()
-        reason = "the backend closed the connection in mid-reply"
-    else:
-        end.send(b"zz\r\n")
-        reason = "the backend sent an invalid reply"
-    assert client.cut_off
-    assert logged.of("reply_cut_off") == [
-        f"reply cut off for /v1/chat/completions (model a): {reason}"
-    ]
-    assert f'reason="{reason}"' in world.metrics.expose().decode()
-    assert world.doubts == ["a"]
-
-
-@SITES
-@pytest.mark.parametrize(("status", "doubts"), [(499, []), (500, ["a"]), (503, ["a"])])
-def test_a_reply_of_5xx_casts_doubt_on_its_backend(
-    stock: bool, status: int, doubts: list[str]
-) -> None:
-    world = ProxyWorld(stock=stock, observed=True)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    world.accept().send(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)
-    assert world.doubts == doubts
-    assert world.completed[-1:] == [True]
-
-
-@SITES
-def test_what_llmux_refuses_by_itself_is_logged(stock: bool, logged: LoggedEvents) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat("x" * 1000))
-    client = world.client()
-    client.send(chat())
-    world.accept().send(b"junk\r\n\r\n")
-    client = world.client()
-    client.send(b"GET /unknown HTTP/1.1\r\nHost: x\r\n\r\n")
-    path = "/v1/chat/completions"
-    lines = logged.of("request_refused")
-    assert len(lines[0]) < 1500
-    assert lines[0].startswith(f"404 for {path} (model xxx")
-    assert lines[1] == (
-        f"502 for {path} (model a): The model's backend did not answer: "
-        "the backend sent an invalid reply"
-    )
-    assert lines[2].startswith("404 for /unknown: ")
-
-
-def test_a_flood_of_refusals_is_counted(logged: LoggedEvents) -> None:
-    world = ProxyWorld()
-    for _ in range(100):
-        world.client().send(chat("nobody"))
-    assert len(logged.of("request_refused")) == 10
-    world.advance(1)
-    (line,) = logged.of("refusals_left_out")
-    assert line.startswith("90 more ")
-    world.client().send(chat("nobody"))
-    assert len(logged.of("request_refused")) == 11
-    world.advance(2)
-    assert len(logged.of("refusals_left_out")) == 1
-
-
-# ------------------------------------------------------ a first byte that is due
-
-
-@SITES
-def test_a_backend_that_does_not_begin_its_reply_fares_as_one_that_refuses(
-    stock: bool,
-) -> None:
-    world = ProxyWorld(stock=stock, first_byte_timeout=10.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    world.advance(9)
-    assert not end.transport.aborted
-    world.advance(2)
-    # The backend is alive, so another try would not succeed either.
-    assert end.transport.aborted
-    (reply,) = replies(client.received, [b"POST"], closed=False)
-    assert reply.status == 502
-    assert b"did not begin its reply within 10 s" in reply.body
-    assert world.in_flight() == 0
-
-
-@SITES
-def test_a_dead_backend_that_does_not_begin_its_reply_is_woken_again(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, first_byte_timeout=10.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    world.accept()
-    world.hooks.awake.discard("a")
-    world.advance(12)
-    world.accept().send(PLAIN)
-    assert client.received.endswith(b"hello")
-    assert world.in_flight() == 0
-
-
-@SITES
-def test_after_the_first_byte_there_is_no_limit(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, first_byte_timeout=10.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
-    end.send(OK + b"Content-Length: 5\r\n\r\n")
-    world.advance(20)
-    end.send(b"hello")
-    assert client.received.endswith(b"hello")
-    # No timer outlives a client, or a refusal.
-    client = world.client()
-    client.send(chat())
-    client.leave()
-    client = world.client()
-    client.send(chat())
-    world.accept().send(b"junk\r\n\r\n")
-    before = [call for call in world.reactor.getDelayedCalls() if call.getTime() > 29]
-    assert [call for call in before if "first_byte" in str(call)] == []
-    world.advance(20)
 
 
 def test_a_guarded_resource_and_its_caller_provide_their_interfaces() -> None:
