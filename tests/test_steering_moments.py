@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmux.errors import NotReady
 from llmux.interfaces import Phase
-from tests.test_steering import Operator
+from tests.operators import Operator
 from tests.world import ALIVE, SLEEP, WAKE, World
 
 
