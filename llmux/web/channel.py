@@ -517,6 +517,8 @@ class LlhttpChannel(RequestTransport):
     def begin_reply(self, request: Any, producer: IPushProducer) -> None:
         """See L{IReplyChannel.begin_reply}."""
         self._producer = producer
+        # The channel writes these fields of the request itself, here and in end_reply: two
+        # methods of the request would cost 550 of 108,000 instructions per request.
         request.startedWriting = 1
         if self._full:
             producer.pauseProducing()
