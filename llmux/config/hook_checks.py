@@ -11,7 +11,10 @@ from llmux.config.error import Path
 from llmux.config.name_checks import Fault
 from llmux.config.values import DEFAULT_HEALTH, ModelConfig
 
-__all__ = ["faults_of_hooks"]
+__all__ = ["SCRIPTS", "faults_of_hooks"]
+
+SCRIPTS = ("serve", "wake", "sleep", "alive", "prepare")
+"""These keys of a model hold scripts for the shell."""
 
 MAX_SCRIPT_BYTES = 128 * 1024 - 1
 """
@@ -28,7 +31,7 @@ def faults_of_hooks(
 
     @param given: the keys that the file has for the model.
     """
-    for hook in ("serve", "wake", "sleep", "alive", "prepare"):
+    for hook in SCRIPTS:
         script = getattr(model, hook)
         if script is not None:
             yield from _faults_of_script((*path, hook), script)

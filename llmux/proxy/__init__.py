@@ -18,4 +18,5 @@ request on.
  - C{naming}: the names of models, and what each changes in a body
  - C{refusals}: the errors with which llmux itself answers
  - C{model_name}: the search for the name of the model in a body
+ - C{long_work}: work in several turns of the reactor
 """

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from time import perf_counter, thread_time
+from time import thread_time
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -19,10 +18,10 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.monitoring.metrics import CONTENT_TYPE, Metrics
+from llmux.proxy.long_work import cooperator_on, turn_that_begins
 from llmux.proxy.read_only import ReadOnly
 from llmux.proxy.refusals import RefusalLog
 from llmux.web.error_reply import ApiError
-from llmux.web.limits import TURN
 
 __all__ = ["NothingElse", "Root"]
 
@@ -31,12 +30,6 @@ _SCRAPES_COST = 0.05
 When scrapes have taken this many seconds of CPU time within a second, the next ones in this
 second get the last text.
 """
-
-
-def _turn() -> Callable[[], bool]:
-    """Return, for a Cooperator, a function that tells whether L{TURN} seconds have passed."""
-    end = perf_counter() + TURN
-    return lambda: perf_counter() > end
 
 
 class Root(Resource):
@@ -189,7 +182,7 @@ class _Exposition(ReadOnly):
         super().__init__(refusals)
         self._metrics = metrics
         self._seconds: Callable[[], float] = clock.seconds
-        self._cooperator = Cooperator(_turn, lambda step: clock.callLater(0, step))
+        self._cooperator = cooperator_on(clock)
         self._text: bytes | None = None
         # The requests that wait for the text that is being made; None if no text is being made.
         self._waiting: list[Request] | None = None
@@ -220,7 +213,7 @@ class _Exposition(ReadOnly):
     def _put_together(self) -> None:
         pieces: list[bytes] = []
         steps = self._steps(pieces)
-        is_over = _turn()
+        is_over = turn_that_begins()
         try:
             for _ in steps:
                 if is_over():

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from twisted.web.iweb import IRequest
 
 from llmux.backend.template import EXPECT_A_BODY
-from llmux.proxy.model_name.lenient import without_mark
+from llmux.proxy.model_name.form import FORM_TYPE
+from llmux.proxy.model_name.lenient import BLANKS, without_mark
 from llmux.web.body import RequestBody
 from llmux.web.error_reply import ApiError
 
@@ -72,11 +73,11 @@ def _fault(request: IRequest, body: RequestBody) -> str:
     content_type = (request.getHeader(b"content-type") or b"").partition(b";")[0]
     content_type = content_type.strip().lower()
     start = body.piece(0, _LOOKED_AT)
-    text = without_mark(start).lstrip(b" \t\r\n")
+    text = without_mark(start).lstrip(BLANKS)
     if start.startswith(_WIDE) or start[1:2] == b"\0" or start[:1] == b"\0":
         return "The body is UTF-16 or UTF-32: send JSON in UTF-8."
     if not text.startswith(b"{"):
-        if content_type == b"multipart/form-data":
+        if content_type == FORM_TYPE:
             return "The form has no field `model`."
         if content_type == b"application/x-www-form-urlencoded" and not text.startswith(b"["):
             return "A form of this kind is not understood here: send JSON."

@@ -15,7 +15,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from llmux.monitoring.request_journal import RequestJournal
 from llmux.proxy.guarded import IGuardedResource
-from llmux.proxy.model_name.find import find_model, search_turns
+from llmux.proxy.long_work import cooperator_on
+from llmux.proxy.model_name.find import find_model
 from llmux.proxy.refusals import RefusalLog
 from llmux.proxy.stock_caller import StockCaller
 from llmux.proxy.turn import RequestMetrics, Turn, TurnContext, TurnSwitcher
@@ -72,7 +73,7 @@ class SwitchingResource(Resource):
         self._refusals = RefusalLog(clock) if refusals is None else refusals
         guarded = IGuardedResource(wrapped, None)
         # Large bodies are searched and changed in several turns of the reactor.
-        self._search_turns = search_turns(clock)
+        self._search_turns = cooperator_on(clock)
         self._names = names
         self._context = TurnContext(
             switcher,

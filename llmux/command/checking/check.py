@@ -18,6 +18,7 @@ from llmux.command.checking.rights import who_may
 from llmux.command.checking.script_check import script_problems
 from llmux.config import Config, ConfigError, ModelConfig, load_config
 from llmux.config.error import key_path, printable, shown
+from llmux.config.hook_checks import SCRIPTS
 from llmux.config.room import Room, room_of, written
 from llmux.interfaces import Needs
 
@@ -121,7 +122,7 @@ def doubts(config: Config) -> Iterator[str]:
     for name, model in sorted(config.models.items()):
         if model.port is not None and model.serve is None:
             at.setdefault(model.address, []).append(name)
-        for hook in "serve", "wake", "sleep", "alive", "prepare":
+        for hook in SCRIPTS:
             place = key_path(("models", name, hook))
             script = getattr(model, hook) or "true"
             for problem in script_problems(script, config.directory):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llmux.command.link.daemon_link import CommandRefused
+from llmux.command.words.sentence import Status
 
 __all__ = ["Moment", "is_done", "moment_of"]
 
-Status = Mapping[str, Any]
 Moment = Mapping[str, int]
 """A L{Moment} is how many tries of each model had failed when a command was given."""
 

@@ -6,14 +6,12 @@ The page uses the same words (C{page.html}, C{FOREWARNING}); a test compares the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from llmux.command.words.durations import in_words, in_words_range
+from llmux.command.words.sentence import Status
 
 __all__ = ["forewarning"]
-
-Status = Mapping[str, Any]
 
 
 def forewarning(status: Status, verb: str, model: Status | None = None) -> str:

@@ -12,9 +12,18 @@ from typing import Any
 from llmux.command.words.durations import in_words, in_words_range, seconds_between
 from llmux.command.words.styles import Styled
 
-__all__ = ["clock_time", "model_facts", "model_sentence", "reason_sentence", "status_sentences"]
+__all__ = [
+    "Status",
+    "clock_time",
+    "model_facts",
+    "model_sentence",
+    "reason_sentence",
+    "status_sentences",
+]
 
 Status = Mapping[str, Any]
+"""This is a status as the daemon sends it, or the part of a status that is about one model."""
+
 _MOST_NAMED = 4
 """
 At most this many models get a sentence each; of the others, one sentence gives the number.

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from time import perf_counter
 from typing import Any, cast
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator, TaskStopped
 
+from llmux.proxy.long_work import turn_that_begins
 from llmux.proxy.model_name.form import BodyScan
 from llmux.proxy.model_name.lenient import BLANKS, sound_text, without_mark
 from llmux.web.body import RequestBody
-from llmux.web.limits import SCAN_ABOVE, TURN
+from llmux.web.limits import SCAN_ABOVE
 
-__all__ = ["find_model", "scan_on_arrival", "search_turns"]
+__all__ = ["find_model", "scan_on_arrival"]
 
 _SEARCH_STEP = 16 * 1024
 """This many bytes are searched between two looks at the clock."""
@@ -122,14 +121,4 @@ def _search_in_turns(
     return found
 
 
-def _turn() -> Callable[[], bool]:
-    end = perf_counter() + TURN
-    return lambda: perf_counter() > end
-
-
-def search_turns(clock: IReactorTime) -> Cooperator:
-    """Return a Cooperator for L{find_model}, which uses this clock."""
-    return Cooperator(_turn, lambda step: clock.callLater(0, step))
-
-
-_cooperator = Cooperator(_turn)
+_cooperator = Cooperator(turn_that_begins)
