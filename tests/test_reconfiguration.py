@@ -501,3 +501,28 @@ def test_what_is_in_flight_to_a_model_that_has_been_forgotten_does_no_harm() -> 
     world.switcher.backend_in_doubt("a")
     client.finish()
     assert world.ask("b").waits
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_model_that_does_not_sleep_for_a_configuration_is_tried_after_its_back_off(
+    is_removed: bool,
+) -> None:
+    both = dict.fromkeys("ab", ONE_OF_GPU)
+    world = World(models="ab", resources={"gpu": 2}, places=both)
+    world.wake("a").finish()
+    world.wake("b").finish()
+    arranged = arrangement("b", {"gpu": 2}, both) if is_removed else arrangement("ab")
+    world.hooks.script("a", SLEEP, 0.1, 1)
+    world.hooks.script("b", SLEEP, 0.1, 1)
+    world.switcher.reconfigure(arranged, None)
+    world.advance(60)
+    tries = len(world.ran(SLEEP))
+    assert 4 <= tries <= 12
+    world.hooks.script("a", SLEEP, 0.1)
+    world.advance(60)
+    assert world.phase("b") is Phase.AWAKE and "a" not in world.hooks.awake
+    world.hooks.script("b", SLEEP, 0.1, 1)
+    world.switcher.reconfigure(arrangement("a"), None)
+    world.advance(1)
+    world.stop()
+    world.nothing_left()

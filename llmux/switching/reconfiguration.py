@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from llmux.errors import ModelNotFound
@@ -70,6 +71,7 @@ class Reconfiguration:
         self._stage = stage
         self._is_at_it = False
         self._adoptions: list[Adoption] = []
+        self._next: IDelayedCall | None = None
 
     def begin(self, arrangement: Arrangement) -> None:
         """Change the models and the ledger; L{look} does what follows from that."""
@@ -186,7 +188,7 @@ class Reconfiguration:
                 )
                 stage.forget_model(model)
             elif model.phase is Phase.AWAKE and not model.busy:
-                Dismissal(stage, model, "it is configured no longer").begin()
+                self._put_to_sleep([model], "it is configured no longer")
         self._is_at_it = not (is_done and self._make_room())
 
     def _make_room(self) -> bool:
@@ -206,9 +208,36 @@ class Reconfiguration:
             model for model in holders if model.phase is Phase.AWAKE and not model.busy
         ]
         if candidates:
-            victim = min(candidates, key=_goes_first)
-            Dismissal(self._stage, victim, "there is less room, by configuration").begin()
+            self._put_to_sleep(candidates, "there is less room, by configuration")
         return False
+
+    def _put_to_sleep(self, candidates: Sequence[Model], why: str) -> None:
+        """
+        Put one of these models to sleep.  A model whose sleep hook has failed is tried again
+        after its back-off, as it would be for any switch.
+        """
+        clock = self._stage.clock
+        now = clock.seconds()
+        ready = [model for model in candidates if model.sleep_backoff.until <= now]
+        if ready:
+            Dismissal(self._stage, min(ready, key=_goes_first), why).begin()
+            return
+        at = min(model.sleep_backoff.until for model in candidates)
+        if self._next is not None:
+            if self._next.getTime() <= at:
+                return
+            self._next.cancel()
+        self._next = clock.callLater(at - now, self._time_to_look)
+
+    def _time_to_look(self) -> None:
+        self._next = None
+        self._stage.consider()
+
+    def end(self) -> None:
+        """Put no more models to sleep, because llmux stops."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
 
 def _goes_first(model: Model) -> tuple[bool, bool, float]:
