@@ -109,7 +109,7 @@ class App(Struct):
         parts, switcher = self.parts, self.switcher
         models = config.models
         # What may raise comes before the first effect, and before hooks that must be closed.
-        switcher.check_arrangement(models)
+        switcher.reconfiguration.check(models)
         leaving = [name for name in switcher.models if name not in models]
         policy = _next_policy(self.config, config, switcher.policy, leaving)
         latest = None
@@ -140,7 +140,7 @@ class App(Struct):
         switching = parts.switching_resource(config)
         self.listing.reconfigure(models)
         self.root.replace(self.listing, switching)
-        switcher.reconfigure(arrangement_of(config), policy)
+        switcher.reconfiguration.begin(arrangement_of(config), policy)
         self.entrance.reconfigured(
             config.policy.name,
             config.names(),

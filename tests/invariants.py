@@ -35,7 +35,7 @@ def check_invariants(switcher: ModelSwitcher) -> None:
             assert not model.waiting, f"somebody waits for {name}, which is awake"
         if switcher.settings.drain_before_switch and model.guards:
             assert model.phase in GIVE_GUARDS, f"guards of {name}, which is {model.phase}"
-    stories = switcher.stories()
+    stories = switcher.stories
     moved = Counter(model.name for story in stories for model in story.models)
     assert all(number == 1 for number in moved.values()), f"in several stories: {moved}"
     assert {name for name, model in models.items() if model.busy} == set(moved)

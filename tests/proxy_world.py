@@ -238,7 +238,7 @@ class ProxyWorld(ReactorWorld):
 
     def in_flight(self, model: str = "a") -> int:
         """Return how many guards of a model have not been released."""
-        return {name: count for name, _, count, _ in self.switcher.per_model()}[model]
+        return {name: count for name, _, count, _ in self.switcher.readings.per_model()}[model]
 
     def check_nothing_is_timed(self) -> None:
         """Check that no timer is left after the last client, once the pool is closed."""

@@ -384,7 +384,7 @@ def test_a_policy_that_raises_hurts_nobody(logged_failures: LoggedFailures) -> N
     other.finish()
     world.advance(3)
     assert late.served, "as FIFO would"
-    assert list(world.switcher.estimates()) == []
+    assert list(world.switcher.readings.estimates()) == []
     text = world.switcher.metrics.expose().decode()
     assert 'llmux_policy_failures_total{question="decide"}' in text
     asked = len(logged_failures.flush(ZeroDivisionError))

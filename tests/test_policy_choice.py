@@ -180,7 +180,7 @@ def test_the_estimates_say_what_the_policy_has_learnt() -> None:
     at = world()
     agent(at, 2.0, 3)
     serve(at, "b", 1.0)
-    estimates = list(at.switcher.estimates())
+    estimates = list(at.switcher.readings.estimates())
     found = {(e.name, *e.labels.values()): e.value for e in estimates}
     assert found["starvation_limit_seconds",] == 120
     assert found["gap_seconds", "a"] == pytest.approx(2, abs=0.6)

@@ -250,7 +250,7 @@ class Watched:
         self.wrongs: list[str] = []
 
     def start(self, model: str, hook: HookKind) -> IRunningHook:
-        flying = {name: n for name, _, n, _ in self.switcher.per_model()}
+        flying = {name: n for name, _, n, _ in self.switcher.readings.per_model()}
         if hook is HookKind.SLEEP and flying[model]:
             self.wrongs.append(
                 f"the sleep hook of {model} began with {flying[model]} in flight"
@@ -428,4 +428,4 @@ async def test_all_promises_hold_under_random_traffic(
     assert [b.while_asleep for b in chaos.backends.values()] == [0, 0, 0]
     assert chaos.hooks.running == 0
     assert not [m for m in MODELS if chaos.backends[m].awake], "put to sleep on exit"
-    assert [row[1:3] for row in chaos.switcher.per_model()] == [(0, 0)] * 3
+    assert [row[1:3] for row in chaos.switcher.readings.per_model()] == [(0, 0)] * 3

@@ -290,7 +290,7 @@ async def test_a_page_of_another_site_wakes_nothing(configure: Callable[..., Con
     page = b"Host: 127.0.0.1:%d\r\nOrigin: https://evil.example\r\n" % config.port
     assert await deferToThread(status, page) == b"403"
     assert await deferToThread(status, b"Host: rebind.evil.example\r\n") == b"421"
-    assert {(waiting, flying) for _, waiting, flying, _ in service.switcher.per_model()} == {
-        (0, 0)
-    }
+    assert {
+        (waiting, flying) for _, waiting, flying, _ in service.switcher.readings.per_model()
+    } == {(0, 0)}
     await service.stopService()

@@ -187,7 +187,7 @@ def test_releasing_twice_is_harmless() -> None:
     client = world.wake("a")
     client.finish()
     client.finish()
-    assert next((m, f) for m, _, f, _ in world.switcher.per_model()) == ("a", 0)
+    assert next((m, f) for m, _, f, _ in world.switcher.readings.per_model()) == ("a", 0)
 
 
 def test_a_waiter_may_leave_in_another_waiters_callback() -> None:

@@ -87,7 +87,7 @@ def test_who_leaves_waits_no_longer(stock: bool) -> None:
         client.send(chat())
     world.advance(1)
     clients[1].leave()
-    assert {name: n for name, n, *_ in world.switcher.per_model()}["a"] == 2
+    assert {name: n for name, n, *_ in world.switcher.readings.per_model()}["a"] == 2
     world.advance(6)
     assert world.in_flight() == 2
 

@@ -284,7 +284,7 @@ class World:
         """Check that no hook, timer, guard or waiter is left."""
         assert self.hooks.running == []
         assert self.clock.getDelayedCalls() == []
-        for model, waiting, in_flight, _ in self.switcher.per_model():
+        for model, waiting, in_flight, _ in self.switcher.readings.per_model():
             assert (waiting, in_flight) == (0, 0), model
 
 

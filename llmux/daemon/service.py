@@ -240,14 +240,14 @@ class LlmuxService(MultiService):
         ]
         changes = differences(before, config, awake)
         try:
-            self.switcher.check_arrangement(config.models)
+            self.switcher.reconfiguration.check(config.models)
         except ValueError as problem:
             raise ConfigError(
                 config.file, "models", str(problem), "or keep the model"
             ) from None
         changes += [
             f"~ {name}: it drains and is put to sleep, there is less room"
-            for name in self.switcher.who_would_sleep(arrangement_of(config))
+            for name in self.switcher.reconfiguration.who_would_sleep(arrangement_of(config))
         ]
         if dry_run or not changes:
             return changes
@@ -262,7 +262,7 @@ class LlmuxService(MultiService):
         for name in restarted:
             model = self.switcher.models[name]
             if model.phase is Phase.AWAKE and not model.busy:
-                self.switcher.restart(model)
+                self.switcher.reconfiguration.restart(model)
         return changes
 
     def _take_over(self, given: Config) -> None:

@@ -5,7 +5,7 @@ changed, and no request is lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -13,13 +13,18 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from llmux.errors import ModelNotFound
-from llmux.interfaces import Needs, Phase
+from llmux.interfaces import Arrived, ISwitchPolicy, Needs, Phase, Woke
+from llmux.switching.decisions.containment import ContainedPolicy
+from llmux.switching.decisions.listeners import Listeners
+from llmux.switching.decisions.questions import Questions
 from llmux.switching.facts.model import Model
+from llmux.switching.facts.phases import COUNTS_AS_AWAKE
 from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.stories.adoption import Adoption
 from llmux.switching.stories.dismissal import Dismissal
 from llmux.switching.wishes.errands import Steered
-from llmux.switching.wishes.idleness import DefaultModel
+from llmux.switching.wishes.idleness import DefaultModel, Idleness
+from llmux.switching.wishes.steering import Steering
 
 __all__ = ["Arrangement", "Reconfiguration"]
 
@@ -48,6 +53,13 @@ class Arrangement(Struct, frozen=True):
 class Reconfigured(Steered, Protocol):
     """This protocol is what this module needs of the switcher, beyond what commands need."""
 
+    settings: SwitchSettings
+
+    @property
+    def steering(self) -> Steering: ...
+    @property
+    def idleness(self) -> Idleness: ...
+
     def add_model(self, name: str, settings: ModelSettings) -> Model:
         """Add a model, of which it is not known whether it is awake."""
 
@@ -67,19 +79,86 @@ class Reconfiguration:
 
     _log = Logger()
 
-    def __init__(self, stage: Reconfigured) -> None:
+    def __init__(
+        self,
+        stage: Reconfigured,
+        policy: ContainedPolicy,
+        listeners: Listeners,
+        questions: Questions,
+    ) -> None:
         self._stage = stage
+        self._policy = policy
+        self._listeners = listeners
+        self._questions = questions
         self._is_at_it = False
         self._adoptions: list[Adoption] = []
         self._next: IDelayedCall | None = None
 
-    def begin(self, arrangement: Arrangement) -> None:
+    def check(self, models: Collection[str]) -> None:
+        """
+        Check that the switcher can go on with these models.
+
+        @raise ValueError: a model that is pinned is not among these models.
+        """
+        for pin in self._stage.steering.pins:
+            if pin.model not in models:
+                raise ValueError(f"{pin.model} is pinned: `llmux unpin {pin.model}` first")
+
+    def begin(
+        self, arrangement: Arrangement, policy: tuple[ISwitchPolicy, bool] | None
+    ) -> None:
+        """
+        Go on with another arrangement.  No request is lost, except those that wait for a model
+        that is not configured any more.
+
+        @param policy: the policy that decides from now on, and whether it knows what the
+            present policy knows; None if the policy stays the same.
+        @raise ValueError: see L{check}; nothing has changed then.
+        """
+        self.check(arrangement.models)
+        stage, questions = self._stage, self._questions
+        with stage.holding_questions():
+            stage.settings = arrangement.settings
+            questions.view.min_active = arrangement.settings.min_active
+            self._rearrange(arrangement)
+            questions.kept.changed()
+            stage.steering.reconfigured(arrangement.preload)
+            stage.idleness.reconfigured(arrangement.default)
+            if policy is not None:
+                latest, knows = policy
+                self._policy.replace(latest)
+                questions.latest = None
+                self._listeners.choose()
+                if not knows:
+                    self._tell_what_is_known()
+        questions.cancel()
+        stage.consider()
+
+    def _tell_what_is_known(self) -> None:
+        """Show a new policy which models are awake, and which requests wait since when."""
+        for model in self._stage.models.values():
+            if model.phase in COUNTS_AS_AWAKE and not model.leaving:
+                self._policy.observed_late(
+                    Woke(model.woke_at, model.name, model.place, (), None)
+                )
+            for waiter in model.waiters():
+                self._policy.observed_late(Arrived(waiter.arrived, model.name, waiter.request))
+
+    def restart(self, model: Model) -> None:
+        """
+        Put the model, which is awake, to sleep, and have it woken again when the policy sees
+        fit.
+        """
+        Dismissal(self._stage, model, "its configuration has changed").begin()
+        self._stage.steering.want(model)
+
+    def _rearrange(self, arrangement: Arrangement) -> None:
         """Change the models and the ledger; L{look} does what follows from that."""
         stage = self._stage
         capacity = stage.capacity
         if dict(arrangement.resources) != capacity.total:
             capacity.resize(arrangement.resources)
-            for transition in list(stage.transitions()):
+            for transition in list(stage.transitions):
                 if transition.phase is Phase.DRAINING:
                     transition.call_off()
         added = []
@@ -107,8 +186,8 @@ class Reconfiguration:
 
     def who_would_sleep(self, arrangement: Arrangement) -> list[str]:
         """
-        Return the names of the models that are awake now, and would be put to sleep because
-        room is missing.
+        Return the names of the models that are awake now, and that L{begin} would put to sleep
+        because room is missing.
         """
         capacity, models = self._stage.capacity, self._stage.models
         staying = {
@@ -143,7 +222,7 @@ class Reconfiguration:
 
     def _call_off(self, target: Model, why: str) -> None:
         """Call off the switch to this model, if there is one."""
-        for transition in list(self._stage.transitions()):
+        for transition in list(self._stage.transitions):
             if transition.target is target:
                 if transition.phase is Phase.DRAINING:
                     transition.call_off()
@@ -168,7 +247,7 @@ class Reconfiguration:
         # A resource may have become larger, a reservation may have been given back, or a model
         # of another adoption may have been found asleep.
         stage.room_changed()
-        running = set(stage.stories())
+        running = stage.stories
         self._adoptions = [each for each in self._adoptions if each in running]
         is_done = not self._adoptions
         for model in list(stage.models.values()):
@@ -177,7 +256,7 @@ class Reconfiguration:
                 # loop.
                 continue
             is_done = False
-            if any(model in transition.victims for transition in stage.transitions()):
+            if any(model in transition.victims for transition in stage.transitions):
                 # The end of that switch needs its victims.
                 continue
             if model.phase is Phase.ASLEEP and not model.busy:

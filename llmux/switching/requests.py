@@ -5,7 +5,7 @@ flight.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,7 +16,6 @@ from llmux.interfaces import Arrived, Completed, Forwarded, Left, LeftReason, Ph
 from llmux.switching.decisions.listeners import Listeners
 from llmux.switching.facts.model import InFlightGuard, Model, Waiter
 from llmux.switching.stories.shutdown import SHUTTING_DOWN, TRY_AGAIN, Shutdown
-from llmux.switching.stories.story import Story
 from llmux.switching.wishes.errands import Steered
 from llmux.switching.wishes.idleness import Idleness
 from llmux.switching.wishes.steering import Steering
@@ -65,11 +64,9 @@ class Requests:
         models: Mapping[str, Model],
         listeners: Listeners,
         shutdown: Shutdown,
-        stories: Collection[Story],
     ) -> None:
         """
         @param models: all models; this mapping is changed elsewhere.
-        @param stories: the stories that run; this collection is changed elsewhere.
         """
         self.wanted: dict[str, Model] = {}
         self.latest = 0
@@ -78,7 +75,7 @@ class Requests:
         self._models = models
         self._listeners = listeners
         self._shutdown = shutdown
-        self._stories = stories
+        self._stories = stage.stories
 
     @property
     def in_flight(self) -> bool:
@@ -236,6 +233,38 @@ class Requests:
         if isinstance(error, HookFailed):
             self._stage.steering.errands.not_woken(model, error)
 
+    def others_wait(self, model: str) -> bool:
+        """
+        Tell whether requests wait until this model has finished what it has in flight: those of
+        models that need its room, and its own while it drains.
+        """
+        found = self._models.get(model)
+        if found is None:
+            # Without drains, a model may be forgotten before its requests have ended.
+            return False
+        if found.phase is Phase.DRAINING and found.waiting:
+            return True
+        return bool(self.who_waits_for_room_of(found))
+
+    def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
+        """
+        Return the names of the models that requests wait for and that want what this model
+        holds.  A model that has been given room elsewhere does not.
+        """
+        held = self._stage.capacity.held(model.name)
+        elsewhere = {t.target.name for t in self._stage.transitions if model not in t.victims}
+        return [
+            name
+            for name, other in self.wanted.items()
+            if other is not model
+            and name not in elsewhere
+            and any(
+                amount and held.get(each, 0)
+                for needs in other.settings.places
+                for each, amount in needs.items()
+            )
+        ]
+
     def _is_awaited(self, model: Model) -> bool:
         """
         Tell whether the model wakes and requests wait for that: further requests that come or
@@ -254,7 +283,7 @@ class Requests:
 
     def _expired(self, waiter: Waiter, limit: float) -> None:
         waiter.timer = None
-        for transition in self._stage.transitions():
+        for transition in self._stage.transitions:
             if transition.target is waiter.state:
                 transition.outwaited = True
         self._remove(waiter, LeftReason.TIMEOUT)

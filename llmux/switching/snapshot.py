@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from llmux.interfaces import Phase
+from llmux.interfaces import Estimate, Phase
+from llmux.switching.facts.capacity import Capacity
+from llmux.switching.facts.cost import SwitchCostTracker
 from llmux.switching.facts.model import Model
+from llmux.switching.facts.phases import COUNTS_AS_AWAKE
 from llmux.switching.stories.transition import Transition
 
-__all__ = ["ModelStatus", "SwitchStatus", "status_of_models", "status_of_switches"]
+__all__ = [
+    "ModelStatus",
+    "Readings",
+    "SwitchStatus",
+    "status_of_models",
+    "status_of_switches",
+]
 
 
 class ModelStatus(Struct, frozen=True):
@@ -79,3 +88,50 @@ def status_of_switches(transitions: Sequence[Transition]) -> Sequence[SwitchStat
         )
         for transition in transitions
     ]
+
+
+class Readings:
+    """
+    L{Readings} are what is read from a switcher at each scrape of the metrics: see
+    L{SwitcherView<llmux.monitoring.metrics.SwitcherView>}.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        costs: SwitchCostTracker,
+        capacity: Capacity,
+        estimates: Callable[[], Iterable[Estimate]],
+    ) -> None:
+        """@param estimates: a function that returns what the policy has learnt."""
+        self._models = models
+        self._costs = costs
+        self._capacity = capacity
+        self._estimates = estimates
+
+    def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
+        """
+        Yield (model, number of waiters, number of requests in flight, whether awake) for each
+        model.
+        """
+        for name, model in self._models.items():
+            yield name, model.waiting, len(model.guards), model.phase in COUNTS_AS_AWAKE
+
+    def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
+        """Yield (from, to, seconds) for each switch whose cost is known."""
+        return iter(self._costs)
+
+    def resources(self) -> Iterable[tuple[str, float]]:
+        """Yield (resource, capacity) for each resource."""
+        for name, amount in self._capacity.total.items():
+            yield name, float(amount)
+
+    def holdings(self) -> Iterable[tuple[str, str, float]]:
+        """Yield (resource, model, amount that the model holds), where the amount is not 0."""
+        for model in self._capacity.holders():
+            for name, amount in self._capacity.held(model).items():
+                yield name, model, float(amount)
+
+    def estimates(self) -> Iterable[Estimate]:
+        """Return what the policy has learnt."""
+        return self._estimates()

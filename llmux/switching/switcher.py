@@ -9,8 +9,7 @@ a hook runner and a policy are given to it.  Models are moved through their phas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -18,16 +17,13 @@ from twisted.logger import Logger
 
 from llmux.errors import HookFailed, ModelNotFound, NotReady, SwitchError, SwitchTimeout
 from llmux.interfaces import (
-    Arrived,
     Decision,
-    Estimate,
     Forecast,
     IHookRunner,
     IPlaceNotes,
     ISwitchPolicy,
     IWakeNotes,
     Observer,
-    Woke,
 )
 from llmux.monitoring.metrics import Metrics
 from llmux.switching.decisions.containment import ContainedPolicy
@@ -36,22 +32,21 @@ from llmux.switching.decisions.questions import Questions
 from llmux.switching.facts.capacity import ONE_SLOT, Capacity, Needs
 from llmux.switching.facts.chronicle import Chronicle
 from llmux.switching.facts.cost import SwitchCostTracker
-from llmux.switching.facts.model import InFlightGuard, Model, Waiter
+from llmux.switching.facts.model import InFlightGuard, Model
 from llmux.switching.facts.phases import Event, Phase
 from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.readiness import reason_not_ready
-from llmux.switching.reconfiguration import Arrangement, Reconfiguration
+from llmux.switching.reconfiguration import Reconfiguration
 from llmux.switching.requests import Requests
 from llmux.switching.snapshot import (
     ModelStatus,
+    Readings,
     SwitchStatus,
     status_of_models,
     status_of_switches,
 )
 from llmux.switching.stories.adoption import Adoption
-from llmux.switching.stories.dismissal import Dismissal
 from llmux.switching.stories.recovery import Check, Cleaning
-from llmux.switching.stories.sequences import Answer
 from llmux.switching.stories.shutdown import Shutdown
 from llmux.switching.stories.story import Story
 from llmux.switching.stories.transition import Transition
@@ -73,8 +68,6 @@ __all__ = [
     "SwitchTimeout",
 ]
 
-_COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
-
 
 class ModelSwitcher:
     """
@@ -86,6 +79,13 @@ class ModelSwitcher:
     @ivar costs: the costs of switches, as far as they are known.
     @ivar metrics: the metrics.
     @ivar chronicle: the latest steps of models, and the latest switches.
+    @ivar readings: what is read for the metrics at each scrape.
+    @ivar reconfiguration: the change to another configuration.
+    @ivar steering: the commands of operators.
+    @ivar idleness: what is done when there is nothing to do.
+    @ivar stories: the stories that run.
+    @ivar transitions: the switches under way, which are stories too.
+    @ivar wanted: the models that requests wait for, in the order in which that began.
     """
 
     _log = Logger()
@@ -135,35 +135,40 @@ class ModelSwitcher:
             given = models[name]
             own = given if isinstance(given, ModelSettings) else ModelSettings(given)
             self._all[name] = self._new_model(name, own)
-        self._watches = {
-            name: Watch(self, model, self._found_dead) for name, model in self._all.items()
-        }
+        self._watches = {name: Watch(self, model) for name, model in self._all.items()}
         self._policy = ContainedPolicy(policy, clock, self.metrics)
         self._listeners = Listeners(self._policy, observers)
-        self.tell = self._listeners.tell
-        self._stories: set[Story] = set()
-        self._requests = Requests(
-            self, self._all, self._listeners, self._shutdown, self._stories
-        )
-        self._wanted = self._requests.wanted
-        # Each request calls these methods; a method that passes them on would cost one more
-        # call.
-        self.acquire_now = self._requests.acquire_now
-        self.acquire = self._requests.acquire
-        self._transitions: list[Transition] = []
+        self.stories: set[Story] = set()
+        self.transitions: list[Transition] = []
+        self._requests = Requests(self, self._all, self._listeners, self._shutdown)
+        self.wanted = self._requests.wanted
         self.steering = Steering(
             self, LastingCommands(clock) if lasting is None else lasting, preload
         )
         self.idleness = Idleness(self, default)
-        self._reconfiguration = Reconfiguration(self)
         self._forgetters: list[Callable[[str], None]] = []
-        self._questions = Questions(
-            self, self._policy, self._wanted, self._transitions, self.steering
+        self._questions = Questions(self, self._policy, self.wanted, self.steering)
+        self.reconfiguration = Reconfiguration(
+            self, self._policy, self._listeners, self._questions
         )
+        # These are methods of the switcher that its parts have: a method that passes a call on
+        # would cost each request one more call.
+        self.acquire_now = self._requests.acquire_now
+        self.acquire = self._requests.acquire
+        self.serve = self._requests.serve
+        self.refuse = self._requests.refuse
+        self.others_wait = self._requests.others_wait
+        self.who_waits_for_room_of = self._requests.who_waits_for_room_of
+        self.tell = self._listeners.tell
+        self.is_admitted = self._questions.is_admitted
+        self.depends_on = self._questions.depend_on
+        self.holding_questions = self._questions.held
+        self.errands = self.steering.errands
         self._adoption: Adoption | None = None
         self._is_known = False
         self._started: list[Deferred[None]] = []
-        self.metrics.watch(self)
+        self.readings = Readings(self._all, self.costs, self.capacity, self._policy.estimates)
+        self.metrics.watch(self.readings)
 
     def _new_model(self, name: str, settings: ModelSettings) -> Model:
         model = Model(name, settings, self.metrics.queue_wait(name))
@@ -183,7 +188,7 @@ class ModelSwitcher:
 
     def switches(self) -> Sequence[SwitchStatus]:
         """Return the status of each switch that is under way."""
-        return status_of_switches(self._transitions)
+        return status_of_switches(self.transitions)
 
     @property
     def latest_decision(self) -> tuple[float, Decision] | None:
@@ -227,77 +232,13 @@ class ModelSwitcher:
         """Return the policy that decides."""
         return self._policy.policy
 
-    def check_arrangement(self, models: Collection[str]) -> None:
-        """
-        Check that the switcher can go on with these models.
-
-        @raise ValueError: a model that is pinned is not among these models.
-        """
-        for pin in self.steering.pins:
-            if pin.model not in models:
-                raise ValueError(f"{pin.model} is pinned: `llmux unpin {pin.model}` first")
-
-    def reconfigure(
-        self, arrangement: Arrangement, policy: tuple[ISwitchPolicy, bool] | None
-    ) -> None:
-        """
-        Go on with another arrangement.  No request is lost, except those that wait for a model
-        that is not configured any more.
-
-        @param policy: the policy that decides from now on, and whether it knows what the
-            present policy knows; None if the policy stays the same.
-        @raise ValueError: see L{check_arrangement}; nothing has changed then.
-        """
-        self.check_arrangement(arrangement.models)
-        with self.holding_questions():
-            self.settings = arrangement.settings
-            self._questions.view.min_active = arrangement.settings.min_active
-            self._reconfiguration.begin(arrangement)
-            self._questions.kept.changed()
-            self.steering.reconfigured(arrangement.preload)
-            self.idleness.reconfigured(arrangement.default)
-            if policy is not None:
-                latest, knows = policy
-                self._policy.replace(latest)
-                self._questions.latest = None
-                self._listeners.choose()
-                if not knows:
-                    self._tell_what_is_known()
-        self._questions.cancel()
-        self.consider()
-
-    def who_would_sleep(self, arrangement: Arrangement) -> Sequence[str]:
-        """
-        Return the names of the models that L{reconfigure} would put to sleep because room is
-        missing.
-        """
-        return self._reconfiguration.who_would_sleep(arrangement)
-
-    def restart(self, model: Model) -> None:
-        """
-        Put the model, which is awake, to sleep, and have it woken again when the policy sees
-        fit.
-        """
-        Dismissal(self, model, "its configuration has changed").begin()
-        self.steering.want(model)
-
-    def _tell_what_is_known(self) -> None:
-        """Show a new policy which models are awake, and which requests wait since when."""
-        for model in self._all.values():
-            if model.phase in _COUNTS_AS_AWAKE and not model.leaving:
-                self._policy.observed_late(
-                    Woke(model.woke_at, model.name, model.place, (), None)
-                )
-            for waiter in model.waiters():
-                self._policy.observed_late(Arrived(waiter.arrived, model.name, waiter.request))
-
     def add_model(self, name: str, settings: ModelSettings) -> Model:
         """Add a model, of which it is not known whether it is awake."""
         model = self._new_model(name, settings)
         all_models = {**self._all, name: model}
         self._all.clear()
         self._all.update(sorted(all_models.items()))
-        self._watches[name] = Watch(self, model, self._found_dead)
+        self._watches[name] = Watch(self, model)
         return model
 
     def forget_model(self, model: Model) -> None:
@@ -387,29 +328,13 @@ class ModelSwitcher:
             watch.end()
         self._now_known()
 
-    def transitions(self) -> Sequence[Transition]:
-        """Return the switches that are under way."""
-        return self._transitions
-
-    def wanted(self) -> list[Model]:
-        """Return the models that requests wait for."""
-        return list(self._wanted.values())
-
-    def stories(self) -> list[Story]:
-        """Return the stories that run."""
-        return list(self._stories)
-
     def is_settled(self) -> bool:
         """
         Tell whether no story runs, nothing is in flight, and the policy is not being asked.
         """
-        return not (self._stories or self._requests.in_flight or self._questions.asking)
+        return not (self.stories or self._requests.in_flight or self._questions.asking)
 
     # ------------------------------------------------------------------- requests
-
-    def is_admitted(self, waiter: Waiter, now: float) -> bool:
-        """Tell whether the policy admits a request that arrives for a model that drains."""
-        return self._questions.is_admitted(waiter, now)
 
     def begins_to_wait(self) -> None:
         """Start the switcher, or ask the policy, because a request has begun to wait."""
@@ -418,24 +343,9 @@ class ModelSwitcher:
         else:
             self.consider()
 
-    def depends_on(self, model: Model) -> bool:
-        """
-        Tell whether the policy's answer may be another because this model has run out of
-        requests, or has one again.
-        """
-        return self._questions.depend_on(model)
-
     def begins_to_serve(self, model: Model) -> None:
         """Begin to watch a model that takes requests from now on."""
         self._watches[model.name].begin()
-
-    def serve(self, model: Model) -> None:
-        """Let the model take requests, and give all its waiters their guards in this turn."""
-        self._requests.serve(model)
-
-    def refuse(self, model: Model, error: SwitchError) -> None:
-        """Fail the model's waiters with this error."""
-        self._requests.refuse(model, error)
 
     def backend_failed(self, guard: InFlightGuard) -> Deferred[bool]:
         """
@@ -474,78 +384,6 @@ class ModelSwitcher:
         if watch is not None:
             watch.ask_soon()
 
-    def _found_dead(self, model: Model) -> None:
-        model.step(Event.DOUBTED, self.clock.seconds())
-        Check(self, model, Answer.NO).begin()
-
-    def others_wait(self, model: str) -> bool:
-        """
-        Tell whether requests wait until this model has finished what it has in flight: those of
-        models that need its room, and its own while it drains.
-        """
-        found = self._all.get(model)
-        if found is None:
-            # Without drains, a model may be forgotten before its requests have ended.
-            return False
-        if found.phase is Phase.DRAINING and found.waiting:
-            return True
-        return self.somebody_waits_for_room_of(found)
-
-    def somebody_waits_for_room_of(self, model: Model) -> bool:
-        """Tell whether requests wait for a model that wants what this model holds."""
-        return next(self._waiting_for_room_of(model), None) is not None
-
-    def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
-        """
-        Return the names of the models that requests wait for and that want what this model
-        holds.  A model that has been given room elsewhere does not.
-        """
-        return list(self._waiting_for_room_of(model))
-
-    def _waiting_for_room_of(self, model: Model) -> Iterator[str]:
-        held = self.capacity.held(model.name)
-        elsewhere = {t.target.name for t in self._transitions if model not in t.victims}
-        return (
-            name
-            for name, other in self._wanted.items()
-            if other is not model
-            and name not in elsewhere
-            and any(
-                amount and held.get(each, 0)
-                for needs in other.settings.places
-                for each, amount in needs.items()
-            )
-        )
-
-    # ------------------------------------------------------ for the metrics
-
-    def per_model(self) -> Iterable[tuple[str, int, int, bool]]:
-        """
-        Yield (model, number of waiters, number of requests in flight, whether awake) for each
-        model.
-        """
-        for name, model in self._all.items():
-            yield name, model.waiting, len(model.guards), model.phase in _COUNTS_AS_AWAKE
-
-    def switch_costs(self) -> Iterable[tuple[str | None, str, float]]:
-        """Yield (from, to, seconds) for each switch whose cost is known."""
-        return iter(self.costs)
-
-    def resources(self) -> Iterable[tuple[str, float]]:
-        """Yield (resource, capacity) for each resource."""
-        for name, amount in self.capacity.total.items():
-            yield name, float(amount)
-
-    def holdings(self) -> Iterable[tuple[str, str, float]]:
-        """Yield (resource, model, amount that the model holds), where the amount is not 0."""
-        for model in self.capacity.holders():
-            for name, amount in self.capacity.held(model).items():
-                yield name, model, float(amount)
-
-    def estimates(self) -> Iterable[Estimate]:
-        """Return what the policy has learnt."""
-        return self._policy.estimates()
-
     def abort_exchanges(
         self, model: Model, why: str, reason: str, *, may_wait_again: bool = False
     ) -> None:
@@ -560,24 +398,6 @@ class ModelSwitcher:
             guard.release(answered=False)
 
     # -------------------------------------------------------------- the stories
-
-    def story_began(self, story: Story) -> None:
-        """Note that the story runs from now on."""
-        self._stories.add(story)
-        if isinstance(story, Transition):
-            self._transitions.append(story)
-            self.chronicle.switch_began(story)
-
-    def story_ended(self, story: Story) -> None:
-        """Note that the story has let go of its models."""
-        self._stories.discard(story)
-        if isinstance(story, Transition):
-            self._transitions.remove(story)
-            self.chronicle.switch_ended(story)
-
-    def switch_rebound(self, switch: Transition) -> None:
-        """Note that the switch has another target now, or other victims."""
-        self.chronicle.switch_rebound(switch)
 
     def choose_place(self, model: Model, place: int) -> None:
         """Tell the model's hooks in which place a switch is to wake the model."""
@@ -596,49 +416,23 @@ class ModelSwitcher:
         """Tell the adoptions that a model has released what it held."""
         if self._adoption is not None:
             self._adoption.room_changed()
-        self._reconfiguration.room_changed()
-
-    def found_asleep(self, model: Model) -> None:
-        """Note that the model, of which nothing was known, is asleep."""
-        self.steering.errands.slept(model)
+        self.reconfiguration.room_changed()
 
     def slept(self, model: Model) -> None:
         """Note that the model's sleep hook has succeeded."""
         self._watches[model.name].slept()
-        self.steering.errands.slept(model)
-
-    def did_not_sleep(self, model: Model, reason: str) -> None:
-        """Note that a model that was to go to sleep does not; the reason is in a few words."""
-        self.steering.errands.not_slept(model, reason)
-
-    def is_ordered(self, model: Model) -> bool:
-        """
-        Tell whether the policy must not change a switch to the model, because a command wants
-        it.
-        """
-        return self.steering.errands.is_ordered(model)
-
-    def sleeps_at(self, model: Model) -> float | None:
-        """
-        Return the time at which the model goes to sleep unless a request comes; None if it does
-        not.
-        """
-        return self.idleness.sleeps_at(model)
+        self.errands.slept(model)
 
     def is_quiet(self) -> bool:
         """Tell whether nothing is in flight, no request waits, and no story runs."""
-        return not (self._requests.in_flight or self._wanted or self._stories)
+        return not (self._requests.in_flight or self.wanted or self.stories)
 
     # ------------------------------------------------------ asking the policy
-
-    def holding_questions(self) -> AbstractContextManager[None]:
-        """Have the policy asked only after the block, and not within it."""
-        return self._questions.held()
 
     def consider(self) -> None:
         """Ask the policy, because something has changed, until it changes nothing more."""
         if not self._questions.asking:
-            self._reconfiguration.look()
+            self.reconfiguration.look()
         self._questions.consider()
         if self.stopping:
             self._shutdown.something_ended()

@@ -368,7 +368,7 @@ class Episode:
             self.counts["events"] += 1
         assert done, "llmux does not stop"
         assert not self._ordered, f"{len(self._ordered)} commands were never answered"
-        assert not self.switcher.stories(), "a story goes on after the end"
+        assert not self.switcher.stories, "a story goes on after the end"
         assert not any(model.guards for model in self.switcher.models.values())
 
     def _send(self) -> None:
@@ -461,7 +461,7 @@ class Episode:
         assert not self.problems, "; ".join(self.problems)
         switcher = self.switcher
         capacity = switcher.capacity
-        stories = switcher.stories()
+        stories = switcher.stories
         moved = [model.name for story in stories for model in story.models]
         assert len(moved) == len(set(moved)), "a model is in two stories"
         overdrawn = False

@@ -263,7 +263,7 @@ class StatusReport:
         answered = self._metrics.answered()
         averages = self._switcher.chronicle.averages()
         costs: dict[str, dict[str, float]] = {}
-        for source, target, secs in self._switcher.switch_costs():
+        for source, target, secs in self._switcher.costs:
             if source is not None:
                 costs.setdefault(source, {})[target] = round(secs, 3)
         pins = {pin.model: pin for pin in control.pins}
@@ -292,7 +292,7 @@ class StatusReport:
         last = self._switcher.chronicle.last_switch(name)
         oldest = model.oldest()
         pin = pins.get(name)
-        sleeps_at = self._switcher.sleeps_at(model)
+        sleeps_at = self._switcher.idleness.sleeps_at(model)
         return {
             "name": name,
             "aliases": self._aliases.get(name, []),

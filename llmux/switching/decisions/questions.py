@@ -13,8 +13,7 @@ from llmux.switching.decisions.containment import ContainedPolicy
 from llmux.switching.decisions.view import ScheduleView
 from llmux.switching.facts.capacity import Reservation
 from llmux.switching.facts.model import INFINITY, Model, Waiter
-from llmux.switching.stories.story import Stage
-from llmux.switching.stories.transition import Transition
+from llmux.switching.stories.transition import SwitchStage, Transition
 from llmux.switching.wishes.kept_awake import KeptAwake
 from llmux.switching.wishes.steering import Steering
 
@@ -42,15 +41,13 @@ class Questions:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: SwitchStage,
         policy: ContainedPolicy,
         wanted: Mapping[str, Model],
-        transitions: Sequence[Transition],
         steering: Steering,
     ) -> None:
         """
         @param wanted: the models that requests wait for; this mapping is changed elsewhere.
-        @param transitions: the switches under way; this sequence is changed elsewhere.
         """
         self.asking = False
         self.latest: tuple[float, Decision] | None = None
@@ -58,7 +55,7 @@ class Questions:
             stage.models,
             wanted,
             stage.capacity,
-            transitions,
+            stage.transitions,
             stage.settings.min_active,
             steering.is_pinned,
         )
@@ -67,7 +64,7 @@ class Questions:
         self._policy = policy
         self._steering = steering
         self._wanted = wanted
-        self._transitions = transitions
+        self._transitions = stage.transitions
         self._begun = 0
         self._ask_again = False
         self._next: IDelayedCall | None = None
@@ -78,7 +75,7 @@ class Questions:
         """Tell whether the policy admits a request that arrives for a model that drains."""
         for transition in self._transitions:
             if waiter.state in transition.victims:
-                if self._stage.is_ordered(transition.target):
+                if self._steering.errands.is_ordered(transition.target):
                     return False
                 self.view.look(now)
                 return self._policy.admit(self.view, waiter)
@@ -144,8 +141,8 @@ class Questions:
                 transition.somebody_waits(
                     bool(target.waiting)
                     or target.settings.always
-                    or self._stage.is_ordered(target)
-                    or not self._stage.somebody_waits_for_room_of(target)
+                    or self._steering.errands.is_ordered(target)
+                    or not self._stage.who_waits_for_room_of(target)
                 )
         if self._stage.stopping:
             return
@@ -242,7 +239,7 @@ class Questions:
         for transition in list(self._transitions):
             if transition.phase is not Phase.DRAINING:
                 continue
-            if self._stage.is_ordered(transition.target):
+            if self._steering.errands.is_ordered(transition.target):
                 continue
             if not (transition.target.waiting or transition.outwaited):
                 # If a drain takes longer than the time limit of requests, and each expired

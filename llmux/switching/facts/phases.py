@@ -14,7 +14,10 @@ from enum import Enum
 
 from llmux.scheduling import Phase
 
-__all__ = ["TABLE", "Event", "ImpossibleEvent", "Phase", "step"]
+__all__ = ["COUNTS_AS_AWAKE", "TABLE", "Event", "ImpossibleEvent", "Phase", "step"]
+
+COUNTS_AS_AWAKE = frozenset({Phase.AWAKE, Phase.DRAINING, Phase.SLEEPING, Phase.CHECKING})
+"""A model in one of these phases counts as awake for metrics, and for a new policy."""
 
 
 class Event(Enum):

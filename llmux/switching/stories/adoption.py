@@ -68,7 +68,7 @@ class Adoption(Story):
                 model.step(Event.FOUND_ASLEEP, self.now())
                 self.let_go(model)
                 stage.capacity.release(model.name)
-                stage.found_asleep(model)
+                stage.errands.slept(model)
         if unsure:
             log.warn(
                 "not sure to be asleep, so put to sleep: {models}",

@@ -77,7 +77,7 @@ class Dismissal(Story):
             failure = outcome.failure or ""
             model.sleep_backoff.failed(now, at_least=now - began, reason=failure)
             stage.tell(Failed(now, model.name, HookKind.SLEEP, model.sleep_backoff.until))
-            stage.did_not_sleep(model, failure)
+            stage.errands.not_slept(model, failure)
             stayed_awake(stage, model, outcome)
 
     def look(self) -> None:

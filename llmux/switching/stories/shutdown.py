@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -13,7 +13,7 @@ from llmux.errors import NotReady
 from llmux.switching.facts.model import Model
 from llmux.switching.facts.phases import Phase
 from llmux.switching.stories.recovery import LastSleep
-from llmux.switching.stories.story import Stage, Story
+from llmux.switching.stories.story import Stage
 
 __all__ = ["SHUTTING_DOWN", "TRY_AGAIN", "Shutdown"]
 
@@ -27,16 +27,17 @@ be running.
 
 
 class Closing(Stage, Protocol):
-    """This protocol is what a shutdown needs of the switcher, beyond what stories need."""
+    """
+    This protocol is what a shutdown needs of the switcher, beyond what stories need.
+
+    @ivar wanted: the models that requests wait for, by their names.
+    """
+
+    @property
+    def wanted(self) -> Mapping[str, Model]: ...
 
     def end_questions(self) -> None:
         """Ask neither the policy nor any C{alive} any more, and give no guards."""
-
-    def wanted(self) -> list[Model]:
-        """Return the models that requests wait for."""
-
-    def stories(self) -> list[Story]:
-        """Return the stories that run."""
 
     def is_settled(self) -> bool:
         """
@@ -91,7 +92,7 @@ class Shutdown:
         """Abort what L{begin} still waits for: exchanges and hooks."""
         self.aborting = True
         self._abort_exchanges()
-        for story in self._stage.stories():
+        for story in list(self._stage.stories):
             story.kill()
 
     def something_ended(self) -> None:
@@ -104,9 +105,9 @@ class Shutdown:
         stage = self._stage
         with stage.holding_questions():
             stage.end_questions()
-            for model in stage.wanted():
+            for model in list(stage.wanted.values()):
                 stage.refuse(model, NotReady(model.name, SHUTTING_DOWN, TRY_AGAIN))
-            for story in stage.stories():
+            for story in list(stage.stories):
                 story.stop()
         await self._settled()
         awake = [model for model in stage.models.values() if model.phase is Phase.AWAKE]
@@ -147,7 +148,7 @@ class Shutdown:
             self._timer.cancel()
 
     def _time_is_up(self) -> None:
-        if self._stage.settings.sleep_on_exit and not self._stage.stories():
+        if self._stage.settings.sleep_on_exit and not self._stage.stories:
             # The awake models must still be put to sleep, within the same time again.
             self._give_time(self.abort)
             self._abort_exchanges()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,21 +21,40 @@ from llmux.errors import SwitchError
 from llmux.interfaces import IHookRunner, PolicyEvent, Slept
 from llmux.monitoring.metrics import Metrics
 from llmux.switching.facts.capacity import Capacity
+from llmux.switching.facts.chronicle import Chronicle
 from llmux.switching.facts.cost import SwitchCostTracker
 from llmux.switching.facts.model import Model
 from llmux.switching.facts.phases import Event, Phase
 from llmux.switching.facts.settings import SwitchSettings
 from llmux.switching.stories.sequences import Answer, HookSequence, SleepOutcome
 
-__all__ = ["Stage", "Story", "end_drain", "fell_asleep", "log", "stayed_awake"]
+__all__ = ["Orders", "Stage", "Story", "end_drain", "fell_asleep", "log", "stayed_awake"]
 
 log = Logger()
+
+
+class Orders(Protocol):
+    """This protocol is what stories need of the orders that commands have given."""
+
+    def is_ordered(self, model: Model) -> bool:
+        """
+        Tell whether the policy must not change a switch to the model, because a command wants
+        it.
+        """
+
+    def slept(self, model: Model) -> None:
+        """Note that the model is asleep."""
+
+    def not_slept(self, model: Model, reason: str) -> None:
+        """Note that a model that was to go to sleep does not; the reason is in a few words."""
 
 
 class Stage(Protocol):
     """
     A stage is what stories need of the switcher.
 
+    @ivar errands: what commands have left to be done.
+    @ivar stories: the stories that run.
     @ivar models: all models by their names.
     @ivar stopping: whether llmux stops, so that nothing is woken, and each story comes to its
         end.
@@ -55,20 +74,17 @@ class Stage(Protocol):
     @property
     def metrics(self) -> Metrics: ...
     @property
+    def chronicle(self) -> Chronicle: ...
+    @property
+    def errands(self) -> Orders: ...
+    @property
+    def stories(self) -> set[Story]: ...
+    @property
     def models(self) -> Mapping[str, Model]: ...
     @property
     def stopping(self) -> bool: ...
     @property
     def aborting(self) -> bool: ...
-
-    def story_began(self, story: Story) -> None:
-        """Note that the story runs from now on."""
-
-    def story_ended(self, story: Story) -> None:
-        """Note that the story has let go of its models."""
-
-    def switch_rebound(self, switch: Any) -> None:
-        """Note that the switch has another target now, or other victims."""
 
     def holding_questions(self) -> AbstractContextManager[None]:
         """Have the policy asked only after the block, and not within it."""
@@ -103,26 +119,11 @@ class Stage(Protocol):
     def tell(self, event: PolicyEvent) -> None:
         """Tell an event to the policy and to the observers."""
 
-    def found_asleep(self, model: Model) -> None:
-        """Note that the model, of which nothing was known, is asleep."""
-
     def slept(self, model: Model) -> None:
         """Note that the model's sleep hook has succeeded."""
 
     def room_changed(self) -> None:
         """Note that a model has released what it held."""
-
-    def did_not_sleep(self, model: Model, reason: str) -> None:
-        """Note that a model that was to go to sleep does not; the reason is in a few words."""
-
-    def is_ordered(self, model: Model) -> bool:
-        """
-        Tell whether the policy must not change a switch to the model, because a command wants
-        it.
-        """
-
-    def somebody_waits_for_room_of(self, model: Model) -> bool:
-        """Tell whether requests wait for a model that needs what this model holds."""
 
     def who_waits_for_room_of(self, model: Model) -> Sequence[str]:
         """
@@ -149,7 +150,7 @@ class Story:
         for model in self.models:
             assert not model.busy, f"{model.name} is in a story already"
             model.busy = True
-        self.stage.story_began(self)
+        self.has_begun()
         if self.stage.aborting:
             self.kill()
         told = Deferred.fromCoroutine(self.run())
@@ -177,7 +178,15 @@ class Story:
             self._over = True
             for model in self.models:
                 model.is_let_go()
-            self.stage.story_ended(self)
+            self.has_ended()
+
+    def has_begun(self) -> None:
+        """Note that the story runs from now on."""
+        self.stage.stories.add(self)
+
+    def has_ended(self) -> None:
+        """Note that the story has let go of its models."""
+        self.stage.stories.discard(self)
 
     def let_go(self, model: Model) -> None:
         """Let go of one model, which another story may have from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
@@ -36,6 +37,17 @@ SEVERAL = "several"
 """If there is more than one victim, logs and metrics have this word for them."""
 
 
+class SwitchStage(Stage, Protocol):
+    """
+    This protocol is what switches need of the switcher, beyond what other stories need.
+
+    @ivar transitions: the switches under way.
+    """
+
+    @property
+    def transitions(self) -> list[Transition]: ...
+
+
 class Transition(Story):
     """
     A transition is a switch to C{target}.
@@ -56,9 +68,11 @@ class Transition(Story):
         switch, which therefore goes on even if no request waits any more.
     """
 
+    stage: SwitchStage
+
     def __init__(
         self,
-        stage: Stage,
+        stage: SwitchStage,
         number: int,
         target: Model,
         place: int,
@@ -82,6 +96,18 @@ class Transition(Story):
         self._remarks: IDelayedCall | None = None
         self._abandoning: IDelayedCall | None = None
         self._is_abandoned = False
+
+    def has_begun(self) -> None:
+        """See L{Story.has_begun}."""
+        super().has_begun()
+        self.stage.transitions.append(self)
+        self.stage.chronicle.switch_began(self)
+
+    def has_ended(self) -> None:
+        """See L{Story.has_ended}."""
+        super().has_ended()
+        self.stage.transitions.remove(self)
+        self.stage.chronicle.switch_ended(self)
 
     @property
     def source(self) -> str | None:
@@ -108,7 +134,7 @@ class Transition(Story):
         """
         phase = self.phase
         drains = phase is Phase.DRAINING
-        if drains and self.stage.is_ordered(self.target):
+        if drains and self.stage.errands.is_ordered(self.target):
             drains, phase = False, Phase.SLEEPING
         return SwitchView(
             self.number,
@@ -250,7 +276,7 @@ class Transition(Story):
                 self._evict(model)
         self.victims = list(victims)
         self.why = why
-        self.stage.switch_rebound(self)
+        self.stage.chronicle.switch_rebound(self)
         log.info(
             "the switch from {from} leads to {to} now",
             event="switch_rebound",

@@ -8,14 +8,13 @@ sleep hook can succeed without having done anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from llmux.switching.facts.model import Model
-from llmux.switching.facts.phases import Phase
+from llmux.switching.facts.phases import Event, Phase
+from llmux.switching.stories.recovery import Check
 from llmux.switching.stories.sequences import Answer, HookSequence, answer_of
 from llmux.switching.stories.story import Stage
 
@@ -30,20 +29,15 @@ _SECOND_OPINION = 1.0
 
 class Watch:
     """
-    A watch asks one model's C{alive} while no story moves the model.
-
-    @param found_dead: a function that is called when C{alive} of the model, which should be
-        awake, has said no twice in a row.
+    A watch asks one model's C{alive} while no story moves the model.  If C{alive} of a model
+    that should be awake says no twice in a row, a L{Check} begins with that answer.
     """
 
     _log = Logger()
 
-    def __init__(
-        self, stage: Stage, model: Model, found_dead: Callable[[Model], object]
-    ) -> None:
+    def __init__(self, stage: Stage, model: Model) -> None:
         self._stage = stage
         self._model = model
-        self._found_dead = found_dead
         self._timer: IDelayedCall | None = None
         self._sequence: HookSequence | None = None
         self._noes = 0
@@ -146,7 +140,8 @@ class Watch:
         self._noes += 1
         if self._noes >= 2:
             self._noes = 0
-            self._found_dead(model)
+            model.step(Event.DOUBTED, self._stage.clock.seconds())
+            Check(self._stage, model, Answer.NO).begin()
             return
         self._log.warn(
             "alive of {model}, which should be awake, says no: {reason}",

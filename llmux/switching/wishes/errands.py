@@ -5,7 +5,7 @@ the policy would decide, and models that are to sleep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -18,24 +18,21 @@ from llmux.policy.fifo import make_room
 from llmux.switching.facts.model import INFINITY, InFlightGuard, Model
 from llmux.switching.stories.dismissal import Dismissal
 from llmux.switching.stories.shutdown import SHUTTING_DOWN
-from llmux.switching.stories.story import Stage, Story
-from llmux.switching.stories.transition import Transition
+from llmux.switching.stories.transition import SwitchStage
 from llmux.switching.wishes.lasting import LastingCommands
 
 __all__ = ["Errands", "Steered"]
 
 
-class Steered(Stage, Protocol):
-    """A L{Steered} is what the steering needs of the switcher, beyond what stories need."""
+class Steered(SwitchStage, Protocol):
+    """
+    A L{Steered} is what the steering needs of the switcher, beyond what switches need.
 
-    def transitions(self) -> Sequence[Transition]:
-        """Return the switches under way."""
+    @ivar wanted: the models that requests wait for, by their names.
+    """
 
-    def stories(self) -> list[Story]:
-        """Return the stories that run."""
-
-    def wanted(self) -> list[Model]:
-        """Return the models that requests wait for."""
+    @property
+    def wanted(self) -> Mapping[str, Model]: ...
 
     def acquire(self, model: str) -> Deferred[InFlightGuard]:
         """Wait for the model, as a request does."""
@@ -152,7 +149,7 @@ class Errands:
             dismissal.look()
         if not self.asks:
             return
-        for transition in list(self._stage.transitions()):
+        for transition in list(self._stage.transitions):
             if transition.phase is not Phase.DRAINING:
                 continue
             if not self.is_ordered(transition.target):
@@ -178,7 +175,7 @@ class Errands:
         if model.phase is Phase.AWAKE and not model.busy:
             Dismissal(self._stage, model, "by command").begin()
         elif model.busy and model.phase in (Phase.WAKING, Phase.ASLEEP):
-            for transition in self._stage.transitions():
+            for transition in self._stage.transitions:
                 # A switch that drains is called off when no request waits for its target.
                 if transition.target is model and transition.phase is not Phase.DRAINING:
                     transition.abandon("it is put to sleep by command")
@@ -289,7 +286,7 @@ class Errands:
 
     def dismissals(self) -> list[Dismissal]:
         """Return the stories of models that go to sleep for no other model."""
-        return [story for story in self._stage.stories() if isinstance(story, Dismissal)]
+        return [story for story in self._stage.stories if isinstance(story, Dismissal)]
 
     def supersede(self, name: str) -> None:
         """Fail the order for a model that is not to be woken any more."""

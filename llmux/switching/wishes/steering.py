@@ -192,7 +192,7 @@ class Steering:
                 error = NotReady(model.name, f"{model.name} is put to sleep by command", 5.0)
                 self._stage.refuse(model, error)
         if force:
-            for story in self._stage.stories():
+            for story in list(self._stage.stories):
                 if isinstance(story, Cleaning) and story.models[0] in models:
                     story.believe()
         return self.errands.put_to_sleep(models, abort)
@@ -202,7 +202,7 @@ class Steering:
         self._lasting.pin(Pin(model.name, self._end_of(secs), refuse))
         self.errands.end_sleep_orders([model.name])
         if refuse:
-            for other in self._stage.wanted():
+            for other in list(self._stage.wanted.values()):
                 error = self.refusal(other)
                 if error is not None:
                     self._stage.refuse(other, error)
@@ -218,11 +218,11 @@ class Steering:
         self._lasting.begin_pause(Pause(self._end_of(secs), refuse, sleep, by))
         for model in self.errands.ordered_models():
             self.errands.supersede(model.name)
-        for transition in list(self._stage.transitions()):
+        for transition in list(self._stage.transitions):
             if transition.phase is Phase.DRAINING:
                 transition.call_off()
         if refuse:
-            for model in self._stage.wanted():
+            for model in list(self._stage.wanted.values()):
                 error = self.refusal(model)
                 assert error is not None
                 self._stage.refuse(model, error)
