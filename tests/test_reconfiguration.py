@@ -515,7 +515,7 @@ def test_a_model_that_does_not_sleep_for_a_configuration_is_tried_after_its_back
     arranged = arrangement("b", {"gpu": 2}, both) if is_removed else arrangement("ab")
     world.hooks.script("a", SLEEP, 0.1, 1)
     world.hooks.script("b", SLEEP, 0.1, 1)
-    world.switcher.reconfigure(arranged, None)
+    world.switcher.reconfiguration.begin(arranged, None)
     world.advance(60)
     tries = len(world.ran(SLEEP))
     assert 4 <= tries <= 12
@@ -523,7 +523,7 @@ def test_a_model_that_does_not_sleep_for_a_configuration_is_tried_after_its_back
     world.advance(60)
     assert world.phase("b") is Phase.AWAKE and "a" not in world.hooks.awake
     world.hooks.script("b", SLEEP, 0.1, 1)
-    world.switcher.reconfigure(arrangement("a"), None)
+    world.switcher.reconfiguration.begin(arrangement("a"), None)
     world.advance(1)
     world.stop()
     world.nothing_left()

@@ -321,7 +321,7 @@ class ModelSwitcher:
         for model in self._all.values():
             model.close_to_requests()
         self._questions.cancel()
-        self._reconfiguration.end()
+        self.reconfiguration.end()
         self.steering.end()
         self.idleness.end()
         for watch in self._watches.values():
