@@ -26,6 +26,14 @@ from tests.turns import LIMIT, TurnMeter, watch_stacks
 
 _PATIENCE_TURNS = 200
 
+COVERAGE_IS_MEASURED = sys.gettrace() is not None
+"""Everything then takes several times as long."""
+
+measures_time = pytest.mark.skipif(
+    COVERAGE_IS_MEASURED, reason="where coverage is measured all takes longer"
+)
+"""A test with this mark holds how long something takes."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def state_home() -> Iterator[None]:
@@ -172,8 +180,7 @@ def short_turns(
     In the tests' process the test itself is part of a turn: a test that works hard between two
     polls bears the mark C{own_cpu}, which says why.
     """
-    if turn_meter is None or sys.gettrace() is not None:
-        # Where coverage is measured, each turn takes several times as long.
+    if turn_meter is None or COVERAGE_IS_MEASURED:
         yield
         return
     turn_meter.start_anew()

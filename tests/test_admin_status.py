@@ -6,7 +6,6 @@ they cost.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Any
 
@@ -23,6 +22,7 @@ from llmux.switching.facts.model import Model
 from llmux.switching.facts.settings import ModelSettings, SwitchSettings
 from llmux.switching.readiness import reason_not_ready
 from tests.admin_world import AdminWorld
+from tests.conftest import measures_time
 
 KEYS = {
     "schema", "version", "now", "started", "generation", "mode", "paused", "pins", "reload",
@@ -148,9 +148,7 @@ def test_an_unknown_model_is_not_found() -> None:
         assert "Did you mean llama?" in reply.message
 
 
-@pytest.mark.skipif(
-    sys.gettrace() is not None, reason="where coverage is measured all takes longer"
-)
+@measures_time
 def test_a_status_of_a_thousand_models_takes_10_ms_at_most() -> None:
     """
     The best of several runs counts, so that other work of the machine does not.  On a machine

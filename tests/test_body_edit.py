@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import re
-import sys
 from collections.abc import Callable
 from time import thread_time
 from typing import Any
@@ -23,6 +22,7 @@ from llmux.proxy.naming.body_edit import edit_body
 from llmux.proxy.naming.body_plan import BodyPlan, EditStep, body_plan
 from llmux.proxy.refusals import BodyNotEdited
 from llmux.web.body import BodyStorage, RequestBody
+from tests.conftest import measures_time
 
 case = SynchronousTestCase()
 
@@ -303,9 +303,7 @@ def steps_of_an_edit(plan: BodyPlan, data: bytes) -> list[float]:
     return taken
 
 
-@pytest.mark.skipif(
-    sys.gettrace() is not None, reason="where coverage is measured all takes longer"
-)
+@measures_time
 @pytest.mark.parametrize(
     ("data", "limit"),
     [
