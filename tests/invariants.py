@@ -52,7 +52,7 @@ def check_invariants(switcher: ModelSwitcher) -> None:
             )
             for each in reservations
         )
-        assert capacity.free(resource) == total - held - claimed
+        assert capacity.free(resource) == total - held - claimed, f"{resource} has leaked"
     if not stories:
         waits = [each.target for each in reservations]
         assert all(models[name].settings.always for name in waits), f"claimed for {waits}"

@@ -31,7 +31,7 @@ def test_a_ledger_that_forgets_what_is_held_is_noticed(monkeypatch: pytest.Monke
         return {}
 
     monkeypatch.setattr(Capacity, "held", forget)
-    with pytest.raises(AssertionError, match="holds nothing"):
+    with pytest.raises(AssertionError, match="holds another place's needs"):
         for seed in range(5):
             Episode(seed).run(500)
 
