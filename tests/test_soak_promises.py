@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.soak.clients import Outcome
-from tests.soak.episode import Episode, Life
+from tests.soak.episode import Episode
 from tests.soak.promises import check_promises
+from tests.soak.story import Life
 
 S = 10**9
 

@@ -10,7 +10,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import h11
@@ -18,11 +17,12 @@ import h11
 from tests.daemon import free_port
 from tests.fuzz.case import Case, Leaving, departures, make_case
 from tests.fuzz.daemon import WatchedDaemon, get
+from tests.fuzz.finding import Finding
 from tests.fuzz.parsing import Reply, Unparsable, replies_in
 from tests.fuzz.parties import Backend, Expected, Heard, Registry, speak
 from tests.turns import LIMIT
 
-__all__ = ["Finding", "Storm"]
+__all__ = ["Storm"]
 
 _AT_ONCE = 64
 _ROUND = 10.0
@@ -45,25 +45,6 @@ _SHRINKING = 25.0
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 [0-9]{3} ")
 
 HOOKS = {"wake": "true", "sleep": "true", "alive": "true"}
-
-
-@dataclass
-class Finding:
-    """
-    A finding is something that is wrong.
-
-    @ivar kind: the defect, in words that are the same for the same defect.
-    @ivar number: the number of the input, as far as it is known.
-    @ivar stream: the smallest stream that was found to cause the defect.
-    """
-
-    kind: str
-    detail: str
-    number: int | None
-    case: Case | None
-    stream: bytes | None = None
-    times: int = 1
-    seen_alone: bool = False
 
 
 class Storm:

@@ -16,8 +16,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.soak.episode import Episode, save
+from tests.soak.episode import Episode
 from tests.soak.promises import check_promises
+from tests.soak.story import save
 
 __all__ = ["main"]
 

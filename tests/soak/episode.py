@@ -7,9 +7,7 @@ end.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,10 +22,12 @@ from typing import Any
 from tests.daemon import ROOT, environment, free_port
 from tests.fuzz.daemon import WatchedDaemon, get
 from tests.soak.clients import Outcome, converse
+from tests.soak.leftovers import left_behind, processes_of
 from tests.soak.scripts import FAULTS, hooks, write_scripts
+from tests.soak.story import Life, Violation
 from tests.turns import LIMIT
 
-__all__ = ["Episode", "Life", "Violation", "save"]
+__all__ = ["Episode"]
 
 _STORM = 50.0
 """Load and faults last so many seconds."""
@@ -51,39 +50,6 @@ _TOGETHER = (
 
 _SPOOL = 6
 """The small disk has so many MiB."""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """
-    A violation is a promise of llmux that was broken.
-
-    @ivar kind: the promise, in words that are the same for the same defect.
-    @ivar at: the time (ns).
-    """
-
-    kind: str
-    detail: str
-    at: int
-
-
-@dataclass
-class Life:
-    """
-    A life is one process of the daemon.
-
-    @ivar began: the time (ns) at which the process was started; C{up} is when it answered,
-        C{told} when it was told to stop, C{ended} when it was gone.
-    """
-
-    number: int
-    began: int
-    up: int = 0
-    told: int = 0
-    ended: int = 0
-    killed: bool = False
-    counters: dict[tuple[str, str], float] | None = None
-    survivors: set[int] = field(default_factory=set)
 
 
 class Episode:
@@ -404,7 +370,7 @@ class Episode:
                 life.killed = True
                 process.kill()
                 await asyncio.to_thread(process.wait)
-                life.survivors = self._processes()
+                life.survivors = processes_of(self.mark)
             else:
                 self._fault("TERM of the daemon", "")
                 process.terminate()
@@ -505,36 +471,11 @@ class Episode:
         for last, text in self.daemon.trouble(final=True):
             self.broken(f"in the log: {last}", text)
 
-    def _processes(self) -> set[int]:
-        """Return the ids of all processes that descend from this episode."""
-        mark = f"SOAK={self.mark}\0".encode()
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if mark in (entry / "environ").read_bytes():
-                        found.add(int(entry.name))
-        return found - {os.getpid()}
-
     def _left_behind(self) -> None:
         survivors = set().union(*(life.survivors for life in self.lives))
         until = time.monotonic() + 8
         while True:
-            left = {}
-            for pid in self._processes() - survivors:
-                with suppress(OSError):
-                    if os.getpgid(pid) in survivors:
-                        # A hook outlived llmux, which was killed, and started this afterwards.
-                        continue
-                    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-                    text = command.decode("utf-8", "replace").strip()
-                    # The servers that wake hooks start may stay, with the children that a fault
-                    # ordered, and the processes that read what these write.
-                    stays = "tests.soak.server" in text or text in ("sleep 777", "/bin/cat")
-                    # The child of a hook that was killed may stay too: it might be a server.
-                    stays = stays or (text == "sleep 1000" and self._hooks_killed)
-                    if text and not stays:
-                        left[pid] = text
+            left = left_behind(self.mark, survivors, self._hooks_killed)
             if not left or time.monotonic() > until:
                 break
             time.sleep(0.1)
@@ -546,7 +487,7 @@ class Episode:
 
     def _clean_up(self) -> None:
         self.daemon.kill()
-        for pid in self._processes():
+        for pid in processes_of(self.mark):
             _send(pid, signal.SIGKILL)
         for process in self._residents.values():
             process.wait()
@@ -555,27 +496,3 @@ class Episode:
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def save(episode: Episode, where: Path) -> None:
-    """Keep what an episode wrote, and its faults and outcomes, for a later look."""
-    where.mkdir(parents=True, exist_ok=True)
-    for name in ("log", "truth", "config.json", "turns"):
-        with suppress(OSError):
-            shutil.copy(episode.directory / name, where / name)
-    with (where / "story.json").open("w") as file:
-        story = {
-            "configuration": episode.describe(),
-            "violations": [vars(v) for v in episode.violations],
-            "faults": episode.faults,
-            "lives": [
-                {
-                    k: v
-                    for k, v in vars(x).items()
-                    if k in ("number", "began", "up", "told", "ended", "killed")
-                }
-                for x in episode.lives
-            ],
-            "outcomes": [vars(o) for o in episode.outcomes],
-        }
-        json.dump(story, file, indent=1, default=str)
