@@ -3,7 +3,7 @@ This package has policies, which decide which models are awake.  A policy only d
 switcher acts.
 
  - C{catalog}: the policies that are installed, by their names
- - C{cost_aware}: the default policy; its docstring has the words of the next eight modules
+ - C{cost_aware}: the default policy; its docstring explains the words of most modules below
  - C{door}: the door of a model that drains
  - C{forecasting}: the forecasts for clients that wait
  - C{plans}: where a model could wake, and which models would make room
