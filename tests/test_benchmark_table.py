@@ -34,7 +34,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_a_round_without_a_figure_is_left_out() -> None:
-    """The figure may be missing on either side."""
+    """A figure may be missing on the side of llmux or on the other side."""
     results = {
         "Rust llmux": {"event": [10e-6, None, 10e-6]},
         "llmux": {"event": [None, 7e-6, 8e-6]},

@@ -248,7 +248,7 @@ def test_a_scrape_that_fails_says_why(
     error: Exception, reason: bytes, monkeypatch: pytest.MonkeyPatch, logged_failures: Any
 ) -> None:
     """
-    The answer is a 503 and no page with a traceback; the next scrape is tried anew.
+    A scrape that fails is answered with 503, without a traceback; the next one is tried anew.
     """
 
     def broken(_: object) -> Iterator[bytes]:

@@ -109,7 +109,7 @@ def test_llmux_answers_on_the_socket_that_systemd_has_bound(tmp_path: Path) -> N
 
 
 def test_the_unit_of_systemd_has_what_its_readme_says() -> None:
-    """The unit has what the README says of it."""
+    """The unit of systemd has what its README says."""
     unit = (EXAMPLES / "systemd" / "llmux.service").read_text().splitlines()
     assert "KillMode=process" in unit
     (stop,) = (int(line.partition("=")[2]) for line in unit if line.startswith("TimeoutStop"))

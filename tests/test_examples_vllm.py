@@ -77,7 +77,7 @@ def docker_log(programs: Path) -> list[str]:
 async def test_a_model_of_vllm_is_alive_while_its_server_does_not_sleep(
     vllm: Vllm, programs: Path
 ) -> None:
-    """The model is alive when the server does not sleep."""
+    """The model is alive while the server of vLLM does not sleep."""
     example = Example("vllm-sleep", vllm.listen())
     assert await example.is_awake("qwen3-8b")
     assert (await example.run("qwen3-8b", SLEEP)).ok

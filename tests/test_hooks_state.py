@@ -249,8 +249,8 @@ class TestNotes:
         self, tmp_path: Path, text: bytes
     ) -> None:
         """
-        The writer of such a note was killed in the middle of it, and no process is signalled
-        for it.
+        A note that cannot be read was cut short with its writer: no process is signalled for
+        it.
         """
         state = StateDirectory(str(tmp_path / "state"))
         Path(state.model_directory("a"), ".wake").write_bytes(text)
@@ -442,8 +442,8 @@ class TestRunner:
 
 def test_a_wake_whose_llmux_was_killed_is_ended_by_the_next_one(tmp_path: Path) -> None:
     """
-    C{alive} says no, and would have let another model be woken beside a wake script that nobody
-    watches.
+    The next llmux ends a wake script that nobody watches, since C{alive} says no and would let
+    another model be woken beside it.
     """
     with backend() as behind:
         port = free_port()

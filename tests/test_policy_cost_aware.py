@@ -113,7 +113,7 @@ def closing(at: World, in_flight: float) -> Client:
 
 
 def test_the_door_lets_in_a_request_that_delays_nobody() -> None:
-    """The request will have finished before the one that is in flight anyway."""
+    """A request that is short enough ends before the request that is in flight."""
     at = world()
     closing(at, 2.0)
     late = at.ask("a")
@@ -161,7 +161,8 @@ def test_the_door_stays_open_while_the_awake_model_serves_fast() -> None:
 
 def test_no_request_overtakes_another_through_the_door() -> None:
     """
-    The demand for c makes the absence longer: from then on the policy would admit a request.
+    A demand for c makes the absence of the model longer, so that the policy would admit a
+    request from then on.
     """
     at = world(pace=1e9)
     closing(at, 5.0)
