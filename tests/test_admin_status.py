@@ -231,17 +231,41 @@ def _model(phase: Phase, since: float = 0.0) -> Model:
 )
 def test_ready_unless_a_phase_is_past_its_limit(phase: Phase, age: float, ready: bool) -> None:
     settings = SwitchSettings(drain_timeout=30.0)
-    assert (reason_not_ready([_model(phase)], settings, age, False) is None) is ready
+    assert (
+        reason_not_ready([_model(phase)], settings, age, False, lambda _: 1) is None
+    ) is ready
 
 
 def test_ready_unless_nothing_can_be_woken() -> None:
     settings = SwitchSettings()
     failed = _model(Phase.ASLEEP)
     failed.wake_backoff.failed(10.0)
-    assert reason_not_ready([failed], settings, 11.0, False) is not None
-    assert reason_not_ready([failed, _model(Phase.ASLEEP)], settings, 11.0, False) is None
-    assert reason_not_ready([failed, _model(Phase.AWAKE)], settings, 11.0, False) is None
-    assert reason_not_ready([failed], settings, 13.0, False) is None
+    assert reason_not_ready([failed], settings, 11.0, False, lambda _: 1) is not None
+    assert (
+        reason_not_ready([failed, _model(Phase.ASLEEP)], settings, 11.0, False, lambda _: 1)
+        is None
+    )
+    assert (
+        reason_not_ready([failed, _model(Phase.AWAKE)], settings, 11.0, False, lambda _: 1)
+        is None
+    )
+    assert reason_not_ready([failed], settings, 13.0, False, lambda _: 1) is None
+
+
+@pytest.mark.parametrize(
+    ("age", "free", "ready"), [(31, 0, False), (29, 0, True), (31, 1, True)]
+)
+def test_ready_unless_a_model_that_does_not_go_to_sleep_has_all_the_room(
+    age: float, free: int, ready: bool
+) -> None:
+    models = [_model(Phase.UNCERTAIN), _model(Phase.ASLEEP)]
+
+    def reason() -> str | None:
+        return reason_not_ready(models, SwitchSettings(), age, False, lambda _: free)
+
+    assert (reason() is None) is ready
+    models.append(_model(Phase.AWAKE))
+    assert reason() is None
 
 
 def test_a_back_off_counts_its_tries() -> None:

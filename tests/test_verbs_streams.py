@@ -94,7 +94,8 @@ class TestStreams:
         said = llmux("logs", "-f")
         later.join()
         assert daemon.subscribers() == began + 1
-        assert (said.status, said.out.count("\n")) == (0, 3)
+        assert (said.status, said.out.count("\n")) == (3, 3)
+        assert "has ended the stream" in said.err
 
     def test_events_until_the_daemon_ends(
         self, tmp_path: Path, llmux: Commands, daemon: FakeDaemon

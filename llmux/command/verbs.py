@@ -306,6 +306,8 @@ def _logs(verb: str, link: DaemonLink, options: Namespace) -> int:
             _print_json({"schema": 1, "line": line})
         else:
             print(printable(line.replace("\t", "    ")), flush=options.follow)
+    if options.follow:
+        raise NotReachable(f"{link.shown} has ended the stream")
     return DONE
 
 

@@ -5,9 +5,9 @@ servers that can.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from llmux.scheduling import Phase
+from llmux.scheduling import Amount, Phase
 from llmux.switching.facts.model import Model
 from llmux.switching.facts.settings import SwitchSettings
 from llmux.switching.stories.shutdown import SHUTTING_DOWN
@@ -21,14 +21,27 @@ too long gets TERM, and KILL some seconds later.
 """
 
 
+_CLEANED_UP_WITHIN = 30.0
+"""
+A model that may be awake is expected to be asleep after this many seconds, in which its sleep
+hook has been tried some four times.
+"""
+
+
 def reason_not_ready(
-    models: Iterable[Model], settings: SwitchSettings, now: float, stopping: bool
+    models: Iterable[Model],
+    settings: SwitchSettings,
+    now: float,
+    stopping: bool,
+    free: Callable[[str], Amount],
 ) -> str | None:
     """
     Return why requests should be sent elsewhere; None if llmux does its work.
 
     A model that wakes, drains or goes to sleep counts as work. llmux does not do its work if a
     phase is past its limit, or if no model is awake and none can be woken.
+
+    @param free: a function that returns how much of a resource is free.
     """
     if stopping:
         return SHUTTING_DOWN
@@ -42,6 +55,18 @@ def reason_not_ready(
                 f"{model.name} has been {model.phase.value} for {now - model.since:.0f} s, and "
                 f"its limit is {limit:.0f} s"
             )
+    stuck = [
+        model.name
+        for model in models
+        if model.phase is Phase.UNCERTAIN and now - model.since > _CLEANED_UP_WITHIN
+    ]
+    if stuck and all(
+        _cannot_serve(model, now) or _has_no_room(model, free) for model in models
+    ):
+        return (
+            f"no model is awake, and none can be woken before the sleep script of {stuck[0]} "
+            "succeeds"
+        )
     if all(_cannot_serve(model, now) for model in models):
         return "no model is awake, and none can be woken now: each has failed"
     return None
@@ -64,3 +89,10 @@ def _cannot_serve(model: Model, now: float) -> bool:
     if model.phase is Phase.UNCERTAIN:
         return True
     return model.phase is Phase.ASLEEP and model.wake_backoff.until > now
+
+
+def _has_no_room(model: Model, free: Callable[[str], Amount]) -> bool:
+    return model.phase is Phase.ASLEEP and not any(
+        all(free(name) >= amount for name, amount in needs.items())
+        for needs in model.settings.places
+    )

@@ -206,7 +206,11 @@ class ModelSwitcher:
     def reason_not_ready(self) -> str | None:
         """Return why requests should be sent elsewhere; None if llmux does its work."""
         return reason_not_ready(
-            self._all.values(), self.settings, self.clock.seconds(), self.stopping
+            self._all.values(),
+            self.settings,
+            self.clock.seconds(),
+            self.stopping,
+            self.capacity.free,
         )
 
     def forecasts(self) -> Mapping[str, Forecast]:

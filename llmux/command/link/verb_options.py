@@ -30,7 +30,7 @@ range) and COST (what its last switch cost). In a terminal that is too narrow fo
 long names are cut and columns left out; what is piped has everything.
 
 states: asleep, waking, awake, draining (finishes what it has, takes nothing new), sleeping,
-checking (asked whether it is alive), uncertain (may be awake, and is being cleaned up),
+checking (asked whether it is alive), uncertain (may be awake, and is to sleep),
 unknown (llmux has just started).""",
     "status": """\
 Says in sentences what goes on, and why the policy has decided so; or, with a MODEL, what can

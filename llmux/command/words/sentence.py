@@ -126,7 +126,7 @@ _STATES: Mapping[str, tuple[str, str]] = {
     "sleeping": ("busy", "has been going to sleep for {age}{room}"),
     "waking": ("busy", "has been waking for {age}{expected}"),
     "checking": ("warn", "has been asked for {age} whether it is alive{in_flight}"),
-    "uncertain": ("bad", "may be awake, and has been cleaned up for {age}"),
+    "uncertain": ("bad", "may be awake: llmux has been trying for {age} to put it to sleep"),
 }
 """Each state that gets a sentence has a style, and the words that follow the model's name."""
 
