@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,7 +148,13 @@ def clean_reactor() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker C{own_cpu} known to pytest."""
+    """
+    Make the marker C{own_cpu} known to pytest, and let SIGINT end what the tests start.
+
+    A shell has a job in the background ignore SIGINT, and so would every process of its tests.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "own_cpu(reason): the test itself keeps the reactor's thread busy, so that its turns "

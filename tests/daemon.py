@@ -103,6 +103,15 @@ def write_config(directory: Path, backend_port: int, **keys: Any) -> int:
     return port
 
 
+class _Server(ThreadingHTTPServer):
+    """This server says nothing of clients that leave."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 class Backend:
     """
     This backend is a model server.  The server answers at once, or holds its answers back until
@@ -135,8 +144,7 @@ class Backend:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
