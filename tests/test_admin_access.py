@@ -363,7 +363,7 @@ def test_commands_are_refused_while_llmux_stops(world: AdminWorld) -> None:
     world.switcher.stop()
     reply = world.command(world.socket, "wake", model="llama")
     assert reply.status == 503
-    assert reply.json["error"]["code"] == "stopping"
+    assert reply.json["error"]["code"] == "shutting_down"
     assert "retry-after" in reply.headers
     guard.addCallback(lambda guard: guard.release())
     assert world.control.told == []

@@ -170,7 +170,7 @@ class CommandResource(AdminResource):
             if not verb.is_secret:
                 shown = " ".join(body.decode("utf-8", "replace").split())[:_LONGEST]
             if commanded.is_stopping and not verb.while_stopping:
-                raise CommandError(f"{SHUTTING_DOWN}.", 503, "stopping")
+                raise CommandError(f"{SHUTTING_DOWN}.", 503, "shutting_down")
             order = parse_order(verb, asker, body, commanded.names)
             answer = await verb.run(order)
         except CommandError as refused:
