@@ -5,8 +5,11 @@ itself.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from llmux.monitoring.log import format_json, format_text
 from tests.conftest import LoggedEvents
 from tests.proxy_answers import OK, PLAIN, SITES
 from tests.proxy_world import ProxyWorld, chat
@@ -118,6 +121,12 @@ def test_what_llmux_refuses_by_itself_is_logged(stock: bool, logged: LoggedEvent
         "the backend sent an invalid reply"
     )
     assert lines[2].startswith("404 for /unknown: ")
+    (event,) = [e for e in logged.events if e.get("status") == 502]
+    assert format_text(event).endswith("the backend sent an invalid reply")
+    fields = json.loads(format_json(event)).keys()
+    assert fields - {"time", "level", "namespace", "message"} == {
+        "event", "status", "path", "model", "reason",
+    }  # fmt: skip
 
 
 def test_a_flood_of_refusals_is_counted(logged: LoggedEvents) -> None:

@@ -52,6 +52,9 @@ This many characters of a path or a reason are logged, because both may be the c
 words.
 """
 
+_REFUSED = "{status} for {path}: {reason}"
+_REFUSED_OF_MODEL = "{status} for {path} (model {model}): {reason}"
+
 
 class BodyNotEdited(Exception):
     """
@@ -159,11 +162,10 @@ class RefusalLog:
         """Log an error that a request for C{path} gets."""
         if self._may_log():
             self._log.info(
-                "{status} for {path}{of_model}: {reason}",
+                _REFUSED_OF_MODEL if model else _REFUSED,
                 event="request_refused",
                 status=error.status,
                 path=_shown(path),
-                of_model=f" (model {model})" if model else "",
                 model=model,
                 reason=error.message[:_LONGEST],
             )
