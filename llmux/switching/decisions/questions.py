@@ -146,6 +146,7 @@ class Questions:
                 )
         if self._stage.stopping:
             return
+        steering.errands.kept_out = ()
         if self.kept and steering.pause is None:
             self._wake_who_is_kept(now)
         if not (drains or self._wanted or steering.errands.asks):
@@ -166,13 +167,12 @@ class Questions:
 
     def _wake_who_is_kept(self, now: float) -> None:
         without_room = self.kept.hold_room()
-        if without_room and not any(
+        if without_room and any(
             model.phase is Phase.UNKNOWN for model in self._stage.models.values()
         ):
-            # Others, which were awake before these models were to be kept awake, hold their
-            # room, and must make room for them.
-            for model in without_room:
-                self._steering.errands.order_quietly(model)
+            # What these models hold may be free.
+            without_room = []
+        self._steering.errands.kept_out = without_room
         for model, reservation in self.kept.due(now):
             self._begin(model, 0, (), reservation, None)
         # This timer is set before the policy is asked, because there may be nothing to ask.

@@ -68,6 +68,9 @@ class Errands:
 
     A model has at most one order; a model that is pinned, and is asleep, is woken
     like one that has an order, but not before its back-off has ended.
+
+    @ivar kept_out: the models that must always be awake, and whose room others hold, which were
+        awake before; they are woken like models that are pinned.
     """
 
     def __init__(self, stage: Steered, lasting: LastingCommands) -> None:
@@ -78,6 +81,7 @@ class Errands:
         self._lasting = lasting
         self._orders: dict[str, _SwitchOrder] = {}
         self._sleep_orders: list[_SleepOrder] = []
+        self.kept_out: Sequence[Model] = ()
 
     def order(self, model: Model, abort: bool = False) -> Deferred[None]:
         """
@@ -130,7 +134,11 @@ class Errands:
         Tell whether the policy must not change a switch to the model, because a command wants
         it.
         """
-        return model.name in self._orders or model.name in self._lasting.pins
+        return (
+            model.name in self._orders
+            or model.name in self._lasting.pins
+            or model in self.kept_out
+        )
 
     def _sleeps(self) -> bool:
         """Tell whether there is a pause for which all models are to sleep."""
@@ -141,7 +149,9 @@ class Errands:
     def asks(self) -> bool:
         """Tell whether something is to be done, or to be held back."""
         lasting = self._lasting
-        return bool(self._orders or self._sleep_orders or lasting.pins or lasting.pause)
+        return bool(
+            self._orders or self._sleep_orders or lasting.pins or lasting.pause or self.kept_out
+        )
 
     def look(self) -> None:
         """Continue with what waits, because something has happened."""
@@ -201,6 +211,7 @@ class Errands:
         for name in self._lasting.pins:
             if name not in self._orders:
                 yield self._stage.models[name]
+        yield from self.kept_out
 
     def _make_room(self, view: IScheduleView, model: Model) -> Decision | None:
         pins, models = self._lasting.pins, self._stage.models

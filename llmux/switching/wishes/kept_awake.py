@@ -45,13 +45,13 @@ class KeptAwake:
         """
         Reserve room for the models that have come to be asleep, if there is room.
 
-        @return: the models that are asleep, and for which there is no room.
+        @return: the models that are asleep, and for which there is no room, or which are about
+            to wake in the room of others.
         """
-        asleep = [
-            model for model in self._models if model.phase is Phase.ASLEEP and not model.busy
-        ]
+        asleep = [model for model in self._models if model.phase is Phase.ASLEEP]
         for model in asleep:
-            self._hold(model)
+            if not model.busy:
+                self._hold(model)
         return [model for model in asleep if model.name not in self._reserved]
 
     def _hold(self, model: Model) -> None:
