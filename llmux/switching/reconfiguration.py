@@ -29,7 +29,7 @@ from llmux.switching.wishes.steering import Steering
 __all__ = ["Arrangement", "Reconfiguration"]
 
 
-_GIVE_ROOM = frozenset({Phase.DRAINING, Phase.SLEEPING, Phase.UNCERTAIN, Phase.UNKNOWN})
+_GIVE_ROOM = frozenset({Phase.DRAINING, Phase.SLEEPING, Phase.UNCERTAIN})
 """A model in one of these phases may soon free what it holds."""
 
 
@@ -260,6 +260,9 @@ class Reconfiguration:
                 # The end of that switch needs its victims.
                 continue
             if model.phase is Phase.ASLEEP and not model.busy:
+                if model.guards:
+                    # Without drains, a model may sleep before its requests have ended.
+                    continue
                 self._log.info(
                     "{model} is configured no longer, and asleep: it is forgotten",
                     event="model_removed",
@@ -268,7 +271,8 @@ class Reconfiguration:
                 stage.forget_model(model)
             elif model.phase is Phase.AWAKE and not model.busy:
                 self._put_to_sleep([model], "it is configured no longer")
-        self._is_at_it = not (is_done and self._make_room())
+        # Room is made first, because an adoption may wait for that.
+        self._is_at_it = not (self._make_room() and is_done)
 
     def _make_room(self) -> bool:
         """Put models to sleep if more is held than there is, and tell whether that is done."""
@@ -281,7 +285,13 @@ class Reconfiguration:
             for name in capacity.holders()
             if any(capacity.held(name).get(each, 0) for each in overdrawn)
         ]
-        if any(model.phase in _GIVE_ROOM for model in holders):
+        if any(
+            model.phase in _GIVE_ROOM
+            # A model that has not been asked yet may be asleep; one that has said yes waits for
+            # this room.
+            or (model.phase is Phase.UNKNOWN and not model.said_yes)
+            for model in holders
+        ):
             return False
         candidates = [
             model for model in holders if model.phase is Phase.AWAKE and not model.busy

@@ -188,14 +188,15 @@ class Requests:
             forwarded = guard.forwarded
             service = 0.0 if forwarded is None else now - forwarded
             listeners.tell(Completed(now, model.name, guard.request, service, answered))
+        if self._stage.idleness.counts and not model.guards:
+            self._stage.idleness.emptied(model)
         if self.wanted:
             if not model.guards and self._stage.depends_on(model):
                 self._stage.consider()
-        elif self._stories or self._shutdown.begun:
-            # A drain may have come to its end although no request waits, or llmux stops.
+        elif self._stories or self._shutdown.begun or model.leaving:
+            # A drain may have come to its end although no request waits, or llmux stops, or
+            # the model is to be forgotten.
             self._stage.consider()
-        if self._stage.idleness.counts and not model.guards:
-            self._stage.idleness.emptied(model)
 
     def serve(self, model: Model) -> None:
         """Let the model take requests, and give all its waiters their guards in this turn."""
@@ -238,10 +239,7 @@ class Requests:
         Tell whether requests wait until this model has finished what it has in flight: those of
         models that need its room, and its own while it drains.
         """
-        found = self._models.get(model)
-        if found is None:
-            # Without drains, a model may be forgotten before its requests have ended.
-            return False
+        found = self._models[model]
         if found.phase is Phase.DRAINING and found.waiting:
             return True
         return bool(self.who_waits_for_room_of(found))

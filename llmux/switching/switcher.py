@@ -384,9 +384,7 @@ class ModelSwitcher:
         Ask C{alive} soon, but at most once in 5 s, because the backend has replied with an
         error of its own.  After two noes in a row the backend counts as dead.
         """
-        watch = self._watches.get(model)
-        if watch is not None:
-            watch.ask_soon()
+        self._watches[model].ask_soon()
 
     def abort_exchanges(
         self, model: Model, why: str, reason: str, *, may_wait_again: bool = False

@@ -80,16 +80,23 @@ class Adoption(Story):
             model.step(Event.FOUND_UNSURE, self.now())
             stage.clean_up(model)
         self._known()
+        total = stage.capacity.total
         while awake and not stage.stopping:
             fitting = [m for m in awake if not stage.capacity.overdrawn(m.needs)]
-            awake = [m for m in awake if m not in fitting]
+            # After another configuration there may never be room for a model that waits.
+            is_less = stage.capacity.total != total
+            hopeless = [m for m in awake if m not in fitting and (is_less or m.leaving)]
+            awake = [m for m in awake if m not in fitting and m not in hopeless]
             with stage.holding_questions():
-                for model in fitting:
+                for model in (*fitting, *hopeless):
                     self.let_go(model)
                 if not awake:
                     self.end()
                 for model in fitting:
                     self._adopt(model)
+                for model in hopeless:
+                    model.step(Event.FOUND_UNSURE, self.now())
+                    stage.clean_up(model)
             stage.consider()
             if awake:
                 await self._more_room()
