@@ -203,7 +203,9 @@ def adopt_unix_socket(
 
     os.set_blocking(descriptor, False)
     port: Any = Port._fromListeningDescriptor(reactor, descriptor, factory)
-    port._bindPath = b"\0" + port._bindPath
+    # In Twisted 26.4, the oldest that may be installed, the path is in another attribute.
+    path = "_bindPath" if hasattr(port, "_bindPath") else "port"
+    setattr(port, path, b"\0" + getattr(port, path))
     port._shouldShutdown = False
     port.startListening()
     os.close(descriptor)
