@@ -203,9 +203,11 @@ def adopt_unix_socket(
 
     os.set_blocking(descriptor, False)
     port: Any = Port._fromListeningDescriptor(reactor, descriptor, factory)
-    # In Twisted 26.4, the oldest that may be installed, the path is in another attribute.
-    path = "_bindPath" if hasattr(port, "_bindPath") else "port"
-    setattr(port, path, b"\0" + getattr(port, path))
+    try:
+        port._bindPath = b"\0" + port._bindPath
+    except AttributeError:
+        # Twisted 26.4, the oldest that may be installed, has the path in another attribute.
+        port.port = b"\0" + port.port
     port._shouldShutdown = False
     port.startListening()
     os.close(descriptor)
