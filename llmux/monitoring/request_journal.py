@@ -22,9 +22,9 @@ LONGEST_PATH = 200
 Ended = tuple[int, str, bytes, bytes, int, float, "float | None", float, float, int, str]
 """
 A request that is over is a tuple: number, model, method, path, status, when it arrived, when it
-got its guard (None if it never got one, or got it at once and was answered), seconds to the
-first byte of its reply (negative if there was none), when it was over, bytes of the reply's
-body, outcome.  Times are in seconds on the switcher's clock.
+got its guard (None if it never got one), seconds to the first byte of its reply (negative if
+there was none), when it was over, bytes of the reply's body, outcome.  Times are in seconds on
+the switcher's clock.
 """
 
 

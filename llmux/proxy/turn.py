@@ -142,8 +142,7 @@ class Turn:
     @ivar model: the model's name; not set before it has been found.
     @ivar guard: the guard, which is held while the request is rendered; not set before.
     @ivar started: when the request was complete.
-    @ivar granted: when the request got its guard after waiting; None if it has not waited, and
-        its exchange with a backend has not failed.
+    @ivar granted: when the request got its guard; None if it has had none.
     @ivar status: the status of the reply; 0 before the reply has begun.
     @ivar first_byte: how many seconds passed until the reply began; -1 before.
     @ivar size: how many bytes of the reply's body have come.
@@ -271,6 +270,7 @@ class Turn:
         if guard is not None:
             self.guard = guard
             guard.holder = self
+            self.granted = self.started
             render_turn = context.render_turn
             try:
                 render_turn(self)
@@ -349,23 +349,10 @@ class Turn:
         seconds = context.seconds
         over = seconds()
         guard.release(answered, over)
-        if answered:
-            self._note(over, "answered")
-            return
-        self._had_its_turn()
-        self._note(over, self.outcome or outcome)
-
-    def _had_its_turn(self) -> None:
-        """
-        Note when the request got its guard, if that was at once.  Without this a request that
-        is not answered would be shown as one that has waited until its end.
-        """
-        if self.granted is None:
-            self.granted = self.started
+        self._note(over, "answered" if answered else self.outcome or outcome)
 
     def refuse(self, error: ApiError) -> None:
         """See L{ITurn.refuse}."""
-        self._had_its_turn()
         self.guard.release(answered=False)
         self._refuse(error)
 
@@ -381,7 +368,6 @@ class Turn:
     def unanswered(self, reason: str) -> None:
         """See L{ITurn.unanswered}."""
         context = self._context
-        self._had_its_turn()
         self._number = self.number
         context.journal.waiting.add(self)
         pending = context.switcher.backend_failed(self.guard)

@@ -74,13 +74,9 @@ class RequestRows:
         """Return the rows of requests that are over."""
         rows = []
         for number, model, method, path, status, at, granted, first, end, size, how in ended:
-            if granted is not None:
-                waited, service = granted - at, end - granted
-            elif how in ("refused", "client_left", "cancelled"):
-                # The request never got its turn, and waited until its end.
-                waited, service = end - at, None
-            else:
-                waited, service = 0.0, end - at
+            # A request that never got its turn has waited until its end.
+            waited = (end if granted is None else granted) - at
+            service = None if granted is None else end - granted
             rows.append(
                 self._row(
                     number,
@@ -136,7 +132,7 @@ class RequestRows:
         Return the number of the switch that the request waited for; None if its model was
         awake.
         """
-        if granted is None:
+        if granted is None or granted == at:
             return None
         for record in reversed(self._switcher.chronicle.switches):
             if record.ended is None or record.ended < at:

@@ -11,7 +11,7 @@ import msgspec
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from llmux.hooks.persistence.state import StateDirectory
+from llmux.hooks.persistence.state import NOT_DECODED, StateDirectory
 from llmux.switching.wishes.lasting import ICommandNotes
 
 __all__ = ["CommandNotes"]
@@ -45,7 +45,7 @@ class CommandNotes:
             return {}
         try:
             found = msgspec.json.decode(os.read(fd, _MOST), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, *NOT_DECODED) as error:
             self._failed("read", error)
             return {}
         finally:

@@ -31,6 +31,7 @@ from llmux.config import Config, ConfigError
 from llmux.hooks.persistence.process_table import boot_id, is_running, started
 
 __all__ = [
+    "NOT_DECODED",
     "SERVER_RECORD",
     "StateDirectory",
     "WakeNote",
@@ -38,6 +39,9 @@ __all__ = [
     "prepare_state",
     "state_path",
 ]
+
+NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""A file that raises one of these in msgspec is not what llmux has written there."""
 
 _NOTE = ".wake"
 """The note has this name in a model's directory; C{rm "$LLMUX_STATE"/*} does not remove it."""
@@ -287,7 +291,7 @@ class StateDirectory:
             if text.isspace():
                 return None
             return msgspec.json.decode(text, type=WakeNote)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (OSError, *NOT_DECODED):
             return _UNREADABLE
         finally:
             os.close(fd)

@@ -20,7 +20,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from llmux.hooks.persistence.process_table import ProcessIdentity, ProcessTable
-from llmux.hooks.persistence.state import SERVER_RECORD
+from llmux.hooks.persistence.state import NOT_DECODED, SERVER_RECORD
 from llmux.hooks.runs.hook_process import exit_reason
 from llmux.hooks.runs.lines import LineBudget, OutputLog
 from llmux.hooks.runs.spawn import SHELL, Spawner
@@ -293,7 +293,7 @@ def read_record(path: str) -> ServerRecord | None:
         return None
     try:
         return msgspec.json.decode(os.read(fd, 4096), type=ServerRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         _log.warn(
             "{path} is not what llmux has written there: a server that runs is not known",
             event="server_unknown",

@@ -141,14 +141,14 @@ class Questions:
                 transition.somebody_waits(
                     bool(target.waiting)
                     or target.settings.always
-                    or self._steering.errands.is_ordered(target)
+                    or steering.errands.is_ordered(target)
                     or not self._stage.who_waits_for_room_of(target)
                 )
         if self._stage.stopping:
             return
-        steering.errands.kept_out = ()
-        if self.kept and steering.pause is None:
-            self._wake_who_is_kept(now)
+        steering.errands.kept_out = (
+            self._wake_who_is_kept(now) if self.kept and steering.pause is None else ()
+        )
         if not (drains or self._wanted or steering.errands.asks):
             return
         view = self.view
@@ -165,18 +165,22 @@ class Questions:
             self._ask_again = True
             self._carry_out(decision)
 
-    def _wake_who_is_kept(self, now: float) -> None:
+    def _wake_who_is_kept(self, now: float) -> Sequence[Model]:
+        """
+        Wake the models that must always be awake, as far as there is room.
+
+        @return: those for which others must make room.
+        """
         without_room = self.kept.hold_room()
-        if without_room and any(
-            model.phase is Phase.UNKNOWN for model in self._stage.models.values()
-        ):
-            # What these models hold may be free.
-            without_room = []
-        self._steering.errands.kept_out = without_room
         for model, reservation in self.kept.due(now):
             self._begin(model, 0, (), reservation, None)
         # This timer is set before the policy is asked, because there may be nothing to ask.
         self._ask_at(self.kept.next_time(now), now)
+        models = self._stage.models.values()
+        if without_room and any(model.phase is Phase.UNKNOWN for model in models):
+            # What these models hold may be free.
+            return ()
+        return without_room
 
     def _begin(
         self,

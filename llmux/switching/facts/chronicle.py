@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from twisted.logger import Logger
+
 from llmux.policy.estimators import MovingAverage
 from llmux.scheduling import Needs, Phase, Why
 from llmux.switching.facts.model import Model
@@ -21,6 +23,8 @@ MOST_STEPS = 256
 """This many steps are kept of each model."""
 
 MOST_SWITCHES = 200
+
+_log = Logger()
 
 _WEIGHT = 0.3
 """The latest wake, or sleep, has this weight in the average."""
@@ -115,7 +119,7 @@ class Chronicle:
     @ivar sleep_secs: for each model, the average seconds that its sleep hooks have taken
         lately.
     @ivar listeners: functions that are called with the model that has made a step, or with the
-        record of the switch that has begun or ended.
+        record of the switch that has begun or ended.  What they raise is logged.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -234,7 +238,10 @@ class Chronicle:
 
     def _tell(self, news: Model | SwitchRecord) -> None:
         for listener in self.listeners:
-            listener(news)
+            try:
+                listener(news)
+            except Exception:
+                _log.failure("a defect in what listens to the history")
 
 
 def _note(averages: dict[str, MovingAverage], name: str, secs: float) -> None:

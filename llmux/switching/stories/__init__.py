@@ -4,6 +4,7 @@ This package has the stories: coroutines that move models through their phases, 
  - C{transition}: a switch, whose victims drain and sleep, and whose target wakes
  - C{dismissal}: a model that goes to sleep for no other model
  - C{adoption}: llmux' start, which finds out which models are awake
+ - C{drain_limit}: how long a model may drain
  - C{watch}: the question whether a model is awake, asked outside of the stories
  - C{shutdown}: the end of a switcher, and the last sleep of its models
  - C{recovery}: a clean-up, the check of a backend in doubt, the last sleep

@@ -6,19 +6,12 @@ command, a pause, or a time without requests.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 
 from llmux.interfaces import Failed, HookKind, Phase
 from llmux.switching.facts.model import Model
 from llmux.switching.facts.phases import Event
-from llmux.switching.stories.story import (
-    Stage,
-    Story,
-    end_drain,
-    fell_asleep,
-    log,
-    stayed_awake,
-)
+from llmux.switching.stories.drain_limit import DrainLimit
+from llmux.switching.stories.story import Stage, Story, fell_asleep, log, stayed_awake
 
 __all__ = ["Dismissal"]
 
@@ -38,7 +31,6 @@ class Dismissal(Story):
         self.model = model
         self.why = why
         self._goes_on: Deferred[bool] = Deferred()
-        self._limit: IDelayedCall | None = None
 
     async def run(self) -> None:
         """See L{Story.run}."""
@@ -51,13 +43,10 @@ class Dismissal(Story):
             log_said=("why",),
         )
         model.step(Event.EVICTED, self.now())
-        limit = stage.settings.drain_timeout
-        if limit is not None and model.guards:
-            self._limit = stage.clock.callLater(limit, end_drain, stage, model, limit)
+        limit = DrainLimit(stage, model)
         self.look()
         goes_on = await self._goes_on
-        if self._limit is not None and self._limit.active():
-            self._limit.cancel()
+        limit.cancel()
         if not goes_on:
             with stage.holding_questions():
                 self.end()

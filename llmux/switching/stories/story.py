@@ -28,7 +28,7 @@ from llmux.switching.facts.phases import Event, Phase
 from llmux.switching.facts.settings import SwitchSettings
 from llmux.switching.stories.sequences import Answer, HookSequence, SleepOutcome
 
-__all__ = ["Orders", "Stage", "Story", "end_drain", "fell_asleep", "log", "stayed_awake"]
+__all__ = ["Orders", "Stage", "Story", "fell_asleep", "log", "stayed_awake"]
 
 log = Logger()
 
@@ -213,11 +213,7 @@ class Story:
         self.end()
         for model in models:
             if model.phase not in (Phase.ASLEEP, Phase.AWAKE, Phase.UNCERTAIN):
-                try:
-                    model.step(Event.BROKEN, self.stage.clock.seconds())
-                except Exception:
-                    # The defect may be in what listens to steps; the step itself is made.
-                    log.failure("a defect in what listens to steps")
+                model.step(Event.BROKEN, self.stage.clock.seconds())
             if model.phase is Phase.UNCERTAIN and not self.stage.stopping:
                 self.stage.clean_up(model)
 
@@ -269,20 +265,3 @@ def stayed_awake(stage: Stage, model: Model, outcome: SleepOutcome) -> None:
         stage.serve(model)
     else:
         stage.check(model)
-
-
-def end_drain(stage: Stage, model: Model, limit: float) -> None:
-    """
-    Abort the requests in flight to a model that has drained for as long as it may, C{limit}
-    seconds.
-    """
-    log.warn(
-        "{model} has drained for {timeout_secs} s: aborting {count} exchanges",
-        event="drain_timeout",
-        model=model.name,
-        timeout_secs=limit,
-        count=len(model.guards),
-    )
-    stage.abort_exchanges(
-        model, f"model {model.name} was drained for {limit:g} s", "drain_timeout"
-    )

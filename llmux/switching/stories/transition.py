@@ -14,16 +14,10 @@ from llmux.monitoring.metrics import IDLE
 from llmux.switching.facts.capacity import Reservation
 from llmux.switching.facts.model import Model
 from llmux.switching.facts.phases import Event, Phase
+from llmux.switching.stories.drain_limit import DrainLimit
 from llmux.switching.stories.preparation import Preparation
 from llmux.switching.stories.sequences import SleepOutcome
-from llmux.switching.stories.story import (
-    Stage,
-    Story,
-    end_drain,
-    fell_asleep,
-    log,
-    stayed_awake,
-)
+from llmux.switching.stories.story import Stage, Story, fell_asleep, log, stayed_awake
 
 __all__ = ["Transition"]
 
@@ -91,8 +85,7 @@ class Transition(Story):
         self._preparation = Preparation(stage.hooks)
         self.began = self.now()
         self._goes_on: Deferred[bool] = Deferred()
-        # The timer of each victim's drain, if drains are limited.
-        self._drain_ends: dict[str, IDelayedCall] = {}
+        self._drain_limits: dict[str, DrainLimit] = {}
         self._remarks: IDelayedCall | None = None
         self._abandoning: IDelayedCall | None = None
         self._is_abandoned = False
@@ -181,35 +174,13 @@ class Transition(Story):
         # If nothing is in flight, the policy is asked for the last time now.
         stage.consider()
         goes_on = await self._goes_on
-        for name in list(self._drain_ends):
-            self._forget_drain_end(name)
+        for limit in self._drain_limits.values():
+            limit.cancel()
         return goes_on
 
     def _evict(self, model: Model) -> None:
         model.step(Event.EVICTED, self.now())
-        settings = self.stage.settings
-        limit = settings.drain_timeout
-        if limit is not None and settings.drain_before_switch:
-            self._limit_drain(model, limit)
-
-    def _limit_drain(self, model: Model, limit: float) -> None:
-        # A model with nothing in flight is limited too, because the policy may admit requests
-        # while the other victims drain.
-        self._drain_ends[model.name] = self.stage.clock.callLater(
-            limit, self._drain_expired, model, limit
-        )
-
-    def _forget_drain_end(self, name: str) -> None:
-        timer = self._drain_ends.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _drain_expired(self, model: Model, limit: float) -> None:
-        del self._drain_ends[model.name]
-        if model.guards:
-            end_drain(self.stage, model, limit)
-        else:
-            self._limit_drain(model, limit)
+        self._drain_limits[model.name] = DrainLimit(self.stage, model)
 
     def is_drained(self) -> bool:
         """Tell whether no victim has anything in flight that must finish first."""
@@ -284,7 +255,7 @@ class Transition(Story):
             **{"from": self.source or IDLE},
         )
         for model in spared:
-            self._forget_drain_end(model.name)
+            self._drain_limits.pop(model.name).cancel()
             self.let_go(model)
             model.step(Event.REOPENED, self.now())
         for model in spared:
