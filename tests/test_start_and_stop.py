@@ -268,6 +268,21 @@ def test_a_hook_runner_that_raises_is_a_failed_hook(
     assert len(logged_failures.flush(RuntimeError)) == 1
 
 
+def test_who_listens_to_the_history_and_raises_holds_up_no_switch(
+    logged_failures: LoggedFailures,
+) -> None:
+    world = World()
+    told: list[object] = []
+
+    def broken(news: object) -> None:
+        raise RuntimeError("a defect")
+
+    world.switcher.chronicle.listeners += [broken, told.append]
+    world.wake("a").finish()
+    assert told and len(logged_failures.flush(RuntimeError)) == len(told)
+    world.nothing_left()
+
+
 def test_the_history_hears_of_a_defect_in_a_switch(
     monkeypatch: pytest.MonkeyPatch, logged_failures: LoggedFailures
 ) -> None:
