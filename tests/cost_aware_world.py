@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hypothesis import strategies as st
+
 from llmux.interfaces import (
     PolicyContext,
     PolicyEvent,
@@ -15,7 +17,19 @@ from llmux.policy.cost_aware import (
 from llmux.policy.knowledge import Knowledge, ModelKnowledge
 from tests.world import SLEEP, WAKE, World
 
-__all__ = ["agent", "known", "make", "serve", "wake", "world"]
+__all__ = ["PARAMETERS", "agent", "known", "make", "serve", "wake", "world"]
+
+PARAMETERS = st.builds(
+    CostAwareSettings,
+    quantum=st.floats(0, 20),
+    max_wait_secs=st.floats(0, 60),
+    cap=st.floats(1, 4),
+    stretch=st.floats(0, 5),
+    floor=st.floats(0, 2),
+    linger=st.floats(0, 5),
+    pace=st.floats(0, 2),
+)
+"""The bound on waiting holds for all of these settings."""
 
 
 def make(**values: float) -> CostAwarePolicy:

@@ -38,7 +38,7 @@ from tests.fakes import FakeHookRunner
 from tests.proxy_fakes import BackendEnd, Transport
 from tests.reactor_world import ReactorWorld
 
-__all__ = ["ClientEnd", "Guarded", "ProxyWorld", "chat"]
+__all__ = ["ClientEnd", "Guarded", "ProxyWorld", "chat", "exchange_begun"]
 
 MODELS = {"a": ("10.0.0.1", 8001), "b": ("10.0.0.2", 8002)}
 
@@ -287,3 +287,12 @@ class ProxyWorld(ReactorWorld):
     def script(self, model: str, hook: HookKind, *outcomes: Any) -> None:
         """See L{FakeHookRunner.script}."""
         self.hooks.script(model, hook, *outcomes)
+
+
+def exchange_begun(**settings: Any) -> tuple[ProxyWorld, ClientEnd, BackendEnd]:
+    """Make a world whose backend has a client's request, and return it with both ends."""
+    world = ProxyWorld(**settings)
+    world.wake("a")
+    client = world.client()
+    client.send(chat())
+    return world, client, world.accept()

@@ -21,7 +21,7 @@ from llmux.interfaces import HookKind
 from llmux.monitoring.request_journal import LONGEST_PATH, MOST_ENDED
 from tests.admin_daemon import Owner
 from tests.daemon import Backend, Daemon, ask, connect, wait_until, write_config
-from tests.proxy_world import ProxyWorld, chat
+from tests.proxy_world import ProxyWorld, chat, exchange_begun
 
 
 @pytest.fixture
@@ -209,11 +209,7 @@ def test_each_way_to_end_closes_the_row(how: str) -> None:
 def test_a_request_that_is_not_answered_has_not_waited_if_its_model_was_awake(
     how: str,
 ) -> None:
-    world = ProxyWorld()
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun()
     world.advance(7)
     if how == "leaves":
         client.leave()

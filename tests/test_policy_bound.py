@@ -17,6 +17,7 @@ from llmux.simulate.run import Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
 from llmux.switching.facts.settings import ModelSettings
+from tests.cost_aware_world import PARAMETERS
 from tests.random_house import random_room
 
 LONGEST_SERVICE = 5.0
@@ -28,23 +29,13 @@ LONGEST_SERVICE = 5.0
     seed=st.integers(0, 100_000),
     cost=st.floats(0, 30),
     rate=st.floats(0.05, 20),
-    quantum=st.floats(0, 20),
-    max_wait=st.floats(0, 60),
-    cap=st.floats(1, 4),
-    floor=st.floats(0, 2),
-    linger=st.floats(0, 5),
-    pace=st.floats(0, 2),
+    parameters=PARAMETERS,
 )
 def test_nobody_waits_longer_than_the_bound_for_several_resources(
     seed: int,
     cost: float,
     rate: float,
-    quantum: float,
-    max_wait: float,
-    cap: float,
-    floor: float,
-    linger: float,
-    pace: float,
+    parameters: CostAwareSettings,
 ) -> None:
     """
     The bound is L + G + N (C + floor C + G) + C: the limit, its own drain if it had a turn,
@@ -70,14 +61,7 @@ def test_nobody_waits_longer_than_the_bound_for_several_resources(
             places=places,
             always=frozenset(always),
         ),
-        CostAwareSettings(
-            quantum=quantum,
-            max_wait_secs=max_wait,
-            cap=cap,
-            floor=floor,
-            linger=linger,
-            pace=pace,
-        ),
+        parameters,
     )
     models = {
         name: ModelSettings(inf, places=places[name], always=name in always) for name in names
@@ -85,8 +69,10 @@ def test_nobody_waits_longer_than_the_bound_for_several_resources(
     record = Run(
         trace, policy, models, HookTimes(cost), slots=10_000, seed=seed, resources=resources
     ).go()
-    turn = cost + floor * cost + LONGEST_SERVICE
-    bound = cap * max_wait + LONGEST_SERVICE + len(names) * turn + cost
+    turn = cost + parameters.floor * cost + LONGEST_SERVICE
+    bound = (
+        parameters.cap * parameters.max_wait_secs + LONGEST_SERVICE + len(names) * turn + cost
+    )
     for sent, began in zip(record.sent, record.began, strict=True):
         if began == began:
             assert began - sent <= bound + 0.01

@@ -29,7 +29,7 @@ from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
 from tests.world import SLEEP, WAKE, World
 
-from .cost_aware_world import agent, known, serve, wake, world
+from .cost_aware_world import PARAMETERS, agent, known, serve, wake, world
 
 # -------------------------------------------------------------- where to go
 
@@ -101,11 +101,8 @@ def test_the_door_is_shut_in_time_for_the_time_limit_of_requests() -> None:
     assert other.served
 
 
-def test_a_demand_begins_with_its_first_waiter_even_if_that_one_gave_up() -> None:
-    """Clients who give up and come back count as if they had waited since the first of them."""
-    at = world(max_wait_secs=30.0, cap=1.0)
-    wake(at, "a")
-    busy = at.ask("a")
+def four_give_up_and_three_wait(at: World) -> None:
+    """Have four clients of b give up, one after the other; then two wait for c, one for b."""
     for _ in range(4):
         client = at.ask("b")
         at.advance(9)
@@ -113,6 +110,14 @@ def test_a_demand_begins_with_its_first_waiter_even_if_that_one_gave_up() -> Non
     at.ask("c")
     at.ask("c")
     at.ask("b")
+
+
+def test_a_demand_begins_with_its_first_waiter_even_if_that_one_gave_up() -> None:
+    """Clients who give up and come back count as if they had waited since the first of them."""
+    at = world(max_wait_secs=30.0, cap=1.0)
+    wake(at, "a")
+    busy = at.ask("a")
+    four_give_up_and_three_wait(at)
     busy.finish()
     at.advance(10.1)
     assert at.switches()[-1] == "+b"
@@ -122,13 +127,7 @@ def test_waiters_that_gave_up_count_in_the_choice_of_the_next_model() -> None:
     at = world()
     wake(at, "a")
     busy = at.ask("a")
-    for _ in range(4):
-        client = at.ask("b")
-        at.advance(9)
-        client.leave()
-    at.ask("c")
-    at.ask("c")
-    at.ask("b")
+    four_give_up_and_three_wait(at)
     at.advance(2)
     busy.finish()
     at.advance(10.1)
@@ -206,7 +205,11 @@ def test_the_policy_forgets_requests_that_are_over() -> None:
 
 
 def simulate(
-    seed: int, models: int, cost: float, rate: float, **values: float
+    seed: int,
+    models: int,
+    cost: float,
+    rate: float,
+    parameters: CostAwareSettings = CostAwareSettings(),  # noqa: B008  # it is frozen
 ) -> tuple[Trace, Record]:
     random = Random(seed)
     requests = []
@@ -219,7 +222,7 @@ def simulate(
         requests.append(TraceRequest(f"m{model}", service, now, patience=patience))
     trace = Trace.of(requests)
     policy = CostAwarePolicy(
-        PolicyContext(weights=dict.fromkeys(trace.models(), 1.0)), CostAwareSettings(**values)
+        PolicyContext(weights=dict.fromkeys(trace.models(), 1.0)), parameters
     )
     run = Run(trace, policy, trace.models(), HookTimes(cost), slots=10_000, seed=seed)
     return trace, run.go()
@@ -232,26 +235,14 @@ def simulate(
     models=st.integers(2, 5),
     cost=st.floats(0, 30),
     rate=st.floats(0.05, 20),
-    quantum=st.floats(0, 20),
-    max_wait=st.floats(0, 60),
-    cap=st.floats(1, 4),
-    stretch=st.floats(0, 5),
-    floor=st.floats(0, 2),
-    linger=st.floats(0, 5),
-    pace=st.floats(0, 2),
+    parameters=PARAMETERS,
 )
 def test_nobody_waits_longer_than_the_bound(
     seed: int,
     models: int,
     cost: float,
     rate: float,
-    quantum: float,
-    max_wait: float,
-    cap: float,
-    stretch: float,
-    floor: float,
-    linger: float,
-    pace: float,
+    parameters: CostAwareSettings,
 ) -> None:
     """
     The bound is L + G + (N - 1)(C + floor C + G) + C: the limit, its own drain if it had a
@@ -263,17 +254,12 @@ def test_nobody_waits_longer_than_the_bound(
         models,
         cost,
         rate,
-        quantum=quantum,
-        max_wait_secs=max_wait,
-        cap=cap,
-        stretch=stretch,
-        floor=floor,
-        linger=linger,
-        pace=pace,
+        parameters,
     )
     longest_service = 5.0
     others = len(trace.models()) - 1
-    bound = cap * max_wait + others * (floor * cost + longest_service + cost)
+    bound = parameters.cap * parameters.max_wait_secs
+    bound += others * (parameters.floor * cost + longest_service + cost)
     bound += cost + longest_service
     for sent, began in zip(record.sent, record.began, strict=True):
         if began == began:

@@ -19,6 +19,7 @@ from llmux.simulate.run import Record, Run
 from llmux.simulate.scripts import HookTimes
 from llmux.simulate.trace import Trace, TraceRequest
 from llmux.switching.facts.settings import ModelSettings
+from tests.cost_aware_world import PARAMETERS
 from tests.world import SLEEP, WAKE, World
 
 LONGEST_SERVICE = 5.0
@@ -97,23 +98,11 @@ def simulate(machine: Machine, trace: Trace, settings: CostAwareSettings) -> Rec
 @settings(deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
 @given(
     seed=st.integers(0, 100_000),
-    quantum=st.floats(0, 5),
-    max_wait=st.floats(0, 60),
-    cap=st.floats(1, 4),
-    stretch=st.floats(0, 5),
-    floor=st.floats(0, 2),
-    linger=st.floats(0, 5),
-    pace=st.floats(0, 2),
+    parameters=PARAMETERS,
 )
 def test_nobody_waits_longer_than_the_bound_for_several_resources(
     seed: int,
-    quantum: float,
-    max_wait: float,
-    cap: float,
-    stretch: float,
-    floor: float,
-    linger: float,
-    pace: float,
+    parameters: CostAwareSettings,
 ) -> None:
     """The bound is cap max_wait + G + N (C + floor C + G) + C, as the README says."""
     random = Random(seed)
@@ -124,18 +113,11 @@ def test_nobody_waits_longer_than_the_bound_for_several_resources(
     record = simulate(
         drawn,
         trace,
-        CostAwareSettings(
-            quantum=quantum,
-            max_wait_secs=max_wait,
-            cap=cap,
-            stretch=stretch,
-            floor=floor,
-            linger=linger,
-            pace=pace,
-        ),
+        parameters,
     )
     cost, count = max(drawn.costs.values()), len(drawn.places)
-    bound = cap * max_wait + count * (cost + floor * cost + LONGEST_SERVICE) + cost
+    turn = cost + parameters.floor * cost + LONGEST_SERVICE
+    bound = parameters.cap * parameters.max_wait_secs + count * turn + cost
     bound += LONGEST_SERVICE
     for sent, began, left in zip(record.sent, record.began, record.left, strict=True):
         assert began == began or left == left, "neither served nor gone"

@@ -19,7 +19,7 @@ from llmux.proxy.stock_caller import StockCaller
 from llmux.web.caller import ICaller
 from llmux.web.request import LlmuxRequest
 from tests.proxy_answers import OK, SITES
-from tests.proxy_world import Guarded, ProxyWorld, chat
+from tests.proxy_world import Guarded, ProxyWorld, chat, exchange_begun
 from tests.web_fakes import Reply, replies
 
 PLAIN = OK + b"Content-Type: text/x\r\nContent-Length: 5\r\n\r\nhello"
@@ -201,11 +201,7 @@ def test_a_request_of_any_method_is_passed_on(stock: bool, method: bytes) -> Non
 
 @SITES
 def test_each_event_is_passed_on_as_it_comes(stock: bool) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock)
     end.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
     assert client.received.startswith(OK)
     for number in range(10):
@@ -249,11 +245,7 @@ def test_requests_follow_each_other_on_both_connections(stock: bool) -> None:
 
 @SITES
 def test_a_client_that_does_not_read_pauses_the_backend(stock: bool) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock)
     end.send(OK + b"Content-Length: 100\r\n\r\n12345")
     client.block()
     assert end.transport.producerState == "paused"
@@ -269,11 +261,7 @@ def test_a_client_that_does_not_read_pauses_the_backend(stock: bool) -> None:
 @SITES
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", OK + b"Content-Length: 9\r\n\r\nab"])
 def test_a_client_that_leaves_ends_the_exchange(stock: bool, sent: bytes) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock)
     end.send(sent)
     assert world.in_flight() == 1
     client.leave()
@@ -295,11 +283,7 @@ def test_a_client_that_leaves_before_there_is_a_connection(stock: bool) -> None:
 
 @SITES
 def test_a_client_that_reads_slowly_holds_no_guard(stock: bool) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock)
     end.send(OK + b"Content-Length: 5\r\n\r\n123")
     client.block()
     client.unblock()
@@ -352,11 +336,7 @@ def test_a_body_that_cannot_be_opened_ends_the_exchange_with_its_backend(
     def out_of_descriptors(descriptor: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    world = ProxyWorld()
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun()
     end.send(PLAIN)
     world.settle()
     before = client.received

@@ -5,17 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.proxy_answers import OK, PLAIN, SITES
-from tests.proxy_world import ProxyWorld, chat
+from tests.proxy_world import ProxyWorld, chat, exchange_begun
 from tests.web_fakes import replies
 
 
 @SITES
 def test_a_stalled_client_is_cut_off_while_others_wait(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock, client_stall_timeout=60.0)
     end.send(OK + b"Content-Length: 900\r\n\r\nab")
     client.block()
     world.advance(100, step=1)
@@ -36,11 +32,7 @@ def test_a_stalled_client_is_cut_off_while_others_wait(stock: bool) -> None:
 
 @SITES
 def test_a_client_that_reads_again_is_no_longer_watched(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock, client_stall_timeout=60.0)
     end.send(OK + b"Content-Length: 900\r\n\r\nab")
     client.block()
     world.client().send(chat("b"))
@@ -56,11 +48,7 @@ def test_a_client_that_reads_again_is_no_longer_watched(stock: bool) -> None:
 
 
 def test_a_slow_client_is_not_a_stalled_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = ProxyWorld(client_stall_timeout=60.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(client_stall_timeout=60.0)
     end.send(OK + b"Content-Length: 900\r\n\r\nab")
     left = 1_000_000
     monkeypatch.setattr("llmux.proxy.relay.unsent", lambda transport: left)
@@ -81,11 +69,7 @@ def test_a_slow_client_is_not_a_stalled_one(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_backend_that_does_not_begin_its_reply_fares_as_one_that_refuses(
     stock: bool,
 ) -> None:
-    world = ProxyWorld(stock=stock, first_byte_timeout=10.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock, first_byte_timeout=10.0)
     world.advance(9)
     assert not end.transport.aborted
     world.advance(2)
@@ -113,11 +97,7 @@ def test_a_dead_backend_that_does_not_begin_its_reply_is_woken_again(stock: bool
 
 @SITES
 def test_after_the_first_byte_there_is_no_limit(stock: bool) -> None:
-    world = ProxyWorld(stock=stock, first_byte_timeout=10.0)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock, first_byte_timeout=10.0)
     end.send(OK + b"Content-Length: 5\r\n\r\n")
     world.advance(20)
     end.send(b"hello")

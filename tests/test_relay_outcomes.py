@@ -12,7 +12,7 @@ import pytest
 from llmux.monitoring.log import format_json, format_text
 from tests.conftest import LoggedEvents
 from tests.proxy_answers import OK, PLAIN, SITES
-from tests.proxy_world import ProxyWorld, chat
+from tests.proxy_world import ProxyWorld, chat, exchange_begun
 from tests.web_fakes import replies
 
 EVENTS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -67,11 +67,7 @@ def test_a_client_that_leaves_after_the_last_event_was_answered(
 def test_a_reply_that_is_cut_off_is_logged_and_counted(
     stock: bool, closes: bool, logged: LoggedEvents
 ) -> None:
-    world = ProxyWorld(stock=stock)
-    world.wake("a")
-    client = world.client()
-    client.send(chat())
-    end = world.accept()
+    world, client, end = exchange_begun(stock=stock)
     end.send(EVENTS + b"3\r\nabc\r\n")
     if closes:
         end.close()
